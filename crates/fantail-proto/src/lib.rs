@@ -1,0 +1,24 @@
+//! Fantail's wire formats and decisions as values: bytes and the time come in, values go out.
+//! No socket, clock, thread or runtime is reachable from here.
+//!
+//! The rooms, in reading order:
+//!
+//! - [`request`]: is this HTTP/1 request strictly well-formed, and where does it end?
+//! - [`route`]: the routes grammar, and which route a request takes
+//! - [`forward`]: what becomes of a request's headers on the way to the origin
+//! - [`grip`]: what the origin's answer asks for (hold, channels, keep-alive, …)
+//! - [`item`]: what a publisher sent
+//! - [`filter`]: whether a subscriber gets an item
+//! - [`render`]: an item's bytes, once per transport
+//! - [`reply`]: the head of a response that Fantail writes itself
+//! - [`json`]: a borrowed JSON value, for the parsers above
+
+pub mod filter;
+pub mod forward;
+pub mod grip;
+pub mod item;
+pub mod json;
+pub mod render;
+pub mod reply;
+pub mod request;
+pub mod route;

@@ -1,0 +1,1 @@
+//! For operators: the control port with `/metrics`, `/healthz` and `/readyz`.

@@ -1,0 +1,25 @@
+//! Fantail: a reverse proxy that holds client connections open and a broker that pushes data through
+//! them. A client asks; the origin says *hold this*; a publisher posts an item; every connection that
+//! holds its channel gets it.
+//!
+//! The rooms, in reading order. The path of a client: [`listen`] → [`route`] → [`proxy`] → [`hub`] →
+//! [`hold`]. The path of a publisher: [`publish`] → [`hub`]. `upstream` is a tool: one request in, one
+//! response out. [`realm`] is the tenants, [`admin`] is for operators; [`config`], [`metrics`], [`log`],
+//! [`drain`] and [`error`] are the closets.
+
+pub mod admin;
+pub mod cli;
+pub mod config;
+pub mod drain;
+pub mod error;
+pub mod hold;
+pub mod hub;
+pub mod listen;
+pub mod log;
+pub mod metrics;
+pub mod proxy;
+pub mod publish;
+pub mod realm;
+pub mod route;
+pub mod sign;
+pub mod upstream;

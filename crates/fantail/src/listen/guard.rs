@@ -1,0 +1,1 @@
+//! Stands between a client's socket and hyper: passes on only strictly well-formed requests.

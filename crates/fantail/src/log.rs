@@ -1,0 +1,1 @@
+//! Log lines and access lines, as text or JSON, to standard output.

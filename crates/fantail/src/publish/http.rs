@@ -1,0 +1,1 @@
+//! `POST /publish/` and the realms' own (spec 5.2).

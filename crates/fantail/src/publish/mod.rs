@@ -1,0 +1,3 @@
+//! The path of a publisher: authenticate, decode, hand to the hub, answer.
+
+pub mod http;

@@ -1,0 +1,1 @@
+//! One request to an origin, one answer: connections, TLS, reuse, time-outs.
