@@ -8,11 +8,13 @@
 //! - [`forward`]: what becomes of a request's headers on the way to the origin
 //! - [`grip`]: what the origin's answer asks for (hold, channels, keep-alive, …)
 //! - [`item`]: what a publisher sent
+//! - [`duplicate`]: whether an id was seen lately
 //! - [`filter`]: whether a subscriber gets an item
 //! - [`render`]: an item's bytes, once per transport
 //! - [`reply`]: the head of a response that Fantail writes itself
 //! - [`json`]: a borrowed JSON value, for the parsers above
 
+pub mod duplicate;
 pub mod filter;
 pub mod forward;
 pub mod grip;

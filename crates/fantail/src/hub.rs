@@ -1,13 +1,223 @@
 //! The hub: accepts items, drops repeated ids, renders each item once and hands it to every shard that
-//! has a subscriber. It knows no socket, no HTTP and no bus.
+//! has a subscriber, in one order for all. It owns the interest of shards in channels and their
+//! mailboxes. It knows no socket, no HTTP and no bus.
 
-use std::sync::Arc;
+use std::{
+    collections::VecDeque,
+    hash::{BuildHasher, RandomState},
+    pin::pin,
+    sync::Arc,
+    time::Duration,
+};
 
-use fantail_proto::item::Item;
+use fantail_proto::{
+    duplicate::Seen,
+    item::{HttpResponse, Item, ResponseBody},
+    render::{Rendered, StreamPart},
+};
+use hashbrown::HashMap;
+use parking_lot::Mutex;
+use tokio::{
+    sync::{Notify, oneshot},
+    time::Instant,
+};
+
+use crate::config;
+
+/// Shared by all threads. Its lock is held for the time of some hash lookups, by publishers and by a
+/// shard whose first subscriber of a channel comes or last one goes; never by a delivery.
+#[derive(Debug)]
+pub struct Hub {
+    ledger: Mutex<Ledger>,
+    mailboxes: Box<[Mailbox]>,
+    mailbox_items: usize,
+    room: Notify,
+    started: Instant,
+    digest: [RandomState; 2],
+}
+
+impl Hub {
+    /// `shards` is at most [`MAX_SHARDS`].
+    pub fn new(shards: usize, config: &config::Hub) -> Self {
+        assert!(shards <= MAX_SHARDS, "configuration allows at most {MAX_SHARDS} shards");
+        let ttl = u64::try_from(config.id_ttl.as_millis()).unwrap_or(u64::MAX);
+        Self {
+            ledger: Mutex::new(Ledger { interest: HashMap::new(), seen: Seen::new(ttl, config.ids) }),
+            mailboxes: (0..shards).map(|_| Mailbox::default()).collect(),
+            mailbox_items: config.mailbox_items,
+            room: Notify::new(),
+            started: Instant::now(),
+            digest: [RandomState::new(), RandomState::new()],
+        }
+    }
+
+    /// Accepts all items or, when a mailbox is full, none. With `receipts`, the answer can be waited
+    /// for. When this returns, the items have their places in the order of their channels.
+    pub fn publish(
+        &self,
+        realm: RealmId,
+        items: Vec<Item>,
+        receipts: bool,
+    ) -> Result<Option<Receipts>, Full> {
+        let (ballot, answer) = Ballot::new(items.len(), receipts);
+        let mut woken = 0u64;
+        {
+            let mut ledger = self.ledger.lock();
+            let fits = items.iter().all(|item| {
+                let shards = ledger.interest.get(&(realm, item.channel.as_str())).copied().unwrap_or(0);
+                each(shards).all(|shard| self.mailboxes[shard].has_room(items.len(), self.mailbox_items))
+            });
+            if !fits {
+                return Err(Full(items));
+            }
+            let now = self.now_ms();
+            for (slot, item) in items.into_iter().enumerate() {
+                if let Some(id) = &item.id {
+                    let digest = self.digest(realm, &item.channel, id);
+                    if ledger.seen.contains(digest, now) {
+                        ballot.add(slot, Receipt { duplicate: true, ..Receipt::default() });
+                        continue;
+                    }
+                    ledger.seen.note(digest, now);
+                }
+                let shards = ledger.interest.get(&(realm, item.channel.as_str())).copied().unwrap_or(0);
+                if shards == 0 {
+                    continue;
+                }
+                woken |= shards;
+                let delivery = Arc::new(Delivery::new(realm, item, &ballot, slot));
+                for shard in each(shards) {
+                    self.mailboxes[shard].push(Arc::clone(&delivery));
+                }
+            }
+        }
+        each(woken).for_each(|shard| self.mailboxes[shard].mail.notify_one());
+        Ok(answer.map(Receipts))
+    }
+
+    /// Like [`Hub::publish`], but waits for room, at most `patience`.
+    pub async fn publish_within(
+        &self,
+        realm: RealmId,
+        mut items: Vec<Item>,
+        receipts: bool,
+        patience: Duration,
+    ) -> Result<Option<Receipts>, Full> {
+        let deadline = Instant::now() + patience;
+        loop {
+            let mut room = pin!(self.room.notified());
+            // Before asking: room that is made in between then wakes us.
+            room.as_mut().enable();
+            let full = match self.publish(realm, items, receipts) {
+                Err(full) => full,
+                accepted => return accepted,
+            };
+            if tokio::time::timeout_at(deadline, room).await.is_err() {
+                return Err(full);
+            }
+            items = full.0;
+        }
+    }
+
+    /// Replays every held long-poll to its origin, a few at a time (spec 5.2, `/recover`).
+    pub fn recover(&self) {
+        for mailbox in &self.mailboxes {
+            mailbox.queue.lock().recover = true;
+            mailbox.mail.notify_one();
+        }
+    }
+
+    /// From now on `shard` gets the items of this channel: to be called before a client can know that
+    /// it is subscribed.
+    pub fn join(&self, shard: usize, realm: RealmId, channel: &str) {
+        let mut ledger = self.ledger.lock();
+        match ledger.interest.get_mut(&(realm, channel)) {
+            Some(shards) => *shards |= 1 << shard,
+            None => {
+                ledger.interest.insert(ChannelKey { realm, name: channel.into() }, 1 << shard);
+            }
+        }
+    }
+
+    pub fn leave(&self, shard: usize, realm: RealmId, channel: &str) {
+        let mut ledger = self.ledger.lock();
+        let key = &(realm, channel);
+        if let Some(shards) = ledger.interest.get_mut(key) {
+            *shards &= !(1 << shard);
+            if *shards == 0 {
+                ledger.interest.remove(key);
+            }
+        }
+    }
+
+    /// Channels with a subscriber anywhere.
+    pub fn channels(&self) -> usize {
+        self.ledger.lock().interest.len()
+    }
+
+    /// Resolves when there is mail for `shard`.
+    pub async fn mail(&self, shard: usize) {
+        self.mailboxes[shard].mail.notified().await;
+    }
+
+    /// Moves the next batch of `shard` into `batch` and says what else there is. A batch is so small
+    /// that, coalesced, it does not overflow the queue of a connection that reads.
+    pub fn take(&self, shard: usize, batch: &mut Vec<Arc<Delivery>>) -> Mail {
+        let mail = self.mailboxes[shard].take(batch);
+        if !batch.is_empty() {
+            self.room.notify_waiters();
+        }
+        mail
+    }
+
+    fn digest(&self, realm: RealmId, channel: &str, id: &str) -> u128 {
+        let [high, low] = self.digest.each_ref().map(|hash| hash.hash_one((realm, channel, id)));
+        u128::from(high) << 64 | u128::from(low)
+    }
+
+    fn now_ms(&self) -> u64 {
+        u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+}
 
 /// A realm's number, stable for the life of the process.
 #[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq, PartialOrd, Ord)]
 pub struct RealmId(pub u32);
+
+/// One item on its way to one or more shards. Dropping the last copy completes its receipt.
+#[derive(Debug)]
+pub struct Delivery {
+    pub realm: RealmId,
+    pub channel: Box<str>,
+    pub item: Rendered,
+    bytes: usize,
+    slot: usize,
+    ballot: Option<Arc<Ballot>>,
+}
+
+impl Delivery {
+    fn new(realm: RealmId, item: Item, ballot: &Arc<Ballot>, slot: usize) -> Self {
+        let channel = item.channel.as_str().into();
+        let item = Rendered::from(item);
+        let ballot = ballot.answer.is_some().then(|| Arc::clone(ballot));
+        Self { realm, channel, bytes: weight(&item), item, slot, ballot }
+    }
+
+    /// Adds what happened on one shard.
+    pub fn report(&self, receipt: Receipt) {
+        if let Some(ballot) = &self.ballot {
+            ballot.add(self.slot, receipt);
+        }
+    }
+}
+
+/// What is left in a mailbox after a batch was taken.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Mail {
+    pub more: bool,
+    /// Somebody asked for [`Hub::recover`].
+    pub recover: bool,
+}
 
 /// What became of one published item, summed over all shards.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -25,45 +235,245 @@ pub struct Receipt {
     pub dropped_overflow: u64,
 }
 
-/// Nothing of the request was accepted: a shard's mailbox is full.
-#[derive(Clone, Copy, Debug, thiserror::Error)]
+/// Nothing of the request was accepted: a shard's mailbox is full. The items come back.
+#[derive(Debug, thiserror::Error)]
 #[error("a mailbox is full")]
-pub struct Full;
+pub struct Full(pub Vec<Item>);
 
 /// Receipts of one publish, in the order of its items; ready when every shard has delivered.
 #[derive(Debug)]
-pub struct Receipts(tokio::sync::oneshot::Receiver<Vec<Receipt>>);
+pub struct Receipts(oneshot::Receiver<Vec<Receipt>>);
 
 impl Receipts {
-    /// `None` when a shard stopped before it could say.
+    /// `None` when the process stops first.
     pub async fn wait(self) -> Option<Vec<Receipt>> {
         self.0.await.ok()
     }
 }
 
-/// Shared by all threads.
 #[derive(Debug)]
-pub struct Hub {}
+struct Ledger {
+    /// Which shards have a subscriber: bit N for shard N, never 0.
+    interest: HashMap<ChannelKey, u64>,
+    seen: Seen,
+}
 
-impl Hub {
-    /// Accepts all items or, when a mailbox is full, none. With `receipts`, the answer can be waited for.
-    /// Items are accepted when this returns, in their order.
-    pub fn publish(
-        &self,
-        realm: RealmId,
-        items: Vec<Item>,
-        receipts: bool,
-    ) -> Result<Option<Receipts>, Full> {
-        let _ = (realm, items, receipts);
-        Err(Full)
+/// What waits for one shard.
+#[derive(Debug, Default)]
+struct Mailbox {
+    queue: Mutex<Queue>,
+    mail: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Queue {
+    deliveries: VecDeque<Arc<Delivery>>,
+    bytes: usize,
+    recover: bool,
+}
+
+impl Mailbox {
+    /// A request that is larger than a whole mailbox is taken when the mailbox is empty.
+    fn has_room(&self, items: usize, limit: usize) -> bool {
+        let queue = self.queue.lock();
+        queue.deliveries.is_empty()
+            || (queue.deliveries.len() + items <= limit && queue.bytes < MAILBOX_BYTES)
     }
-    /// Resolves when a mailbox that was full has room again.
-    pub async fn room(&self) {
-        std::future::pending::<()>().await;
+
+    fn push(&self, delivery: Arc<Delivery>) {
+        let mut queue = self.queue.lock();
+        queue.bytes += delivery.bytes;
+        queue.deliveries.push_back(delivery);
     }
-    /// Replays every held long-poll to its origin, a few at a time (spec 5.2, `/recover`).
-    pub fn recover(&self) {}
-    pub fn shared(self) -> Arc<Self> {
-        Arc::new(self)
+
+    fn take(&self, batch: &mut Vec<Arc<Delivery>>) -> Mail {
+        let mut queue = self.queue.lock();
+        let mut bytes = 0;
+        while batch.len() < BATCH_ITEMS && bytes < BATCH_BYTES {
+            let Some(delivery) = queue.deliveries.pop_front() else { break };
+            bytes += delivery.bytes;
+            batch.push(delivery);
+        }
+        queue.bytes -= bytes;
+        Mail { more: !queue.deliveries.is_empty(), recover: std::mem::take(&mut queue.recover) }
+    }
+}
+
+/// The receipts of one publish while shards deliver it; sent when the last delivery is dropped.
+#[derive(Debug)]
+struct Ballot {
+    receipts: Mutex<Vec<Receipt>>,
+    /// Taken on drop.
+    answer: Option<oneshot::Sender<Vec<Receipt>>>,
+}
+
+impl Ballot {
+    fn new(items: usize, wanted: bool) -> (Arc<Self>, Option<oneshot::Receiver<Vec<Receipt>>>) {
+        if !wanted {
+            return (Arc::new(Self { receipts: Mutex::default(), answer: None }), None);
+        }
+        let (sender, receiver) = oneshot::channel();
+        let receipts = Mutex::new(vec![Receipt::default(); items]);
+        (Arc::new(Self { receipts, answer: Some(sender) }), Some(receiver))
+    }
+
+    fn add(&self, slot: usize, part: Receipt) {
+        if let Some(receipt) = self.receipts.lock().get_mut(slot) {
+            receipt.duplicate |= part.duplicate;
+            receipt.delivered += part.delivered;
+            receipt.queued += part.queued;
+            receipt.filtered += part.filtered;
+            receipt.dropped_gone += part.dropped_gone;
+            receipt.dropped_overflow += part.dropped_overflow;
+        }
+    }
+}
+
+impl Drop for Ballot {
+    fn drop(&mut self) {
+        if let Some(answer) = self.answer.take() {
+            // The publisher may have gone: then nobody wants the receipts.
+            drop(answer.send(std::mem::take(self.receipts.get_mut())));
+        }
+    }
+}
+
+/// A channel's name in its realm.
+#[derive(Debug, Eq, Hash, PartialEq)]
+pub struct ChannelKey {
+    pub realm: RealmId,
+    pub name: Box<str>,
+}
+
+impl hashbrown::Equivalent<ChannelKey> for (RealmId, &str) {
+    fn equivalent(&self, key: &ChannelKey) -> bool {
+        self.0 == key.realm && *self.1 == *key.name
+    }
+}
+
+/// What an item holds of a mailbox's bytes.
+fn weight(item: &Rendered) -> usize {
+    let stream = match &item.stream {
+        Some(StreamPart::Send(chunk)) => chunk.framed().len(),
+        _ => 0,
+    };
+    let response = match &item.response {
+        Some(HttpResponse::Send(response)) => match &response.body {
+            ResponseBody::Whole(body) => body.len(),
+            ResponseBody::Patch(_) => 0,
+        },
+        _ => 0,
+    };
+    stream.max(response)
+}
+
+fn each(mut shards: u64) -> impl Iterator<Item = usize> {
+    std::iter::from_fn(move || {
+        let shard = shards.trailing_zeros();
+        shards &= shards.wrapping_sub(1);
+        (shard < u64::BITS).then_some(shard as usize)
+    })
+}
+
+/// Interest is a bit a shard.
+pub const MAX_SHARDS: usize = 64;
+/// What may wait for one shard besides the number of items: 64 of the largest publishes.
+const MAILBOX_BYTES: usize = 64 << 20;
+/// One batch, coalesced, is at most this and one item more: a quarter of the default `client.queue_bytes`.
+const BATCH_BYTES: usize = 256 << 10;
+const BATCH_ITEMS: usize = 1024;
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn hub(shards: usize, mailbox_items: usize) -> Hub {
+        Hub::new(shards, &config::Hub { id_ttl: Duration::from_mins(1), ids: 100, mailbox_items })
+    }
+
+    fn item(channel: &str, id: Option<&str>) -> Item {
+        Item { channel: channel.into(), id: id.map(Into::into), ..Item::default() }
+    }
+
+    fn taken(hub: &Hub, shard: usize) -> Vec<String> {
+        let mut batch = Vec::new();
+        hub.take(shard, &mut batch);
+        batch.iter().map(|d| format!("{}:{}", d.channel, d.item.id.as_deref().unwrap_or_default())).collect()
+    }
+
+    const R: RealmId = RealmId(0);
+
+    #[test]
+    fn items_go_to_the_shards_that_joined() {
+        let hub = hub(3, 10);
+        hub.join(0, R, "a");
+        hub.join(2, R, "a");
+        hub.join(1, R, "b");
+        hub.publish(R, vec![item("a", Some("1")), item("b", None), item("c", None)], false).unwrap();
+        assert_eq!(taken(&hub, 0), ["a:1"]);
+        assert_eq!(taken(&hub, 1), ["b:"]);
+        assert_eq!(taken(&hub, 2), ["a:1"]);
+        hub.leave(0, R, "a");
+        hub.publish(R, vec![item("a", None)], false).unwrap();
+        assert!(taken(&hub, 0).is_empty());
+        assert_eq!(hub.channels(), 2);
+        hub.leave(2, R, "a");
+        assert_eq!(hub.channels(), 1);
+    }
+
+    #[test]
+    fn realms_do_not_meet() {
+        let hub = hub(1, 10);
+        hub.join(0, RealmId(1), "a");
+        hub.publish(R, vec![item("a", Some("1"))], false).unwrap();
+        assert!(taken(&hub, 0).is_empty());
+        hub.publish(RealmId(1), vec![item("a", Some("1"))], false).unwrap();
+        assert_eq!(taken(&hub, 0), ["a:1"]);
+    }
+
+    #[test]
+    fn a_full_mailbox_refuses_the_whole_request_until_there_is_room() {
+        let hub = hub(1, 2);
+        hub.join(0, R, "a");
+        hub.publish(R, vec![item("a", None)], false).unwrap();
+        let two = || vec![item("b", Some("1")), item("a", None)];
+        assert_eq!(hub.publish(R, two(), false).unwrap_err().0.len(), 2);
+        taken(&hub, 0);
+        hub.publish(R, two(), false).unwrap();
+        assert_eq!(taken(&hub, 0).len(), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_publisher_waits_for_room_and_gives_up() {
+        let hub = hub(1, 1);
+        hub.join(0, R, "a");
+        let publish = || hub.publish_within(R, vec![item("a", None)], false, Duration::from_secs(5));
+        publish().await.unwrap();
+        let make_room = async {
+            tokio::time::advance(Duration::from_secs(1)).await;
+            taken(&hub, 0)
+        };
+        assert_eq!(tokio::join!(publish(), make_room).0.unwrap().is_some(), false);
+        assert!(publish().await.is_err());
+    }
+
+    #[tokio::test]
+    async fn receipts_are_ready_when_every_shard_has_dropped_the_delivery() {
+        let hub = hub(2, 10);
+        hub.join(0, R, "a");
+        hub.join(1, R, "a");
+        let items = vec![item("a", Some("1")), item("a", Some("1"))];
+        let mut receipts = hub.publish(R, items, true).unwrap().unwrap();
+        for shard in 0..2 {
+            let mut batch = Vec::new();
+            hub.take(shard, &mut batch);
+            batch[0].report(Receipt { delivered: 2, ..Receipt::default() });
+            assert!(receipts.0.try_recv().is_err());
+        }
+        let [first, second] = receipts.wait().await.unwrap()[..] else { panic!("two items, two receipts") };
+        assert_eq!((first.delivered, first.duplicate), (4, false));
+        assert_eq!((second.delivered, second.duplicate), (0, true));
     }
 }
