@@ -1,1 +1,0 @@
-//! One request to an origin, one answer: connections, TLS, reuse, time-outs.

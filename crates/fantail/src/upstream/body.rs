@@ -1,0 +1,201 @@
+//! The two bodies of an exchange: what is sent up, and what comes down. The second drives the origin's
+//! connection while it is read and gives the connection back when it has ended.
+
+use std::{
+    error::Error,
+    pin::Pin,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+use tokio::time::{Instant, Sleep};
+
+use super::InUse;
+
+/// A request's body.
+pub enum Upload {
+    Empty,
+    Whole(Bytes),
+    Stream(Pin<Box<dyn Body<Data = Bytes, Error = UploadError>>>),
+}
+
+/// The client's fault: its body did not come as it should.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum UploadError {
+    #[error("the client's body did not arrive")]
+    Broken,
+    #[error("the client's body is late")]
+    Timeout,
+}
+
+impl UploadError {
+    /// The upload's error that caused a connection's, if one did.
+    pub(super) fn of(error: &hyper::Error) -> Option<Self> {
+        let mut cause = error.source();
+        while let Some(error) = cause {
+            if let Some(upload) = error.downcast_ref() {
+                return Some(*upload);
+            }
+            cause = error.source();
+        }
+        None
+    }
+}
+
+impl Body for Upload {
+    type Data = Bytes;
+    type Error = UploadError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, UploadError>>> {
+        match &mut *self {
+            Self::Empty => Poll::Ready(None),
+            Self::Whole(bytes) => {
+                let bytes = std::mem::take(bytes);
+                *self = Self::Empty;
+                Poll::Ready((!bytes.is_empty()).then(|| Ok(Frame::data(bytes))))
+            }
+            Self::Stream(body) => body.as_mut().poll_frame(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Empty => true,
+            Self::Whole(bytes) => bytes.is_empty(),
+            Self::Stream(body) => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Empty => SizeHint::with_exact(0),
+            Self::Whole(bytes) => SizeHint::with_exact(bytes.len() as u64),
+            Self::Stream(body) => body.size_hint(),
+        }
+    }
+}
+
+impl std::fmt::Debug for Upload {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Empty => "Empty",
+            Self::Whole(_) => "Whole",
+            Self::Stream(_) => "Stream",
+        })
+    }
+}
+
+/// An answer's body.
+#[derive(Debug)]
+pub struct Download {
+    incoming: Incoming,
+    /// Taken when the body has ended.
+    in_use: Option<InUse>,
+    ended: bool,
+    idle_timeout: Duration,
+    /// Armed while nothing arrives.
+    idle: Option<Pin<Box<Sleep>>>,
+}
+
+/// The origin's fault: its answer stopped in mid-body.
+#[derive(Debug, thiserror::Error)]
+pub enum DownloadError {
+    #[error("the origin's answer broke off: {0}")]
+    Broken(hyper::Error),
+    #[error("the origin's answer stalled for {0:?}")]
+    Stalled(Duration),
+}
+
+impl Download {
+    pub(super) fn new(incoming: Incoming, in_use: InUse, idle_timeout: Duration) -> Self {
+        Self { incoming, in_use: Some(in_use), ended: false, idle_timeout, idle: None }
+    }
+
+    /// The body takes part in driving the connection: it must be polled for the exchange to go on.
+    fn drive(&mut self, cx: &mut Context<'_>) {
+        if let Some(in_use) = &mut self.in_use
+            && !self.ended
+        {
+            self.ended = in_use.link.poll_connection(cx).is_ready();
+        }
+    }
+
+    fn release(&mut self) {
+        if let Some(in_use) = self.in_use.take()
+            && !self.ended
+        {
+            in_use.release();
+        }
+    }
+
+    fn poll_idle(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let deadline = self.idle_timeout;
+        let idle = self.idle.get_or_insert_with(|| Box::pin(tokio::time::sleep(deadline)));
+        idle.as_mut().poll(cx)
+    }
+}
+
+impl Body for Download {
+    type Data = Bytes;
+    type Error = DownloadError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, DownloadError>>> {
+        // Asking the body first tells the connection that more is wanted.
+        let mut frame = Pin::new(&mut self.incoming).poll_frame(cx);
+        if frame.is_pending() {
+            self.drive(cx);
+            frame = Pin::new(&mut self.incoming).poll_frame(cx);
+        }
+        match frame {
+            Poll::Ready(Some(Ok(frame))) => {
+                let deadline = Instant::now() + self.idle_timeout;
+                if let Some(idle) = &mut self.idle {
+                    idle.as_mut().reset(deadline);
+                }
+                Poll::Ready(Some(Ok(frame)))
+            }
+            Poll::Ready(Some(Err(error))) => {
+                self.in_use = None;
+                Poll::Ready(Some(Err(DownloadError::Broken(error))))
+            }
+            Poll::Ready(None) => {
+                self.release();
+                Poll::Ready(None)
+            }
+            Poll::Pending => match self.poll_idle(cx) {
+                Poll::Ready(()) => {
+                    self.in_use = None;
+                    let stalled = DownloadError::Stalled(self.idle_timeout);
+                    Poll::Ready(Some(Err(stalled)))
+                }
+                Poll::Pending => Poll::Pending,
+            },
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.incoming.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.incoming.size_hint()
+    }
+}
+
+impl Drop for Download {
+    /// A reader that knows the length does not ask for the end.
+    fn drop(&mut self) {
+        if self.incoming.is_end_stream() {
+            self.release();
+        }
+    }
+}

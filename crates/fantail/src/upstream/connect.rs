@@ -1,0 +1,327 @@
+//! Opening a connection to an origin: resolve, refuse private addresses where asked to, connect, TLS.
+
+use std::{
+    collections::HashMap,
+    io,
+    net::{IpAddr, Ipv6Addr, SocketAddr},
+    path::{Path, PathBuf},
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use hyper_util::rt::TokioIo;
+use rustls::{
+    ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme,
+    client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
+    crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature},
+    pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime, pem::PemObject},
+};
+use rustls_platform_verifier::BuilderVerifierExt;
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::TcpStream,
+};
+use tokio_rustls::{TlsConnector, client::TlsStream};
+
+use super::Failure;
+use crate::config;
+
+/// Where a connection goes and what it may be shared by.
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
+pub struct Destination {
+    /// A name or an address without brackets.
+    pub host: String,
+    pub port: u16,
+    /// Private and local addresses are refused.
+    pub untrusted: bool,
+    pub tls: Option<Tls>,
+}
+
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
+pub struct Tls {
+    /// What the certificate must be for, and SNI.
+    pub name: String,
+    /// The certificate is not verified.
+    pub insecure: bool,
+    /// PEM files for mutual TLS.
+    pub identity: Option<(PathBuf, PathBuf)>,
+}
+
+/// A shard's TLS configurations, by what is in them.
+#[derive(Debug, Default)]
+pub struct Trust(HashMap<Ingredients, Arc<ClientConfig>>);
+
+#[derive(Debug, Eq, Hash, PartialEq)]
+struct Ingredients {
+    insecure: bool,
+    identity: Option<(PathBuf, PathBuf)>,
+    ca_file: Option<PathBuf>,
+}
+
+impl Trust {
+    pub(super) fn config(&mut self, tls: &Tls, config: &config::Origin) -> io::Result<Arc<ClientConfig>> {
+        let key = Ingredients {
+            insecure: tls.insecure,
+            identity: tls.identity.clone(),
+            ca_file: config.ca_file.clone(),
+        };
+        if let Some(made) = self.0.get(&key) {
+            return Ok(Arc::clone(made));
+        }
+        let made = Arc::new(make(&key)?);
+        self.0.insert(key, Arc::clone(&made));
+        Ok(made)
+    }
+
+    /// Certificates and keys are read again when next needed.
+    pub fn forget(&mut self) {
+        self.0.clear();
+    }
+}
+
+pub(super) type Stream = TokioIo<Wire>;
+
+/// A connection's bytes, plain or not.
+#[derive(Debug)]
+pub(super) enum Wire {
+    Plain(TcpStream),
+    Tls(Box<TlsStream<TcpStream>>),
+}
+
+pub(super) async fn open(to: &Destination, tls: Option<Arc<ClientConfig>>) -> Result<Stream, Failure> {
+    let tcp = dial(to).await?;
+    tcp.set_nodelay(true).map_err(Failure::Unreachable)?;
+    let (Some(config), Some(tls)) = (tls, &to.tls) else {
+        return Ok(TokioIo::new(Wire::Plain(tcp)));
+    };
+    let name = ServerName::try_from(tls.name.clone()).map_err(|e| Failure::Tls(io::Error::other(e)))?;
+    let stream = TlsConnector::from(config).connect(name, tcp).await.map_err(Failure::Tls)?;
+    Ok(TokioIo::new(Wire::Tls(Box::new(stream))))
+}
+
+async fn dial(to: &Destination) -> Result<TcpStream, Failure> {
+    let addresses: Vec<SocketAddr> = match to.host.parse::<IpAddr>() {
+        Ok(ip) => vec![SocketAddr::new(ip, to.port)],
+        Err(_) => {
+            let found = tokio::net::lookup_host((to.host.as_str(), to.port)).await;
+            found.map_err(Failure::Unreachable)?.collect()
+        }
+    };
+    let mut failure =
+        Failure::Unreachable(io::Error::new(io::ErrorKind::NotFound, "the name has no address"));
+    for address in addresses {
+        if to.untrusted && is_private(address.ip()) {
+            failure = Failure::Blocked;
+            continue;
+        }
+        match TcpStream::connect(address).await {
+            Ok(tcp) => return Ok(tcp),
+            Err(error) => failure = Failure::Unreachable(error),
+        }
+    }
+    Err(failure)
+}
+
+/// Addresses that an untrusted target may not be at: this host, this network, and what embeds them.
+fn is_private(ip: IpAddr) -> bool {
+    match ip {
+        IpAddr::V4(v4) => {
+            let [a, b, ..] = v4.octets();
+            v4.is_loopback()
+                || v4.is_private()
+                || v4.is_link_local()
+                || v4.is_multicast()
+                || a == 0
+                || a >= 240
+                || (a == 100 && (64..128).contains(&b))
+                || (a == 198 && (18..20).contains(&b))
+        }
+        IpAddr::V6(v6) => embedded(v6).is_some_and(|v4| is_private(IpAddr::V4(v4))) || is_private_v6(v6),
+    }
+}
+
+fn is_private_v6(v6: Ipv6Addr) -> bool {
+    v6.is_loopback()
+        || v6.is_unspecified()
+        || v6.is_unique_local()
+        || v6.is_unicast_link_local()
+        || v6.is_multicast()
+}
+
+/// The IPv4 address inside a mapped (`::ffff:`), compatible, 6to4 (`2002:`) or NAT64 (`64:ff9b::`) one.
+fn embedded(v6: Ipv6Addr) -> Option<std::net::Ipv4Addr> {
+    let s = v6.segments();
+    let v4 = |high: u16, low: u16| std::net::Ipv4Addr::from(u32::from(high) << 16 | u32::from(low));
+    match s {
+        [0, 0, 0, 0, 0, 0 | 0xffff, high, low] if !v6.is_loopback() => Some(v4(high, low)),
+        [0x2002, high, low, ..] => Some(v4(high, low)),
+        [0x64, 0xff9b, 0, 0, 0, 0, high, low] => Some(v4(high, low)),
+        _ => None,
+    }
+}
+
+fn make(from: &Ingredients) -> io::Result<ClientConfig> {
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
+        .with_safe_default_protocol_versions()
+        .map_err(io::Error::other)?;
+    let builder = if from.insecure {
+        builder.dangerous().with_custom_certificate_verifier(Arc::new(Unverified(provider)))
+    } else if let Some(file) = &from.ca_file {
+        builder.with_root_certificates(roots(file)?)
+    } else {
+        builder.with_platform_verifier().map_err(io::Error::other)?
+    };
+    let Some((certificate, key)) = &from.identity else {
+        return Ok(builder.with_no_client_auth());
+    };
+    let key = PrivateKeyDer::from_pem_file(key).map_err(|e| in_file(key, e))?;
+    builder.with_client_auth_cert(certificates(certificate)?, key).map_err(io::Error::other)
+}
+
+fn roots(file: &Path) -> io::Result<RootCertStore> {
+    let mut roots = RootCertStore::empty();
+    for certificate in certificates(file)? {
+        roots.add(certificate).map_err(|e| in_file(file, e))?;
+    }
+    Ok(roots)
+}
+
+fn certificates(file: &Path) -> io::Result<Vec<CertificateDer<'static>>> {
+    let all = CertificateDer::pem_file_iter(file).map_err(|e| in_file(file, e))?;
+    all.map(|one| one.map_err(|e| in_file(file, e))).collect()
+}
+
+fn in_file(file: &Path, error: impl std::fmt::Display) -> io::Error {
+    io::Error::other(format!("{}: {error}", file.display()))
+}
+
+/// Verifies nothing but that the peer has the key that it shows (route parameter `insecure`).
+#[derive(Debug)]
+struct Unverified(Arc<CryptoProvider>);
+
+impl ServerCertVerifier for Unverified {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls12_signature(message, certificate, signed, &self.0.signature_verification_algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls13_signature(message, certificate, signed, &self.0.signature_verification_algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.signature_verification_algorithms.supported_schemes()
+    }
+}
+
+impl AsyncRead for Wire {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        match &mut *self {
+            Self::Plain(tcp) => Pin::new(tcp).poll_read(cx, buf),
+            Self::Tls(tls) => Pin::new(tls).poll_read(cx, buf),
+        }
+    }
+}
+
+impl AsyncWrite for Wire {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        match &mut *self {
+            Self::Plain(tcp) => Pin::new(tcp).poll_write(cx, buf),
+            Self::Tls(tls) => Pin::new(tls).poll_write(cx, buf),
+        }
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match &mut *self {
+            Self::Plain(tcp) => Pin::new(tcp).poll_write_vectored(cx, bufs),
+            Self::Tls(tls) => Pin::new(tls).poll_write_vectored(cx, bufs),
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        match self {
+            Self::Plain(tcp) => tcp.is_write_vectored(),
+            Self::Tls(tls) => tls.is_write_vectored(),
+        }
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut *self {
+            Self::Plain(tcp) => Pin::new(tcp).poll_flush(cx),
+            Self::Tls(tls) => Pin::new(tls).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut *self {
+            Self::Plain(tcp) => Pin::new(tcp).poll_shutdown(cx),
+            Self::Tls(tls) => Pin::new(tls).poll_shutdown(cx),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_private;
+
+    #[test]
+    fn private_addresses_and_their_embeddings() {
+        for private in [
+            "127.0.0.1",
+            "10.1.2.3",
+            "172.16.0.1",
+            "192.168.1.1",
+            "169.254.169.254",
+            "0.0.0.0",
+            "224.0.0.1",
+            "100.64.0.1",
+            "255.255.255.255",
+            "::1",
+            "::",
+            "fc00::1",
+            "fe80::1",
+            "ff02::1",
+            "::ffff:127.0.0.1",
+            "::ffff:10.0.0.1",
+            "::127.0.0.1",
+            "2002:7f00:1::",
+            "64:ff9b::10.0.0.1",
+            "fd00:ec2::254",
+        ] {
+            assert!(is_private(private.parse().unwrap()), "{private}");
+        }
+        for public in ["1.1.1.1", "172.32.0.1", "2606:4700::1111", "::ffff:1.1.1.1", "64:ff9b::1.1.1.1"] {
+            assert!(!is_private(public.parse().unwrap()), "{public}");
+        }
+    }
+}

@@ -1,0 +1,299 @@
+//! One request to an origin, one answer: connections, their reuse, time-outs. It owns a shard's
+//! connections to origins; an idle one is a record with no task, driven by whoever uses it. It never
+//! looks at what a request or an answer says.
+
+mod body;
+mod connect;
+
+use std::{
+    cell::RefCell, collections::VecDeque, rc::Rc, sync::Arc, task::Context, task::Poll, task::Waker,
+    time::Duration,
+};
+
+use hashbrown::HashMap;
+use http::{Method, Request, Response};
+use hyper::client::conn::http1;
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::Instant,
+};
+
+pub use body::{Download, DownloadError, Upload, UploadError};
+pub use connect::{Destination, Tls, Trust};
+
+use crate::{config, metrics::Counters};
+
+/// A shard's way to all origins.
+#[derive(Debug)]
+pub struct Upstream {
+    origins: RefCell<HashMap<Destination, Rc<Origin>>>,
+    trust: RefCell<Trust>,
+    counters: Arc<Counters>,
+}
+
+/// Why there is no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    #[error("cannot connect: {0}")]
+    Unreachable(std::io::Error),
+    #[error("no connection within {0:?}")]
+    ConnectTimeout(Duration),
+    #[error("TLS: {0}")]
+    Tls(std::io::Error),
+    #[error("the address of an untrusted target is private")]
+    Blocked,
+    #[error("all {0} connections to the origin are in use")]
+    Busy(usize),
+    #[error("no answer within {0:?}")]
+    Silent(Duration),
+    #[error("{0}")]
+    Broken(hyper::Error),
+    #[error("{0}")]
+    Upload(UploadError),
+}
+
+impl Failure {
+    /// Nothing of the request was sent: the next target may have it.
+    pub fn is_unreached(&self) -> bool {
+        matches!(self, Self::Unreachable(_) | Self::ConnectTimeout(_) | Self::Tls(_))
+    }
+}
+
+/// A failure and, when nothing of it was sent, the request.
+#[derive(Debug)]
+pub struct Unanswered {
+    pub failure: Failure,
+    pub request: Option<Request<Upload>>,
+}
+
+impl Upstream {
+    pub fn new(counters: Arc<Counters>) -> Self {
+        Self { origins: RefCell::default(), trust: RefCell::default(), counters }
+    }
+
+    /// Sends `request`, on an idle connection if there is one. A request that a connection had closed on
+    /// without an answer is sent once more, on a new connection, if it changes nothing at the origin.
+    pub async fn send(
+        &self,
+        to: &Destination,
+        request: Request<Upload>,
+        config: &config::Origin,
+    ) -> Result<Response<Download>, Unanswered> {
+        let origin = self.origin(to, config);
+        let patience =
+            tokio::time::timeout(config.response_timeout, Arc::clone(&origin.permits).acquire_owned());
+        let Ok(Ok(permit)) = patience.await else {
+            return Err(Unanswered { failure: Failure::Busy(config.connections), request: Some(request) });
+        };
+        self.counters.origin_requests.add(1);
+        let asked = Instant::now();
+        let sent = self.exchange(to, &origin, request, config).await;
+        match sent {
+            Ok((response, link)) => {
+                self.counters.origin_latency.observe(asked.elapsed());
+                let hold = InUse { link, origin, _permit: permit };
+                Ok(response.map(|incoming| Download::new(incoming, hold, config.idle_timeout)))
+            }
+            Err(unanswered) => {
+                self.count(&unanswered.failure);
+                Err(unanswered)
+            }
+        }
+    }
+
+    /// Closes connections that were idle for longer than `keep_alive` and forgets origins without any.
+    pub fn sweep(&self, keep_alive: Duration) {
+        let now = Instant::now();
+        self.origins.borrow_mut().retain(|_, origin| {
+            let mut idle = origin.idle.borrow_mut();
+            while idle.front().is_some_and(|i| now - i.since >= keep_alive) {
+                idle.pop_front();
+            }
+            !idle.is_empty() || Rc::strong_count(origin) > 1
+        });
+    }
+
+    async fn exchange(
+        &self,
+        to: &Destination,
+        origin: &Origin,
+        mut request: Request<Upload>,
+        config: &config::Origin,
+    ) -> Result<(Response<hyper::body::Incoming>, Box<Link>), Unanswered> {
+        if let Some(mut link) = origin.checkout() {
+            let again = repeatable(&request);
+            match link.exchange(request, config.response_timeout).await {
+                Ok(response) => return Ok((response, link)),
+                Err(Unanswered { failure: failure @ Failure::Broken(_), request: back }) => {
+                    let Some(next) = back.or(again) else {
+                        return Err(Unanswered { failure, request: None });
+                    };
+                    request = next;
+                }
+                Err(unanswered) => return Err(unanswered),
+            }
+        }
+        let mut link = match self.connect(to, config).await {
+            Ok(link) => link,
+            Err(failure) => return Err(Unanswered { failure, request: Some(request) }),
+        };
+        let response = link.exchange(request, config.response_timeout).await?;
+        Ok((response, link))
+    }
+
+    async fn connect(&self, to: &Destination, config: &config::Origin) -> Result<Box<Link>, Failure> {
+        self.counters.origin_connects.add(1);
+        let tls = match &to.tls {
+            Some(tls) => Some(self.trust.borrow_mut().config(tls, config).map_err(Failure::Tls)?),
+            None => None,
+        };
+        let stream = match tokio::time::timeout(config.connect_timeout, connect::open(to, tls)).await {
+            Ok(opened) => opened?,
+            Err(_) => return Err(Failure::ConnectTimeout(config.connect_timeout)),
+        };
+        let (sender, connection) = http1::Builder::new()
+            .title_case_headers(true)
+            .max_headers(ANSWER_HEADERS)
+            .max_buf_size(ANSWER_HEAD_BYTES)
+            .handshake(stream)
+            .await
+            .map_err(Failure::Broken)?;
+        Ok(Box::new(Link { sender, connection }))
+    }
+
+    fn origin(&self, to: &Destination, config: &config::Origin) -> Rc<Origin> {
+        let mut origins = self.origins.borrow_mut();
+        if let Some(origin) = origins.get(to) {
+            return Rc::clone(origin);
+        }
+        let origin = Rc::new(Origin {
+            idle: RefCell::default(),
+            permits: Arc::new(Semaphore::new(config.connections)),
+        });
+        origins.insert(to.clone(), Rc::clone(&origin));
+        origin
+    }
+
+    fn count(&self, failure: &Failure) {
+        match failure {
+            Failure::Silent(_) | Failure::Busy(_) => self.counters.origin_timeouts.add(1),
+            Failure::Unreachable(_) | Failure::ConnectTimeout(_) | Failure::Tls(_) | Failure::Blocked => {
+                self.counters.origin_connect_failures.add(1);
+            }
+            Failure::Broken(_) => self.counters.origin_errors.add(1),
+            Failure::Upload(_) => {}
+        }
+    }
+}
+
+/// One origin's connections.
+#[derive(Debug)]
+struct Origin {
+    /// Oldest first; the newest is used first.
+    idle: RefCell<VecDeque<Idle>>,
+    permits: Arc<Semaphore>,
+}
+
+#[derive(Debug)]
+struct Idle {
+    link: Box<Link>,
+    since: Instant,
+}
+
+impl Origin {
+    /// The newest idle connection that is still open.
+    fn checkout(&self) -> Option<Box<Link>> {
+        loop {
+            let mut link = self.idle.borrow_mut().pop_back()?.link;
+            if link.settle() {
+                return Some(link);
+            }
+        }
+    }
+}
+
+/// A connection to an origin, driven by its user.
+#[derive(Debug)]
+struct Link {
+    sender: http1::SendRequest<Upload>,
+    connection: http1::Connection<connect::Stream, Upload>,
+}
+
+impl Link {
+    /// True when the connection is open and ready for a request.
+    fn settle(&mut self) -> bool {
+        let mut cx = Context::from_waker(Waker::noop());
+        self.poll_connection(&mut cx).is_pending() && self.sender.is_ready()
+    }
+
+    /// Ready when the connection has ended; why it did shows in the exchange.
+    fn poll_connection(&mut self, cx: &mut Context<'_>) -> Poll<hyper::Result<()>> {
+        Future::poll(std::pin::Pin::new(&mut self.connection), cx)
+    }
+
+    async fn exchange(
+        &mut self,
+        request: Request<Upload>,
+        patience: Duration,
+    ) -> Result<Response<hyper::body::Incoming>, Unanswered> {
+        let Self { sender, connection } = self;
+        let mut answer = std::pin::pin!(sender.try_send_request(request));
+        let mut connection = std::pin::Pin::new(connection);
+        let mut ended = false;
+        let exchange = std::future::poll_fn(|cx| {
+            // Until the answer's head is here this future drives the connection; its body does later.
+            if !ended {
+                ended = connection.as_mut().poll(cx).is_ready();
+            }
+            answer.as_mut().poll(cx)
+        });
+        match tokio::time::timeout(patience, exchange).await {
+            Ok(Ok(response)) => Ok(response),
+            Ok(Err(mut unsent)) => {
+                let request = unsent.take_message();
+                let error = unsent.into_error();
+                let failure = match UploadError::of(&error) {
+                    Some(upload) => Failure::Upload(upload),
+                    None => Failure::Broken(error),
+                };
+                Err(Unanswered { failure, request })
+            }
+            Err(_) => Err(Unanswered { failure: Failure::Silent(patience), request: None }),
+        }
+    }
+}
+
+/// A connection while its answer's body is read; given back by [`InUse::release`].
+#[derive(Debug)]
+struct InUse {
+    link: Box<Link>,
+    origin: Rc<Origin>,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl InUse {
+    /// Keeps the connection for the next request if it is ready for one; closes it if not.
+    fn release(mut self) {
+        if self.link.settle() {
+            let idle = Idle { link: self.link, since: Instant::now() };
+            self.origin.idle.borrow_mut().push_back(idle);
+        }
+    }
+}
+
+/// A copy of a request that may be sent twice: a safe method (RFC 9110, 9.2.1) without a body.
+fn repeatable(request: &Request<Upload>) -> Option<Request<Upload>> {
+    let safe = matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS | Method::TRACE);
+    if !safe || !matches!(request.body(), Upload::Empty) {
+        return None;
+    }
+    let mut copy = Request::new(Upload::Empty);
+    *copy.method_mut() = request.method().clone();
+    *copy.uri_mut() = request.uri().clone();
+    *copy.headers_mut() = request.headers().clone();
+    Some(copy)
+}
+
+/// An answer's head: lines, and bytes of the buffer that must hold it.
+const ANSWER_HEADERS: usize = 200;
+const ANSWER_HEAD_BYTES: usize = 64 << 10;
