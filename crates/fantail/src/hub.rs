@@ -160,14 +160,15 @@ impl Hub {
         self.mailboxes[shard].mail.notified().await;
     }
 
-    /// Moves the next batch of `shard` into `batch` and says what else there is. A batch is so small
-    /// that, coalesced, it does not overflow the queue of a connection that reads.
-    pub fn take(&self, shard: usize, batch: &mut Vec<Arc<Delivery>>) -> Mail {
-        let mail = self.mailboxes[shard].take(batch);
+    /// Moves the next batch of `shard` into `batch`; there is mail again if that was not all. A batch is
+    /// so small that, coalesced, it does not overflow the queue of a connection that reads. True when
+    /// somebody asked for [`Hub::recover`].
+    pub fn take(&self, shard: usize, batch: &mut Vec<Arc<Delivery>>) -> bool {
+        let recover = self.mailboxes[shard].take(batch);
         if !batch.is_empty() {
             self.room.notify_waiters();
         }
-        mail
+        recover
     }
 
     fn digest(&self, realm: RealmId, channel: &str, id: &str) -> u128 {
@@ -209,14 +210,6 @@ impl Delivery {
             ballot.add(self.slot, receipt);
         }
     }
-}
-
-/// What is left in a mailbox after a batch was taken.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub struct Mail {
-    pub more: bool,
-    /// Somebody asked for [`Hub::recover`].
-    pub recover: bool,
 }
 
 /// What became of one published item, summed over all shards.
@@ -286,7 +279,7 @@ impl Mailbox {
         queue.deliveries.push_back(delivery);
     }
 
-    fn take(&self, batch: &mut Vec<Arc<Delivery>>) -> Mail {
+    fn take(&self, batch: &mut Vec<Arc<Delivery>>) -> bool {
         let mut queue = self.queue.lock();
         let mut bytes = 0;
         while batch.len() < BATCH_ITEMS && bytes < BATCH_BYTES {
@@ -295,7 +288,10 @@ impl Mailbox {
             batch.push(delivery);
         }
         queue.bytes -= bytes;
-        Mail { more: !queue.deliveries.is_empty(), recover: std::mem::take(&mut queue.recover) }
+        if !queue.deliveries.is_empty() {
+            self.mail.notify_one();
+        }
+        std::mem::take(&mut queue.recover)
     }
 }
 

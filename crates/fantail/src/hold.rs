@@ -1,1 +1,0 @@
-//! A shard's holds: streams and long-polls, their channels, and the delivery of items to them.

@@ -1,0 +1,109 @@
+//! Who subscribes to which channel on this shard: two lists a channel, one for streams and one for
+//! long-polls, because an item has a body for each. Joining and leaving cost a lookup and a swap.
+
+use std::sync::Arc;
+
+use fantail_pin::PinId;
+use hashbrown::HashMap;
+use slab::Slab;
+
+use super::{List, Sub, Subs};
+use crate::{
+    hub::{ChannelKey, Hub, RealmId},
+    metrics::Counters,
+};
+
+#[derive(Debug)]
+pub(super) struct Channels {
+    by_name: HashMap<ChannelKey, u32>,
+    all: Slab<Channel>,
+    hub: Arc<Hub>,
+    shard: usize,
+    counters: Arc<Counters>,
+}
+
+#[derive(Debug)]
+struct Channel {
+    key: (RealmId, Box<str>),
+    lists: [Vec<PinId>; 2],
+    /// Subscriptions with filters: while there are none, a list is taken whole.
+    filtered: usize,
+}
+
+impl Channels {
+    pub(super) fn new(hub: Arc<Hub>, shard: usize, counters: Arc<Counters>) -> Self {
+        Self { by_name: HashMap::new(), all: Slab::new(), hub, shard, counters }
+    }
+
+    pub(super) fn find(&self, realm: RealmId, name: &str) -> Option<u32> {
+        self.by_name.get(&(realm, name)).copied()
+    }
+
+    pub(super) fn name(&self, channel: u32) -> &str {
+        &self.all[channel as usize].key.1
+    }
+
+    pub(super) fn subscribers(&self, channel: u32, list: List) -> &[PinId] {
+        &self.all[channel as usize].lists[list as usize]
+    }
+
+    pub(super) fn has_filters(&self, channel: u32) -> bool {
+        self.all[channel as usize].filtered > 0
+    }
+
+    /// Adds a subscriber; the hub knows of the channel when this returns.
+    pub(super) fn join(&mut self, realm: RealmId, name: &str, list: List, pin: PinId, filtered: bool) -> Sub {
+        let index = match self.find(realm, name) {
+            Some(index) => index,
+            None => self.open(realm, name),
+        };
+        let channel = &mut self.all[index as usize];
+        channel.filtered += usize::from(filtered);
+        let pins = &mut channel.lists[list as usize];
+        pins.push(pin);
+        self.counters.subscriptions.add(1);
+        Sub { channel: index, place: small(pins.len() - 1) }
+    }
+
+    /// Removes a subscriber. Returns whose place has changed: the last of the list is at `sub.place` now.
+    pub(super) fn leave(&mut self, sub: Sub, list: List, filtered: bool) -> Option<PinId> {
+        let channel = &mut self.all[sub.channel as usize];
+        channel.filtered -= usize::from(filtered);
+        let pins = &mut channel.lists[list as usize];
+        pins.swap_remove(sub.place as usize);
+        self.counters.subscriptions.add(-1);
+        let moved = pins.get(sub.place as usize).copied();
+        if channel.lists.iter().all(Vec::is_empty) {
+            self.close(sub.channel);
+        }
+        moved
+    }
+
+    fn open(&mut self, realm: RealmId, name: &str) -> u32 {
+        let channel = Channel { key: (realm, name.into()), lists: Default::default(), filtered: 0 };
+        let index = small(self.all.insert(channel));
+        self.by_name.insert(ChannelKey { realm, name: name.into() }, index);
+        self.hub.join(self.shard, realm, name);
+        self.counters.channels.add(1);
+        index
+    }
+
+    fn close(&mut self, index: u32) {
+        let (realm, name) = self.all.remove(index as usize).key;
+        self.by_name.remove(&(realm, &*name));
+        self.hub.leave(self.shard, realm, &name);
+        self.counters.channels.add(-1);
+    }
+}
+
+/// Points a subscription that [`Channels::leave`] has moved at its new place.
+pub(super) fn moved(subs: &mut Subs, to: Sub) {
+    if let Some(sub) = subs.iter_mut().find(|sub| sub.channel == to.channel) {
+        sub.place = to.place;
+    }
+}
+
+/// A shard never has 2^32 of anything: descriptors end first.
+fn small(n: usize) -> u32 {
+    u32::try_from(n).expect("fewer than 2^32 pins and channels")
+}

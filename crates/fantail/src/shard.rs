@@ -1,0 +1,159 @@
+//! A shard: one core's thread, with its requests, pins and connections to origins. This is the state
+//! that they share, for that thread alone, and the loop that delivers mail and minds the pins. It does
+//! not accept and does not read: a socket that goes on after a hold is given to whoever does.
+
+use std::{
+    cell::{Cell, RefCell},
+    io,
+    os::fd::OwnedFd,
+    rc::Rc,
+    sync::Arc,
+    time::Duration,
+};
+
+use arc_swap::ArcSwap;
+use tokio::{
+    io::{Interest, unix::AsyncFd},
+    sync::Notify,
+    time::{Instant, sleep_until},
+};
+
+use crate::{
+    client::Connections,
+    hold::{Holds, Released},
+    hub::Hub,
+    log::AccessLog,
+    metrics::Counters,
+    snapshot::Snapshot,
+    upstream::Upstream,
+};
+
+#[derive(Debug)]
+pub struct Shard {
+    pub index: usize,
+    pub hub: Arc<Hub>,
+    pub snapshot: Arc<ArcSwap<Snapshot>>,
+    pub upstream: Upstream,
+    pub counters: Arc<Counters>,
+    pub connections: Rc<Connections>,
+    pub access: RefCell<AccessLog>,
+    holds: RefCell<Holds>,
+    started: Instant,
+    /// Wakes the loop for what the poller does not say.
+    stir: Notify,
+    draining: Cell<bool>,
+    drain: Notify,
+}
+
+/// What a shard is made of.
+#[derive(Debug)]
+pub struct Parts {
+    pub index: usize,
+    pub hub: Arc<Hub>,
+    pub snapshot: Arc<ArcSwap<Snapshot>>,
+    pub counters: Arc<Counters>,
+    pub connections: Rc<Connections>,
+    pub access: AccessLog,
+    pub holds: Holds,
+}
+
+impl Shard {
+    pub fn new(parts: Parts) -> Rc<Self> {
+        Rc::new(Self {
+            index: parts.index,
+            hub: parts.hub,
+            snapshot: parts.snapshot,
+            upstream: Upstream::new(Arc::clone(&parts.counters)),
+            counters: parts.counters,
+            connections: parts.connections,
+            access: RefCell::new(parts.access),
+            holds: RefCell::new(parts.holds),
+            started: Instant::now(),
+            stir: Notify::new(),
+            draining: Cell::new(false),
+            drain: Notify::new(),
+        })
+    }
+
+    /// Changes holds, with the clock set, and lets the loop see to what follows. `change` must not wait.
+    pub fn holds<R>(&self, change: impl FnOnce(&mut Holds) -> R) -> R {
+        let mut holds = self.holds.borrow_mut();
+        let before = holds.next_expiry_ms();
+        holds.set_now(self.now_ms());
+        let result = change(&mut holds);
+        if holds.has_released() || holds.next_expiry_ms() != before {
+            self.stir.notify_one();
+        }
+        result
+    }
+
+    /// Delivers mail and minds the pins until it is dropped. `go_on` gets the sockets that live on.
+    pub async fn run(&self, go_on: impl Fn(Released)) -> io::Result<()> {
+        let epoll = AsyncFd::with_interest(self.holds.borrow().epoll()?, Interest::READABLE)?;
+        loop {
+            let expiry = self.holds.borrow().next_expiry_ms().map(|ms| self.started + Duration::from_millis(ms));
+            let expired = async { sleep_until(expiry.unwrap_or_else(Instant::now)).await };
+            tokio::select! {
+                () = self.hub.mail(self.index) => self.deliver(&go_on).await,
+                ready = epoll.readable() => self.turn(ready?)?,
+                () = expired, if expiry.is_some() => {}
+                () = self.stir.notified() => {}
+            }
+            let mut holds = self.holds.borrow_mut();
+            holds.set_now(self.now_ms());
+            holds.expire();
+            holds.released().for_each(&go_on);
+        }
+    }
+
+    /// From now on connections end after the answer they are at, and holds in order.
+    pub fn start_draining(&self) {
+        self.draining.set(true);
+        self.drain.notify_waiters();
+        self.holds(Holds::drain);
+    }
+
+    pub fn is_draining(&self) -> bool {
+        self.draining.get()
+    }
+
+    /// Resolves when draining starts.
+    pub async fn drained(&self) {
+        self.drain.notified().await;
+    }
+
+    async fn deliver(&self, go_on: &impl Fn(Released)) {
+        {
+            let mut holds = self.holds.borrow_mut();
+            if self.hub.take(self.index, holds.batch()) {
+                holds.recover();
+            }
+            holds.begin();
+        }
+        while self.step(go_on) {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    fn step(&self, go_on: &impl Fn(Released)) -> bool {
+        let mut holds = self.holds.borrow_mut();
+        holds.set_now(self.now_ms());
+        let more = holds.step();
+        holds.released().for_each(go_on);
+        more
+    }
+
+    fn turn(&self, mut ready: tokio::io::unix::AsyncFdReadyGuard<'_, OwnedFd>) -> io::Result<()> {
+        let mut holds = self.holds.borrow_mut();
+        holds.set_now(self.now_ms());
+        if !holds.turn()? {
+            // The inner poller was empty when it was asked last; what comes later is a new edge.
+            ready.clear_ready();
+        }
+        Ok(())
+    }
+
+    fn now_ms(&self) -> u64 {
+        u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+}
