@@ -12,6 +12,7 @@
 //! - [`filter`]: whether a subscriber gets an item
 //! - [`render`]: an item's bytes, once per transport
 //! - [`reply`]: the head of a response that Fantail writes itself
+//! - [`test_origin`]: what the built-in origin answers
 //! - [`json`]: a borrowed JSON value, for the parsers above
 
 pub mod duplicate;
@@ -24,3 +25,4 @@ pub mod render;
 pub mod reply;
 pub mod request;
 pub mod route;
+pub mod test_origin;

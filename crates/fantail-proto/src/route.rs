@@ -1,12 +1,26 @@
 //! The routes grammar (spec 2.2–2.5) and which route a request takes. A table is parsed whole or not
 //! at all; a parameter whose feature does not exist is refused by name. Files are read elsewhere.
 
-use std::sync::Arc;
+use std::{collections::HashMap, sync::Arc};
+
+pub use self::{reason::Reason, rewrite::Outgoing};
+
+mod condition;
+mod line;
+mod reason;
+mod rewrite;
+mod target;
+#[cfg(test)]
+mod tests;
 
 /// All routes, ready to be asked.
 #[derive(Clone, Debug, Default)]
 pub struct Table {
     routes: Vec<Arc<Route>>,
+    /// Positions in `routes`, the best first: what matches first wins.
+    by_host: HashMap<String, Vec<usize>>,
+    any_host: Vec<usize>,
+    by_id: HashMap<String, Id>,
 }
 
 /// One line.
@@ -19,7 +33,9 @@ pub struct Route {
     pub ws: Option<bool>,
     pub tls: Option<bool>,
     pub path_beg: String,
+    /// `as_host=H[:port]`, without the port that the client asked for.
     pub as_host: Option<String>,
+    /// Bytes; not used when there is a `replace_beg`.
     pub path_rem: usize,
     pub replace_beg: Option<String>,
     pub sig_iss: Option<String>,
@@ -39,17 +55,19 @@ pub struct Route {
     pub line: usize,
 }
 
-#[derive(Clone, Debug, Default, Eq, PartialEq)]
+#[derive(Clone, Debug, Default, Eq, Hash, PartialEq)]
 pub enum Host {
     /// `*`: used when the request's host has no line of its own.
     #[default]
     Any,
     /// Empty: only by id.
     None,
+    /// Lower-case; an IPv6 address in its shortest form, without brackets.
     Exact(String),
 }
 
 #[derive(Clone, Debug, Default)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of the grammar, in any combination")]
 pub struct Target {
     pub address: Address,
     pub tls: bool,
@@ -60,6 +78,7 @@ pub struct Target {
     pub host: Option<String>,
     /// `sub=`, full channel names.
     pub subs: Vec<String>,
+    /// A PEM file; present exactly when `client_key` is.
     pub client_cert: Option<String>,
     pub client_key: Option<String>,
 }
@@ -73,7 +92,8 @@ pub enum Address {
     Tcp(String, u16),
 }
 
-/// What of a request decides its route. `host` is lower-case and without port.
+/// What of a request decides its route. `host` is lower-case and without port; an IPv6 address may keep
+/// its brackets. `path` is percent-encoded, as the client sent it and as the origin will get it.
 #[derive(Clone, Copy, Debug)]
 pub struct Asked<'a> {
     pub host: &'a str,
@@ -89,20 +109,122 @@ pub struct Asked<'a> {
 #[error("line {line}: {reason}")]
 pub struct LineError {
     pub line: usize,
-    pub reason: String,
+    pub reason: Reason,
 }
 
 impl Table {
-    /// Every line must be good; all errors are returned at once.
+    /// Every line must be good; all errors are returned at once, in the order of their lines.
     pub fn parse(text: &str) -> Result<Self, Vec<LineError>> {
-        let _ = text;
-        Ok(Self::default())
+        let mut routes = Vec::new();
+        let mut errors = Vec::new();
+        for (line, text) in (1..).zip(text.lines()) {
+            match Route::parse(text) {
+                Ok(Some(route)) => routes.push(Route { line, ..route }),
+                Ok(None) => {}
+                Err(reasons) => errors.extend(reasons.into_iter().map(|reason| LineError { line, reason })),
+            }
+        }
+        errors.extend(duplicates(&routes));
+        if errors.is_empty() {
+            return Ok(Self::new(routes));
+        }
+        errors.sort_by_key(|error| error.line);
+        Err(errors)
     }
+
+    /// The route of a request (spec 2.5). A host with lines of its own never falls back to `*`; among
+    /// the lines that match, one with `proto` wins, then the longest `path_beg`, then one with `ssl`.
     pub fn find(&self, asked: Asked<'_>) -> Option<&Arc<Route>> {
-        let _ = asked;
-        self.routes.first()
+        self.position(asked).and_then(|at| self.routes.get(at))
     }
+
+    /// Like [`Table::find`], as a position in [`Table::routes`].
+    pub fn position(&self, asked: Asked<'_>) -> Option<usize> {
+        if let Some(id) = asked.id.filter(|id| !id.is_empty()) {
+            match self.by_id.get(id) {
+                Some(Id::One(at)) => {
+                    return asked.path.starts_with(&self.routes[*at].path_beg).then_some(*at);
+                }
+                Some(Id::Shared) if asked.ws => {}
+                Some(Id::Shared) | None => return None,
+            }
+        }
+        let host = asked.host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(asked.host);
+        let candidates = self.by_host.get(host).unwrap_or(&self.any_host);
+        candidates.iter().copied().find(|at| self.routes[*at].matches(asked))
+    }
+
     pub fn routes(&self) -> &[Arc<Route>] {
         &self.routes
     }
+
+    fn new(routes: Vec<Route>) -> Self {
+        let mut table = Self { routes: routes.into_iter().map(Arc::new).collect(), ..Self::default() };
+        let mut best_first: Vec<usize> = (0..table.routes.len()).collect();
+        best_first.sort_by_key(|at| std::cmp::Reverse(table.routes[*at].weight()));
+        for at in best_first {
+            match &table.routes[at].host {
+                Host::Any => table.any_host.push(at),
+                Host::None => {}
+                Host::Exact(host) => table.by_host.entry(host.clone()).or_default().push(at),
+            }
+        }
+        for (at, route) in table.routes.iter().enumerate().filter(|(_, route)| !route.id.is_empty()) {
+            table.by_id.entry(route.id.clone()).and_modify(|id| *id = Id::Shared).or_insert(Id::One(at));
+        }
+        table
+    }
+}
+
+impl Route {
+    /// `None` for a line that is blank or only a comment.
+    fn parse(text: &str) -> Result<Option<Self>, Vec<Reason>> {
+        let mut sections = line::sections(text).map_err(|reason| vec![reason])?.into_iter();
+        let Some(first) = sections.next() else { return Ok(None) };
+        let mut reasons = Vec::new();
+        let mut route = condition::read(first, &mut reasons);
+        route.targets = sections.map(|section| target::read(section, &mut reasons)).collect();
+        if route.targets.is_empty() {
+            reasons.push(Reason::NoTarget);
+        }
+        if reasons.is_empty() { Ok(Some(route)) } else { Err(reasons) }
+    }
+
+    fn matches(&self, asked: Asked<'_>) -> bool {
+        self.ws.is_none_or(|ws| ws == asked.ws)
+            && self.tls.is_none_or(|tls| tls == asked.tls)
+            && asked.path.starts_with(&self.path_beg)
+    }
+
+    /// Of two routes that match a request, the greater one is taken.
+    fn weight(&self) -> (bool, usize, bool) {
+        (self.ws.is_some(), self.path_beg.len(), self.tls.is_some())
+    }
+
+    /// Two routes for which this is equal are asked for by the same requests. Without a host only the
+    /// id asks.
+    fn condition(&self) -> (&Host, &str, Option<bool>, Option<bool>, &str) {
+        let id = if self.host == Host::None { self.id.as_str() } else { "" };
+        (&self.host, id, self.ws, self.tls, &self.path_beg)
+    }
+}
+
+/// Which routes an id names.
+#[derive(Clone, Copy, Debug)]
+enum Id {
+    One(usize),
+    /// Several: such an id chooses nothing.
+    Shared,
+}
+
+fn duplicates(routes: &[Route]) -> Vec<LineError> {
+    let mut seen = HashMap::new();
+    let mut errors = Vec::new();
+    for route in routes {
+        let first = *seen.entry(route.condition()).or_insert(route.line);
+        if first != route.line {
+            errors.push(LineError { line: route.line, reason: Reason::Duplicate { line: first } });
+        }
+    }
+    errors
 }

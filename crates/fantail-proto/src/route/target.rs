@@ -1,0 +1,77 @@
+//! The sections after the first (spec 2.4): an address of an origin, and how to speak to it.
+
+use super::{
+    Address, Reason, Target,
+    condition::{self, authority, filled, is_host, port},
+    line::Section,
+};
+
+/// Reads a target. What is wrong goes to `reasons`, and the target is then of no use.
+pub(super) fn read(section: Section, reasons: &mut Vec<Reason>) -> Target {
+    let mut target = Target::default();
+    let test = section.value == "test";
+    match address(section.value) {
+        Ok(address) => target.address = address,
+        Err(reason) => reasons.push(reason),
+    }
+    for (name, value) in section.parameters {
+        let result = match KNOWN.iter().find(|known| **known == name) {
+            Some(known) if test && *known != "sub" => Err(Reason::TestTakes(known)),
+            _ => set(&mut target, name, value),
+        };
+        reasons.extend(result.err());
+    }
+    if target.client_cert.is_some() != target.client_key.is_some() {
+        reasons.push(Reason::HalfIdentity);
+    }
+    target
+}
+
+/// Parameters of a target.
+pub(super) const KNOWN: &[&str] =
+    &["ssl", "untrusted", "trust_connect_host", "insecure", "host", "sub", "client_cert", "client_key"];
+
+fn address(value: String) -> Result<Address, Reason> {
+    if value == "test" {
+        return Ok(Address::Test);
+    }
+    if value.starts_with("zhttp/") || value.starts_with("zhttpreq/") {
+        return Err(Reason::NotYet { what: value, feature: "origins are reached by HTTP only" });
+    }
+    let wanted = match value.rsplit_once(':') {
+        None => "write HOST:PORT, [IPv6]:PORT or test",
+        Some((host, _)) if !is_host(host) => "the host is a name or an address, IPv6 in brackets",
+        Some((host, number)) => match port(number) {
+            Some(port) => {
+                let bare = host.trim_start_matches('[').trim_end_matches(']');
+                return Ok(Address::Tcp(bare.to_owned(), port));
+            }
+            None => "the port is a number from 1 to 65535",
+        },
+    };
+    Err(Reason::Target { value, wanted })
+}
+
+fn set(target: &mut Target, name: String, value: String) -> Result<(), Reason> {
+    match name.as_str() {
+        "ssl" => target.tls = true,
+        "untrusted" => target.untrusted = true,
+        "trust_connect_host" => target.trust_connect_host = true,
+        "insecure" => target.insecure = true,
+        "host" => target.host = Some(authority("host", value)?),
+        "sub" => target.subs.push(filled("sub", value)?),
+        "client_cert" => target.client_cert = Some(filled("client_cert", value)?),
+        "client_key" => target.client_key = Some(filled("client_key", value)?),
+        _ => return Err(refused(name)),
+    }
+    Ok(())
+}
+
+fn refused(name: String) -> Reason {
+    let feature = match name.as_str() {
+        "over_http" | "one_event" => "WebSockets are not served",
+        "ipc_file_mode" => "origins are reached by HTTP only",
+        _ => return Reason::unknown(name, KNOWN, condition::KNOWN, "the condition"),
+    };
+    Reason::NotYet { what: name, feature }
+}
