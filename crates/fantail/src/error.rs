@@ -1,1 +1,91 @@
-//! What a client sees when something went wrong: one function, by whose fault it was.
+//! What a client sees when something went wrong: one function, by whose fault it was. What the log says
+//! is another text.
+
+use std::fmt::Write;
+
+use fantail_proto::{grip::InstructError, request::Refusal};
+use http::StatusCode;
+
+use crate::upstream::Failure;
+
+/// Why a request was not answered by its origin.
+#[derive(Debug, thiserror::Error)]
+pub enum Fault {
+    #[error("no route")]
+    NoRoute,
+    #[error("WebSockets are not served")]
+    WebSocket,
+    #[error("CDN-Loop names this server")]
+    Loop,
+    /// What is wrong with the client's body.
+    #[error("{0}")]
+    Body(Refusal),
+    #[error("the client's body broke off")]
+    BodyLost,
+    #[error("the request is too large to be held")]
+    RequestTooLarge,
+    /// No target could be reached; as they are in the routes.
+    #[error("no target reached: {0}", .tried.join(", "))]
+    Unreached { tried: Vec<String> },
+    #[error("{target}: {failure}")]
+    Upstream { target: String, failure: Failure },
+    #[error("{target}: the answer's body is too large to be held")]
+    AnswerTooLarge { target: String },
+    #[error("{target}: the answer broke off")]
+    AnswerLost { target: String },
+    #[error("{target}: {error}")]
+    Instruct { target: String, error: InstructError },
+}
+
+/// The status and the text for the client; `debug` tells it why.
+pub fn answer(fault: &Fault, debug: bool) -> (StatusCode, String) {
+    let origin = |status: StatusCode, why: String| {
+        let text = if debug { why } else { "Error while proxying to origin.\n".into() };
+        (status, text)
+    };
+    match fault {
+        // The same with and without debug (spec 1.1, 8).
+        Fault::NoRoute => (StatusCode::BAD_GATEWAY, "Route not found\n".into()),
+        Fault::WebSocket => (StatusCode::NOT_IMPLEMENTED, "WebSockets are not supported.\n".into()),
+        Fault::Loop => (StatusCode::LOOP_DETECTED, "Loop detected.\n".into()),
+        Fault::Body(refusal) => (refusal.status(), format!("{refusal}\n")),
+        Fault::BodyLost => (StatusCode::BAD_REQUEST, "The request's body did not arrive whole.\n".into()),
+        Fault::RequestTooLarge => {
+            (StatusCode::BAD_REQUEST, "Request too large to accept GRIP instruct.\n".into())
+        }
+        Fault::Unreached { tried } => origin(
+            StatusCode::BAD_GATEWAY,
+            format!("Unable to connect to any targets. Tried: {}\n", tried.join(", ")),
+        ),
+        Fault::Upstream { failure: Failure::Silent(_), .. } => {
+            origin(StatusCode::GATEWAY_TIMEOUT, format!("{fault}\n"))
+        }
+        Fault::Upstream { failure: Failure::Busy(_), .. } => {
+            origin(StatusCode::SERVICE_UNAVAILABLE, format!("{fault}\n"))
+        }
+        Fault::Upstream { failure: Failure::Blocked, .. } => {
+            origin(StatusCode::BAD_GATEWAY, "Error: Origin host/IP blocked.\n".into())
+        }
+        Fault::AnswerTooLarge { target } => {
+            origin(StatusCode::BAD_GATEWAY, format!("GRIP instruct response too large from {target}\n"))
+        }
+        Fault::Instruct { error, .. } => {
+            origin(StatusCode::BAD_GATEWAY, format!("Failed to parse accept instructions: {error}\n"))
+        }
+        Fault::Upstream { .. } | Fault::AnswerLost { .. } => {
+            origin(StatusCode::BAD_GATEWAY, format!("{fault}\n"))
+        }
+    }
+}
+
+/// A whole response for a client whose request never came to be one.
+pub fn refusal(status: StatusCode, text: &str) -> Vec<u8> {
+    let mut response = String::new();
+    let length = text.len() + 1;
+    write!(
+        response,
+        "HTTP/1.1 {status}\r\nContent-Type: text/plain\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{text}\n"
+    )
+    .expect("writing to a string does not fail");
+    response.into_bytes()
+}

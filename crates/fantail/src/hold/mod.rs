@@ -99,8 +99,10 @@ impl Holds {
     }
 
     /// Subscribes a stream whose head is still to be written: items wait for [`Self::attach`].
-    pub fn reserve_stream(&mut self, asked: Asked, framing: Framing) -> PinId {
-        self.reserve(asked, framing, HoldKind::Stream)
+    /// After a stream that ends in order, its client may use the connection again if `keep_alive`.
+    pub fn reserve_stream(&mut self, asked: Asked, framing: Framing, keep_alive: bool) -> PinId {
+        let keep_alive = keep_alive && framing == Framing::Chunked;
+        self.reserve(asked, framing, HoldKind::Stream { keep_alive })
     }
 
     /// Subscribes a long-poll whose socket is not free yet.
@@ -108,8 +110,8 @@ impl Holds {
         self.reserve(asked, Framing::Raw, HoldKind::Poll(Box::new(poll)))
     }
 
-    /// Gives a reserved stream its socket, at the end of what has been written so far. `keep_alive` is when
-    /// its client may be given the connection back after the stream.
+    /// Gives a reserved stream its socket, at the end of what has been written so far, and `unread`, what
+    /// the client had sent behind its request.
     pub fn attach_stream(
         &mut self,
         id: PinId,
@@ -202,7 +204,7 @@ impl Holds {
         let all: Vec<PinId> = self.pins.ids().collect();
         for id in all {
             match self.pins.get_mut(id).map(|hold| &mut hold.kind) {
-                Some(HoldKind::Stream) => {
+                Some(HoldKind::Stream { .. }) => {
                     self.close_stream(id);
                 }
                 Some(HoldKind::Poll(poll)) => {
@@ -331,11 +333,10 @@ impl Holds {
 
     /// Lets the socket of a finished hold go on, if its client can send another request on it.
     fn release(&mut self, id: PinId) {
-        let chunked = self.pins.framing(id) == Some(Framing::Chunked);
         let Some((socket, hold)) = self.unsubscribe(id) else { return };
         let (Some(socket), Some(client)) = (socket, hold.client) else { return };
         let unread = match hold.kind {
-            HoldKind::Stream if chunked => hold.unread.map(Vec::from).unwrap_or_default(),
+            HoldKind::Stream { keep_alive: true } => hold.unread.map(Vec::from).unwrap_or_default(),
             HoldKind::Poll(poll) if poll.shape.keep_alive => poll.unread,
             _ => return self.shut(&socket),
         };
@@ -413,7 +414,7 @@ struct Sub {
 
 #[derive(Debug)]
 enum HoldKind {
-    Stream,
+    Stream { keep_alive: bool },
     Poll(Box<Poll>),
 }
 
@@ -427,7 +428,7 @@ enum List {
 impl HoldKind {
     fn list(&self) -> List {
         match self {
-            Self::Stream => List::Streams,
+            Self::Stream { .. } => List::Streams,
             Self::Poll(_) => List::Polls,
         }
     }

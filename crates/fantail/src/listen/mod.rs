@@ -1,3 +1,174 @@
-//! Accepts connections on a shard's own sockets and serves requests with hyper until one is held.
+//! Accepts connections on a shard's own sockets and serves requests with hyper until one is held. It
+//! owns a connection from accept to hold and from hold to close; what an answer is, *proxy* decides.
 
+mod connection;
 pub mod guard;
+mod socket;
+
+use std::{
+    io,
+    net::{IpAddr, SocketAddr},
+    os::{
+        fd::OwnedFd,
+        unix::fs::{FileTypeExt, PermissionsExt},
+    },
+    path::Path,
+    rc::Rc,
+    time::Duration,
+};
+
+use rustix::io::Errno;
+use socket2::{Domain, Protocol, SockRef, Type};
+use tokio::net::{TcpListener, UnixListener};
+
+use crate::{client::Client, config::Address, hold::Released, shard::Shard};
+use connection::Connection;
+pub use socket::Socket;
+
+/// An address that is bound, for one shard.
+#[derive(Debug)]
+pub enum Bound {
+    Tcp(std::net::TcpListener),
+    Unix(std::os::unix::net::UnixListener),
+}
+
+impl Bound {
+    /// Binds `address` for `shards` shards: each has a TCP socket of its own (`SO_REUSEPORT`), and the
+    /// kernel spreads connections over them; they share a Unix socket. Port 0 is the same for all.
+    ///
+    /// # Errors
+    /// The address is in use or not ours, or the path cannot be made.
+    pub fn all(address: &Address, backlog: u32, shards: usize) -> io::Result<Vec<Self>> {
+        let backlog = i32::try_from(backlog).unwrap_or(i32::MAX);
+        match address {
+            Address::Tcp(address) => {
+                let first = tcp(*address, backlog)?;
+                let actual = first.local_addr()?;
+                let others = (1..shards).map(|_| tcp(actual, backlog));
+                std::iter::once(Ok(first)).chain(others).map(|bound| bound.map(Self::Tcp)).collect()
+            }
+            Address::Unix { path, mode } => {
+                let first = unix(path, *mode, backlog)?;
+                let others = (1..shards).map(|_| first.try_clone()).collect::<io::Result<Vec<_>>>()?;
+                Ok(std::iter::once(first).chain(others).map(Self::Unix).collect())
+            }
+        }
+    }
+
+    /// As a client writes it.
+    pub fn address(&self) -> String {
+        match self {
+            Self::Tcp(bound) => bound.local_addr().map_or_else(|e| e.to_string(), |a| a.to_string()),
+            Self::Unix(bound) => {
+                let address = bound.local_addr().ok();
+                let path = address.as_ref().and_then(|a| a.as_pathname()).unwrap_or(Path::new(""));
+                format!("unix:{}", path.display())
+            }
+        }
+    }
+}
+
+/// Accepts until the shard drains. While there is no room for a connection, none is accepted: the
+/// kernel keeps them waiting.
+///
+/// # Errors
+/// The socket cannot be used at all.
+pub async fn accept(shard: Rc<Shard>, bound: Bound) -> io::Result<()> {
+    let listener = Listener::new(bound)?;
+    let mut drained = std::pin::pin!(shard.drained());
+    loop {
+        if shard.is_draining() {
+            return Ok(());
+        }
+        if shard.connections.is_full() {
+            shard.counters.accept_pauses.add(1);
+            tokio::select! {
+                () = shard.connections.room() => continue,
+                () = &mut drained => return Ok(()),
+            }
+        }
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = &mut drained => return Ok(()),
+        };
+        match accepted {
+            Ok((socket, peer)) => {
+                let client = Client { peer, slot: shard.connections.take() };
+                Connection::start(&shard, socket, client);
+            }
+            Err(error) if is_exhaustion(&error) => {
+                shard.counters.accept_pauses.add(1);
+                tracing::warn!(%error, "accepting pauses");
+                tokio::time::sleep(EXHAUSTION_PAUSE).await;
+            }
+            // The client left while it waited (accept(2)).
+            Err(error) => tracing::debug!(%error, "accept"),
+        }
+    }
+}
+
+/// Serves a socket that comes back from a hold.
+pub fn go_on(shard: &Rc<Shard>, released: Released) {
+    Connection::go_on(shard, released);
+}
+
+enum Listener {
+    Tcp(TcpListener),
+    Unix(UnixListener),
+}
+
+impl Listener {
+    fn new(bound: Bound) -> io::Result<Self> {
+        Ok(match bound {
+            Bound::Tcp(bound) => Self::Tcp(TcpListener::from_std(bound)?),
+            Bound::Unix(bound) => Self::Unix(UnixListener::from_std(bound)?),
+        })
+    }
+
+    async fn accept(&self) -> io::Result<(Socket, Option<IpAddr>)> {
+        match self {
+            Self::Tcp(listener) => {
+                let (socket, peer) = listener.accept().await?;
+                socket.set_nodelay(true)?;
+                Ok((Socket::Tcp(socket), Some(peer.ip().to_canonical())))
+            }
+            Self::Unix(listener) => Ok((Socket::Unix(listener.accept().await?.0), None)),
+        }
+    }
+}
+
+fn tcp(address: SocketAddr, backlog: i32) -> io::Result<std::net::TcpListener> {
+    let domain = Domain::for_address(address);
+    let socket = socket2::Socket::new(domain, Type::STREAM.nonblocking().cloexec(), Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    socket.set_reuse_port(true)?;
+    if domain == Domain::IPV6 {
+        socket.set_only_v6(true)?;
+    }
+    socket.bind(&address.into())?;
+    socket.listen(backlog)?;
+    Ok(socket.into())
+}
+
+/// A socket file that nobody listens on any more is in the way of a restart and is replaced.
+fn unix(path: &Path, mode: Option<u32>, backlog: i32) -> io::Result<std::os::unix::net::UnixListener> {
+    let left_over = std::fs::metadata(path).is_ok_and(|file| file.file_type().is_socket());
+    if left_over && std::os::unix::net::UnixStream::connect(path).is_err() {
+        std::fs::remove_file(path)?;
+    }
+    let socket = socket2::Socket::new(Domain::UNIX, Type::STREAM.nonblocking().cloexec(), None)?;
+    socket.bind(&socket2::SockAddr::unix(path)?)?;
+    if let Some(mode) = mode {
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))?;
+    }
+    socket.listen(backlog)?;
+    Ok(OwnedFd::from(socket).into())
+}
+
+fn is_exhaustion(error: &io::Error) -> bool {
+    let kind = Errno::from_io_error(error);
+    matches!(kind, Some(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM))
+}
+
+/// Long enough to cost nothing, short enough that nobody who waits gives up.
+const EXHAUSTION_PAUSE: Duration = Duration::from_millis(100);

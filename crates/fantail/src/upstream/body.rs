@@ -22,26 +22,22 @@ pub enum Upload {
     Stream(Pin<Box<dyn Body<Data = Bytes, Error = UploadError>>>),
 }
 
-/// The client's fault: its body did not come as it should.
+/// The client's fault: its body broke off or was not well-formed.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
-pub enum UploadError {
-    #[error("the client's body did not arrive")]
-    Broken,
-    #[error("the client's body is late")]
-    Timeout,
-}
+#[error("the client's body did not arrive whole")]
+pub struct UploadError;
 
 impl UploadError {
-    /// The upload's error that caused a connection's, if one did.
-    pub(super) fn of(error: &hyper::Error) -> Option<Self> {
+    /// Whether an upload's error caused a connection's.
+    pub(super) fn caused(error: &hyper::Error) -> bool {
         let mut cause = error.source();
         while let Some(error) = cause {
-            if let Some(upload) = error.downcast_ref() {
-                return Some(*upload);
+            if error.is::<Self>() {
+                return true;
             }
             cause = error.source();
         }
-        None
+        false
     }
 }
 

@@ -48,8 +48,8 @@ pub enum Failure {
     Silent(Duration),
     #[error("{0}")]
     Broken(hyper::Error),
-    #[error("{0}")]
-    Upload(UploadError),
+    #[error("{UploadError}")]
+    Upload,
 }
 
 impl Failure {
@@ -181,7 +181,7 @@ impl Upstream {
                 self.counters.origin_connect_failures.add(1);
             }
             Failure::Broken(_) => self.counters.origin_errors.add(1),
-            Failure::Upload(_) => {}
+            Failure::Upload => {}
         }
     }
 }
@@ -252,10 +252,7 @@ impl Link {
             Ok(Err(mut unsent)) => {
                 let request = unsent.take_message();
                 let error = unsent.into_error();
-                let failure = match UploadError::of(&error) {
-                    Some(upload) => Failure::Upload(upload),
-                    None => Failure::Broken(error),
-                };
+                let failure = if UploadError::caused(&error) { Failure::Upload } else { Failure::Broken(error) };
                 Err(Unanswered { failure, request })
             }
             Err(_) => Err(Unanswered { failure: Failure::Silent(patience), request: None }),

@@ -1,1 +1,0 @@
-//! Sends a request to its origin and reads the answer: relayed, or held.

@@ -1,0 +1,254 @@
+//! Asking the origin: which route, with which headers, at which of its targets.
+
+use std::{borrow::Cow, rc::Rc, sync::Arc, time::SystemTime};
+
+use bytes::Bytes;
+use fantail_proto::{
+    forward::{self, Forward},
+    grip,
+    route::{Address, Asked, Route, Target},
+    test_origin,
+};
+use http::{HeaderMap, HeaderValue, Method, Request, Uri, Version, header, request, response, uri::PathAndQuery};
+use hyper::body::Incoming;
+
+use super::{Exchange, upload::upload};
+use crate::{
+    error::Fault,
+    hold::Replay,
+    route::Resolved,
+    upstream::{Destination, Download, Tls, Upload},
+};
+
+/// A request that is ready to be sent to the targets of its route.
+pub(super) struct Ask {
+    route: Arc<Resolved>,
+    trusted: bool,
+    tls: bool,
+    host: HeaderValue,
+    method: Method,
+    path_and_query: PathAndQuery,
+    headers: HeaderMap,
+    body: Incoming,
+    shape: Shape,
+}
+
+/// What of the request shapes its response.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Shape {
+    pub(super) http11: bool,
+    pub(super) head: bool,
+    pub(super) keep_alive: bool,
+}
+
+/// The origin's answer.
+pub(super) struct Answer {
+    pub(super) head: response::Parts,
+    /// The body, or its beginning.
+    pub(super) ready: Bytes,
+    pub(super) download: Option<Download>,
+    pub(super) route: Arc<Resolved>,
+    /// Which of the route's targets.
+    pub(super) target: usize,
+    pub(super) shape: Shape,
+    trusted: bool,
+}
+
+impl Answer {
+    /// Whether the answer is for Fantail and not for the client alone (spec 1.8).
+    pub(super) fn is_grip(&self) -> bool {
+        !self.trusted && !self.route.route.no_grip && grip::is_instruct(&self.head.headers)
+    }
+
+    pub(super) fn target(&self) -> &Target {
+        &self.route.route.targets[self.target]
+    }
+}
+
+impl Ask {
+    /// Finds the route and makes the origin's headers of the client's.
+    pub(super) fn new(
+        exchange: &mut Exchange,
+        request: Request<Incoming>,
+        replay: Option<Replay>,
+    ) -> Result<Self, Fault> {
+        let (head, body) = request.into_parts();
+        let snapshot = Arc::clone(&exchange.snapshot);
+        let proxy = &snapshot.config.proxy;
+        if head.headers.get(header::UPGRADE).is_some_and(|v| v.as_bytes().eq_ignore_ascii_case(b"websocket")) {
+            return Err(Fault::WebSocket);
+        }
+        let host = host(&head);
+        let tls = proxy.accept_x_forwarded_protocol && forward::claims_tls(&head.headers);
+        let route = {
+            let name = name(&host);
+            let id = head.headers.get(PUSHPIN_ROUTE).filter(|_| proxy.accept_pushpin_route);
+            let asked = Asked {
+                host: &name,
+                path: head.uri.path(),
+                tls,
+                ws: false,
+                id: id.and_then(|id| id.to_str().ok()).filter(|id| !id.is_empty()),
+            };
+            Arc::clone(snapshot.routes.find(asked).ok_or(Fault::NoRoute)?)
+        };
+        exchange.debug |= route.route.debug;
+        exchange.route(&route);
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        let trusted = snapshot.trusts(&head.headers, now);
+        let signature = if trusted { None } else { exchange.sign(&route, now) };
+        let shape = Shape {
+            http11: head.version == Version::HTTP_11,
+            head: head.method == Method::HEAD,
+            keep_alive: keeps_alive(&head) && !exchange.closes,
+        };
+        let request::Parts { method, uri, mut headers, .. } = head;
+        let empty_post = http_body::Body::is_end_stream(&body) && headers.contains_key(header::CONTENT_LENGTH);
+        let loops = Forward {
+            trusted,
+            grip: !route.route.no_grip,
+            tls,
+            peer: exchange.conversation.peer(),
+            signature,
+            last_ids: replay.as_ref().map_or(&[], |replay| &replay.last_ids),
+            route: &route.route,
+            rules: &snapshot.forward,
+        }
+        .apply(&mut headers);
+        if loops {
+            return Err(Fault::Loop);
+        }
+        if empty_post && !matches!(method, Method::GET | Method::HEAD | Method::OPTIONS) {
+            headers.insert(header::CONTENT_LENGTH, HeaderValue::from_static("0"));
+        }
+        let path_and_query = uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
+        Ok(Self { route, trusted, tls, host, method, path_and_query, headers, body, shape })
+    }
+
+    /// Asks the route's targets in their order until one can be reached (spec 1.6).
+    pub(super) async fn send(self, exchange: &mut Exchange) -> Result<Answer, Fault> {
+        let Self { route, trusted, tls, host, method, path_and_query, headers, body, shape } = self;
+        let host_text = host.to_str().unwrap_or(LOCALHOST);
+        let mut headers = headers;
+        let mut body = upload(&exchange.conversation, body);
+        let mut tried = Vec::new();
+        for (index, target) in route.route.targets.iter().enumerate() {
+            let outgoing = route.route.outgoing(target, path_and_query.as_str(), host_text);
+            let answer = |head: response::Parts, ready, download| Answer {
+                head,
+                ready,
+                download,
+                route: Arc::clone(&route),
+                target: index,
+                shape,
+                trusted,
+            };
+            exchange.target(target);
+            let Some(destination) = destination(target, outgoing.host, &route) else {
+                let (head, ready) = self_test(exchange, &outgoing.path_and_query, body).await?.into_parts();
+                return Ok(answer(head, ready, None));
+            };
+            let mut request = Request::new(body);
+            *request.method_mut() = method.clone();
+            *request.uri_mut() = uri(&outgoing.path_and_query, &path_and_query);
+            *request.headers_mut() = headers;
+            let value = if outgoing.host == host_text { host.clone() } else { value(outgoing.host) };
+            request.headers_mut().insert(header::HOST, value);
+            let _ = tls;
+            let upstream = &exchange.conversation.shard().upstream;
+            match upstream.send(&destination, request, &exchange.snapshot.config.origin).await {
+                Ok(response) => {
+                    let (head, download) = response.into_parts();
+                    return Ok(answer(head, Bytes::new(), Some(download)));
+                }
+                Err(unanswered) => match unanswered.request {
+                    Some(request) if unanswered.failure.is_unreached() => {
+                        tracing::info!(target: "fantail::proxy", target = %target.address, failure = %unanswered.failure, "target not reached");
+                        tried.push(target.address.to_string());
+                        let (head, unsent) = request.into_parts();
+                        headers = head.headers;
+                        body = unsent;
+                    }
+                    _ => return Err(exchange.unanswered(target, unanswered.failure)),
+                },
+            }
+        }
+        Err(Fault::Unreached { tried })
+    }
+}
+
+/// Where a target's connections go; `None` for the built-in origin.
+fn destination(target: &Target, host: &str, route: &Resolved) -> Option<Destination> {
+    let Address::Tcp(address, port) = &target.address else { return None };
+    let tls = target.tls.then(|| Tls {
+        name: if target.trust_connect_host { address.clone() } else { name_of(host).to_owned() },
+        insecure: target.insecure,
+        identity: route.identity(target),
+    });
+    Some(Destination { host: address.clone(), port: *port, untrusted: target.untrusted, tls })
+}
+
+/// The built-in origin's answer.
+async fn self_test(
+    exchange: &Exchange,
+    path_and_query: &str,
+    mut body: Upload,
+) -> Result<http::Response<Bytes>, Fault> {
+    while let Some(frame) = body.frame().await {
+        frame.map_err(|_| Fault::BodyLost)?;
+    }
+    let (path, query) = match path_and_query.split_once('?') {
+        Some((path, query)) => (path, Some(query)),
+        None => (path_and_query, None),
+    };
+    Ok(test_origin::answer(path, query, exchange.conversation.uploaded()))
+}
+
+/// The outgoing target; the incoming one where it is the same.
+fn uri(outgoing: &str, incoming: &PathAndQuery) -> Uri {
+    let path_and_query = if outgoing == incoming.as_str() { Ok(incoming.clone()) } else { outgoing.parse() };
+    let mut parts = http::uri::Parts::default();
+    // What a route puts in front is checked when it is read, the rest came as a valid one.
+    parts.path_and_query = Some(path_and_query.unwrap_or_else(|_| PathAndQuery::from_static("/")));
+    Uri::from_parts(parts).unwrap_or_default()
+}
+
+/// The client's `Host`; it is optional in HTTP/1.0 alone (spec 1.1, 1).
+fn host(head: &request::Parts) -> HeaderValue {
+    let host = head.headers.get(header::HOST).filter(|host| host.to_str().is_ok() && !host.is_empty());
+    host.cloned().unwrap_or_else(|| HeaderValue::from_static(LOCALHOST))
+}
+
+fn value(host: &str) -> HeaderValue {
+    HeaderValue::from_str(host).unwrap_or_else(|_| HeaderValue::from_static(LOCALHOST))
+}
+
+/// The name that routes are found by: lower-case, without port.
+fn name(host: &HeaderValue) -> Cow<'_, str> {
+    let name = name_of(host.to_str().unwrap_or(LOCALHOST));
+    if name.bytes().any(|byte| byte.is_ascii_uppercase()) {
+        Cow::Owned(name.to_ascii_lowercase())
+    } else {
+        Cow::Borrowed(name)
+    }
+}
+
+/// A host without its port, and an IPv6 address without its brackets.
+fn name_of(host: &str) -> &str {
+    match host.strip_prefix('[') {
+        Some(rest) => rest.split(']').next().unwrap_or(rest),
+        None => host.split(':').next().unwrap_or(host),
+    }
+}
+
+/// Whether the client means to use its connection again (RFC 9112, 9.3).
+fn keeps_alive(head: &request::Parts) -> bool {
+    let says = |option: &str| {
+        let values = head.headers.get_all(header::CONNECTION).iter().filter_map(|value| value.to_str().ok());
+        values.flat_map(|value| value.split(',')).any(|token| token.trim().eq_ignore_ascii_case(option))
+    };
+    if head.version == Version::HTTP_11 { !says("close") } else { says("keep-alive") }
+}
+
+const LOCALHOST: &str = "localhost";
+const PUSHPIN_ROUTE: http::HeaderName = http::HeaderName::from_static("pushpin-route");

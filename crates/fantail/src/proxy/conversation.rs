@@ -1,0 +1,163 @@
+//! What the driver of a connection and the answering of its requests tell each other: whether a request
+//! is being answered, and that it is to be held.
+
+use std::{
+    cell::{Cell, RefCell},
+    net::IpAddr,
+    os::fd::OwnedFd,
+    rc::Rc,
+};
+
+use fantail_pin::PinId;
+use fantail_proto::grip::KeepAlive;
+
+use crate::{client::Client, hold::Replay, listen::guard::State, shard::Shard};
+
+/// One client's connection, as its requests see it.
+#[derive(Debug)]
+pub struct Conversation {
+    shard: Rc<Shard>,
+    state: Rc<State>,
+    peer: Option<IpAddr>,
+    /// For the first request only.
+    replay: RefCell<Option<Replay>>,
+    stage: Cell<Stage>,
+    parked: RefCell<Option<Parked>>,
+    uploaded: Cell<u64>,
+}
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Stage {
+    Idle,
+    /// The origin is being asked.
+    Asking,
+    /// hyper has the response and is not done with it.
+    Answering,
+    /// The request is held: the driver may take the socket when all is flushed.
+    Parked,
+}
+
+impl Conversation {
+    pub fn new(shard: Rc<Shard>, state: Rc<State>, peer: Option<IpAddr>, replay: Option<Replay>) -> Rc<Self> {
+        Rc::new(Self {
+            shard,
+            state,
+            peer,
+            replay: RefCell::new(replay),
+            stage: Cell::new(Stage::Idle),
+            parked: RefCell::default(),
+            uploaded: Cell::new(0),
+        })
+    }
+
+    pub fn shard(&self) -> &Rc<Shard> {
+        &self.shard
+    }
+
+    /// A request is being answered.
+    pub fn is_busy(&self) -> bool {
+        self.stage.get() != Stage::Idle
+    }
+
+    /// hyper has begun to write a response.
+    pub fn is_answering(&self) -> bool {
+        self.stage.get() == Stage::Answering
+    }
+
+    pub fn is_parked(&self) -> bool {
+        self.stage.get() == Stage::Parked
+    }
+
+    pub fn take_parked(&self) -> Option<Parked> {
+        self.parked.take()
+    }
+
+    pub(super) fn state(&self) -> &State {
+        &self.state
+    }
+
+    pub(super) fn peer(&self) -> Option<IpAddr> {
+        self.peer
+    }
+
+    /// A request begins; if it is one that was held before, what its hold knew.
+    pub(super) fn begin(&self) -> Option<Replay> {
+        self.stage.set(Stage::Asking);
+        self.uploaded.set(0);
+        self.replay.take()
+    }
+
+    pub(super) fn respond(&self) {
+        self.stage.set(Stage::Answering);
+    }
+
+    /// The response is complete.
+    pub(super) fn end(&self) {
+        self.stage.set(Stage::Idle);
+        self.state.message_done();
+    }
+
+    /// Bytes of the request's body that went to the origin.
+    pub(super) fn uploaded(&self) -> u64 {
+        self.uploaded.get()
+    }
+
+    pub(super) fn upload(&self, bytes: usize) {
+        self.uploaded.set(self.uploaded.get() + bytes as u64);
+    }
+
+    /// Makes the request a hold, as soon as [`Self::park`] says that its response is written so far.
+    pub(super) fn will_park(&self, parked: Parked) {
+        self.parked.replace(Some(parked));
+    }
+
+    pub(super) fn park(&self) {
+        self.stage.set(Stage::Parked);
+    }
+}
+
+/// A hold that waits for its socket.
+#[derive(Debug)]
+pub enum Parked {
+    Stream { reserved: Reserved, keep_alive: Option<KeepAlive> },
+    Poll { reserved: Reserved, timeout_ms: u32 },
+}
+
+impl Parked {
+    /// Gives the hold its socket, and what the client had sent behind the request.
+    pub fn pin(self, shard: &Shard, socket: OwnedFd, client: Client, unread: Vec<u8>) {
+        shard.holds(|holds| match self {
+            Self::Stream { reserved, keep_alive } => {
+                holds.attach_stream(reserved.keep(), socket, client, unread, keep_alive.as_ref());
+            }
+            Self::Poll { reserved, timeout_ms } => {
+                holds.attach_poll(reserved.keep(), socket, client, unread, timeout_ms);
+            }
+        });
+    }
+}
+
+/// A hold without a socket: it is given up when this is dropped.
+#[derive(Debug)]
+pub struct Reserved {
+    shard: Rc<Shard>,
+    id: Option<PinId>,
+}
+
+impl Reserved {
+    pub(super) fn new(shard: Rc<Shard>, id: PinId) -> Self {
+        Self { shard, id: Some(id) }
+    }
+
+    fn keep(mut self) -> PinId {
+        self.id.take().expect("taken here only, and self ends here")
+    }
+}
+
+impl Drop for Reserved {
+    fn drop(&mut self) {
+        if let Some(id) = self.id {
+            self.shard.holds(|holds| holds.abandon(id));
+        }
+    }
+}

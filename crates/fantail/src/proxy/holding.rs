@@ -1,0 +1,191 @@
+//! An answer that asks for something: it is collected, read, and its request becomes a hold, or a
+//! rewritten response (spec 3).
+
+use std::{collections::VecDeque, rc::Rc};
+
+use bytes::Bytes;
+use fantail_pin::Framing;
+use fantail_proto::grip::{Hold, Instruct, InstructError};
+use http::{Response, StatusCode};
+use http_body_util::BodyExt;
+
+use super::{
+    Conversation, Exchange, Parked, Relay,
+    ask::{Answer, Shape},
+    conversation::Reserved,
+};
+use crate::{
+    error::Fault,
+    hold::{self, Asked, Poll, Subscription},
+    upstream::Download,
+};
+
+/// Turns the answer into a response, or parks the request.
+pub(super) async fn take(exchange: &mut Exchange, mut answer: Answer) -> Result<Response<Relay>, Fault> {
+    let config = exchange.snapshot.config.grip.clone();
+    if exchange.conversation.uploaded() > config.instruct_bytes as u64 {
+        return Err(Fault::RequestTooLarge);
+    }
+    let Collected { ready, rest } = collect(&mut answer, config.instruct_bytes).await.map_err(|error| {
+        tracing::debug!(%error, "an answer broke off");
+        Fault::AnswerLost { target: answer.target().address.to_string() }
+    })?;
+    let whole = if rest.is_none() { concat(&ready) } else { Bytes::new() };
+    let reason = answer.head.extensions.get::<hyper::ext::ReasonPhrase>();
+    let reason = reason.and_then(|reason| std::str::from_utf8(reason.as_bytes()).ok()).unwrap_or_default();
+    let mut instruct = Instruct::parse(answer.head.status.as_u16(), reason, &answer.head.headers, whole)
+        .map_err(|error| at(&answer, error))?;
+    let hold = instruct.hold.take();
+    let streams = matches!(hold, Some(Hold::Stream { .. }));
+    if rest.is_some() && !streams {
+        return Err(Fault::AnswerTooLarge { target: answer.target().address.to_string() });
+    }
+    let ready = if rest.is_some() { ready } else { VecDeque::from([std::mem::take(&mut instruct.reply.body)]) };
+    let Some(hold) = hold else { return Ok(exchange.reply(instruct.reply, ready)) };
+    if !exchange.conversation.state().is_complete() {
+        return Err(at(&answer, InstructError("the request was answered before it had arrived whole".into())));
+    }
+    let asked = asked(exchange, &answer, &instruct)?;
+    match hold {
+        Hold::Stream { .. } if has_no_body(&answer, instruct.reply.code) => {
+            Ok(exchange.reply(instruct.reply, VecDeque::new()))
+        }
+        Hold::Stream { keep_alive } => {
+            if let Some(response) = refuse_prev_id(exchange, &instruct, &ready) {
+                return Ok(response);
+            }
+            let shape = answer.shape;
+            let framing = if shape.http11 { Framing::Chunked } else { Framing::Raw };
+            let id = exchange.shard().holds(|holds| holds.reserve_stream(asked, framing, shape.keep_alive));
+            let reserved = Reserved::new(Rc::clone(exchange.shard()), id);
+            exchange.conversation.will_park(Parked::Stream { reserved, keep_alive });
+            let ready = ready.into_iter().filter(|data| !data.is_empty()).collect();
+            let body = Relay::new(Rc::clone(&exchange.conversation), ready, rest, exchange.entry.take());
+            Ok(exchange.with_head(instruct.reply, body.parking()))
+        }
+        Hold::Response { timeout } => {
+            let timeout_ms = u32::try_from(timeout.min(config.max_timeout).as_millis()).unwrap_or(u32::MAX);
+            let body = ready.into_iter().next().unwrap_or_default();
+            park_poll(exchange, answer, instruct, asked, body, timeout_ms).await
+        }
+    }
+}
+
+async fn park_poll(
+    exchange: &mut Exchange,
+    answer: Answer,
+    instruct: Instruct,
+    asked: Asked,
+    body: Bytes,
+    timeout_ms: u32,
+) -> Result<Response<Relay>, Fault> {
+    let request = exchange.conversation.state().take_record().ok_or(Fault::RequestTooLarge)?;
+    let Shape { http11, head, keep_alive } = answer.shape;
+    let mut reply = instruct.reply;
+    reply.body = body;
+    let last_ids = instruct.channels.into_iter().filter_map(|channel| Some((channel.name, channel.prev_id?)));
+    let poll = Poll {
+        request,
+        unread: Vec::new(),
+        shape: hold::Shape { http11, head, keep_alive },
+        last_ids: last_ids.collect(),
+        answered: false,
+        reply,
+    };
+    if let Some(mut entry) = exchange.entry.take() {
+        entry.status = poll.reply.code;
+        entry.write(exchange.shard(), 0);
+    }
+    let id = exchange.shard().holds(|holds| holds.reserve_poll(asked, poll));
+    let reserved = Reserved::new(Rc::clone(exchange.shard()), id);
+    exchange.conversation.will_park(Parked::Poll { reserved, timeout_ms });
+    exchange.conversation.park();
+    std::future::pending().await
+}
+
+/// What the hold subscribes to: the instruct's channels, as many as are allowed, each once and with the
+/// route's prefix, and the target's own (spec 3.4).
+fn asked(exchange: &Exchange, answer: &Answer, instruct: &Instruct) -> Result<Asked, Fault> {
+    let config = &exchange.snapshot.config.grip;
+    let mut subscriptions: Vec<Subscription> = Vec::with_capacity(instruct.channels.len());
+    let prefix = &answer.route.route.prefix;
+    for channel in instruct.channels.iter().take(config.subscriptions) {
+        let name = format!("{prefix}{}", channel.name);
+        if name.len() > config.channel_bytes {
+            let limit = config.channel_bytes;
+            return Err(at(answer, InstructError(format!("a channel's name has more than {limit} bytes"))));
+        }
+        match subscriptions.iter_mut().find(|subscription| subscription.channel == name) {
+            Some(earlier) => earlier.filters.clone_from(&channel.filters),
+            None => subscriptions.push(Subscription { channel: name, filters: channel.filters.clone() }),
+        }
+    }
+    for name in &answer.target().subs {
+        if !subscriptions.iter().any(|subscription| subscription.channel == *name) {
+            subscriptions.push(Subscription { channel: name.clone(), filters: Vec::new() });
+        }
+    }
+    Ok(Asked { realm: answer.route.realm, subscriptions, meta: instruct.meta.clone() })
+}
+
+/// A stream that continues from an id needs a link to fetch what comes after it (spec 4.4): without one
+/// it ends after its beginning.
+fn refuse_prev_id(
+    exchange: &mut Exchange,
+    instruct: &Instruct,
+    ready: &VecDeque<Bytes>,
+) -> Option<Response<Relay>> {
+    let channel = instruct.channels.iter().find(|channel| channel.prev_id.is_some())?;
+    if instruct.next.is_some() {
+        return None;
+    }
+    let why = format!("channel '{}' specifies prev-id, but no next link found", channel.name);
+    tracing::info!(target: "fantail::proxy", why, "stream not held");
+    let mut ready = ready.clone();
+    if exchange.debug {
+        ready.push_back(Bytes::from(format!("\n\n{why}\n")));
+    }
+    Some(exchange.reply(instruct.reply.clone(), ready))
+}
+
+/// A response that cannot have a body cannot stream.
+fn has_no_body(answer: &Answer, code: u16) -> bool {
+    answer.shape.head
+        || StatusCode::from_u16(code)
+            .is_ok_and(|code| matches!(code, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED))
+}
+
+/// A body that was read as far as it may be collected, and what is left of it.
+struct Collected {
+    ready: VecDeque<Bytes>,
+    rest: Option<Download>,
+}
+
+async fn collect(answer: &mut Answer, limit: usize) -> Result<Collected, crate::upstream::DownloadError> {
+    let mut ready = VecDeque::from([std::mem::take(&mut answer.ready)]);
+    let mut size = 0;
+    let Some(mut download) = answer.download.take() else { return Ok(Collected { ready, rest: None }) };
+    while let Some(frame) = download.frame().await {
+        if let Ok(data) = frame?.into_data() {
+            size += data.len();
+            ready.push_back(data);
+            if size > limit {
+                return Ok(Collected { ready, rest: Some(download) });
+            }
+        }
+    }
+    Ok(Collected { ready, rest: None })
+}
+
+fn concat(parts: &VecDeque<Bytes>) -> Bytes {
+    let mut filled = parts.iter().filter(|part| !part.is_empty());
+    match (filled.next(), filled.next()) {
+        (None, _) => Bytes::new(),
+        (Some(only), None) => only.clone(),
+        _ => parts.iter().flatten().copied().collect(),
+    }
+}
+
+fn at(answer: &Answer, error: InstructError) -> Fault {
+    Fault::Instruct { target: answer.target().address.to_string(), error }
+}

@@ -1,0 +1,159 @@
+//! A request's way to its origin and the answer's way back: relayed as it comes, rewritten, or held. It
+//! owns nothing beyond one request; connections are *listen*'s, holds are *hold*'s.
+
+mod access;
+mod ask;
+mod conversation;
+mod holding;
+mod relay;
+mod upload;
+
+use std::{collections::VecDeque, rc::Rc, sync::Arc};
+
+use bytes::Bytes;
+use fantail_proto::{forward, grip::Reply, route::Target};
+use http::{HeaderValue, Request, Response, StatusCode, header};
+use hyper::{body::Incoming, ext::ReasonPhrase};
+
+pub use conversation::{Conversation, Parked};
+pub use relay::Relay;
+
+use crate::{
+    error::{self, Fault},
+    metrics::Counters,
+    route::Resolved,
+    shard::Shard,
+    snapshot::Snapshot,
+    upstream::Failure,
+};
+use access::Entry;
+use ask::{Answer, Ask};
+
+/// Answers one request. For one that is held as a long-poll this never returns: the connection's driver
+/// takes the socket.
+pub async fn answer(conversation: Rc<Conversation>, request: Request<Incoming>) -> Response<Relay> {
+    let snapshot = conversation.shard().snapshot.load_full();
+    let replay = conversation.begin();
+    conversation.shard().counters.requests.add(1);
+    let mut exchange = Exchange {
+        entry: Entry::of(&snapshot, &conversation, &request, replay.is_some()),
+        closes: conversation.state().upgrade(),
+        debug: snapshot.config.proxy.debug,
+        conversation,
+        snapshot,
+    };
+    let answered = match Ask::new(&mut exchange, request, replay) {
+        Ok(ask) => ask.send(&mut exchange).await,
+        Err(fault) => Err(fault),
+    };
+    let response = match answered {
+        Ok(answer) => exchange.take(answer).await,
+        Err(fault) => Err(fault),
+    };
+    response.unwrap_or_else(|fault| exchange.fail(&fault))
+}
+
+/// One request while it is answered.
+struct Exchange {
+    conversation: Rc<Conversation>,
+    snapshot: Arc<Snapshot>,
+    debug: bool,
+    /// Nothing may follow this request on its connection.
+    closes: bool,
+    /// For the access log.
+    entry: Option<Box<Entry>>,
+}
+
+impl Exchange {
+    /// Turns the origin's answer into the client's.
+    async fn take(&mut self, answer: Answer) -> Result<Response<Relay>, Fault> {
+        if answer.is_grip() { holding::take(self, answer).await } else { Ok(self.relay(answer)) }
+    }
+
+    fn relay(&mut self, answer: Answer) -> Response<Relay> {
+        let Answer { mut head, ready, download, .. } = answer;
+        forward::strip_hop_by_hop(&mut head.headers);
+        let ready = if ready.is_empty() { VecDeque::new() } else { VecDeque::from([ready]) };
+        let body = Relay::new(Rc::clone(&self.conversation), ready, download, self.entry.take());
+        let mut response = Response::new(body);
+        *response.status_mut() = head.status;
+        *response.headers_mut() = head.headers;
+        if let Some(reason) = head.extensions.remove::<ReasonPhrase>() {
+            response.extensions_mut().insert(reason);
+        }
+        self.seal(response)
+    }
+
+    /// A response that GRIP has rewritten and that is not held.
+    fn reply(&mut self, reply: Reply, ready: VecDeque<Bytes>) -> Response<Relay> {
+        let body = Relay::new(Rc::clone(&self.conversation), ready, None, self.entry.take());
+        self.with_head(reply, body)
+    }
+
+    fn with_head(&mut self, reply: Reply, body: Relay) -> Response<Relay> {
+        let mut response = Response::new(body);
+        // `Reply` has only codes that can be sent.
+        *response.status_mut() = StatusCode::from_u16(reply.code).unwrap_or(StatusCode::BAD_GATEWAY);
+        *response.headers_mut() = reply.headers;
+        if let Ok(reason) = ReasonPhrase::try_from(reply.reason.into_bytes())
+            && !reason.as_bytes().is_empty()
+        {
+            response.extensions_mut().insert(reason);
+        }
+        self.seal(response)
+    }
+
+    fn fail(&mut self, fault: &Fault) -> Response<Relay> {
+        // What the guard found is the cause of whatever came of it.
+        let refused = self.conversation.state().refused().map(Fault::Body);
+        let fault = match &refused {
+            Some(refused) if matches!(fault, Fault::BodyLost) => refused,
+            _ => fault,
+        };
+        match fault {
+            Fault::Body(refusal) if refusal.is_limit() => self.counters().refused_limit.add(1),
+            Fault::Body(_) => self.counters().refused_malformed.add(1),
+            Fault::Instruct { .. } | Fault::AnswerTooLarge { .. } => self.counters().instruct_errors.add(1),
+            _ => {}
+        }
+        tracing::info!(target: "fantail::proxy", %fault, "request failed");
+        let (status, text) = error::answer(fault, self.debug);
+        let ready = VecDeque::from([Bytes::from(text)]);
+        let body = Relay::new(Rc::clone(&self.conversation), ready, None, self.entry.take());
+        let mut response = Response::new(body);
+        *response.status_mut() = status;
+        response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain"));
+        self.closes |= matches!(fault, Fault::Body(_) | Fault::BodyLost);
+        self.seal(response)
+    }
+
+    fn seal(&mut self, mut response: Response<Relay>) -> Response<Relay> {
+        if self.closes {
+            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
+        response.body_mut().note_status(response.status());
+        response
+    }
+
+    /// `Grip-Sig` for the origin, if the route's requests are signed.
+    fn sign(&self, route: &Resolved, now: u64) -> Option<HeaderValue> {
+        let signer = route.signer.as_ref()?;
+        let signed = self.shard().tokens.borrow_mut().get(signer, now);
+        signed.inspect_err(|error| tracing::error!(%error, "requests cannot be signed")).ok()
+    }
+
+    fn unanswered(&self, target: &Target, failure: Failure) -> Fault {
+        match failure {
+            Failure::Upload => Fault::BodyLost,
+            failure => Fault::Upstream { target: target.address.to_string(), failure },
+        }
+    }
+
+    fn shard(&self) -> &Rc<Shard> {
+        self.conversation.shard()
+    }
+
+    fn counters(&self) -> &Counters {
+        &self.shard().counters
+    }
+}
