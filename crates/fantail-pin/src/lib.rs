@@ -1,1 +1,167 @@
+//! A shard's table of held sockets.
+//!
+//! A *pin* is a connection that waits for data: its socket, a small record, and no task, buffer or waker.
+//! [`Pins`] owns them for one thread: it writes shared bytes to many of them at once, keeps what a socket
+//! will not take, notices departures, sends keep-alives and reports what its owner must act on.
+//! It reads nothing from a socket, and knows no HTTP, GRIP, configuration or clock: bytes and times are given to it.
 
+mod fan_out;
+mod pins;
+mod queue;
+mod record;
+mod ring;
+mod uring;
+
+use std::io;
+use std::os::fd::OwnedFd;
+
+use bytes::Bytes;
+
+pub use pins::Pins;
+pub use uring::io_uring_available;
+
+/// Names one pin of one [`Pins`]. A stale id (its pin was removed) is harmless: it finds nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct PinId {
+    index: u32,
+    generation: u32,
+}
+
+/// Which of a payload's two forms a pin takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Framing {
+    /// In HTTP/1.1 chunks (RFC 9112, 7.1).
+    Chunked,
+    /// As it is: a body that ends with the connection or has a stated length.
+    Raw,
+}
+
+/// The same content in both framings. A form that no pin takes may be left empty; empty writes nothing.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Payload {
+    pub chunked: Bytes,
+    pub raw: Bytes,
+}
+
+impl Payload {
+    /// The form for `framing`.
+    #[must_use]
+    pub const fn framed(&self, framing: Framing) -> &Bytes {
+        match framing {
+            Framing::Chunked => &self.chunked,
+            Framing::Raw => &self.raw,
+        }
+    }
+}
+
+/// What one pin may cost while its client does not read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Most bytes that may wait for one socket. A waiting item counts its length and [`ITEM_COST`], so that
+    /// many tiny items are bounded too. What is left of an item that found an empty queue is always taken, and
+    /// so is the tail of [`Pins::finish`].
+    pub queue_bytes: usize,
+    /// A pin whose queue has not moved for so long, in milliseconds, is ended as stalled.
+    pub send_timeout_ms: u32,
+}
+
+/// What a waiting item costs beside its bytes, which are shared: its entry in the queue.
+pub const ITEM_COST: usize = size_of::<Bytes>();
+
+/// How a broadcast reaches the sockets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FanOut {
+    /// One `send` for each socket.
+    Send,
+    /// Batches through io_uring, which saves the system calls; the kernel or a container may forbid it.
+    IoUring,
+}
+
+/// What became of one write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// The kernel has it all.
+    Sent,
+    /// The pin's queue has what the socket did not take; order is kept.
+    Queued,
+    /// The queue is full: this was not written and the pin is ended.
+    Overflow,
+    /// There is no such pin, it was ended or finished before, or its socket failed.
+    Gone,
+}
+
+/// Outcomes of a broadcast, a count for each. They add up to the number of targets.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tally {
+    pub sent: u64,
+    pub queued: u64,
+    pub overflow: u64,
+    pub gone: u64,
+    /// Bytes of the writes that were sent or queued.
+    pub bytes: u64,
+}
+
+impl Tally {
+    const fn count(&mut self, outcome: Outcome, len: usize) {
+        match outcome {
+            Outcome::Sent => self.sent += 1,
+            Outcome::Queued => self.queued += 1,
+            Outcome::Overflow => self.overflow += 1,
+            Outcome::Gone => self.gone += 1,
+        }
+        if matches!(outcome, Outcome::Sent | Outcome::Queued) {
+            self.bytes += len as u64;
+        }
+    }
+}
+
+/// What the owner of the pins must act on. Each is reported once; after any but `Due` the pin takes no more
+/// writes and only waits to be removed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// The client has closed its side, or its socket failed.
+    Departed(PinId),
+    /// The queue passed [`Limits::queue_bytes`].
+    Overflow(PinId),
+    /// Nothing of the queue went out for [`Limits::send_timeout_ms`].
+    Stalled(PinId),
+    /// The time of [`Pins::set_deadline`] has come; the pin stays writable.
+    Due(PinId),
+    /// Everything up to the tail of [`Pins::finish`] has been taken by the kernel.
+    Finished(PinId),
+}
+
+/// When a keep-alive is sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KeepAliveMode {
+    /// When nothing else has gone out for the period.
+    Idle,
+    /// On a fixed cadence, whatever else goes out.
+    Interval,
+}
+
+/// A keep-alive: shared by all pins that were asked to have the same.
+#[derive(Clone, Debug)]
+pub struct KeepAlive {
+    pub payload: Payload,
+    /// The period in milliseconds; rounded up to the 100 ms of the ring.
+    pub every_ms: u32,
+    pub mode: KeepAliveMode,
+}
+
+/// A socket that could not be watched, given back with the reason.
+#[derive(Debug)]
+pub struct Rejected<T> {
+    pub error: io::Error,
+    pub socket: OwnedFd,
+    pub value: T,
+}
+
+/// What a pin leaves when it is removed.
+#[derive(Debug)]
+pub struct Unpinned<T> {
+    pub socket: OwnedFd,
+    pub value: T,
+    /// Bytes that were queued and that the socket never took.
+    pub unsent: usize,
+}

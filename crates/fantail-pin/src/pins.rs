@@ -1,0 +1,463 @@
+//! The table: a slab of records, the poller that watches them, the ring that times them.
+//! Every call does a bounded amount of work and none of them waits. What must be told to the owner is remembered
+//! until [`Pins::turn`], [`Pins::expire`] or [`Pins::drain_events`] hands it over.
+
+use std::fmt;
+use std::io;
+use std::mem::MaybeUninit;
+use std::os::fd::OwnedFd;
+use std::rc::Rc;
+
+use bytes::Bytes;
+use rustix::event::{Timespec, epoll};
+use rustix::io::Errno;
+
+use crate::fan_out::Batches;
+use crate::queue::{Flushed, OutQueue, offer};
+use crate::record::{Record, State, TICK_MS, ticks};
+use crate::ring::{self, NEVER, Ring};
+use crate::{Event, FanOut, Framing, KeepAlive, Limits, Outcome, PinId, Rejected, Tally, Unpinned};
+
+/// The held sockets of one shard, each with a value of its owner's. It belongs to one thread.
+///
+/// Times are milliseconds of any one monotonic clock; the table knows only what it was last told.
+pub struct Pins<T> {
+    slots: Vec<Slot<T>>,
+    vacant: Vec<u32>,
+    epoll: OwnedFd,
+    ring: Ring,
+    pub(crate) limits: Limits,
+    started_ms: u64,
+    now_ms: u64,
+    pending: Vec<Event>,
+    pub(crate) batches: Option<Batches>,
+}
+
+#[derive(Debug)]
+struct Slot<T> {
+    generation: u32,
+    record: Option<Record<T>>,
+}
+
+impl<T> Pins<T> {
+    /// An empty table whose clock stands at `now_ms`.
+    ///
+    /// # Errors
+    /// The poller cannot be made (out of descriptors), or io_uring was asked for and is not to be had.
+    pub fn new(fan_out: FanOut, limits: Limits, now_ms: u64) -> io::Result<Self> {
+        let batches = match fan_out {
+            FanOut::Send => None,
+            FanOut::IoUring => Some(Batches::new()?),
+        };
+        Ok(Self {
+            slots: Vec::new(),
+            vacant: Vec::new(),
+            epoll: epoll::create(epoll::CreateFlags::CLOEXEC)?,
+            ring: Ring::new(FIRST_TICK),
+            limits,
+            started_ms: now_ms,
+            now_ms,
+            pending: Vec::new(),
+            batches,
+        })
+    }
+
+    /// Another descriptor of the poller, for the shard to wait on: when it is readable, call [`Self::turn`].
+    ///
+    /// # Errors
+    /// Out of descriptors.
+    pub fn epoll(&self) -> io::Result<OwnedFd> {
+        self.epoll.try_clone()
+    }
+
+    /// Takes a stream socket over. If its client has left already, that comes as [`Event::Departed`].
+    ///
+    /// # Errors
+    /// The kernel will not watch the socket (out of memory or watches), or the table is full.
+    pub fn insert(&mut self, socket: OwnedFd, framing: Framing, value: T) -> Result<PinId, Box<Rejected<T>>> {
+        let index = self.vacant.last().copied().unwrap_or(self.slots.len() as u32);
+        let generation = self.slots.get(index as usize).map_or(0, |slot| slot.generation);
+        let id = PinId { index, generation };
+        let watched = if index < ring::MOST {
+            epoll::add(&self.epoll, &socket, data(id), WATCH_IDLE)
+        } else {
+            Err(Errno::NFILE)
+        };
+        if let Err(error) = watched {
+            return Err(Box::new(Rejected { error: error.into(), socket, value }));
+        }
+        let record = Some(Record::new(socket, framing, value, self.tick()));
+        match self.slots.get_mut(index as usize) {
+            Some(slot) => {
+                slot.record = record;
+                self.vacant.pop();
+            }
+            None => self.slots.push(Slot { generation, record }),
+        }
+        Ok(id)
+    }
+
+    /// Takes a pin out, whatever its state; what was queued is dropped.
+    pub fn remove(&mut self, id: PinId) -> Option<Unpinned<T>> {
+        let slot = self.slots.get_mut(id.index as usize).filter(|slot| slot.generation == id.generation)?;
+        let record = slot.record.take()?;
+        slot.generation = slot.generation.wrapping_add(1);
+        self.vacant.push(id.index);
+        self.ring.disarm(id.index);
+        if record.state != State::Ended {
+            unwatch(&self.epoll, &record.socket);
+        }
+        let unsent = record.queue.map_or(0, |queue| queue.bytes());
+        Some(Unpinned { socket: record.socket, value: record.value, unsent })
+    }
+
+    /// The owner's value of a pin.
+    #[must_use]
+    pub fn get(&self, id: PinId) -> Option<&T> {
+        self.record(id).map(|record| &record.value)
+    }
+
+    /// The owner's value of a pin.
+    pub fn get_mut(&mut self, id: PinId) -> Option<&mut T> {
+        self.record_mut(id).map(|record| &mut record.value)
+    }
+
+    /// Pins in the table, ended ones included until they are removed.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.slots.len() - self.vacant.len()
+    }
+
+    /// Whether the table has no pin.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// All pins, in no particular order.
+    pub fn ids(&self) -> impl Iterator<Item = PinId> + '_ {
+        self.slots.iter().enumerate().filter(|(_, slot)| slot.record.is_some()).map(|(index, slot)| {
+            // The slab has fewer than `ring::MOST` slots, so an index fits.
+            PinId { index: index as u32, generation: slot.generation }
+        })
+    }
+
+    /// Bytes that wait for a pin's socket; 0 for a stale id.
+    #[must_use]
+    pub fn queue_len(&self, id: PinId) -> usize {
+        self.record(id).and_then(|record| record.queue.as_ref()).map_or(0, |queue| queue.bytes())
+    }
+
+    /// Writes to one pin: to its socket, or behind what is queued already.
+    pub fn write(&mut self, id: PinId, bytes: &Bytes) -> Outcome {
+        if self.is_open(id) { self.deliver(id, bytes, self.limits.queue_bytes) } else { Outcome::Gone }
+    }
+
+    /// Writes the last bytes of this hold. [`Event::Finished`] comes when the kernel has them all; the pin takes
+    /// no more writes, keep-alives or deadlines, and its client may close its sending side meanwhile.
+    pub fn finish(&mut self, id: PinId, tail: &Bytes) -> Outcome {
+        let Some(record) = self.record_mut(id).filter(|record| record.state == State::Open) else {
+            return Outcome::Gone;
+        };
+        record.keep_alive = None;
+        record.deadline = NEVER;
+        let outcome = self.deliver(id, tail, usize::MAX);
+        match outcome {
+            Outcome::Sent => self.end(id, Event::Finished(id)),
+            Outcome::Queued => {
+                if let Some(record) = self.record_mut(id) {
+                    record.state = State::Finishing;
+                }
+                self.watch(id, WATCH_FINISHING);
+            }
+            Outcome::Overflow | Outcome::Gone => {}
+        }
+        outcome
+    }
+
+    /// Sends `keep_alive` from now on, first after `first_after_ms` (which the caller spreads, so that pins made
+    /// together do not beat together) and then at its period. Replaces an earlier one.
+    pub fn set_keep_alive(&mut self, id: PinId, keep_alive: Rc<KeepAlive>, first_after_ms: u32) {
+        let first = self.tick_after(first_after_ms);
+        if let Some(record) = self.record_mut(id).filter(|record| record.state == State::Open) {
+            record.mark = first.saturating_sub(ticks(keep_alive.every_ms));
+            record.keep_alive = Some(keep_alive);
+            self.ring.arm(id.index, first);
+        }
+    }
+
+    /// Reports [`Event::Due`] once, `after_ms` from now or up to 100 ms later. Replaces an earlier deadline.
+    pub fn set_deadline(&mut self, id: PinId, after_ms: u32) {
+        let tick = self.tick_after(after_ms);
+        if let Some(record) = self.record_mut(id).filter(|record| record.state == State::Open) {
+            record.deadline = tick;
+            self.ring.arm(id.index, tick);
+        }
+    }
+
+    /// Moves the clock on; a time before the last one is ignored. To be called on each wake-up before writing,
+    /// since keep-alives and stalls count from writes.
+    pub fn set_now(&mut self, now_ms: u64) {
+        self.now_ms = self.now_ms.max(now_ms);
+    }
+
+    /// Asks the kernel what happened to the sockets, without waiting: flushes queues and notices departures, for
+    /// at most [`TURN_BATCH`] of them. True if there may be more at once: call again, after other work.
+    ///
+    /// # Errors
+    /// The poller itself failed, which a working kernel does not do.
+    pub fn turn(&mut self, events: &mut Vec<Event>) -> io::Result<bool> {
+        let mut buffer = [MaybeUninit::uninit(); TURN_BATCH];
+        let ready = match epoll::wait(&self.epoll, &mut buffer, Some(&NO_WAIT)) {
+            Ok((ready, _)) => ready,
+            Err(Errno::INTR) => &mut [],
+            Err(error) => return Err(error.into()),
+        };
+        let mut more = ready.len() == TURN_BATCH;
+        for &mut epoll::Event { flags, data } in ready {
+            more |= self.react(pin_id(data), flags);
+        }
+        events.append(&mut self.pending);
+        Ok(more)
+    }
+
+    /// Does what is due at `now_ms`: keep-alives (counted in the tally), [`Event::Due`], [`Event::Stalled`], for
+    /// at most [`EXPIRY_BATCH`] pins; [`Self::next_expiry_ms`] then is in the past.
+    pub fn expire(&mut self, now_ms: u64, events: &mut Vec<Event>) -> Tally {
+        self.set_now(now_ms);
+        let mut tally = Tally::default();
+        let mut budget = EXPIRY_BATCH;
+        while let Some(index) = self.ring.pop(self.tick(), &mut budget) {
+            self.expire_pin(index, &mut tally);
+        }
+        events.append(&mut self.pending);
+        tally
+    }
+
+    /// When to call [`Self::expire`] next; none while no pin has a timer.
+    #[must_use]
+    pub fn next_expiry_ms(&self) -> Option<u64> {
+        let tick = self.ring.next()?;
+        Some(self.started_ms + u64::from(tick - FIRST_TICK) * u64::from(TICK_MS))
+    }
+
+    /// Events found while writing that wait to be handed over. The poller is silent about them: ask after writing.
+    #[must_use]
+    pub const fn pending_events(&self) -> usize {
+        self.pending.len()
+    }
+
+    /// Hands over the pending events without asking the kernel.
+    pub fn drain_events(&mut self, events: &mut Vec<Event>) {
+        events.append(&mut self.pending);
+    }
+
+    pub(crate) fn record(&self, id: PinId) -> Option<&Record<T>> {
+        self.slots.get(id.index as usize).filter(|slot| slot.generation == id.generation)?.record.as_ref()
+    }
+
+    pub(crate) fn record_mut(&mut self, id: PinId) -> Option<&mut Record<T>> {
+        self.slots.get_mut(id.index as usize).filter(|slot| slot.generation == id.generation)?.record.as_mut()
+    }
+
+    fn is_open(&self, id: PinId) -> bool {
+        self.record(id).is_some_and(|record| record.state == State::Open)
+    }
+
+    /// Writes to a pin that is open.
+    pub(crate) fn deliver(&mut self, id: PinId, bytes: &Bytes, queue_limit: usize) -> Outcome {
+        let Some(record) = self.record(id) else { return Outcome::Gone };
+        if bytes.is_empty() {
+            return if record.queue.is_some() { Outcome::Queued } else { Outcome::Sent };
+        }
+        if record.queue.is_some() {
+            return self.enqueue(id, bytes.clone(), queue_limit);
+        }
+        let taken = offer(&record.socket, bytes).ok();
+        self.settle(id, bytes, taken)
+    }
+
+    /// Draws the consequence of a socket without a queue having taken some of `bytes`, or having failed.
+    pub(crate) fn settle(&mut self, id: PinId, bytes: &Bytes, taken: Option<usize>) -> Outcome {
+        let Some(taken) = taken else {
+            self.end(id, Event::Departed(id));
+            return Outcome::Gone;
+        };
+        if taken > 0 {
+            let tick = self.tick();
+            if let Some(record) = self.record_mut(id) {
+                record.touch(tick);
+            }
+        }
+        if taken == bytes.len() {
+            return Outcome::Sent;
+        }
+        // The queue is empty: what is left of one item is taken whatever its length.
+        self.enqueue(id, bytes.slice(taken..), usize::MAX)
+    }
+
+    fn enqueue(&mut self, id: PinId, bytes: Bytes, queue_limit: usize) -> Outcome {
+        let tick = self.tick();
+        let send_timeout_ms = self.limits.send_timeout_ms;
+        let Some(record) = self.record_mut(id) else { return Outcome::Gone };
+        if let Some(queue) = &mut record.queue {
+            if queue.cost_with(bytes.len()) > queue_limit {
+                self.end(id, Event::Overflow(id));
+                return Outcome::Overflow;
+            }
+            queue.push(bytes);
+            return Outcome::Queued;
+        }
+        record.queue = Some(Box::new(OutQueue::new(bytes, tick)));
+        let stall = record.stall_tick(send_timeout_ms);
+        self.ring.arm(id.index, stall);
+        if self.watch(id, WATCH_QUEUED) { Outcome::Queued } else { Outcome::Gone }
+    }
+
+    /// Acts on what the poller said about a socket; true if it would take more at once.
+    fn react(&mut self, id: PinId, flags: epoll::EventFlags) -> bool {
+        let Some(record) = self.record(id) else { return false };
+        let departed = match record.state {
+            State::Open => epoll::EventFlags::HUP | epoll::EventFlags::ERR | epoll::EventFlags::RDHUP,
+            State::Finishing => epoll::EventFlags::HUP | epoll::EventFlags::ERR,
+            State::Ended => return false,
+        };
+        if flags.intersects(departed) {
+            self.end(id, Event::Departed(id));
+            return false;
+        }
+        flags.contains(epoll::EventFlags::OUT) && self.flush(id)
+    }
+
+    /// Offers the queue to the socket once; true if it took all that and there is more.
+    fn flush(&mut self, id: PinId) -> bool {
+        let tick = self.tick();
+        let Some(record) = self.record_mut(id) else { return false };
+        let Some(queue) = &mut record.queue else { return false };
+        let flushed = queue.flush(&record.socket);
+        match flushed {
+            Err(_) => self.end(id, Event::Departed(id)),
+            Ok(Flushed::Emptied) => {
+                record.queue = None;
+                record.touch(tick);
+                if record.state == State::Finishing {
+                    self.end(id, Event::Finished(id));
+                } else {
+                    self.watch(id, WATCH_IDLE);
+                }
+            }
+            Ok(Flushed::Eager) => {
+                queue.moved = tick;
+                record.touch(tick);
+                return true;
+            }
+            Ok(Flushed::Full { moved: true }) => {
+                queue.moved = tick;
+                record.touch(tick);
+            }
+            Ok(Flushed::Full { moved: false }) => {}
+        }
+        false
+    }
+
+    fn expire_pin(&mut self, index: u32, tally: &mut Tally) {
+        let now = self.tick();
+        let Limits { send_timeout_ms, queue_bytes } = self.limits;
+        let Some(slot) = self.slots.get_mut(index as usize) else { return };
+        let Some(record) = slot.record.as_mut() else { return };
+        let id = PinId { index, generation: slot.generation };
+        if record.stall_tick(send_timeout_ms) <= now {
+            self.end(id, Event::Stalled(id));
+            return;
+        }
+        if record.deadline <= now {
+            record.deadline = NEVER;
+            self.pending.push(Event::Due(id));
+        }
+        if let Some(keep_alive) = record.take_beat(now) {
+            let bytes = keep_alive.payload.framed(record.framing);
+            tally.count(self.deliver(id, bytes, queue_bytes), bytes.len());
+        }
+        if let Some(record) = self.record(id).filter(|record| record.state != State::Ended) {
+            let tick = record.next_look(send_timeout_ms);
+            if tick != NEVER {
+                self.ring.arm(index, tick);
+            }
+        }
+    }
+
+    /// Ends a pin: no more writes, no more watching, and one last event.
+    fn end(&mut self, id: PinId, event: Event) {
+        let Some(slot) = self.slots.get_mut(id.index as usize) else { return };
+        let Some(record) = slot.record.as_mut() else { return };
+        debug_assert_ne!(record.state, State::Ended, "an end is reported once");
+        record.state = State::Ended;
+        record.keep_alive = None;
+        unwatch(&self.epoll, &record.socket);
+        self.ring.disarm(id.index);
+        self.pending.push(event);
+    }
+
+    /// Changes what the poller watches for; a socket that it will not watch is as good as gone.
+    fn watch(&mut self, id: PinId, flags: epoll::EventFlags) -> bool {
+        let Some(record) = self.record(id) else { return false };
+        let watched = epoll::modify(&self.epoll, &record.socket, data(id), flags).is_ok();
+        if !watched {
+            self.end(id, Event::Departed(id));
+        }
+        watched
+    }
+
+    fn tick(&self) -> u32 {
+        tick_at((self.now_ms - self.started_ms) / u64::from(TICK_MS))
+    }
+
+    /// The first tick that is not before `ms` from now.
+    fn tick_after(&self, ms: u32) -> u32 {
+        tick_at((self.now_ms - self.started_ms + u64::from(ms)).div_ceil(u64::from(TICK_MS)))
+    }
+}
+
+impl<T> fmt::Debug for Pins<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Pins")
+            .field("len", &self.len())
+            .field("pending", &self.pending)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The clock stops after thirteen years of uptime rather than overflow.
+fn tick_at(ticks_since_start: u64) -> u32 {
+    u32::try_from(ticks_since_start).unwrap_or(u32::MAX).saturating_add(FIRST_TICK).min(NEVER - 1)
+}
+
+const fn data(id: PinId) -> epoll::EventData {
+    epoll::EventData::new_u64((id.generation as u64) << 32 | id.index as u64)
+}
+
+fn pin_id(data: epoll::EventData) -> PinId {
+    let data = data.u64();
+    PinId { index: data as u32, generation: (data >> 32) as u32 }
+}
+
+/// The socket may have been the last of a watch that the kernel dropped by itself: nothing is lost then.
+fn unwatch(epoll: &OwnedFd, socket: &OwnedFd) {
+    let unwatched = epoll::delete(epoll, socket);
+    debug_assert!(unwatched.is_ok(), "a pin is watched until it ends: {unwatched:?}");
+}
+
+/// Sockets looked at in one turn: about a millisecond of flushing.
+const TURN_BATCH: usize = 256;
+/// Timers looked at in one call: some milliseconds if each of them sends a keep-alive.
+const EXPIRY_BATCH: usize = 1024;
+/// Far enough from zero that any period can be subtracted (a period is at most 2^32 ms, 2^25.4 ticks).
+const FIRST_TICK: u32 = 1 << 26;
+const NO_WAIT: Timespec = Timespec { tv_sec: 0, tv_nsec: 0 };
+
+/// With nothing queued only a departure matters, once.
+const WATCH_IDLE: epoll::EventFlags = epoll::EventFlags::RDHUP.union(epoll::EventFlags::ET);
+/// Level-triggered while something is queued: a flush is bounded, and what it leaves is reported again.
+const WATCH_QUEUED: epoll::EventFlags = epoll::EventFlags::RDHUP.union(epoll::EventFlags::OUT);
+/// A client that has closed its sending side may still read its answer to the end.
+const WATCH_FINISHING: epoll::EventFlags = epoll::EventFlags::OUT;

@@ -1,0 +1,110 @@
+//! What one socket would not take: whole items and the rest of a split one, in order.
+//! It knows its cost and when it last moved; limits and time-outs are for its owner to judge.
+
+use std::collections::VecDeque;
+use std::io::{self, IoSlice};
+use std::os::fd::OwnedFd;
+
+use bytes::{Buf as _, Bytes};
+use rustix::io::Errno;
+use rustix::net::{SendAncillaryBuffer, SendFlags, send, sendmsg};
+
+use crate::ITEM_COST;
+
+/// Never raises SIGPIPE and never waits, whatever mode the socket is in.
+pub(crate) const SEND_FLAGS: SendFlags = SendFlags::NOSIGNAL.union(SendFlags::DONTWAIT);
+
+/// Bytes that wait for a socket; never empty between calls of its owner.
+#[derive(Debug)]
+pub(crate) struct OutQueue {
+    items: VecDeque<Bytes>,
+    bytes: usize,
+    /// The tick at which a byte last went out, or at which the queue began.
+    pub(crate) moved: u32,
+}
+
+/// How far one flush came.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Flushed {
+    Emptied,
+    /// The socket took all that one call may offer: there is more, and it may take more.
+    Eager,
+    /// The socket is full. Carries whether any byte went out.
+    Full {
+        moved: bool,
+    },
+}
+
+impl OutQueue {
+    pub(crate) fn new(first: Bytes, tick: u32) -> Self {
+        let bytes = first.len();
+        Self { items: VecDeque::from([first]), bytes, moved: tick }
+    }
+
+    pub(crate) fn push(&mut self, item: Bytes) {
+        self.bytes += item.len();
+        self.items.push_back(item);
+    }
+
+    pub(crate) const fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// What the queue would cost, as [`crate::Limits::queue_bytes`] counts, with `len` more bytes in it.
+    pub(crate) fn cost_with(&self, len: usize) -> usize {
+        self.bytes.saturating_add(len).saturating_add((self.items.len() + 1) * ITEM_COST)
+    }
+
+    /// Offers up to [`SLICES`] items to the socket in one call.
+    ///
+    /// # Errors
+    /// The socket is of no more use.
+    pub(crate) fn flush(&mut self, socket: &OwnedFd) -> io::Result<Flushed> {
+        let mut slices = [IoSlice::new(&[]); SLICES];
+        let mut offered = 0;
+        let count = self.items.len().min(SLICES);
+        for (slice, item) in slices.iter_mut().zip(&self.items) {
+            *slice = IoSlice::new(item);
+            offered += item.len();
+        }
+        let taken =
+            taken(sendmsg(socket, &slices[..count], &mut SendAncillaryBuffer::default(), SEND_FLAGS))?;
+        self.advance(taken);
+        Ok(match taken {
+            _ if self.items.is_empty() => Flushed::Emptied,
+            _ if taken == offered => Flushed::Eager,
+            _ => Flushed::Full { moved: taken > 0 },
+        })
+    }
+
+    fn advance(&mut self, mut taken: usize) {
+        self.bytes -= taken;
+        while let Some(first) = self.items.front_mut() {
+            if taken < first.len() {
+                first.advance(taken);
+                return;
+            }
+            taken -= first.len();
+            self.items.pop_front();
+        }
+    }
+}
+
+/// Writes what the socket will take of `bytes` and says how much that was.
+///
+/// # Errors
+/// The socket is of no more use.
+pub(crate) fn offer(socket: &OwnedFd, bytes: &[u8]) -> io::Result<usize> {
+    taken(send(socket, bytes, SEND_FLAGS))
+}
+
+/// "Not at this moment" is a count of zero; the poller says when to go on.
+fn taken(result: Result<usize, Errno>) -> io::Result<usize> {
+    match result {
+        Err(Errno::AGAIN | Errno::INTR) => Ok(0),
+        other => Ok(other?),
+    }
+}
+
+/// Items in one `sendmsg`: the price of the call is well spread by then, and the array stays at 1 KiB of stack.
+const SLICES: usize = 64;

@@ -1,0 +1,97 @@
+//! One pin as the table keeps it: a socket, what waits for it, and when it next needs a look.
+//! Ticks are the ring's, 100 ms each. A record decides from the ticks it is given and touches nothing but itself.
+
+use std::os::fd::OwnedFd;
+use std::rc::Rc;
+
+use crate::queue::OutQueue;
+use crate::ring::NEVER;
+use crate::{Framing, KeepAlive, KeepAliveMode};
+
+/// Milliseconds in a tick: keep-alives and time-outs are seconds, so a tenth is fine enough.
+pub(crate) const TICK_MS: u32 = 100;
+
+/// `Open` → `Finishing` (a tail is queued) → `Ended`, or straight to `Ended` by departure, overflow, stall or a
+/// tail that was taken at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum State {
+    Open,
+    Finishing,
+    /// Reported to the owner, no longer watched, waiting to be removed.
+    Ended,
+}
+
+#[derive(Debug)]
+pub(crate) struct Record<T> {
+    pub(crate) value: T,
+    /// Some only while something waits: an ordinary pin has no queue.
+    pub(crate) queue: Option<Box<OutQueue>>,
+    pub(crate) keep_alive: Option<Rc<KeepAlive>>,
+    pub(crate) socket: OwnedFd,
+    /// The keep-alive's period counts from here: the last write if idle, the last beat if on an interval.
+    pub(crate) mark: u32,
+    pub(crate) deadline: u32,
+    pub(crate) state: State,
+    pub(crate) framing: Framing,
+    /// The batch being gathered has a write to this socket; a second one must wait for its result.
+    pub(crate) in_batch: bool,
+}
+
+impl<T> Record<T> {
+    pub(crate) const fn new(socket: OwnedFd, framing: Framing, value: T, tick: u32) -> Self {
+        Self {
+            value,
+            queue: None,
+            keep_alive: None,
+            socket,
+            mark: tick,
+            deadline: NEVER,
+            state: State::Open,
+            framing,
+            in_batch: false,
+        }
+    }
+
+    /// Bytes went out at `tick`: an idle keep-alive starts anew.
+    pub(crate) fn touch(&mut self, tick: u32) {
+        if self.keep_alive.as_ref().is_none_or(|keep_alive| keep_alive.mode == KeepAliveMode::Idle) {
+            self.mark = tick;
+        }
+    }
+
+    /// The earliest tick at which this pin needs a look.
+    pub(crate) fn next_look(&self, send_timeout_ms: u32) -> u32 {
+        self.deadline.min(self.beat_tick()).min(self.stall_tick(send_timeout_ms))
+    }
+
+    /// When the queue counts as stalled: a tick more than the time-out, so as never to be early.
+    pub(crate) fn stall_tick(&self, send_timeout_ms: u32) -> u32 {
+        self.queue.as_ref().map_or(NEVER, |queue| queue.moved.saturating_add(ticks(send_timeout_ms) + 1))
+    }
+
+    fn beat_tick(&self) -> u32 {
+        self.keep_alive
+            .as_ref()
+            .map_or(NEVER, |keep_alive| self.mark.saturating_add(ticks(keep_alive.every_ms)))
+    }
+
+    /// If a keep-alive is due, starts its next period and returns it unless something is queued: then the
+    /// client has bytes to come anyway.
+    pub(crate) fn take_beat(&mut self, now: u32) -> Option<Rc<KeepAlive>> {
+        let due = self.beat_tick();
+        if due > now {
+            return None;
+        }
+        let keep_alive = self.keep_alive.clone()?;
+        self.mark = match keep_alive.mode {
+            KeepAliveMode::Idle => now,
+            KeepAliveMode::Interval => now - (now - due) % ticks(keep_alive.every_ms),
+        };
+        self.queue.is_none().then_some(keep_alive)
+    }
+}
+
+/// A duration in ticks, rounded up, at least one.
+pub(crate) fn ticks(ms: u32) -> u32 {
+    ms.div_ceil(TICK_MS).max(1)
+}

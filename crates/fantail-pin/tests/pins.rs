@@ -1,0 +1,538 @@
+//! What a table of pins does to real sockets: Unix pairs and loopback TCP, with both ways of fan-out.
+//! Clocks are given, never waited for.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::io::{ErrorKind, Read};
+use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::rc::Rc;
+
+use bytes::Bytes;
+use fantail_pin::{
+    Event, FanOut, Framing, ITEM_COST, KeepAlive, KeepAliveMode, Limits, Outcome, Payload, PinId, Pins,
+    Tally, io_uring_available,
+};
+use proptest::prelude::*;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::net::sockopt;
+
+const LIMITS: Limits = Limits { queue_bytes: 1 << 20, send_timeout_ms: 10_000 };
+const START_MS: u64 = 77_777;
+/// More than any socket of these tests takes at once.
+const FLOOD: usize = 1 << 20;
+
+enum Peer {
+    Unix(UnixStream),
+    Tcp(TcpStream),
+}
+
+impl Peer {
+    /// Reads what is there, up to `limit` bytes. The flag says that the end was seen.
+    fn read(&mut self, limit: usize) -> (Vec<u8>, bool) {
+        let mut got = Vec::new();
+        let mut buffer = vec![0; limit.min(1 << 16)];
+        while got.len() < limit {
+            let room = buffer.len().min(limit - got.len());
+            let read = match self {
+                Self::Unix(stream) => stream.read(&mut buffer[..room]),
+                Self::Tcp(stream) => stream.read(&mut buffer[..room]),
+            };
+            match read {
+                Ok(0) => return (got, true),
+                Ok(n) => got.extend_from_slice(&buffer[..n]),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+                Err(error) => panic!("{error}"),
+            }
+        }
+        (got, false)
+    }
+
+    fn read_all(&mut self) -> Vec<u8> {
+        self.read(usize::MAX).0
+    }
+
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Unix(stream) => stream.as_fd(),
+            Self::Tcp(stream) => stream.as_fd(),
+        }
+    }
+
+    fn shutdown(&self, how: Shutdown) {
+        match self {
+            Self::Unix(stream) => stream.shutdown(how).unwrap(),
+            Self::Tcp(stream) => stream.shutdown(how).unwrap(),
+        }
+    }
+}
+
+fn unix() -> (OwnedFd, Peer) {
+    let (pinned, peer) = UnixStream::pair().unwrap();
+    sockopt::set_socket_send_buffer_size(&pinned, 4096).unwrap();
+    peer.set_nonblocking(true).unwrap();
+    (pinned.into(), Peer::Unix(peer))
+}
+
+fn tcp() -> (OwnedFd, Peer) {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let peer = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    // Not below the segment size of the loopback: a smaller window opens only by timer.
+    sockopt::set_socket_recv_buffer_size(&peer, 1 << 17).unwrap();
+    peer.set_nonblocking(true).unwrap();
+    let (pinned, _) = listener.accept().unwrap();
+    sockopt::set_socket_send_buffer_size(&pinned, 4096).unwrap();
+    pinned.set_nodelay(true).unwrap();
+    (pinned.into(), Peer::Tcp(peer))
+}
+
+fn table(fan_out: FanOut) -> Pins<u32> {
+    Pins::new(fan_out, LIMITS, START_MS).unwrap()
+}
+
+/// Every way of fan-out that this kernel allows.
+fn ways() -> impl Iterator<Item = FanOut> {
+    [Some(FanOut::Send), io_uring_available().then_some(FanOut::IoUring)].into_iter().flatten()
+}
+
+fn raw(bytes: impl Into<Bytes>) -> Payload {
+    Payload { raw: bytes.into(), chunked: Bytes::new() }
+}
+
+/// What has happened by now.
+fn turn(pins: &mut Pins<u32>) -> Vec<Event> {
+    let mut events = Vec::new();
+    while pins.turn(&mut events).unwrap() {}
+    events
+}
+
+/// What happens next, as a shard waits for it.
+fn wait(pins: &mut Pins<u32>) -> Vec<Event> {
+    let epoll = pins.epoll().unwrap();
+    wait_for(&mut [PollFd::new(&epoll, PollFlags::IN)]);
+    turn(pins)
+}
+
+/// Nothing in five seconds is a failure.
+fn wait_for(fds: &mut [PollFd<'_>]) {
+    let ready = poll(fds, Some(&Timespec { tv_sec: 5, tv_nsec: 0 })).unwrap();
+    assert!(ready > 0, "nobody has anything to say");
+}
+
+fn expire(pins: &mut Pins<u32>, now_ms: u64) -> (Vec<Event>, u64) {
+    let mut events = Vec::new();
+    let mut kept_alive = 0;
+    loop {
+        kept_alive += pins.expire(now_ms, &mut events).sent;
+        if pins.next_expiry_ms().is_none_or(|next| next > now_ms) {
+            return (events, kept_alive);
+        }
+    }
+}
+
+fn fan_out(pins: &mut Pins<u32>, targets: &[PinId], payload: &Payload) -> Tally {
+    let mut tally = Tally::default();
+    pins.fan_out(targets, payload, &mut tally);
+    tally
+}
+
+#[test]
+fn each_pin_gets_the_payload_in_its_framing() {
+    for way in ways() {
+        let mut pins = table(way);
+        let (socket, mut chunked_peer) = tcp();
+        let chunked = pins.insert(socket, Framing::Chunked, 1).unwrap();
+        let (socket, mut raw_peer) = unix();
+        let plain = pins.insert(socket, Framing::Raw, 2).unwrap();
+        let payload = Payload { chunked: Bytes::from_static(b"2\r\nhi\r\n"), raw: Bytes::from_static(b"hi") };
+        let tally = fan_out(&mut pins, &[chunked, plain], &payload);
+        assert_eq!(tally, Tally { sent: 2, bytes: 9, ..Tally::default() }, "{way:?}");
+        assert_eq!(chunked_peer.read_all(), b"2\r\nhi\r\n");
+        assert_eq!(raw_peer.read_all(), b"hi");
+        assert_eq!((pins.get(chunked), pins.get(plain), pins.len()), (Some(&1), Some(&2), 2));
+    }
+}
+
+#[test]
+fn a_departed_client_is_reported_once() {
+    for way in ways() {
+        let mut pins = table(way);
+        for (socket, peer) in [unix(), tcp()] {
+            let id = pins.insert(socket, Framing::Raw, 0).unwrap();
+            assert_eq!(turn(&mut pins), []);
+            drop(peer);
+            assert_eq!(wait(&mut pins), [Event::Departed(id)]);
+            assert_eq!(turn(&mut pins), []);
+            assert_eq!(pins.write(id, &Bytes::from_static(b"x")), Outcome::Gone);
+            assert_eq!(fan_out(&mut pins, &[id], &raw("x")).gone, 1);
+            assert_eq!(pins.pending_events(), 0);
+            assert!(pins.remove(id).is_some());
+        }
+    }
+}
+
+#[test]
+fn a_departure_before_the_pin_is_noticed() {
+    let mut pins = table(FanOut::Send);
+    let (socket, peer) = tcp();
+    drop(peer);
+    let id = pins.insert(socket, Framing::Raw, 0).unwrap();
+    assert_eq!(wait(&mut pins), [Event::Departed(id)]);
+}
+
+#[test]
+fn a_failed_write_is_remembered_for_the_owner() {
+    for way in ways() {
+        let mut pins = table(way);
+        let (socket, peer) = unix();
+        let id = pins.insert(socket, Framing::Raw, 0).unwrap();
+        drop(peer);
+        let tally = fan_out(&mut pins, &[id], &raw("x"));
+        assert_eq!(tally, Tally { gone: 1, ..Tally::default() }, "{way:?}");
+        assert_eq!(pins.pending_events(), 1);
+        let mut events = Vec::new();
+        pins.drain_events(&mut events);
+        assert_eq!(events, [Event::Departed(id)]);
+        assert_eq!(turn(&mut pins), []);
+    }
+}
+
+#[test]
+fn stale_ids_are_harmless() {
+    for way in ways() {
+        let mut pins = table(way);
+        let (socket, _first) = unix();
+        let stale = pins.insert(socket, Framing::Raw, 1).unwrap();
+        assert_eq!(pins.remove(stale).unwrap().value, 1);
+        let (socket, mut peer) = unix();
+        let fresh = pins.insert(socket, Framing::Raw, 2).unwrap();
+        pins.set_deadline(stale, 0);
+        assert_eq!(pins.write(stale, &Bytes::from_static(b"x")), Outcome::Gone);
+        assert_eq!(pins.finish(stale, &Bytes::from_static(b"x")), Outcome::Gone);
+        assert_eq!(fan_out(&mut pins, &[stale], &raw("x")).gone, 1);
+        assert_eq!((pins.get(stale), pins.queue_len(stale)), (None, 0));
+        assert!(pins.remove(stale).is_none());
+        assert_eq!(expire(&mut pins, START_MS + 1000), (vec![], 0));
+        assert_eq!(peer.read_all(), b"");
+        assert_eq!(pins.ids().collect::<Vec<_>>(), [fresh]);
+    }
+}
+
+#[test]
+fn the_same_target_twice_gets_both_in_order() {
+    for way in ways() {
+        let mut pins = table(way);
+        let (socket, mut peer) = unix();
+        let id = pins.insert(socket, Framing::Raw, 0).unwrap();
+        assert_eq!(fan_out(&mut pins, &[id, id, id], &raw("ab")).sent, 3, "{way:?}");
+        assert_eq!(peer.read_all(), b"ababab");
+    }
+}
+
+#[test]
+fn more_targets_than_one_batch() {
+    for way in ways() {
+        let mut pins = table(way);
+        let (sockets, mut peers): (Vec<_>, Vec<_>) = (0..1300).map(|_| unix()).unzip();
+        let ids: Vec<_> = sockets.into_iter().map(|s| pins.insert(s, Framing::Raw, 0).unwrap()).collect();
+        assert_eq!(fan_out(&mut pins, &ids, &raw("ab")).sent, 1300, "{way:?}");
+        assert!(peers.iter_mut().all(|peer| peer.read_all() == b"ab"));
+    }
+}
+
+#[test]
+fn a_full_queue_ends_the_pin_and_only_it() {
+    for way in ways() {
+        let mut pins = table(way);
+        let (socket, _stalled) = tcp();
+        let stalled = pins.insert(socket, Framing::Raw, 0).unwrap();
+        let (socket, mut peer) = tcp();
+        let neighbour = pins.insert(socket, Framing::Raw, 0).unwrap();
+        // One item may be longer than the whole queue if nothing waits before it.
+        assert_eq!(pins.write(stalled, &vec![0; 2 * FLOOD].into()), Outcome::Queued);
+        let tally = fan_out(&mut pins, &[stalled, neighbour], &raw("x"));
+        assert_eq!(tally, Tally { overflow: 1, sent: 1, bytes: 1, ..Tally::default() }, "{way:?}");
+        assert_eq!(turn(&mut pins), [Event::Overflow(stalled)]);
+        assert_eq!(pins.write(stalled, &Bytes::from_static(b"x")), Outcome::Gone);
+        assert_eq!(peer.read_all(), b"x");
+        let unpinned = pins.remove(stalled).unwrap();
+        assert!(unpinned.unsent > FLOOD && unpinned.unsent < 2 * FLOOD);
+    }
+}
+
+#[test]
+fn tiny_items_count_with_what_they_cost() {
+    let mut pins = table(FanOut::Send);
+    let (socket, _peer) = unix();
+    let id = pins.insert(socket, Framing::Raw, 0).unwrap();
+    while pins.write(id, &vec![0; 1024].into()) == Outcome::Sent {}
+    let mut taken = 0;
+    while pins.write(id, &Bytes::from_static(b"x")) == Outcome::Queued {
+        taken += 1;
+    }
+    assert!(taken * ITEM_COST < LIMITS.queue_bytes && taken > LIMITS.queue_bytes / ITEM_COST / 2);
+}
+
+#[test]
+fn finish_reports_when_the_tail_is_out() {
+    for (socket, mut peer) in [unix(), tcp()] {
+        let mut pins = table(FanOut::Send);
+        let id = pins.insert(socket, Framing::Raw, 9).unwrap();
+        assert_eq!(pins.write(id, &Bytes::from_static(b"a")), Outcome::Sent);
+        assert_eq!(pins.finish(id, &Bytes::from_static(b"z")), Outcome::Sent);
+        assert_eq!(pins.write(id, &Bytes::from_static(b"x")), Outcome::Gone);
+        assert_eq!(turn(&mut pins), [Event::Finished(id)]);
+        assert_eq!(peer.read_all(), b"az");
+        let unpinned = pins.remove(id).unwrap();
+        assert_eq!((unpinned.value, unpinned.unsent), (9, 0));
+    }
+}
+
+#[test]
+fn finish_waits_for_the_queue_even_if_the_client_has_closed_its_sending_side() {
+    for (socket, mut peer) in [unix(), tcp()] {
+        let mut pins = table(FanOut::Send);
+        let id = pins.insert(socket, Framing::Raw, 0).unwrap();
+        assert_eq!(pins.write(id, &vec![7; 2 * FLOOD].into()), Outcome::Queued);
+        // The queue is over its limit; the tail is taken all the same.
+        assert_eq!(pins.finish(id, &Bytes::from_static(b"the end")), Outcome::Queued);
+        assert_eq!(fan_out(&mut pins, &[id], &raw("x")).gone, 1);
+        peer.shutdown(Shutdown::Write);
+        let mut got = Vec::new();
+        let mut events = Vec::new();
+        while events.is_empty() {
+            got.extend(peer.read_all());
+            events = turn(&mut pins);
+        }
+        assert_eq!(events, [Event::Finished(id)]);
+        drop(pins.remove(id));
+        let mut ended = false;
+        while !ended {
+            let (rest, end) = peer.read(FLOOD);
+            got.extend(rest);
+            ended = end;
+        }
+        assert_eq!(got.len(), 2 * FLOOD + 7);
+        assert!(got.ends_with(b"\x07the end"));
+    }
+}
+
+#[test]
+fn a_queue_that_does_not_move_is_stalled() {
+    let mut pins = table(FanOut::Send);
+    let (socket, mut peer) = unix();
+    let id = pins.insert(socket, Framing::Raw, 0).unwrap();
+    assert_eq!(pins.write(id, &vec![0; FLOOD].into()), Outcome::Queued);
+    let half = START_MS + u64::from(LIMITS.send_timeout_ms) / 2;
+    assert_eq!(expire(&mut pins, half), (vec![], 0));
+    assert!(!peer.read_all().is_empty());
+    assert_eq!(turn(&mut pins), [], "what moves is not stalled");
+    assert!(pins.queue_len(id) > 0);
+    assert_eq!(expire(&mut pins, half + u64::from(LIMITS.send_timeout_ms)), (vec![], 0));
+    let late = half + u64::from(LIMITS.send_timeout_ms) + 300;
+    assert_eq!(expire(&mut pins, late), (vec![Event::Stalled(id)], 0));
+    assert_eq!(expire(&mut pins, late + 100_000), (vec![], 0));
+    assert_eq!((turn(&mut pins), pins.next_expiry_ms()), (vec![], None));
+}
+
+#[test]
+fn an_emptied_queue_is_not_stalled() {
+    let mut pins = table(FanOut::Send);
+    let (socket, mut peer) = unix();
+    let id = pins.insert(socket, Framing::Raw, 0).unwrap();
+    assert_eq!(pins.write(id, &vec![0; 1 << 16].into()), Outcome::Queued);
+    while pins.queue_len(id) > 0 {
+        peer.read_all();
+        assert_eq!(turn(&mut pins), []);
+    }
+    assert_eq!(expire(&mut pins, START_MS + 60_000), (vec![], 0));
+}
+
+#[test]
+fn the_poller_tells_when_a_full_socket_takes_more() {
+    for (socket, mut peer) in [unix(), tcp()] {
+        let mut pins = table(FanOut::Send);
+        let id = pins.insert(socket, Framing::Raw, 0).unwrap();
+        assert_eq!(pins.write(id, &vec![0; FLOOD].into()), Outcome::Queued);
+        let epoll = pins.epoll().unwrap();
+        let mut got = 0;
+        while got < FLOOD {
+            let poller = PollFd::new(&epoll, PollFlags::IN);
+            wait_for(&mut [poller, PollFd::from_borrowed_fd(peer.as_fd(), PollFlags::IN)]);
+            assert_eq!(turn(&mut pins), []);
+            got += peer.read(1 << 14).0.len();
+        }
+        assert_eq!(pins.queue_len(id), 0);
+    }
+}
+
+#[test]
+fn a_deadline_comes_once_and_never_early() {
+    let mut pins = table(FanOut::Send);
+    let (socket, mut peer) = unix();
+    let id = pins.insert(socket, Framing::Raw, 0).unwrap();
+    pins.set_deadline(id, 20_000);
+    assert_eq!(pins.next_expiry_ms(), Some(START_MS + 20_000));
+    assert_eq!(expire(&mut pins, START_MS + 19_999), (vec![], 0));
+    assert_eq!(expire(&mut pins, START_MS + 20_000), (vec![Event::Due(id)], 0));
+    assert_eq!(expire(&mut pins, START_MS + 90_000), (vec![], 0));
+    assert_eq!(pins.finish(id, &Bytes::from_static(b"late")), Outcome::Sent);
+    assert_eq!(peer.read_all(), b"late");
+}
+
+fn kept_alive(mode: KeepAliveMode) -> (Pins<u32>, PinId, Peer) {
+    let mut pins = table(FanOut::Send);
+    let (socket, peer) = unix();
+    let id = pins.insert(socket, Framing::Raw, 0).unwrap();
+    let keep_alive = KeepAlive { payload: raw("."), every_ms: 20_000, mode };
+    pins.set_keep_alive(id, Rc::new(keep_alive), 5_000);
+    (pins, id, peer)
+}
+
+/// The seconds after the start at which a keep-alive comes, if the pin is written to at `writes`.
+fn beats(mode: KeepAliveMode, writes: &[u64], seconds: u64) -> Vec<u64> {
+    let (mut pins, id, mut peer) = kept_alive(mode);
+    let mut beats = Vec::new();
+    for second in 0..=seconds {
+        let (events, sent) = expire(&mut pins, START_MS + second * 1000);
+        assert_eq!(events, []);
+        assert_eq!(peer.read_all().len() as u64, sent);
+        beats.extend((sent > 0).then_some(second));
+        if writes.contains(&second) {
+            assert_eq!(pins.write(id, &Bytes::from_static(b"x")), Outcome::Sent);
+            assert_eq!(peer.read_all(), b"x");
+        }
+    }
+    beats
+}
+
+#[test]
+fn an_idle_keep_alive_counts_from_the_last_write() {
+    assert_eq!(beats(KeepAliveMode::Idle, &[], 70), [5, 25, 45, 65]);
+    assert_eq!(beats(KeepAliveMode::Idle, &[3, 30, 49], 70), [23, 69]);
+}
+
+#[test]
+fn an_interval_keep_alive_keeps_its_cadence() {
+    assert_eq!(beats(KeepAliveMode::Interval, &[], 70), [5, 25, 45, 65]);
+    assert_eq!(beats(KeepAliveMode::Interval, &[3, 30, 49], 70), [5, 25, 45, 65]);
+}
+
+#[test]
+fn a_late_interval_beats_once_and_is_back_on_its_cadence() {
+    let (mut pins, _, mut peer) = kept_alive(KeepAliveMode::Interval);
+    assert_eq!(expire(&mut pins, START_MS + 52_000), (vec![], 1));
+    assert_eq!(expire(&mut pins, START_MS + 64_900), (vec![], 0));
+    assert_eq!(expire(&mut pins, START_MS + 65_000), (vec![], 1));
+    assert_eq!(peer.read_all(), b"..");
+}
+
+#[test]
+fn no_keep_alive_behind_a_queue_or_after_the_end() {
+    for mode in [KeepAliveMode::Idle, KeepAliveMode::Interval] {
+        let (mut pins, id, mut peer) = kept_alive(mode);
+        assert_eq!(pins.write(id, &vec![0; 1 << 18].into()), Outcome::Queued);
+        let queued = pins.queue_len(id);
+        assert_eq!(expire(&mut pins, START_MS + 9_000), (vec![], 0));
+        assert_eq!(pins.queue_len(id), queued);
+        assert_eq!(pins.finish(id, &Bytes::new()), Outcome::Queued);
+        while turn(&mut pins).is_empty() {
+            peer.read_all();
+        }
+        assert_eq!(expire(&mut pins, START_MS + 99_000), (vec![], 0));
+    }
+}
+
+#[test]
+fn many_timers_at_once_are_spread_over_calls() {
+    let mut pins = table(FanOut::Send);
+    let (first, _peer) = unix();
+    let ids: Vec<_> =
+        (0..1500).map(|n| pins.insert(first.try_clone().unwrap(), Framing::Raw, n).unwrap()).collect();
+    for &id in &ids {
+        pins.set_deadline(id, 1000);
+    }
+    let mut events = Vec::new();
+    pins.expire(START_MS + 1000, &mut events);
+    assert!(events.len() < ids.len() && pins.next_expiry_ms().is_some_and(|next| next <= START_MS + 1000));
+    pins.expire(START_MS + 1000, &mut events);
+    assert_eq!(events.len(), ids.len());
+    assert_eq!(pins.next_expiry_ms(), None);
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Write(usize, usize),
+    FanOut(Vec<usize>, usize),
+    Read(usize, usize),
+    Turn,
+}
+
+const READERS: usize = 4;
+
+fn step() -> impl Strategy<Value = Step> {
+    let len = || prop_oneof![0..200usize, 1000..20_000usize];
+    prop_oneof![
+        2 => (0..READERS, len()).prop_map(|(pin, len)| Step::Write(pin, len)),
+        4 => (prop::collection::vec(0..READERS, 0..6), len()).prop_map(|(pins, len)| Step::FanOut(pins, len)),
+        3 => (0..READERS, 1..30_000usize).prop_map(|(pin, len)| Step::Read(pin, len)),
+        2 => Just(Step::Turn),
+    ]
+}
+
+/// Content that differs from item to item, so that a swap or a gap shows.
+fn content(item: usize, len: usize) -> Bytes {
+    (0..len).map(|at| (item * 31 + at * 7) as u8).collect()
+}
+
+fn readers_get_what_was_written(way: FanOut, steps: &[Step]) {
+    let limits = Limits { queue_bytes: 64 << 20, ..LIMITS };
+    let mut pins = Pins::new(way, limits, START_MS).unwrap();
+    let (sockets, mut peers): (Vec<_>, Vec<_>) =
+        (0..READERS).map(|n| if n % 2 == 0 { unix() } else { tcp() }).unzip();
+    let ids: Vec<_> = sockets.into_iter().map(|s| pins.insert(s, Framing::Raw, 0).unwrap()).collect();
+    let (mut sent, mut got) = (vec![Vec::new(); READERS], vec![Vec::new(); READERS]);
+    for (item, step) in steps.iter().enumerate() {
+        match step {
+            Step::Write(pin, len) => {
+                let bytes = content(item, *len);
+                sent[*pin].extend_from_slice(&bytes);
+                assert!(matches!(pins.write(ids[*pin], &bytes), Outcome::Sent | Outcome::Queued));
+            }
+            Step::FanOut(to, len) => {
+                let bytes = content(item, *len);
+                to.iter().for_each(|&pin| sent[pin].extend_from_slice(&bytes));
+                let targets: Vec<_> = to.iter().map(|&pin| ids[pin]).collect();
+                let tally = fan_out(&mut pins, &targets, &raw(bytes));
+                assert_eq!(tally.sent + tally.queued, targets.len() as u64);
+            }
+            Step::Read(pin, len) => got[*pin].extend(peers[*pin].read(*len).0),
+            Step::Turn => assert_eq!(turn(&mut pins), []),
+        }
+    }
+    while ids.iter().any(|&id| pins.queue_len(id) > 0) {
+        peers.iter_mut().zip(&mut got).for_each(|(peer, got)| got.extend(peer.read_all()));
+        assert_eq!(turn(&mut pins), []);
+    }
+    for ((id, peer), (got, sent)) in ids.iter().zip(&mut peers).zip(got.iter_mut().zip(&sent)) {
+        drop(pins.remove(*id));
+        let mut ended = false;
+        while !ended {
+            let (rest, end) = peer.read(FLOOD);
+            got.extend(rest);
+            ended = end;
+        }
+        assert!(got == sent, "{} bytes of {}", got.len(), sent.len());
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+
+    #[test]
+    fn order_and_completeness(steps in prop::collection::vec(step(), 1..120)) {
+        for way in ways() {
+            readers_get_what_was_written(way, &steps);
+        }
+    }
+}
