@@ -58,9 +58,9 @@ impl Hub {
         realm: RealmId,
         items: Vec<Item>,
         receipts: bool,
-    ) -> Result<Option<Receipts>, Full> {
+    ) -> Result<Accepted, Full> {
         let (ballot, answer) = Ballot::new(items.len(), receipts);
-        let mut woken = 0u64;
+        let (mut woken, mut duplicates) = (0u64, 0);
         {
             let mut ledger = self.ledger.lock();
             let fits = items.iter().all(|item| {
@@ -76,6 +76,7 @@ impl Hub {
                     let digest = self.digest(realm, &item.channel, id);
                     if ledger.seen.contains(digest, now) {
                         ballot.add(slot, Receipt { duplicate: true, ..Receipt::default() });
+                        duplicates += 1;
                         continue;
                     }
                     ledger.seen.note(digest, now);
@@ -92,7 +93,7 @@ impl Hub {
             }
         }
         each(woken).for_each(|shard| self.mailboxes[shard].mail.notify_one());
-        Ok(answer.map(Receipts))
+        Ok(Accepted { duplicates, receipts: answer.map(Receipts) })
     }
 
     /// Like [`Hub::publish`], but waits for room, at most `patience`.
@@ -102,7 +103,7 @@ impl Hub {
         mut items: Vec<Item>,
         receipts: bool,
         patience: Duration,
-    ) -> Result<Option<Receipts>, Full> {
+    ) -> Result<Accepted, Full> {
         let deadline = Instant::now() + patience;
         loop {
             let mut room = pin!(self.room.notified());
@@ -226,6 +227,15 @@ pub struct Receipt {
     pub dropped_gone: u64,
     /// The queue was over its limit; the connection was closed.
     pub dropped_overflow: u64,
+}
+
+/// A publish that the hub has taken.
+#[derive(Debug)]
+pub struct Accepted {
+    /// Items whose id was seen within `hub.id_ttl`; nothing else happened to them.
+    pub duplicates: usize,
+    /// If they were asked for.
+    pub receipts: Option<Receipts>,
 }
 
 /// Nothing of the request was accepted: a shard's mailbox is full. The items come back.
@@ -451,7 +461,7 @@ mod tests {
             tokio::time::advance(Duration::from_secs(1)).await;
             taken(&hub, 0)
         };
-        assert_eq!(tokio::join!(publish(), make_room).0.unwrap().is_some(), false);
+        assert_eq!(tokio::join!(publish(), make_room).0.unwrap().receipts.is_some(), false);
         assert!(publish().await.is_err());
     }
 
@@ -461,7 +471,7 @@ mod tests {
         hub.join(0, R, "a");
         hub.join(1, R, "a");
         let items = vec![item("a", Some("1")), item("a", Some("1"))];
-        let mut receipts = hub.publish(R, items, true).unwrap().unwrap();
+        let mut receipts = hub.publish(R, items, true).unwrap().receipts.unwrap();
         for shard in 0..2 {
             let mut batch = Vec::new();
             hub.take(shard, &mut batch);

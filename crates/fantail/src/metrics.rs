@@ -1,7 +1,16 @@
-//! Counters. Each shard owns one [`Counters`], written with relaxed atomics by its thread alone and
-//! summed when somebody asks. No label is made of what a client or publisher sent.
+//! Counters, and the one table that says what each is called. A shard owns one [`Counters`], written
+//! with relaxed atomics by its thread alone and read when somebody asks; [`Process`] is shared by the
+//! control runtime. No label is made of what a client or publisher sent, so the number of series is
+//! fixed by the number of shards.
 
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
+mod exposition;
+
+use std::{
+    sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed},
+    time::Duration,
+};
+
+pub use exposition::{Exposition, expose};
 
 #[derive(Debug, Default)]
 pub struct Count(AtomicU64);
@@ -13,6 +22,9 @@ impl Count {
     pub fn get(&self) -> u64 {
         self.0.load(Relaxed)
     }
+    fn sample(&self) -> Sample<'_> {
+        Sample::Count(self.get())
+    }
 }
 
 #[derive(Debug, Default)]
@@ -22,72 +34,181 @@ impl Gauge {
     pub fn add(&self, n: i64) {
         self.0.fetch_add(n, Relaxed);
     }
+    pub fn set(&self, n: i64) {
+        self.0.store(n, Relaxed);
+    }
     pub fn get(&self) -> i64 {
         self.0.load(Relaxed)
     }
+    fn sample(&self) -> Sample<'_> {
+        Sample::Gauge(self.get())
+    }
 }
 
-/// One shard's counters.
+/// How long something took, in the buckets of [`LATENCY_BOUNDS`].
 #[derive(Debug, Default)]
-#[repr(align(128))]
-pub struct Counters {
-    pub connections: Gauge,
-    pub accepted: Count,
-    /// Accepting paused: at the limit of connections, or of descriptors.
-    pub accept_pauses: Count,
-    pub requests: Count,
-    /// Refused before routing: malformed.
-    pub refused_malformed: Count,
-    /// Refused before routing: over a limit (head, target, body).
-    pub refused_limit: Count,
-    /// Closed for a time-out before or in a request.
-    pub refused_timeout: Count,
-    pub pins_stream: Gauge,
-    pub pins_poll: Gauge,
-    pub channels: Gauge,
-    pub subscriptions: Gauge,
-    pub delivered_stream: Count,
-    pub delivered_poll: Count,
-    pub queued: Count,
-    pub filtered: Count,
-    /// Items that never reached a client: it left before they were written.
-    pub dropped_gone: Count,
-    /// … its queue was over `client.queue_bytes`, and it was closed.
-    pub dropped_overflow: Count,
-    /// Pins that ended, by cause.
-    pub ended_client: Count,
-    pub ended_overflow: Count,
-    pub ended_stalled: Count,
-    pub ended_close: Count,
-    pub ended_answered: Count,
-    pub ended_timeout: Count,
-    pub keep_alives: Count,
-    pub bytes_pushed: Count,
-    pub origin_requests: Count,
-    pub origin_connects: Count,
-    pub origin_connect_failures: Count,
-    pub origin_errors: Count,
-    pub origin_timeouts: Count,
-    pub instruct_errors: Count,
-    pub origin_latency: Latency,
+pub struct Latency {
+    /// Not cumulative; the last holds what is over every bound.
+    pub buckets: [Count; LATENCY_BOUNDS.len() + 1],
+    pub sum_us: Count,
+}
+
+impl Latency {
+    pub fn observe(&self, took: Duration) {
+        let seconds = took.as_secs_f64();
+        let bucket = LATENCY_BOUNDS.iter().position(|b| seconds <= *b).unwrap_or(LATENCY_BOUNDS.len());
+        self.buckets[bucket].add(1);
+        self.sum_us.add(u64::try_from(took.as_micros()).unwrap_or(u64::MAX));
+    }
+    fn sample(&self) -> Sample<'_> {
+        Sample::Latency(self)
+    }
 }
 
 /// Upper bounds of the buckets of [`Latency`], in seconds; one more holds the rest.
 pub const LATENCY_BOUNDS: [f64; 14] =
     [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
 
-/// From a request's last byte towards the origin to the first of its answer.
-#[derive(Debug, Default)]
-pub struct Latency {
-    pub buckets: [Count; LATENCY_BOUNDS.len() + 1],
-    pub sum_us: Count,
+/// One metric of `/metrics`, without the prefix `fantail_` and, for a [`Count`], without `_total`.
+#[derive(Debug)]
+struct Family<T: 'static> {
+    name: &'static str,
+    help: &'static str,
+    members: &'static [Member<T>],
 }
 
-impl Latency {
-    pub fn observe(&self, took: std::time::Duration) {
-        let seconds = took.as_secs_f64();
-        let bucket = LATENCY_BOUNDS.iter().position(|b| seconds <= *b).unwrap_or(LATENCY_BOUNDS.len());
-        self.buckets[bucket].add(1);
-        self.sum_us.add(u64::try_from(took.as_micros()).unwrap_or(u64::MAX));
+/// One field: its label, if the family has more than one, and where it is.
+#[derive(Debug)]
+struct Member<T: 'static> {
+    label: Option<(&'static str, &'static str)>,
+    read: fn(&T) -> Sample<'_>,
+}
+
+#[derive(Debug)]
+enum Sample<'a> {
+    Count(u64),
+    Gauge(i64),
+    Latency(&'a Latency),
+}
+
+/// Makes a struct of counters and its `FAMILIES`, so that no field can be without a name and a text.
+/// A row is `NAME: "HELP" { FIELD [LABEL = VALUE]: TYPE, … }`; members of a row share one type.
+macro_rules! families {
+    (
+        $(#[$attribute:meta])*
+        pub struct $table:ident {
+            $( $name:ident: $help:literal {
+                $( $(#[$doc:meta])* $field:ident $([$label:ident = $value:ident])?: $kind:ident ),+ $(,)?
+            } )+
+        }
+    ) => {
+        $(#[$attribute])*
+        pub struct $table {
+            $( $( #[doc = $help] $(#[$doc])* pub $field: $kind, )+ )+
+        }
+
+        impl $table {
+            const FAMILIES: &[Family<Self>] = &[ $( Family {
+                name: stringify!($name),
+                help: $help,
+                members: &[ $( Member {
+                    label: families!(@label $($label $value)?),
+                    read: |table| table.$field.sample(),
+                } ),+ ],
+            } ),+ ];
+        }
+    };
+    (@label) => { None };
+    (@label $label:ident $value:ident) => { Some((stringify!($label), stringify!($value))) };
+}
+
+families! {
+    /// One shard's counters.
+    #[derive(Debug, Default)]
+    #[repr(align(128))]
+    pub struct Counters {
+        connections: "Client connections open, pins included." { connections: Gauge }
+        connections_accepted: "Client connections accepted." { accepted: Count }
+        accept_pauses: "Times that accepting paused, at the limit of connections or of descriptors." {
+            accept_pauses: Count,
+        }
+        requests: "Requests that were well-formed and within the limits." { requests: Count }
+        requests_refused: "Requests refused before routing, by cause." {
+            /// Malformed.
+            refused_malformed [cause = malformed]: Count,
+            /// Over a limit: head, target, body.
+            refused_limit [cause = limit]: Count,
+            /// Closed for a time-out before or in a request.
+            refused_timeout [cause = timeout]: Count,
+        }
+        pins: "Held connections, by kind." {
+            pins_stream [kind = stream]: Gauge,
+            pins_poll [kind = poll]: Gauge,
+        }
+        channels: "Channels with a subscriber on this shard." { channels: Gauge }
+        subscriptions: "Subscriptions of pins to channels." { subscriptions: Gauge }
+        deliveries: "Items written whole to a client, by kind of pin." {
+            delivered_stream [kind = stream]: Count,
+            delivered_poll [kind = poll]: Count,
+        }
+        deliveries_queued: "Items that had to wait in a connection's queue." { queued: Count }
+        deliveries_filtered: "Items kept from a subscriber by a filter." { filtered: Count }
+        deliveries_dropped: "Items that never reached a subscriber, by cause." {
+            /// The client left before they were written.
+            dropped_gone [cause = gone]: Count,
+            /// The queue was over `client.queue_bytes`, and the connection was closed.
+            dropped_overflow [cause = overflow]: Count,
+        }
+        pins_ended: "Pins that ended, by cause." {
+            ended_client [cause = client]: Count,
+            ended_overflow [cause = overflow]: Count,
+            ended_stalled [cause = stalled]: Count,
+            ended_close [cause = close]: Count,
+            ended_answered [cause = answered]: Count,
+            ended_timeout [cause = timeout]: Count,
+        }
+        keep_alives: "Keep-alives written to streams." { keep_alives: Count }
+        pushed_bytes: "Bytes written to pins." { bytes_pushed: Count }
+        origin_requests: "Requests sent to origins." { origin_requests: Count }
+        origin_connects: "Connections opened to origins." { origin_connects: Count }
+        origin_connect_failures: "Connections to origins that failed." { origin_connect_failures: Count }
+        origin_errors: "Answers of origins that were cut or malformed." { origin_errors: Count }
+        origin_timeouts: "Requests that an origin did not answer in time." { origin_timeouts: Count }
+        instruct_errors: "Answers of origins whose GRIP instructions were refused." { instruct_errors: Count }
+        origin_latency_seconds: "From a request's last byte towards the origin to the first of its answer." {
+            origin_latency: Latency,
+        }
+    }
+}
+
+families! {
+    /// What belongs to no shard.
+    #[derive(Debug, Default)]
+    pub struct Process {
+        items: "Items published, by result." {
+            items_accepted [result = accepted]: Count,
+            /// The id was seen within `hub.id_ttl`.
+            items_duplicate [result = duplicate]: Count,
+            /// Well-formed, but over a limit or more than the hub could take.
+            items_refused [result = refused]: Count,
+        }
+        publishes: "Publish requests, by result." {
+            publishes_accepted [result = accepted]: Count,
+            /// The publisher's fault: malformed or over a limit.
+            publishes_invalid [result = invalid]: Count,
+            /// Without a good token.
+            publishes_denied [result = denied]: Count,
+            /// Answered 503: a mailbox stayed full, or the control port was busy.
+            publishes_overload [result = overload]: Count,
+            /// The body did not arrive in time, or broke off.
+            publishes_cut [result = cut]: Count,
+        }
+        publish_latency_seconds: "From a publish request's last byte to its acceptance by the hub." {
+            publish_latency: Latency,
+        }
+        hub_channels: "Channels with a subscriber on any shard." { hub_channels: Gauge }
+        control_connections: "Connections to the control port." { control_connections: Gauge }
+        log_lines_dropped: "Log lines dropped because writing them was too slow." { log_lines_dropped: Count }
+        uptime_seconds: "Whole seconds since the start." { uptime_seconds: Gauge }
     }
 }

@@ -1,1 +1,227 @@
-//! For operators: the control port with `/metrics`, `/healthz` and `/readyz`.
+//! The control port: the endpoints of publishers, and for operators
+//!
+//! - `GET /metrics`: everything counted
+//! - `GET /healthz`: the process lives; `GET /readyz`: it wants new clients
+//! - `/`: says what this is
+//!
+//! Nothing here knows a channel or an item.
+
+mod browser;
+mod connection;
+
+use std::{
+    future::Future,
+    pin::pin,
+    sync::{
+        Arc,
+        atomic::{AtomicU8, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use axum::{
+    Router,
+    body::Body,
+    http::{HeaderMap, Method, Response, StatusCode, Uri, header::ACCEPT},
+    routing::{MethodRouter, any, get},
+};
+use hyper::{Request, body::Incoming, service::Service as _};
+use hyper_util::service::TowerToHyperService;
+use tokio::{net::TcpListener, sync::watch, task::JoinSet, time::Instant};
+
+use crate::{
+    config,
+    hub::Hub,
+    metrics::{Counters, Exposition, Process, expose},
+    publish::{
+        answer::{self, Format},
+        http::{Endpoints, overload},
+    },
+};
+
+use connection::{Limits, Seat};
+
+/// What the control port shows and changes.
+#[derive(Debug)]
+pub struct State {
+    endpoints: Arc<Endpoints>,
+    hub: Arc<Hub>,
+    shards: Vec<Arc<Counters>>,
+    process: Arc<Process>,
+    phase: AtomicU8,
+    started: Instant,
+    limits: Limits,
+}
+
+/// Whether a load balancer should send clients here.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[repr(u8)]
+pub enum Phase {
+    Starting,
+    Ready,
+    Draining,
+}
+
+impl State {
+    /// Starts in [`Phase::Starting`]. `shards` in the order of their numbers.
+    pub fn new(
+        endpoints: Endpoints,
+        hub: Arc<Hub>,
+        shards: Vec<Arc<Counters>>,
+        process: Arc<Process>,
+        control: &config::Control,
+    ) -> Self {
+        Self {
+            endpoints: Arc::new(endpoints),
+            hub,
+            shards,
+            process,
+            phase: AtomicU8::new(Phase::Starting as u8),
+            started: Instant::now(),
+            limits: Limits::new(control.head_bytes),
+        }
+    }
+
+    pub fn enter(&self, phase: Phase) {
+        self.phase.store(phase as u8, Relaxed);
+    }
+
+    fn phase(&self) -> Phase {
+        match self.phase.load(Relaxed) {
+            phase if phase == Phase::Ready as u8 => Phase::Ready,
+            phase if phase == Phase::Draining as u8 => Phase::Draining,
+            _ => Phase::Starting,
+        }
+    }
+
+    fn metrics(&self, exposition: Exposition) -> String {
+        self.process.hub_channels.set(i64::try_from(self.hub.channels()).unwrap_or(i64::MAX));
+        self.process.uptime_seconds.set(i64::try_from(self.started.elapsed().as_secs()).unwrap_or(i64::MAX));
+        expose(&self.shards, &self.process, exposition)
+    }
+}
+
+/// Serves the control port until `drain` is ready and then until the requests in progress are answered;
+/// dropping it ends them at once.
+pub async fn serve(listener: TcpListener, state: Arc<State>, drain: impl Future<Output = ()>) {
+    let port = Arc::new(Port::new(&listener, Arc::clone(&state)));
+    let (stop, stopping) = watch::channel(false);
+    let mut open = JoinSet::new();
+    let mut drain = pin!(drain);
+    loop {
+        tokio::select! {
+            biased;
+            () = &mut drain => break,
+            Some(ended) = open.join_next() => log_panic(ended),
+            accepted = listener.accept(), if open.len() < SEATS + RESERVED => match accepted {
+                Ok((socket, _)) => {
+                    let seat = if open.len() < SEATS { Seat::Ordinary } else { Seat::Reserved };
+                    open.spawn(connection::drive(socket, seat, Arc::clone(&port), stopping.clone()));
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "the control port cannot accept");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            },
+        }
+    }
+    drop(listener);
+    stop.send_replace(true);
+    while let Some(ended) = open.join_next().await {
+        log_panic(ended);
+    }
+}
+
+fn log_panic(ended: Result<(), tokio::task::JoinError>) {
+    if let Err(error) = ended {
+        tracing::error!(%error, "a connection of the control port failed");
+    }
+}
+
+/// The listening port, shared by its connections.
+#[derive(Debug)]
+struct Port {
+    state: Arc<State>,
+    loopback: bool,
+    router: TowerToHyperService<Router>,
+}
+
+impl Port {
+    fn new(listener: &TcpListener, state: Arc<State>) -> Self {
+        let loopback = listener.local_addr().is_ok_and(|address| address.ip().is_loopback());
+        let router = router(&state);
+        Self { state, loopback, router: TowerToHyperService::new(router) }
+    }
+
+    async fn answer(&self, seat: Seat, request: Request<Incoming>) -> Response<Body> {
+        let mut response = self.decide(seat, request).await;
+        if seat == Seat::Reserved || self.state.process.control_connections.get() > CROWDED {
+            connection::close_after(&mut response);
+        }
+        response
+    }
+
+    async fn decide(&self, seat: Seat, request: Request<Incoming>) -> Response<Body> {
+        if let Err(reason) = browser::check(&request, self.loopback) {
+            tracing::warn!(%reason, "control request refused");
+            return answer::text(StatusCode::FORBIDDEN, &reason.to_string());
+        }
+        let operators = OPERATORS.contains(&request.uri().path());
+        if !operators && Format::accepted(request.headers()).is_none() {
+            let text = "Not Acceptable. Supported formats are text/plain and application/json.";
+            return answer::text(StatusCode::NOT_ACCEPTABLE, text);
+        }
+        if !operators && seat == Seat::Reserved {
+            self.state.process.publishes_overload.add(1);
+            return overload("Too many connections.");
+        }
+        match self.router.call(request).await {
+            Ok(response) => response,
+            Err(never) => match never {},
+        }
+    }
+}
+
+fn router(state: &Arc<State>) -> Router {
+    Router::new()
+        .route("/", any(async || answer::text(StatusCode::OK, "Fantail API")))
+        .route("/metrics", only_get(get(metrics)))
+        .route("/healthz", only_get(get(async || answer::text(StatusCode::OK, "ok"))))
+        .route("/readyz", only_get(get(ready)))
+        .fallback(async || answer::text(StatusCode::NOT_FOUND, "Not Found"))
+        .with_state(Arc::clone(state))
+        .merge(Arc::clone(&state.endpoints).router())
+}
+
+type Shared = axum::extract::State<Arc<State>>;
+
+async fn metrics(axum::extract::State(state): Shared, headers: HeaderMap) -> Response<Body> {
+    let exposition = headers.get(ACCEPT).map_or(Exposition::Prometheus, |accept| Exposition::accepted(accept.as_bytes()));
+    answer::page(StatusCode::OK, exposition.content_type(), state.metrics(exposition))
+}
+
+async fn ready(axum::extract::State(state): Shared) -> Response<Body> {
+    match state.phase() {
+        Phase::Ready => answer::text(StatusCode::OK, "ready"),
+        Phase::Starting => answer::text(StatusCode::SERVICE_UNAVAILABLE, "starting"),
+        Phase::Draining => answer::text(StatusCode::SERVICE_UNAVAILABLE, "draining"),
+    }
+}
+
+fn only_get(route: MethodRouter<Arc<State>>) -> MethodRouter<Arc<State>> {
+    route.fallback(async |method: Method| answer::wrong_method(&method, "GET, HEAD"))
+}
+
+/// What must be answered whatever publishers do.
+const OPERATORS: [&str; 3] = ["/metrics", "/healthz", "/readyz"];
+/// Connections of the control port: publishers that keep theirs open come to some hundreds.
+pub const SEATS: usize = 512;
+/// More connections, for [`OPERATORS`] alone, so that health is seen when the seats are taken.
+pub const RESERVED: usize = 16;
+/// From here on each answer closes its connection: idle ones do not keep others out.
+const CROWDED: i64 = 384;
+/// Out of descriptors: accepting again at once would only spin.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+#[cfg(test)]
+mod tests;

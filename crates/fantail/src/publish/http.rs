@@ -1,1 +1,278 @@
-//! `POST /publish/` and the realms' own (spec 5.2).
+//! Publishing over HTTP (spec 5.2; the realms' endpoints of Fanout Cloud):
+//!
+//! - `POST /publish`, `/realm/{realm}/publish`, and the older `/realm/{realm}/publish/{channel}`
+//! - `POST /recover`
+//!
+//! each with or without a slash at the end. Owns the limits of one request and of requests at once.
+
+use std::{sync::Arc, time::Duration};
+
+use axum::{
+    Router,
+    body::Body,
+    extract::{Path, Request, State},
+    http::{
+        HeaderValue, Method, Response, StatusCode,
+        header::{AUTHORIZATION, CONTENT_LENGTH, RETRY_AFTER, WWW_AUTHENTICATE},
+    },
+    routing::{MethodRouter, post},
+};
+use bytes::Bytes;
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use serde::Serialize;
+use tokio::{sync::Semaphore, time::timeout};
+
+use super::{
+    Name, Pending, Publisher, Refusal,
+    answer::{self, Format},
+};
+use crate::{config, hub::Receipt, metrics::Process};
+
+/// The endpoints of publishers.
+#[derive(Debug)]
+pub struct Endpoints {
+    publisher: Arc<Publisher>,
+    counts: Arc<Process>,
+    body_bytes: usize,
+    body_timeout: Duration,
+    patience: Duration,
+    at_once: Semaphore,
+}
+
+impl Endpoints {
+    pub fn new(publisher: Arc<Publisher>, counts: Arc<Process>, control: &config::Control) -> Self {
+        Self {
+            publisher,
+            counts,
+            body_bytes: control.body_bytes,
+            body_timeout: BODY_TIMEOUT,
+            patience: control.publish_timeout,
+            at_once: Semaphore::new(AT_ONCE),
+        }
+    }
+
+    #[cfg(test)]
+    pub(crate) fn with_body_timeout(mut self, body_timeout: Duration) -> Self {
+        self.body_timeout = body_timeout;
+        self
+    }
+
+    pub fn router(self: Arc<Self>) -> Router {
+        let publish = || only_post(post(publish));
+        let realm = || only_post(post(publish_to_realm));
+        let channel = || only_post(post(publish_to_channel));
+        let recover = || only_post(post(recover));
+        Router::new()
+            .route("/publish", publish())
+            .route("/publish/", publish())
+            .route("/recover", recover())
+            .route("/recover/", recover())
+            .route("/realm/{realm}/publish", realm())
+            .route("/realm/{realm}/publish/", realm())
+            .route("/realm/{realm}/publish/{channel}", channel())
+            .route("/realm/{realm}/publish/{channel}/", channel())
+            .with_state(self)
+    }
+
+    async fn publish(&self, realm: &str, channel: Option<&str>, request: Request) -> Response<Body> {
+        let outcome = self.decide(realm, channel, request).await;
+        let count = match &outcome {
+            Ok(_) => &self.counts.publishes_accepted,
+            Err(Refused::Denied) => &self.counts.publishes_denied,
+            Err(Refused::Busy | Refused::Publish(Refusal::Full)) => &self.counts.publishes_overload,
+            Err(Refused::Slow | Refused::Cut) => &self.counts.publishes_cut,
+            Err(Refused::Query | Refused::Large | Refused::Publish(_)) => &self.counts.publishes_invalid,
+        };
+        count.add(1);
+        match outcome {
+            Ok(Accepted::Plain(format)) => answer::done(format, "Published"),
+            Ok(Accepted::Receipts(pending)) => receipts(pending).await,
+            Err(refused) => refused.response(),
+        }
+    }
+
+    /// Cheap refusals come first: nothing of a body is read for who may not publish.
+    async fn decide(&self, realm: &str, channel: Option<&str>, request: Request) -> Result<Accepted, Refused> {
+        let format = Format::accepted(request.headers()).unwrap_or(Format::Text);
+        let wants_receipts = wants_receipts(request.uri().query())?;
+        let authorization = request.headers().get(AUTHORIZATION);
+        let realm = self.publisher.authorize(realm, authorization).map_err(|_| Refused::Denied)?;
+        if announced(&request).is_some_and(|length| length > self.body_bytes as u64) {
+            return Err(Refused::Large);
+        }
+        let permit = timeout(self.patience, self.at_once.acquire()).await;
+        let _permit = permit.map_err(|_| Refused::Busy)?.expect("the semaphore is never closed");
+        let body = self.read(request.into_body()).await?;
+        let pending = self.publisher.publish(realm, &body, channel, wants_receipts).await?;
+        Ok(pending.map_or(Accepted::Plain(format), Accepted::Receipts))
+    }
+
+    async fn read(&self, body: Body) -> Result<Bytes, Refused> {
+        let body = Limited::new(body, self.body_bytes).collect();
+        match timeout(self.body_timeout, body).await {
+            Err(_) => Err(Refused::Slow),
+            Ok(Ok(body)) => Ok(body.to_bytes()),
+            Ok(Err(error)) if error.is::<LengthLimitError>() => Err(Refused::Large),
+            Ok(Err(_)) => Err(Refused::Cut),
+        }
+    }
+}
+
+#[derive(Debug)]
+enum Accepted {
+    Plain(Format),
+    Receipts(Pending),
+}
+
+/// Why a publish request is not answered with 2xx; every variant is one status.
+#[derive(Debug)]
+enum Refused {
+    Query,
+    Denied,
+    Large,
+    Slow,
+    Cut,
+    Busy,
+    Publish(Refusal),
+}
+
+impl From<Refusal> for Refused {
+    fn from(refusal: Refusal) -> Self {
+        Self::Publish(refusal)
+    }
+}
+
+impl Refused {
+    fn response(&self) -> Response<Body> {
+        match self {
+            Self::Query => answer::text(StatusCode::BAD_REQUEST, "Invalid query: only receipt=true is known."),
+            Self::Denied => denied(),
+            Self::Large => answer::text(StatusCode::PAYLOAD_TOO_LARGE, "Request body too large."),
+            Self::Slow => answer::text(StatusCode::REQUEST_TIMEOUT, "Request body too slow."),
+            Self::Cut => answer::text(StatusCode::BAD_REQUEST, "Request body incomplete or malformed."),
+            Self::Busy => overload("Too many publish requests at once."),
+            Self::Publish(full @ Refusal::Full) => overload(&full.to_string()),
+            Self::Publish(refusal) => answer::text(StatusCode::BAD_REQUEST, &refusal.to_string()),
+        }
+    }
+}
+
+/// 503 for what may work in a moment.
+pub fn overload(line: &str) -> Response<Body> {
+    let mut response = answer::text(StatusCode::SERVICE_UNAVAILABLE, line);
+    response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));
+    response
+}
+
+fn denied() -> Response<Body> {
+    let text = "Not authorized: a key of the realm, or a token signed with one, is needed.";
+    let mut response = answer::text(StatusCode::UNAUTHORIZED, text);
+    response.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"fantail\""));
+    response
+}
+
+type Shared = State<Arc<Endpoints>>;
+
+async fn publish(State(endpoints): Shared, request: Request) -> Response<Body> {
+    endpoints.publish(DEFAULT_REALM, None, request).await
+}
+
+async fn publish_to_realm(
+    State(endpoints): Shared,
+    Path(realm): Path<String>,
+    request: Request,
+) -> Response<Body> {
+    endpoints.publish(&realm, None, request).await
+}
+
+async fn publish_to_channel(
+    State(endpoints): Shared,
+    Path((realm, channel)): Path<(String, String)>,
+    request: Request,
+) -> Response<Body> {
+    endpoints.publish(&realm, Some(&channel), request).await
+}
+
+async fn recover(State(endpoints): Shared, request: Request) -> Response<Body> {
+    if endpoints.publisher.authorize(DEFAULT_REALM, request.headers().get(AUTHORIZATION)).is_err() {
+        return denied();
+    }
+    endpoints.publisher.recover();
+    answer::done(Format::accepted(request.headers()).unwrap_or(Format::Text), "Updated")
+}
+
+fn only_post(route: MethodRouter<Arc<Endpoints>>) -> MethodRouter<Arc<Endpoints>> {
+    route.fallback(async |method: Method| answer::wrong_method(&method, "POST"))
+}
+
+fn wants_receipts(query: Option<&str>) -> Result<bool, Refused> {
+    match query {
+        None | Some("" | "receipt=false") => Ok(false),
+        Some("receipt=true") => Ok(true),
+        Some(_) => Err(Refused::Query),
+    }
+}
+
+fn announced(request: &Request) -> Option<u64> {
+    request.headers().get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+}
+
+/// 200 with a receipt per item, or 202 when they are not all there in time.
+async fn receipts(pending: Pending) -> Response<Body> {
+    #[derive(Serialize)]
+    struct Published {
+        message: &'static str,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        items: Option<Vec<Line>>,
+    }
+    let message = "Published";
+    match timeout(RECEIPT_TIMEOUT, pending.wait()).await {
+        Ok(Some(receipts)) => {
+            let items = Some(receipts.into_iter().map(Line::from).collect());
+            answer::json(StatusCode::OK, &Published { message, items })
+        }
+        Ok(None) | Err(_) => answer::json(StatusCode::ACCEPTED, &Published { message, items: None }),
+    }
+}
+
+/// One item's receipt as JSON.
+#[derive(Serialize)]
+struct Line {
+    channel: String,
+    id: Option<String>,
+    duplicate: bool,
+    delivered: u64,
+    queued: u64,
+    filtered: u64,
+    dropped: Dropped,
+}
+
+#[derive(Serialize)]
+struct Dropped {
+    gone: u64,
+    overflow: u64,
+}
+
+impl From<(Name, Receipt)> for Line {
+    fn from((name, receipt): (Name, Receipt)) -> Self {
+        Self {
+            channel: name.channel,
+            id: name.id,
+            duplicate: receipt.duplicate,
+            delivered: receipt.delivered,
+            queued: receipt.queued,
+            filtered: receipt.filtered,
+            dropped: Dropped { gone: receipt.dropped_gone, overflow: receipt.dropped_overflow },
+        }
+    }
+}
+
+/// What `/publish` and `/recover` belong to.
+const DEFAULT_REALM: &str = "default";
+/// Publish requests whose bodies are in memory, as many as Pushpin has connections: with the default
+/// `control.body_bytes`, 128 MB. More wait, in order, for `control.publish_timeout`.
+const AT_ONCE: usize = 128;
+/// For a whole body: the default limit of 1 MB at 33 kB/s.
+const BODY_TIMEOUT: Duration = Duration::from_secs(30);
+/// A shard that has not delivered by then is stuck or far behind; the items stay accepted.
+const RECEIPT_TIMEOUT: Duration = Duration::from_secs(10);

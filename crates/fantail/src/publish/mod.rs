@@ -1,3 +1,163 @@
-//! The path of a publisher: authenticate, decode, hand to the hub, answer.
+//! The path of a publisher: authenticate, decode, hand to the hub, answer. Here is what does not depend
+//! on how a publish came in; it knows no HTTP but the value of `Authorization`.
 
+pub mod answer;
 pub mod http;
+
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use ::http::HeaderValue;
+use arc_swap::ArcSwap;
+use fantail_proto::item::{self, Item, ItemError};
+use tokio::time::Instant;
+
+use crate::{
+    hub::{Full, Hub, RealmId, Receipt, Receipts},
+    metrics::Process,
+    realm::{Denied, Realms},
+};
+
+/// Where all ways of publishing meet.
+#[derive(Debug)]
+pub struct Publisher {
+    hub: Arc<Hub>,
+    counts: Arc<Process>,
+    rules: ArcSwap<Rules>,
+    patience: Duration,
+}
+
+/// What a reload replaces.
+#[derive(Debug)]
+pub struct Rules {
+    pub realms: Arc<Realms>,
+    /// `grip.channel_bytes`
+    pub channel_bytes: usize,
+}
+
+impl Publisher {
+    /// `patience` is `control.publish_timeout`.
+    pub fn new(hub: Arc<Hub>, counts: Arc<Process>, rules: Rules, patience: Duration) -> Self {
+        Self { hub, counts, rules: ArcSwap::from_pointee(rules), patience }
+    }
+
+    /// Requests that are being decided keep the rules that they began with.
+    pub fn reload(&self, rules: Rules) {
+        self.rules.store(Arc::new(rules));
+    }
+
+    /// Whether this `Authorization` may publish to the realm. That a realm does not exist and that the
+    /// token is not one of its own are the same answer.
+    pub fn authorize(&self, realm: &str, authorization: Option<&HeaderValue>) -> Result<RealmId, Denied> {
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
+        self.rules.load().realms.authorize(realm, authorization, now)
+    }
+
+    /// Decodes a publish and hands it to the hub, whole or not at all: accepted when this returns.
+    /// Waits for a full mailbox, at most `control.publish_timeout`. `channel` is that of the URL.
+    pub async fn publish(
+        &self,
+        realm: RealmId,
+        body: &[u8],
+        channel: Option<&str>,
+        receipts: bool,
+    ) -> Result<Option<Pending>, Refusal> {
+        let begun = Instant::now();
+        let items = item::decode(body, channel)?;
+        let count = items.len();
+        let outcome = self.accept(realm, items, receipts).await;
+        match &outcome {
+            Ok((duplicates, _)) => {
+                self.counts.items_accepted.add((count - duplicates) as u64);
+                self.counts.items_duplicate.add(*duplicates as u64);
+                self.counts.publish_latency.observe(begun.elapsed());
+            }
+            Err(_) => self.counts.items_refused.add(count as u64),
+        }
+        outcome.map(|(_, pending)| pending)
+    }
+
+    /// Replays every held long-poll to its origin (spec 5.2).
+    pub fn recover(&self) {
+        self.hub.recover();
+    }
+
+    async fn accept(
+        &self,
+        realm: RealmId,
+        items: Vec<Item>,
+        receipts: bool,
+    ) -> Result<(usize, Option<Pending>), Refusal> {
+        let limit = self.rules.load().channel_bytes;
+        check(&items, limit)?;
+        for item in &items {
+            tracing::debug!(channel = ?item.channel, "publish");
+        }
+        let names = if receipts { items.iter().map(Name::of).collect() } else { Vec::new() };
+        let accepted = self.hub.publish_within(realm, items, receipts, self.patience).await?;
+        let pending = accepted.receipts.map(|receipts| Pending { names, receipts });
+        Ok((accepted.duplicates, pending))
+    }
+}
+
+/// Receipts of an accepted publish that are still on their way.
+#[derive(Debug)]
+pub struct Pending {
+    names: Vec<Name>,
+    receipts: Receipts,
+}
+
+impl Pending {
+    /// Ready when every shard has delivered every item; `None` when the process stops first.
+    pub async fn wait(self) -> Option<Vec<(Name, Receipt)>> {
+        Some(self.names.into_iter().zip(self.receipts.wait().await?).collect())
+    }
+}
+
+/// By what its publisher knows an item.
+#[derive(Debug)]
+pub struct Name {
+    pub channel: String,
+    pub id: Option<String>,
+}
+
+impl Name {
+    fn of(item: &Item) -> Self {
+        Self { channel: item.channel.clone(), id: item.id.clone() }
+    }
+}
+
+/// Why nothing of a publish was accepted. The text is for the publisher.
+#[derive(Debug, thiserror::Error)]
+pub enum Refusal {
+    #[error(transparent)]
+    Item(#[from] ItemError),
+    #[error("Invalid format: more than {MAX_ITEMS} items")]
+    Items,
+    #[error("Invalid format: 'channel' is longer than {0} bytes")]
+    Channel(usize),
+    #[error("Too many items wait for delivery.")]
+    Full,
+}
+
+impl From<Full> for Refusal {
+    fn from(_: Full) -> Self {
+        Self::Full
+    }
+}
+
+fn check(items: &[Item], channel_bytes: usize) -> Result<(), Refusal> {
+    if items.len() > MAX_ITEMS {
+        return Err(Refusal::Items);
+    }
+    match items.iter().any(|item| item.channel.len() > channel_bytes) {
+        true => Err(Refusal::Channel(channel_bytes)),
+        false => Ok(()),
+    }
+}
+
+/// Items of one request. The hub takes a request whole, under its lock: this many take it for some
+/// milliseconds at most, and are a sixth of the default `hub.mailbox_items`.
+pub const MAX_ITEMS: usize = 10_000;
