@@ -66,7 +66,7 @@ impl<T> Pins<T> {
                 continue;
             };
             let bytes = payload.framed(record.framing);
-            if bytes.is_empty() || record.queue.is_some() {
+            if bytes.is_empty() || record.queue.is_some() || record.socket.is_none() {
                 tally.count(self.deliver(id, bytes, self.limits.queue_bytes), bytes.len());
             } else {
                 record.in_batch = true;
@@ -86,7 +86,7 @@ impl<T> Pins<T> {
             .pins
             .iter()
             .filter_map(|&id| self.record(id))
-            .map(|record| (record.socket.as_fd(), payload.framed(record.framing).as_ref()));
+            .filter_map(|record| Some((record.socket.as_ref()?.as_fd(), payload.framed(record.framing).as_ref())));
         let results = batches.uring.send_all(sends);
         let mut healthy = true;
         for (id, &sent) in batches.pins.drain(..).zip(results) {
@@ -98,7 +98,7 @@ impl<T> Pins<T> {
                 Sent::Failed => None,
                 Sent::Untried => {
                     healthy = false;
-                    offer(&record.socket, bytes).ok()
+                    record.socket.as_ref().and_then(|socket| offer(socket, bytes).ok())
                 }
             };
             tally.count(self.settle(id, bytes, taken), bytes.len());

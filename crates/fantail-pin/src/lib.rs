@@ -160,7 +160,8 @@ pub struct Rejected<T> {
 /// What a pin leaves when it is removed.
 #[derive(Debug)]
 pub struct Unpinned<T> {
-    pub socket: OwnedFd,
+    /// `None` if the pin was reserved and got none.
+    pub socket: Option<OwnedFd>,
     pub value: T,
     /// Bytes that were queued and that the socket never took.
     pub unsent: usize,

@@ -75,10 +75,8 @@ impl<T> Pins<T> {
     /// # Errors
     /// The kernel will not watch the socket (out of memory or watches), or the table is full.
     pub fn insert(&mut self, socket: OwnedFd, framing: Framing, value: T) -> Result<PinId, Box<Rejected<T>>> {
-        let index = self.vacant.last().copied().unwrap_or(self.slots.len() as u32);
-        let generation = self.slots.get(index as usize).map_or(0, |slot| slot.generation);
-        let id = PinId { index, generation };
-        let watched = if index < ring::MOST {
+        let id = self.next_id();
+        let watched = if id.index < ring::MOST {
             epoll::add(&self.epoll, &socket, data(id), WATCH_IDLE)
         } else {
             Err(Errno::NFILE)
@@ -86,15 +84,52 @@ impl<T> Pins<T> {
         if let Err(error) = watched {
             return Err(Box::new(Rejected { error: error.into(), socket, value }));
         }
-        let record = Some(Record::new(socket, framing, value, self.tick()));
-        match self.slots.get_mut(index as usize) {
-            Some(slot) => {
-                slot.record = record;
-                self.vacant.pop();
-            }
-            None => self.slots.push(Slot { generation, record }),
-        }
+        self.place(id, Record::new(Some(socket), framing, value, self.tick()));
         Ok(id)
+    }
+
+    /// Makes a pin whose socket is still somebody else's to write to: what is written to it waits, within the
+    /// limits of its queue, for [`Self::attach`]. `None` if the table is full.
+    pub fn reserve(&mut self, framing: Framing, value: T) -> Option<PinId> {
+        let id = self.next_id();
+        if id.index >= ring::MOST {
+            return None;
+        }
+        self.place(id, Record::new(None, framing, value, self.tick()));
+        Some(id)
+    }
+
+    /// Gives a reserved pin its socket and writes what has waited. If the pin has ended meanwhile, or the socket
+    /// cannot be watched, the event says so; a stale id closes the socket.
+    pub fn attach(&mut self, id: PinId, socket: OwnedFd) {
+        let tick = self.tick();
+        let send_timeout_ms = self.limits.send_timeout_ms;
+        let Some(record) = self.record_mut(id) else { return };
+        debug_assert!(record.socket.is_none(), "a pin has one socket for life");
+        let queued = record.queue.is_some();
+        let flags = match record.state {
+            State::Ended => {
+                record.socket = Some(socket);
+                return;
+            }
+            State::Finishing => WATCH_FINISHING,
+            State::Open if queued => WATCH_QUEUED,
+            State::Open => WATCH_IDLE,
+        };
+        if let Some(queue) = &mut record.queue {
+            queue.moved = tick;
+        }
+        if epoll::add(&self.epoll, &socket, data(id), flags).is_err() {
+            return self.end(id, Event::Departed(id));
+        }
+        let Some(record) = self.record_mut(id) else { return };
+        record.socket = Some(socket);
+        if queued {
+            let stall = record.stall_tick(send_timeout_ms);
+            self.ring.arm(id.index, stall);
+            // What it leaves, the poller reports again: a queued socket is watched by level.
+            self.flush(id);
+        }
     }
 
     /// Takes a pin out, whatever its state; what was queued is dropped.
@@ -104,11 +139,17 @@ impl<T> Pins<T> {
         slot.generation = slot.generation.wrapping_add(1);
         self.vacant.push(id.index);
         self.ring.disarm(id.index);
-        if record.state != State::Ended {
-            unwatch(&self.epoll, &record.socket);
+        if let Some(socket) = record.socket.as_ref().filter(|_| record.state != State::Ended) {
+            unwatch(&self.epoll, socket);
         }
         let unsent = record.queue.map_or(0, |queue| queue.bytes());
         Some(Unpinned { socket: record.socket, value: record.value, unsent })
+    }
+
+    /// Which form of a payload a pin takes.
+    #[must_use]
+    pub fn framing(&self, id: PinId) -> Option<Framing> {
+        self.record(id).map(|record| record.framing)
     }
 
     /// The owner's value of a pin.
@@ -252,6 +293,23 @@ impl<T> Pins<T> {
         events.append(&mut self.pending);
     }
 
+    fn next_id(&self) -> PinId {
+        let index = self.vacant.last().copied().unwrap_or(self.slots.len() as u32);
+        let generation = self.slots.get(index as usize).map_or(0, |slot| slot.generation);
+        PinId { index, generation }
+    }
+
+    /// Puts a record where [`Self::next_id`] said.
+    fn place(&mut self, id: PinId, record: Record<T>) {
+        match self.slots.get_mut(id.index as usize) {
+            Some(slot) => {
+                slot.record = Some(record);
+                self.vacant.pop();
+            }
+            None => self.slots.push(Slot { generation: id.generation, record: Some(record) }),
+        }
+    }
+
     pub(crate) fn record(&self, id: PinId) -> Option<&Record<T>> {
         self.slots.get(id.index as usize).filter(|slot| slot.generation == id.generation)?.record.as_ref()
     }
@@ -273,7 +331,8 @@ impl<T> Pins<T> {
         if record.queue.is_some() {
             return self.enqueue(id, bytes.clone(), queue_limit);
         }
-        let taken = offer(&record.socket, bytes).ok();
+        // Without a socket yet, all of it waits.
+        let taken = record.socket.as_ref().map_or(Some(0), |socket| offer(socket, bytes).ok());
         self.settle(id, bytes, taken)
     }
 
@@ -310,7 +369,9 @@ impl<T> Pins<T> {
         }
         record.queue = Some(Box::new(OutQueue::new(bytes, tick)));
         let stall = record.stall_tick(send_timeout_ms);
-        self.ring.arm(id.index, stall);
+        if stall != NEVER {
+            self.ring.arm(id.index, stall);
+        }
         if self.watch(id, WATCH_QUEUED) { Outcome::Queued } else { Outcome::Gone }
     }
 
@@ -333,8 +394,8 @@ impl<T> Pins<T> {
     fn flush(&mut self, id: PinId) -> bool {
         let tick = self.tick();
         let Some(record) = self.record_mut(id) else { return false };
-        let Some(queue) = &mut record.queue else { return false };
-        let flushed = queue.flush(&record.socket);
+        let (Some(queue), Some(socket)) = (&mut record.queue, &record.socket) else { return false };
+        let flushed = queue.flush(socket);
         match flushed {
             Err(_) => self.end(id, Event::Departed(id)),
             Ok(Flushed::Emptied) => {
@@ -393,7 +454,9 @@ impl<T> Pins<T> {
         debug_assert_ne!(record.state, State::Ended, "an end is reported once");
         record.state = State::Ended;
         record.keep_alive = None;
-        unwatch(&self.epoll, &record.socket);
+        if let Some(socket) = &record.socket {
+            unwatch(&self.epoll, socket);
+        }
         self.ring.disarm(id.index);
         self.pending.push(event);
     }
@@ -401,7 +464,8 @@ impl<T> Pins<T> {
     /// Changes what the poller watches for; a socket that it will not watch is as good as gone.
     fn watch(&mut self, id: PinId, flags: epoll::EventFlags) -> bool {
         let Some(record) = self.record(id) else { return false };
-        let watched = epoll::modify(&self.epoll, &record.socket, data(id), flags).is_ok();
+        let Some(socket) = &record.socket else { return true };
+        let watched = epoll::modify(&self.epoll, socket, data(id), flags).is_ok();
         if !watched {
             self.end(id, Event::Departed(id));
         }

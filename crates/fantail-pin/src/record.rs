@@ -27,7 +27,8 @@ pub(crate) struct Record<T> {
     /// Some only while something waits: an ordinary pin has no queue.
     pub(crate) queue: Option<Box<OutQueue>>,
     pub(crate) keep_alive: Option<Rc<KeepAlive>>,
-    pub(crate) socket: OwnedFd,
+    /// `None` until a reserved pin is given it. Watched from then until the pin ends.
+    pub(crate) socket: Option<OwnedFd>,
     /// The keep-alive's period counts from here: the last write if idle, the last beat if on an interval.
     pub(crate) mark: u32,
     pub(crate) deadline: u32,
@@ -38,7 +39,7 @@ pub(crate) struct Record<T> {
 }
 
 impl<T> Record<T> {
-    pub(crate) const fn new(socket: OwnedFd, framing: Framing, value: T, tick: u32) -> Self {
+    pub(crate) const fn new(socket: Option<OwnedFd>, framing: Framing, value: T, tick: u32) -> Self {
         Self {
             value,
             queue: None,
@@ -66,7 +67,9 @@ impl<T> Record<T> {
 
     /// When the queue counts as stalled: a tick more than the time-out, so as never to be early.
     pub(crate) fn stall_tick(&self, send_timeout_ms: u32) -> u32 {
-        self.queue.as_ref().map_or(NEVER, |queue| queue.moved.saturating_add(ticks(send_timeout_ms) + 1))
+        // Who has no socket yet does not keep its client waiting.
+        let queue = self.queue.as_ref().filter(|_| self.socket.is_some());
+        queue.map_or(NEVER, |queue| queue.moved.saturating_add(ticks(send_timeout_ms) + 1))
     }
 
     fn beat_tick(&self) -> u32 {
