@@ -1,0 +1,73 @@
+//! A request's access line, gathered while it is answered; only when the log wants it.
+
+use std::net::IpAddr;
+
+use http::{Method, Request, Uri, header};
+use hyper::body::Incoming;
+use tokio::time::Instant;
+
+use super::Conversation;
+use crate::{
+    log::{Access, Outcome},
+    route::Route,
+    shard::Shard,
+};
+
+#[derive(Debug)]
+pub(super) struct Entry {
+    started: Instant,
+    method: Method,
+    uri: Uri,
+    host: Option<http::HeaderValue>,
+    user_agent: Option<http::HeaderValue>,
+    from: Option<IpAddr>,
+    replay: bool,
+    pub(super) target: String,
+    pub(super) route: String,
+}
+
+impl Entry {
+    /// `None` when access lines are off.
+    pub(super) fn of(
+        conversation: &Conversation,
+        request: &Request<Incoming>,
+        replay: bool,
+    ) -> Option<Box<Self>> {
+        if !conversation.shard().access.borrow().is_on() {
+            return None;
+        }
+        let header = |name| request.headers().get(name).cloned();
+        Some(Box::new(Self {
+            started: Instant::now(),
+            method: request.method().clone(),
+            uri: request.uri().clone(),
+            host: header(header::HOST),
+            user_agent: header(header::USER_AGENT),
+            from: conversation.peer(),
+            replay,
+            target: String::new(),
+            route: String::new(),
+        }))
+    }
+
+    pub(super) fn route(&mut self, route: &Route) {
+        self.route.clone_from(&route.rule.id);
+    }
+
+    pub(super) fn write(&self, shard: &Shard, outcome: Outcome) {
+        let host = self.host.as_ref().and_then(|host| host.to_str().ok()).unwrap_or_default();
+        let path = self.uri.path_and_query().map_or("", |path| path.as_str());
+        shard.access.borrow_mut().line(&Access {
+            method: self.method.as_str(),
+            host,
+            path,
+            target: &self.target,
+            outcome,
+            took: self.started.elapsed(),
+            route: &self.route,
+            from: self.from,
+            user_agent: self.user_agent.as_ref().map(http::HeaderValue::as_bytes),
+            retry: self.replay,
+        });
+    }
+}

@@ -1,0 +1,90 @@
+//! What a reload replaces, all of it or nothing: the reloadable configuration with what was made of it.
+//! Requests and publishers read the snapshot that was current when they began.
+
+use std::{fmt, sync::Arc};
+
+use fantail_proto::{forward, request};
+use http::HeaderMap;
+
+use crate::{
+    config::Config,
+    realm::{RealmError, Realms},
+    route::{RouteError, Routes},
+    sign::{KeyError, Verifier},
+};
+
+#[derive(Debug)]
+pub struct Snapshot {
+    pub config: Config,
+    pub routes: Routes,
+    pub realms: Arc<Realms>,
+    /// Decides about headers on the way to origins.
+    pub forward: forward::Rules,
+    pub request_limits: request::Limits,
+    /// Of a request, kept while it may become a hold that is asked again.
+    pub record_bytes: usize,
+    verifier: Option<Verifier>,
+}
+
+/// What is wrong with a configuration, beyond its form.
+#[derive(Debug, thiserror::Error)]
+pub enum Invalid {
+    #[error(transparent)]
+    Realm(RealmError),
+    #[error(transparent)]
+    Route(RouteError),
+    #[error("proxy.upstream_key: {0}")]
+    UpstreamKey(KeyError),
+    #[error("proxy.{key}: {error}")]
+    Forward { key: &'static str, error: forward::RuleError },
+}
+
+/// Everything that is wrong, one a line.
+#[derive(Debug)]
+pub struct AllInvalid(pub Vec<Invalid>);
+
+impl fmt::Display for AllInvalid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for invalid in &self.0 {
+            writeln!(f, "{invalid}")?;
+        }
+        Ok(())
+    }
+}
+
+impl Snapshot {
+    /// Makes a snapshot; realms keep the numbers that they had in `previous`. Blocks on files.
+    ///
+    /// # Errors
+    /// All that is wrong with keys, realms and routes.
+    pub fn load(config: Config, previous: Option<&Self>) -> Result<Self, AllInvalid> {
+        let realms = Realms::load(&config, previous.map(|previous| &*previous.realms))
+            .map_err(|errors| AllInvalid(errors.into_iter().map(Invalid::Realm).collect()))?;
+        let routes = Routes::load(&config, &realms)
+            .map_err(|errors| AllInvalid(errors.into_iter().map(Invalid::Route).collect()))?;
+        let proxy = &config.proxy;
+        let verifier = Verifier::load(&proxy.upstream_key, &config.base)
+            .map_err(|error| AllInvalid(vec![Invalid::UpstreamKey(error)]))?;
+        let client = &config.client;
+        Ok(Self {
+            forward: rules(&config).map_err(|error| AllInvalid(vec![error]))?,
+            request_limits: request::Limits {
+                head_bytes: client.head_bytes,
+                headers: client.headers,
+                target_bytes: client.target_bytes,
+                body_bytes: client.body_bytes,
+            },
+            record_bytes: config.grip.instruct_bytes + client.head_bytes,
+            realms: Arc::new(realms),
+            routes,
+            verifier,
+            config,
+        })
+    }
+
+    /// Whether a client's `Grip-Sig` is good (spec 1.4): it is another Fantail's, or a Pushpin's.
+    pub fn trusts(&self, headers: &HeaderMap, now: u64) -> bool {
+        let Some(verifier) = &self.verifier else { return false };
+        headers.get(forward::GRIP_SIG).is_some_and(|token| verifier.verify(token.as_bytes(), now))
+    }
+}
