@@ -10,6 +10,7 @@
 //! - [`grip`]: what the origin's answer asks for (hold, channels, keep-alive, …)
 //! - [`item`]: what a publisher sent
 //! - [`duplicate`]: whether an id was seen lately
+//! - [`patch`]: an item that changes the origin's body instead of replacing it
 //! - [`filter`]: whether a subscriber gets an item
 //! - [`render`]: an item's bytes, once per transport
 //! - [`reply`]: the head of a response that Fantail writes itself
@@ -23,6 +24,7 @@ pub mod hop;
 pub mod item;
 pub mod json;
 mod members;
+pub mod patch;
 pub mod render;
 pub mod reply;
 pub mod request;
