@@ -24,6 +24,7 @@ pub mod hop;
 pub mod item;
 pub mod json;
 mod members;
+mod params;
 pub mod patch;
 pub mod render;
 pub mod reply;
