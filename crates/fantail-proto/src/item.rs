@@ -4,6 +4,12 @@
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue};
 
+use crate::{
+    json::Json,
+    members::{Fault, Members},
+    patch,
+};
+
 /// One message on one channel. Valid by construction: names and values of headers have no CR, LF or NUL.
 #[derive(Clone, Debug, Default)]
 pub struct Item {
@@ -34,14 +40,17 @@ pub struct Response {
     pub code: u16,
     /// Empty: the standard phrase.
     pub reason: String,
+    /// At most 100, without `Grip-*` and without those that Fantail frames itself.
     pub headers: Vec<(HeaderName, HeaderValue)>,
+    /// `Grip-Expose-Headers`: of all headers of the answer only these reach the client.
+    pub expose: Option<Vec<HeaderName>>,
     pub body: ResponseBody,
 }
 
 #[derive(Clone, Debug)]
 pub enum ResponseBody {
     Whole(Bytes),
-    /// RFC 6902, applied to the body that the origin gave with the hold.
+    /// RFC 6902, applied by [`crate::patch::apply`] to the body that the origin gave with the hold.
     Patch(json_patch::Patch),
 }
 
@@ -57,9 +66,16 @@ pub enum HttpStream {
 /// The `ws-message` format, decoded and kept; WebSocket holds do not exist yet.
 #[derive(Clone, Debug)]
 pub enum WsMessage {
-    Send { kind: WsKind, content: Bytes },
+    Send {
+        kind: WsKind,
+        content: Bytes,
+    },
     Hint,
-    Close { code: Option<u16>, reason: String },
+    /// Without a code (0 counts as none) the client sees 1000.
+    Close {
+        code: Option<u16>,
+        reason: String,
+    },
     Refresh,
 }
 
@@ -76,9 +92,179 @@ pub enum WsKind {
 #[error("{0}")]
 pub struct ItemError(pub String);
 
-/// Decodes the body of `POST /publish/`. `channel` is the channel of the URL for the older realm
-/// endpoint, whose items need not name one.
+/// Decodes the body of `POST /publish/`: all of its items, or none. `channel` is the channel of the URL
+/// for the older realm endpoint, whose items need not name one but must not name another.
 pub fn decode(body: &[u8], channel: Option<&str>) -> Result<Vec<Item>, ItemError> {
-    let _ = (body, channel);
-    Err(ItemError("not written".into()))
+    let json = Json::parse(body).map_err(|_| ItemError("Body is not valid JSON.".into()))?;
+    let Some(request) = Members::new("object", &json) else {
+        return Err(ItemError("Invalid format.".into()));
+    };
+    items(request, channel).map_err(|Fault(text)| ItemError(format!("Invalid format: {text}")))
 }
+
+fn items(request: Members<'_, '_>, channel: Option<&str>) -> Result<Vec<Item>, Fault> {
+    let items = request.list("items")?.ok_or_else(|| request.missing("items"))?;
+    items.iter().map(|json| item(json, channel)).collect()
+}
+
+fn item(json: &Json<'_>, channel: Option<&str>) -> Result<Item, Fault> {
+    const OF: &str = "publish item object";
+    let members = Members::new(OF, json).ok_or_else(|| Fault(format!("{OF} is not an object")))?;
+    let channel = match (members.text("channel")?, channel) {
+        (Some(own), Some(url)) if own != url => {
+            return Err(Fault(format!("{OF} contains another 'channel' than the URL")));
+        }
+        (own, url) => own.or(url).ok_or_else(|| members.missing("channel"))?,
+    };
+    let formats = match members.object("formats", "'formats'")? {
+        Some(formats) if !formats.is_empty() => formats,
+        None if members.has_any(&FORMATS) || members.has_any(&FOREIGN_FORMATS) => members,
+        _ => return Err(Fault("no formats specified".into())),
+    };
+    let size = members.int("size")?.map(u64::try_from).transpose().map_err(|_| members.invalid("size"))?;
+    Ok(Item {
+        channel: channel.to_owned(),
+        id: members.text("id")?.map(str::to_owned),
+        prev_id: members.text("prev-id")?.map(str::to_owned),
+        response: format(formats, HTTP_RESPONSE)?.map(http_response).transpose()?,
+        stream: format(formats, HTTP_STREAM)?.map(http_stream).transpose()?,
+        message: format(formats, WS_MESSAGE)?.map(ws_message).transpose()?,
+        meta: members.meta()?,
+        size,
+        no_seq: members.bool("no-seq")?.unwrap_or(false),
+    })
+}
+
+/// One format of an item, by its name and by the name that faults have for it.
+fn format<'j, 'a>(
+    formats: Members<'j, 'a>,
+    (name, of): (&str, &'static str),
+) -> Result<Option<Members<'j, 'a>>, Fault> {
+    match formats.get(name) {
+        None => Ok(None),
+        Some(json) => Members::new(of, json).map(Some).ok_or_else(|| Fault(format!("{of} is not an object"))),
+    }
+}
+
+fn http_response(format: Members<'_, '_>) -> Result<HttpResponse, Fault> {
+    Ok(match action(format)? {
+        Action::Send => HttpResponse::Send(response(format)?),
+        Action::Hint => HttpResponse::Hint,
+        Action::Close => HttpResponse::Close,
+        Action::Refresh => HttpResponse::Refresh,
+    })
+}
+
+fn response(format: Members<'_, '_>) -> Result<Response, Fault> {
+    no_content_filters(format)?;
+    let headers = format.headers()?;
+    let body = match format.bytes("body-bin", "body")? {
+        Some(bytes) => ResponseBody::Whole(bytes),
+        None => match format.get("body-patch") {
+            Some(json) => {
+                ResponseBody::Patch(patch::parse(json).ok_or_else(|| format.invalid("body-patch"))?)
+            }
+            None => {
+                let text = "'http-response' does not contain 'body', 'body-bin', or 'body-patch'";
+                return Err(Fault(text.into()));
+            }
+        },
+    };
+    Ok(Response {
+        code: format.code()?.unwrap_or(200),
+        reason: format.reason()?.to_owned(),
+        headers: headers.fields,
+        expose: headers.expose,
+        body,
+    })
+}
+
+fn http_stream(format: Members<'_, '_>) -> Result<HttpStream, Fault> {
+    Ok(match action(format)? {
+        Action::Send => {
+            no_content_filters(format)?;
+            let content = format.bytes("content-bin", "content")?;
+            HttpStream::Send(content.ok_or_else(|| no_content("'http-stream'"))?)
+        }
+        Action::Hint => HttpStream::Hint,
+        Action::Close => HttpStream::Close,
+        Action::Refresh => HttpStream::Refresh,
+    })
+}
+
+fn ws_message(format: Members<'_, '_>) -> Result<WsMessage, Fault> {
+    Ok(match action(format)? {
+        Action::Send => {
+            no_content_filters(format)?;
+            let kind = match format.text("type")? {
+                None if format.has_any(&["content-bin"]) => WsKind::Binary,
+                None | Some("text") => WsKind::Text,
+                Some("binary") => WsKind::Binary,
+                Some("ping") => WsKind::Ping,
+                Some("pong") => WsKind::Pong,
+                Some(_) => return Err(unknown_value("'ws-message'", "type")),
+            };
+            let content = match format.bytes("content-bin", "content")? {
+                Some(content) => content,
+                None if matches!(kind, WsKind::Ping | WsKind::Pong) => Bytes::new(),
+                None => return Err(no_content("'ws-message'")),
+            };
+            WsMessage::Send { kind, content }
+        }
+        Action::Hint => WsMessage::Hint,
+        Action::Close => {
+            let code =
+                format.int("code")?.map(u16::try_from).transpose().map_err(|_| format.invalid("code"))?;
+            let reason = format.text("reason")?.unwrap_or_default().to_owned();
+            WsMessage::Close { code: code.filter(|code| *code != 0), reason }
+        }
+        Action::Refresh => WsMessage::Refresh,
+    })
+}
+
+enum Action {
+    Send,
+    Hint,
+    Close,
+    Refresh,
+}
+
+fn action(format: Members<'_, '_>) -> Result<Action, Fault> {
+    match format.text("action")? {
+        None | Some("send") => Ok(Action::Send),
+        Some("hint") => Ok(Action::Hint),
+        Some("close") => Ok(Action::Close),
+        Some("refresh") => Ok(Action::Refresh),
+        Some(_) => Err(unknown_value(format.of(), "action")),
+    }
+}
+
+/// An item that says which filters its content was written for would reach clients as a raw template.
+fn no_content_filters(format: Members<'_, '_>) -> Result<(), Fault> {
+    match format.texts("content-filters")? {
+        Some(filters) if !filters.is_empty() => {
+            Err(Fault(format!("{} contains 'content-filters', which do not exist yet", format.of())))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn unknown_value(of: &str, name: &str) -> Fault {
+    Fault(format!("{of} contains '{name}' with unknown value"))
+}
+
+fn no_content(of: &str) -> Fault {
+    Fault(format!("{of} does not contain 'content' or 'content-bin'"))
+}
+
+const HTTP_RESPONSE: (&str, &str) = (FORMATS[0], "'http-response'");
+const HTTP_STREAM: (&str, &str) = (FORMATS[1], "'http-stream'");
+const WS_MESSAGE: (&str, &str) = (FORMATS[2], "'ws-message'");
+
+const FORMATS: [&str; 3] = ["http-response", "http-stream", "ws-message"];
+
+/// Formats of Fanout Cloud that nothing here delivers; items may consist of them alone.
+const FOREIGN_FORMATS: [&str; 4] = ["http-request", "xmpp-stanza", "json-object", "fpp"];
+
+#[cfg(test)]
+mod tests;

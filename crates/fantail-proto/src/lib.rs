@@ -6,9 +6,11 @@
 //! - [`request`]: is this HTTP/1 request strictly well-formed, and where does it end?
 //! - [`route`]: the routes grammar, and which route a request takes
 //! - [`forward`]: what becomes of a request's headers on the way to the origin
+//! - [`hop`]: which headers concern one connection only
 //! - [`grip`]: what the origin's answer asks for (hold, channels, keep-alive, …)
 //! - [`item`]: what a publisher sent
 //! - [`duplicate`]: whether an id was seen lately
+//! - [`patch`]: an item that changes the origin's body instead of replacing it
 //! - [`filter`]: whether a subscriber gets an item
 //! - [`render`]: an item's bytes, once per transport
 //! - [`reply`]: the head of a response that Fantail writes itself
@@ -19,8 +21,12 @@ pub mod duplicate;
 pub mod filter;
 pub mod forward;
 pub mod grip;
+pub mod hop;
 pub mod item;
 pub mod json;
+mod members;
+mod params;
+pub mod patch;
 pub mod render;
 pub mod reply;
 pub mod request;

@@ -1,14 +1,14 @@
 //! An item's bytes, once per transport, shared by all subscribers.
 
-use bytes::Bytes;
+use bytes::{BufMut, Bytes, BytesMut};
 
-use crate::item::Item;
+use crate::item::{HttpResponse, HttpStream, Item};
 
-/// What the shards need of an item.
+/// What the shards need of an item. Actions that mean nothing to a transport leave no part.
 #[derive(Clone, Debug)]
 pub struct Rendered {
     pub stream: Option<StreamPart>,
-    pub response: Option<crate::item::HttpResponse>,
+    pub response: Option<HttpResponse>,
     pub id: Option<String>,
     pub prev_id: Option<String>,
     pub meta: Vec<(String, String)>,
@@ -23,28 +23,149 @@ pub enum StreamPart {
     Close,
 }
 
-/// A chunk and, inside the same allocation, its content for connections that are not chunked.
+/// A chunk (RFC 9112 7.1) and, inside the same allocation, its content for connections that are not
+/// chunked. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Chunk {
+    /// Empty, or size line of `head` bytes, content, CRLF.
     framed: Bytes,
     head: usize,
 }
 
 impl Chunk {
     pub fn new(content: &[u8]) -> Self {
-        let _ = content;
-        Self { framed: Bytes::new(), head: 0 }
+        Self::of_parts(content.len(), [content].into_iter())
     }
+
+    /// One chunk with the content of all: fewer bytes on the wire than the chunks one after another.
+    /// A single chunk with content is shared, not copied.
+    pub fn concat(chunks: &[&Self]) -> Self {
+        let mut filled = chunks.iter().filter(|chunk| !chunk.is_empty());
+        match (filled.next(), filled.next()) {
+            (Some(only), None) => (*only).clone(),
+            _ => {
+                let length = chunks.iter().map(|chunk| chunk.content_slice().len()).sum();
+                Self::of_parts(length, chunks.iter().map(|chunk| chunk.content_slice()))
+            }
+        }
+    }
+
+    /// Empty when the content is.
     pub fn framed(&self) -> &Bytes {
         &self.framed
     }
+
     pub fn content(&self) -> Bytes {
-        self.framed.slice(self.head..)
+        self.framed.slice(self.head..self.content_end())
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.framed.is_empty()
+    }
+
+    fn content_slice(&self) -> &[u8] {
+        &self.framed[self.head..self.content_end()]
+    }
+
+    fn content_end(&self) -> usize {
+        self.framed.len().saturating_sub(CRLF.len())
+    }
+
+    fn of_parts<'c>(length: usize, parts: impl Iterator<Item = &'c [u8]>) -> Self {
+        if length == 0 {
+            return Self { framed: Bytes::new(), head: 0 };
+        }
+        let digits = length.ilog2() as usize / 4 + 1;
+        let head = digits + CRLF.len();
+        let mut framed = BytesMut::with_capacity(head + length + CRLF.len());
+        for place in (0..digits).rev() {
+            framed.put_u8(b"0123456789abcdef"[length >> (4 * place) & 0xf]);
+        }
+        framed.put_slice(CRLF);
+        parts.for_each(|part| framed.put_slice(part));
+        framed.put_slice(CRLF);
+        debug_assert_eq!(framed.len(), head + length + CRLF.len());
+        Self { framed: framed.freeze(), head }
     }
 }
 
 impl From<Item> for Rendered {
     fn from(item: Item) -> Self {
-        Self { stream: None, response: item.response, id: item.id, prev_id: item.prev_id, meta: item.meta }
+        let stream = match item.stream {
+            Some(HttpStream::Send(content)) => Some(StreamPart::Send(Chunk::new(&content))),
+            Some(HttpStream::Hint) => Some(StreamPart::Hint),
+            Some(HttpStream::Close) => Some(StreamPart::Close),
+            Some(HttpStream::Refresh) | None => None,
+        };
+        let response = item.response.filter(|response| !matches!(response, HttpResponse::Refresh));
+        Self { stream, response, id: item.id, prev_id: item.prev_id, meta: item.meta }
+    }
+}
+
+const CRLF: &[u8] = b"\r\n";
+
+#[cfg(test)]
+mod tests {
+    use proptest::{collection::vec, prelude::*};
+
+    use super::*;
+
+    /// Reads chunks as a client would; `None` when there is anything else.
+    fn read(mut wire: &[u8]) -> Option<Vec<Vec<u8>>> {
+        let mut contents = Vec::new();
+        while !wire.is_empty() {
+            let line = wire.windows(2).position(|window| window == CRLF)?;
+            let size = usize::from_str_radix(std::str::from_utf8(&wire[..line]).ok()?, 16).ok()?;
+            let content = wire.get(line + 2..line + 2 + size)?;
+            wire = wire[line + 2 + size..].strip_prefix(CRLF)?;
+            contents.push(content.to_vec());
+        }
+        Some(contents)
+    }
+
+    #[test]
+    fn size_lines() {
+        for (length, line) in
+            [(1, "1"), (15, "f"), (16, "10"), (255, "ff"), (256, "100"), (4096, "1000"), (65_535, "ffff")]
+        {
+            assert!(Chunk::new(&vec![b'x'; length]).framed().starts_with(format!("{line}\r\nx").as_bytes()));
+        }
+    }
+
+    #[test]
+    fn one_chunk_is_shared() {
+        let (chunk, empty) = (Chunk::new(b"x"), Chunk::new(b""));
+        assert_eq!(Chunk::concat(&[&empty, &chunk, &empty]).framed().as_ptr(), chunk.framed().as_ptr());
+    }
+
+    #[test]
+    fn refresh_leaves_no_part() {
+        let item = Item {
+            stream: Some(HttpStream::Refresh),
+            response: Some(HttpResponse::Refresh),
+            ..Item::default()
+        };
+        let rendered = Rendered::from(item);
+        assert!(rendered.stream.is_none() && rendered.response.is_none());
+    }
+
+    proptest! {
+        #[test]
+        fn a_chunk_carries_its_content(content in vec(any::<u8>(), 0..600)) {
+            let chunk = Chunk::new(&content);
+            prop_assert_eq!(&chunk.content()[..], &content[..]);
+            let expected = if content.is_empty() { vec![] } else { vec![content] };
+            prop_assert_eq!(read(chunk.framed()), Some(expected));
+        }
+
+        #[test]
+        fn many_become_one_chunk(contents in vec(vec(any::<u8>(), 0..40), 0..20)) {
+            let chunks: Vec<Chunk> = contents.iter().map(|content| Chunk::new(content)).collect();
+            let one = Chunk::concat(&chunks.iter().collect::<Vec<_>>());
+            let whole = contents.concat();
+            prop_assert_eq!(&one.content()[..], &whole[..]);
+            let expected = if whole.is_empty() { vec![] } else { vec![whole] };
+            prop_assert_eq!(read(one.framed()), Some(expected));
+        }
     }
 }
