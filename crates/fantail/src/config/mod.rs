@@ -1,7 +1,24 @@
 //! The configuration: one type, its defaults in `fantail.default.toml`, its layers (defaults < file <
 //! environment < flags). Unknown keys are errors that name the nearest key. Nothing here opens a port.
 
-use std::{path::PathBuf, time::Duration};
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use serde::Deserialize;
+
+mod document;
+mod file;
+mod keys;
+mod layers;
+mod render;
+#[cfg(test)]
+mod tests;
+
+use crate::log;
+use layers::Layers;
 
 /// The whole configuration, valid: what cannot work is refused when it is loaded.
 #[derive(Clone, Debug)]
@@ -14,10 +31,151 @@ pub struct Config {
     pub grip: Grip,
     pub hub: Hub,
     pub control: Control,
+    /// The realm `default` is always there, and first.
     pub realms: Vec<Realm>,
     pub log: Log,
-    /// The folder that relative paths start from: that of the file, or the current one.
+    /// The folder that relative paths start from, absolute: that of the file, or the current one.
     pub base: PathBuf,
+    /// The file that was read, if one was.
+    pub file: Option<PathBuf>,
+    sources: Sources,
+    layers: Layers,
+}
+
+/// What stands over the defaults, as it was found when the process started. A reload reads the file
+/// again; the rest stays.
+#[derive(Clone, Debug, Default)]
+pub struct Sources {
+    /// Without one, `fantail.toml` in the current folder is read if it exists.
+    pub file: Option<PathBuf>,
+    /// Variables of the environment; those that are not ours are passed over.
+    pub variables: Vec<(String, String)>,
+    pub flags: Vec<Flag>,
+}
+
+/// One flag of the command line that sets a key.
+#[derive(Clone, Debug)]
+pub struct Flag {
+    /// As it is typed: `--listen`.
+    pub name: &'static str,
+    /// The key that it sets: `server.listen`.
+    pub key: &'static str,
+    pub value: toml::Value,
+}
+
+/// Why a configuration was refused: everything that was found, one line each.
+#[derive(Debug, thiserror::Error)]
+#[error("{}", Lines(.0))]
+pub struct Problems(pub Vec<Problem>);
+
+/// One thing to mend; one line when printed, whatever the file said.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Problem {
+    pub place: Place,
+    /// What is wrong and what to do about it.
+    pub reason: String,
+}
+
+/// Where a value was set.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Place {
+    Default,
+    /// Line and column count from 1; both are 0 where the file as a whole is meant.
+    File {
+        path: PathBuf,
+        line: usize,
+        column: usize,
+    },
+    Variable(String),
+    Flag(&'static str),
+}
+
+impl Config {
+    /// Reads all layers. Nothing is used unless everything is good.
+    pub fn load(sources: Sources) -> Result<Self, Problems> {
+        let (layers, mut problems) = Layers::read(&sources);
+        let base = base(layers.file.as_deref());
+        problems.extend(layers.check_values(&base));
+        if !problems.is_empty() {
+            return Err(Problems(problems));
+        }
+        let parts = layers.build(&base).map_err(|problem| Problems(vec![problem]))?;
+        problems.extend(check_whole(&parts, &layers));
+        if !problems.is_empty() {
+            return Err(Problems(problems));
+        }
+        Ok(Self::assemble(parts, base, sources, layers))
+    }
+
+    /// Loads again from the same sources: the file may have changed.
+    pub fn reload(&self) -> Result<Self, Problems> {
+        Self::load(self.sources.clone())
+    }
+
+    /// The keys that differ in `new` and that only a restart can change.
+    pub fn restart_needed(&self, new: &Self) -> Vec<&'static str> {
+        let changed = self.layers.differences(&new.layers);
+        changed.into_iter().filter(|key| !RELOADED.iter().any(|r| layers::is_under(key, r))).collect()
+    }
+
+    /// The effective configuration as TOML, with what set each value that is not the default. Keys are
+    /// shown as `***`.
+    pub fn render(&self) -> String {
+        render::render(&self.layers)
+    }
+
+    fn assemble(parts: Parts, base: PathBuf, sources: Sources, layers: Layers) -> Self {
+        let (mut realms, others): (Vec<_>, Vec<_>) =
+            parts.realms.into_iter().partition(|realm| realm.id == DEFAULT_REALM);
+        if realms.is_empty() {
+            realms.push(Realm { id: DEFAULT_REALM.into(), keys: Vec::new() });
+        }
+        realms.extend(others);
+        Self {
+            server: parts.server,
+            client: parts.client,
+            routes: parts.routes,
+            proxy: parts.proxy,
+            origin: parts.origin,
+            grip: parts.grip,
+            hub: parts.hub,
+            control: parts.control,
+            realms,
+            log: parts.log,
+            base,
+            file: layers.file.clone(),
+            sources,
+            layers,
+        }
+    }
+}
+
+impl Default for Config {
+    /// `fantail.default.toml` and nothing else; relative paths start from the current folder.
+    fn default() -> Self {
+        let layers = Layers::default();
+        let base = base(None);
+        let parts = layers.build(&base).expect("a test builds the default file");
+        Self::assemble(parts, base, Sources::default(), layers)
+    }
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.place, log::printable(&self.reason))
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Default => f.write_str("default"),
+            Self::File { path, line: 0, .. } => write!(f, "{}", path.display()),
+            Self::File { path, line, column } => write!(f, "{}:{line}:{column}", path.display()),
+            Self::Variable(name) => f.write_str(name),
+            Self::Flag(name) => f.write_str(name),
+        }
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -36,7 +194,8 @@ pub enum Address {
     Unix { path: PathBuf, mode: Option<u32> },
 }
 
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq)]
+#[serde(rename_all = "snake_case")]
 pub enum FanOut {
     Auto,
     IoUring,
@@ -64,6 +223,7 @@ pub struct Routes {
     pub lines: Vec<String>,
 }
 
+#[expect(clippy::struct_excessive_bools, reason = "keys that are independent of each other")]
 #[derive(Clone, Debug)]
 pub struct Proxy {
     pub debug: bool,
@@ -80,10 +240,13 @@ pub struct Proxy {
     pub share_requests: bool,
 }
 
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq)]
 pub enum SetProtocol {
+    #[serde(rename = "false")]
     Off,
+    #[serde(rename = "proto-only")]
     ProtoOnly,
+    #[serde(rename = "true")]
     Both,
 }
 
@@ -120,21 +283,96 @@ pub struct Control {
     pub publish_timeout: Duration,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Realm {
     pub id: String,
+    /// As written: plain, `base64:…` or `file:PATH`.
     pub keys: Vec<String>,
+}
+
+impl fmt::Debug for Realm {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Realm").field("id", &self.id).field("keys", &self.keys.len()).finish()
+    }
 }
 
 #[derive(Clone, Debug)]
 pub struct Log {
     pub format: LogFormat,
-    pub level: String,
+    pub level: tracing::Level,
     pub access: bool,
 }
 
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq)]
+#[serde(rename_all = "snake_case")]
 pub enum LogFormat {
     Text,
     Json,
 }
+
+/// What the file form builds: [`Config`] without where it came from.
+#[derive(Debug)]
+struct Parts {
+    server: Server,
+    client: Client,
+    routes: Routes,
+    proxy: Proxy,
+    origin: Origin,
+    grip: Grip,
+    hub: Hub,
+    control: Control,
+    realms: Vec<Realm>,
+    log: Log,
+}
+
+struct Lines<'a>(&'a [Problem]);
+
+impl fmt::Display for Lines<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (n, problem) in self.0.iter().enumerate() {
+            if n > 0 {
+                writeln!(f)?;
+            }
+            write!(f, "{problem}")?;
+        }
+        Ok(())
+    }
+}
+
+/// What no single value shows to be wrong.
+fn check_whole(parts: &Parts, layers: &Layers) -> Vec<Problem> {
+    let mut problems = Vec::new();
+    for (n, realm) in parts.realms.iter().enumerate() {
+        if parts.realms.iter().take(n).any(|earlier| earlier.id == realm.id) {
+            let reason = format!("realm \"{}\" is there twice: write it once, with all its keys", realm.id);
+            problems.push(Problem { place: layers.place(&format!("realm.{n}")), reason });
+        }
+    }
+    let protected = parts.realms.iter().any(|realm| realm.id == DEFAULT_REALM && !realm.keys.is_empty());
+    let address = parts.control.listen;
+    if !address.ip().to_canonical().is_loopback() && !protected {
+        let reason = format!(
+            "{address} is not a loopback address, and anyone who can reach it could publish: give the realm \
+             \"default\" a key ([[realm]] id = \"default\" keys = [\"base64:…\"], 32 random bytes or more), \
+             or listen on 127.0.0.1"
+        );
+        problems.push(Problem { place: layers.place("control.listen"), reason });
+    }
+    if parts.routes.file.is_some() && layers.place("routes.lines") != Place::Default {
+        let reason = "`file` and `lines` are both set, and only one can be used: remove one".into();
+        problems.push(Problem { place: layers.place("routes.lines"), reason });
+    }
+    problems
+}
+
+fn base(file: Option<&Path>) -> PathBuf {
+    let folder = file.and_then(Path::parent).filter(|f| !f.as_os_str().is_empty());
+    let folder = folder.unwrap_or_else(|| Path::new("."));
+    std::path::absolute(folder).unwrap_or_else(|_| folder.to_path_buf())
+}
+
+/// The realm of the plain `/publish/` and of routes without `realm=`.
+pub const DEFAULT_REALM: &str = "default";
+
+/// Keys and sections that a reload changes, those that the default file marks "(reload)".
+const RELOADED: &[&str] = &["client.body_bytes", "routes", "proxy", "origin", "grip", "realm"];

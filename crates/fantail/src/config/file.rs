@@ -1,0 +1,531 @@
+//! The configuration as it is written: one struct a section of `fantail.default.toml`, every key present,
+//! because the defaults are always underneath. [`File::build`] is the one way to the program's form; it
+//! refuses what cannot work. It reads no file and knows nothing of layers.
+
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use serde::Deserialize;
+
+use super::{Address, FanOut, LogFormat, SetProtocol};
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct File {
+    server: Server,
+    client: Client,
+    routes: Routes,
+    proxy: Proxy,
+    origin: Origin,
+    grip: Grip,
+    hub: Hub,
+    control: Control,
+    #[serde(default)]
+    realm: Vec<Realm>,
+    log: Log,
+}
+
+/// Why one value cannot be used. Values that may be secret are not repeated.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Invalid {
+    #[error(
+        r#""{0}" is not a duration: write a whole number and a unit, as in "500ms", "10s", "5m" or "1h""#
+    )]
+    Duration(String),
+    #[error(r#""{0}" is longer than a year"#)]
+    Long(String),
+    #[error(r#"must be longer than "0s""#)]
+    NoTime,
+    #[error("must be at least {0}")]
+    TooSmall(usize),
+    #[error(
+        r#""{0}" is not an address: write "127.0.0.1:7999", "[::1]:7999" or "unix:/run/fantail.sock?mode=0660""#
+    )]
+    Address(String),
+    #[error(r#""{0}" is not an address: write "127.0.0.1:5561" or "[::1]:5561""#)]
+    Control(String),
+    #[error(r#"the name in "{0}" is not looked up: write an IP address or "localhost""#)]
+    Name(String),
+    #[error(
+        r#"the path of "{path}" is empty or longer than the {UNIX_PATH} bytes that a socket's name may have"#
+    )]
+    UnixPath { path: String },
+    #[error(r#"the mode of "{0}" is not octal digits up to 0777"#)]
+    Mode(String),
+    #[error("needs at least one address")]
+    NoAddress,
+    #[error(r#""{0}" is there twice"#)]
+    Twice(String),
+    #[error(r#""{0}" is no rule: write "append", "truncate:N", or both with a comma between"#)]
+    Forwarded(String),
+    #[error(r#""{0}" is not a header's name"#)]
+    HeaderName(String),
+    #[error(r#""{0}" cannot be in a CDN-Loop header: write letters, digits, "-", "." and "_""#)]
+    CdnLoop(String),
+    #[error(r#""{0}" is no level: write "error", "warn", "info", "debug" or "trace""#)]
+    Level(String),
+    #[error(r#""{0}" is not a realm's id: write 1 to 64 of A–Z, a–z, 0–9, "_" and "-""#)]
+    RealmId(String),
+    #[error(r#"a key of realm "{0}" is empty: anyone could sign with it"#)]
+    RealmKey(String),
+}
+
+impl File {
+    /// Relative paths start from `base`, which is absolute.
+    pub(super) fn build(self, base: &Path) -> Result<super::Parts, Invalid> {
+        Ok(super::Parts {
+            server: self.server.build(base)?,
+            client: self.client.build()?,
+            routes: super::Routes { file: path(&self.routes.file, base), lines: self.routes.lines },
+            proxy: self.proxy.build()?,
+            origin: self.origin.build(base)?,
+            grip: self.grip.build()?,
+            hub: self.hub.build()?,
+            control: self.control.build()?,
+            realms: self.realm.into_iter().map(Realm::build).collect::<Result<_, _>>()?,
+            log: self.log.build()?,
+        })
+    }
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Server {
+    listen: Vec<String>,
+    shards: usize,
+    fan_out: FanOut,
+    backlog: u32,
+    drain_timeout: String,
+}
+
+impl Server {
+    fn build(self, base: &Path) -> Result<super::Server, Invalid> {
+        if self.listen.is_empty() {
+            return Err(Invalid::NoAddress);
+        }
+        let mut listen: Vec<Address> = Vec::with_capacity(self.listen.len());
+        for text in self.listen {
+            let address = address(&text, base)?;
+            let any_port = matches!(address, Address::Tcp(a) if a.port() == 0);
+            if !any_port && listen.contains(&address) {
+                return Err(Invalid::Twice(text));
+            }
+            listen.push(address);
+        }
+        let cores = || std::thread::available_parallelism().map_or(1, usize::from);
+        Ok(super::Server {
+            listen,
+            shards: if self.shards == 0 { cores() } else { self.shards },
+            fan_out: self.fan_out,
+            backlog: at_least(1, self.backlog)?,
+            drain_timeout: duration(&self.drain_timeout)?,
+        })
+    }
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Client {
+    connections: usize,
+    head_bytes: usize,
+    headers: usize,
+    target_bytes: usize,
+    head_timeout: String,
+    idle_timeout: String,
+    body_bytes: u64,
+    body_timeout: String,
+    send_timeout: String,
+    queue_bytes: usize,
+}
+
+impl Client {
+    fn build(self) -> Result<super::Client, Invalid> {
+        Ok(super::Client {
+            connections: self.connections,
+            head_bytes: at_least(MIN_HEAD, self.head_bytes)?,
+            headers: at_least(1, self.headers)?,
+            target_bytes: at_least(1, self.target_bytes)?,
+            head_timeout: time_limit(&self.head_timeout)?,
+            idle_timeout: time_limit(&self.idle_timeout)?,
+            body_bytes: self.body_bytes,
+            body_timeout: time_limit(&self.body_timeout)?,
+            send_timeout: time_limit(&self.send_timeout)?,
+            queue_bytes: at_least(1, self.queue_bytes)?,
+        })
+    }
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Routes {
+    file: String,
+    lines: Vec<String>,
+}
+
+#[expect(clippy::struct_excessive_bools, reason = "keys that are independent of each other")]
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Proxy {
+    debug: bool,
+    sig_iss: String,
+    sig_key: String,
+    upstream_key: String,
+    x_forwarded_for: String,
+    x_forwarded_for_trusted: String,
+    set_x_forwarded_protocol: SetProtocol,
+    accept_x_forwarded_protocol: bool,
+    orig_headers_need_mark: Vec<String>,
+    accept_pushpin_route: bool,
+    cdn_loop: String,
+    share_requests: bool,
+}
+
+impl Proxy {
+    fn build(self) -> Result<super::Proxy, Invalid> {
+        let header = |name: &String| http::HeaderName::from_bytes(name.as_bytes()).is_err();
+        if let Some(name) = self.orig_headers_need_mark.iter().find(|n| header(n)) {
+            return Err(Invalid::HeaderName(name.clone()));
+        }
+        let in_cdn_id = |c: char| c.is_ascii_alphanumeric() || "-._".contains(c);
+        if !self.cdn_loop.chars().all(in_cdn_id) {
+            return Err(Invalid::CdnLoop(self.cdn_loop));
+        }
+        Ok(super::Proxy {
+            debug: self.debug,
+            sig_iss: self.sig_iss,
+            sig_key: self.sig_key,
+            upstream_key: self.upstream_key,
+            x_forwarded_for: forwarded(self.x_forwarded_for)?,
+            x_forwarded_for_trusted: forwarded(self.x_forwarded_for_trusted)?,
+            set_x_forwarded_protocol: self.set_x_forwarded_protocol,
+            accept_x_forwarded_protocol: self.accept_x_forwarded_protocol,
+            orig_headers_need_mark: self.orig_headers_need_mark,
+            accept_pushpin_route: self.accept_pushpin_route,
+            cdn_loop: self.cdn_loop,
+            share_requests: self.share_requests,
+        })
+    }
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Origin {
+    connect_timeout: String,
+    response_timeout: String,
+    idle_timeout: String,
+    keep_alive: String,
+    connections: usize,
+    ca_file: String,
+}
+
+impl Origin {
+    fn build(self, base: &Path) -> Result<super::Origin, Invalid> {
+        Ok(super::Origin {
+            connect_timeout: time_limit(&self.connect_timeout)?,
+            response_timeout: time_limit(&self.response_timeout)?,
+            idle_timeout: time_limit(&self.idle_timeout)?,
+            keep_alive: duration(&self.keep_alive)?,
+            connections: at_least(1, self.connections)?,
+            ca_file: path(&self.ca_file, base),
+        })
+    }
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Grip {
+    subscriptions: usize,
+    channel_bytes: usize,
+    instruct_bytes: usize,
+    max_timeout: String,
+}
+
+impl Grip {
+    fn build(self) -> Result<super::Grip, Invalid> {
+        Ok(super::Grip {
+            subscriptions: at_least(1, self.subscriptions)?,
+            channel_bytes: at_least(1, self.channel_bytes)?,
+            instruct_bytes: at_least(1, self.instruct_bytes)?,
+            max_timeout: time_limit(&self.max_timeout)?,
+        })
+    }
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Hub {
+    id_ttl: String,
+    ids: usize,
+    mailbox_items: usize,
+}
+
+impl Hub {
+    fn build(self) -> Result<super::Hub, Invalid> {
+        Ok(super::Hub {
+            id_ttl: duration(&self.id_ttl)?,
+            ids: self.ids,
+            mailbox_items: at_least(1, self.mailbox_items)?,
+        })
+    }
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Control {
+    listen: String,
+    head_bytes: usize,
+    body_bytes: usize,
+    publish_timeout: String,
+}
+
+impl Control {
+    fn build(self) -> Result<super::Control, Invalid> {
+        if self.listen.starts_with("unix:") {
+            return Err(Invalid::Control(self.listen));
+        }
+        Ok(super::Control {
+            listen: socket_address(&self.listen).map_err(|why| match why {
+                Invalid::Address(text) => Invalid::Control(text),
+                other => other,
+            })?,
+            head_bytes: at_least(MIN_HEAD, self.head_bytes)?,
+            body_bytes: at_least(1, self.body_bytes)?,
+            publish_timeout: time_limit(&self.publish_timeout)?,
+        })
+    }
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Realm {
+    id: String,
+    #[serde(default)]
+    keys: Vec<String>,
+}
+
+impl Realm {
+    fn build(self) -> Result<super::Realm, Invalid> {
+        let in_id = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
+        if !(1..=64).contains(&self.id.len()) || !self.id.chars().all(in_id) {
+            return Err(Invalid::RealmId(self.id));
+        }
+        if self.keys.iter().any(|k| k.is_empty() || k == "base64:" || k == "file:") {
+            return Err(Invalid::RealmKey(self.id));
+        }
+        Ok(super::Realm { id: self.id, keys: self.keys })
+    }
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Log {
+    format: LogFormat,
+    level: String,
+    access: bool,
+}
+
+impl Log {
+    fn build(self) -> Result<super::Log, Invalid> {
+        let level = match self.level.as_str() {
+            "error" => tracing::Level::ERROR,
+            "warn" => tracing::Level::WARN,
+            "info" => tracing::Level::INFO,
+            "debug" => tracing::Level::DEBUG,
+            "trace" => tracing::Level::TRACE,
+            _ => return Err(Invalid::Level(self.level)),
+        };
+        Ok(super::Log { format: self.format, level, access: self.access })
+    }
+}
+
+/// A whole number and a unit; at most [`MAX_TIME`].
+fn duration(text: &str) -> Result<Duration, Invalid> {
+    let invalid = || Invalid::Duration(text.into());
+    let unit_at = text.find(|c: char| !c.is_ascii_digit()).ok_or_else(invalid)?;
+    let (number, unit) = text.split_at(unit_at);
+    let ms_per_unit: u64 = match unit {
+        "ms" => 1,
+        "s" => 1000,
+        "m" => 60_000,
+        "h" => 3_600_000,
+        _ => return Err(invalid()),
+    };
+    if number.is_empty() {
+        return Err(invalid());
+    }
+    number
+        .parse::<u64>()
+        .ok()
+        .and_then(|n| n.checked_mul(ms_per_unit))
+        .map(Duration::from_millis)
+        .filter(|time| *time <= MAX_TIME)
+        .ok_or_else(|| Invalid::Long(text.into()))
+}
+
+/// A duration after which something is given up; with none, nothing could succeed.
+fn time_limit(text: &str) -> Result<Duration, Invalid> {
+    let limit = duration(text)?;
+    if limit.is_zero() { Err(Invalid::NoTime) } else { Ok(limit) }
+}
+
+fn at_least<N: Copy + PartialOrd + TryFrom<usize>>(least: usize, value: N) -> Result<N, Invalid> {
+    let enough = N::try_from(least).is_ok_and(|least| value >= least);
+    if enough { Ok(value) } else { Err(Invalid::TooSmall(least)) }
+}
+
+fn address(text: &str, base: &Path) -> Result<Address, Invalid> {
+    let Some(rest) = text.strip_prefix("unix:") else {
+        return socket_address(text).map(Address::Tcp);
+    };
+    let (name, mode) = match rest.split_once("?mode=") {
+        Some((name, mode)) => (name, Some(octal_mode(mode).ok_or_else(|| Invalid::Mode(text.into()))?)),
+        None => (rest, None),
+    };
+    let path = base.join(name);
+    if name.is_empty() || path.as_os_str().len() > UNIX_PATH {
+        return Err(Invalid::UnixPath { path: text.into() });
+    }
+    Ok(Address::Unix { path, mode })
+}
+
+fn octal_mode(digits: &str) -> Option<u32> {
+    let octal = !digits.is_empty() && digits.bytes().all(|b| matches!(b, b'0'..=b'7'));
+    u32::from_str_radix(digits, 8).ok().filter(|mode| octal && *mode <= 0o777)
+}
+
+fn socket_address(text: &str) -> Result<SocketAddr, Invalid> {
+    if let Ok(address) = text.parse() {
+        return Ok(address);
+    }
+    let invalid = || Invalid::Address(text.into());
+    let (host, port) = text.rsplit_once(':').ok_or_else(invalid)?;
+    let port: u16 = port.parse().map_err(|_| invalid())?;
+    let in_name = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '.';
+    match host {
+        "localhost" => Ok(SocketAddr::from(([127, 0, 0, 1], port))),
+        name if name.contains(|c: char| c.is_ascii_alphabetic()) && name.chars().all(in_name) => {
+            Err(Invalid::Name(text.into()))
+        }
+        _ => Err(invalid()),
+    }
+}
+
+/// Checks the rules (spec 1.9) and gives them back.
+fn forwarded(rules: String) -> Result<String, Invalid> {
+    let good = |rule: &str| match rule.strip_prefix("truncate:") {
+        Some(count) => count.parse::<u32>().is_ok(),
+        None => rule == "append",
+    };
+    match rules.split(',').map(str::trim).find(|rule| !good(rule)) {
+        Some(rule) if !rules.is_empty() => Err(Invalid::Forwarded(rule.into())),
+        _ => Ok(rules),
+    }
+}
+
+fn path(text: &str, base: &Path) -> Option<PathBuf> {
+    (!text.is_empty()).then(|| base.join(text))
+}
+
+/// Far over any use, and far under what overflows when it is added to a clock.
+const MAX_TIME: Duration = Duration::from_secs(365 * 24 * 3600);
+
+/// Enough for a request line and a Host, so that a small typing error does not refuse everybody.
+const MIN_HEAD: usize = 256;
+
+/// `sun_path` of unix(7) is 108 bytes with its NUL.
+const UNIX_PATH: usize = 107;
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn durations() {
+        let ms = |n| Some(Duration::from_millis(n));
+        for (text, expected) in [
+            ("0s", ms(0)),
+            ("500ms", ms(500)),
+            ("10s", ms(10_000)),
+            ("5m", ms(300_000)),
+            ("1h", ms(3_600_000)),
+            ("8760h", ms(365 * 24 * 3_600_000)),
+            ("8761h", None),
+            ("99999999999999999999s", None),
+            ("18446744073709551615h", None),
+            ("", None),
+            ("s", None),
+            ("10", None),
+            ("-1s", None),
+            ("1.5s", None),
+            ("10 s", None),
+            ("10S", None),
+            ("١s", None),
+        ] {
+            assert_eq!(duration(text).ok(), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn addresses() {
+        let tcp = |text: &str| Some(Address::Tcp(text.parse().unwrap()));
+        let unix = |path: &str, mode| Some(Address::Unix { path: path.into(), mode });
+        for (text, expected) in [
+            ("127.0.0.1:7999", tcp("127.0.0.1:7999")),
+            ("127.0.0.1:0", tcp("127.0.0.1:0")),
+            ("[::1]:7999", tcp("[::1]:7999")),
+            ("localhost:80", tcp("127.0.0.1:80")),
+            ("unix:/run/f.sock", unix("/run/f.sock", None)),
+            ("unix:f.sock?mode=0660", unix("/etc/fantail/f.sock", Some(0o660))),
+            ("unix:/f?mode=1777", None),
+            ("unix:/f?mode=", None),
+            ("unix:/f?mode=+7", None),
+            ("unix:", None),
+            ("example.com:80", None),
+            (":7999", None),
+            ("7999", None),
+            ("127.0.0.1", None),
+            ("127.0.0.1:65536", None),
+            ("::1:7999", None),
+            ("", None),
+        ] {
+            assert_eq!(address(text, Path::new("/etc/fantail")).ok(), expected, "{text}");
+        }
+        let long = format!("unix:/{}", "x".repeat(UNIX_PATH));
+        assert!(matches!(address(&long, Path::new("/")), Err(Invalid::UnixPath { .. })));
+        assert!(matches!(socket_address("example.com:80"), Err(Invalid::Name(_))));
+    }
+
+    #[test]
+    fn forwarded_rules() {
+        for (rules, good) in [
+            ("", true),
+            ("append", true),
+            ("truncate:0,append", true),
+            ("truncate:1, append", true),
+            ("truncate", false),
+            ("truncate:-1", false),
+            ("append,", false),
+            ("prepend", false),
+        ] {
+            assert_eq!(forwarded(rules.into()).is_ok(), good, "{rules}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_is_read_without_panic(text in "\\PC{0,40}") {
+            let _ = (duration(&text).is_ok(), address(&text, Path::new("/")).is_ok());
+        }
+
+        #[test]
+        fn every_socket_address_is_read_back(ip: std::net::IpAddr, port: u16) {
+            let address = SocketAddr::new(ip, port);
+            prop_assert_eq!(socket_address(&address.to_string()).ok(), Some(address));
+        }
+    }
+}

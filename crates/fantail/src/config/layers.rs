@@ -1,0 +1,205 @@
+//! Lays file, environment and flags over the defaults, value by value, and remembers what set each. Knows
+//! nothing of what a value means.
+
+use std::{
+    collections::BTreeMap,
+    io,
+    path::{Path, PathBuf},
+};
+
+use serde::Deserialize;
+use toml::{Table, Value};
+
+use super::{
+    Flag, Parts, Place, Problem, Sources, document,
+    file::{File, Invalid},
+    keys::{DEFAULTS, KEYS, Key, REALM, Variable, realms, typed, variable},
+};
+
+/// The merged values, and where each that is not a default was set.
+#[derive(Clone, Debug)]
+pub(super) struct Layers {
+    pub(super) file: Option<PathBuf>,
+    values: Table,
+    /// By `section.key`; elements of the list `realm` by `realm.N`.
+    places: BTreeMap<String, Place>,
+}
+
+impl Default for Layers {
+    fn default() -> Self {
+        Self { file: None, values: DEFAULTS.clone(), places: BTreeMap::new() }
+    }
+}
+
+impl Layers {
+    /// Reads every layer; what cannot be taken over is a problem, and the rest is merged all the same.
+    pub(super) fn read(sources: &Sources) -> (Self, Vec<Problem>) {
+        let mut layers = Self::default();
+        let mut problems = layers.read_file(sources.file.as_deref());
+        layers.read_variables(&sources.variables, &mut problems);
+        layers.overlay(sources.flags.iter().map(Entry::from_flag).collect());
+        (layers, problems)
+    }
+
+    pub(super) fn place(&self, key: &str) -> Place {
+        self.places.get(key).cloned().unwrap_or(Place::Default)
+    }
+
+    pub(super) fn value(&self, key: &Key) -> Option<&Value> {
+        self.values.get(key.section)?.get(key.name)
+    }
+
+    pub(super) fn realms(&self) -> &[Value] {
+        self.values.get(REALM).and_then(Value::as_array).map_or(&[], Vec::as_slice)
+    }
+
+    /// Tries each value alone on top of the defaults: so each problem has its place, and all are found.
+    pub(super) fn check_values(&self, base: &Path) -> Vec<Problem> {
+        let mut problems = Vec::new();
+        for key in KEYS.iter().filter(|key| self.places.contains_key(&key.full)) {
+            let mut alone = DEFAULTS.clone();
+            let Some(value) = self.value(key) else { continue };
+            set(&mut alone, &key.full, value.clone());
+            let Err(why) = build(alone, base) else { continue };
+            let default = DEFAULTS.get(key.section).and_then(|section| section.get(key.name));
+            let default = default.filter(|_| matches!(why, Refused::Type(_)));
+            let hint = default.map(|d| format!("; the default is `{} = {d}`", key.name)).unwrap_or_default();
+            let reason = format!("`{}`: {why}{hint}", key.name);
+            problems.push(Problem { place: self.place(&key.full), reason });
+        }
+        for (n, realm) in self.realms().iter().enumerate() {
+            let mut alone = DEFAULTS.clone();
+            set(&mut alone, REALM, realm.clone());
+            if let Err(why) = build(alone, base) {
+                let place = self.place(&format!("{REALM}.{n}"));
+                problems.push(Problem { place, reason: format!("realm: {why}") });
+            }
+        }
+        problems
+    }
+
+    /// All values together, as the program uses them.
+    pub(super) fn build(&self, base: &Path) -> Result<Parts, Problem> {
+        build(self.values.clone(), base)
+            .map_err(|why| Problem { place: Place::Default, reason: why.to_string() })
+    }
+
+    /// The keys whose values differ; `realm` is one key.
+    pub(super) fn differences(&self, other: &Self) -> Vec<&'static str> {
+        let keys = KEYS.iter().filter(|key| self.value(key) != other.value(key)).map(|key| &*key.full);
+        keys.chain((self.realms() != other.realms()).then_some(REALM)).collect()
+    }
+
+    fn read_file(&mut self, named: Option<&Path>) -> Vec<Problem> {
+        let path = named.unwrap_or_else(|| Path::new(FILE));
+        let whole = |reason| Problem { place: Place::File { path: path.into(), line: 0, column: 0 }, reason };
+        let text = match std::fs::read(path).map(String::from_utf8) {
+            Ok(Ok(text)) => text,
+            Ok(Err(_)) => return vec![whole("is not UTF-8".into())],
+            Err(why) if named.is_none() && why.kind() == io::ErrorKind::NotFound => return Vec::new(),
+            Err(why) => return vec![whole(format!("cannot be read: {why}"))],
+        };
+        self.file = Some(path.into());
+        let (entries, problems) = document::read(path, &text);
+        self.overlay(entries);
+        problems
+    }
+
+    fn read_variables(&mut self, variables: &[(String, String)], problems: &mut Vec<Problem>) {
+        let mut entries = Vec::new();
+        for (name, text) in variables {
+            let place = Place::Variable(name.clone());
+            let refused = match variable(name) {
+                Variable::Foreign => None,
+                Variable::Unknown(reason) => Some(reason),
+                Variable::Key(key) => match typed(text, key) {
+                    Ok(value) => {
+                        entries.push(Entry { key: key.full.clone(), value, place: place.clone() });
+                        None
+                    }
+                    Err(why) => Some(why.to_string()),
+                },
+                Variable::Realm => match realms(text) {
+                    Ok(list) => {
+                        entries.extend(list.into_iter().enumerate().map(|(n, value)| Entry {
+                            key: format!("{REALM}.{n}"),
+                            value,
+                            place: place.clone(),
+                        }));
+                        None
+                    }
+                    Err(why) => Some(why.to_string()),
+                },
+            };
+            problems.extend(refused.map(|reason| Problem { place, reason }));
+        }
+        self.overlay(entries);
+    }
+
+    /// Lays one layer on top. Lists replace lists, and routes replace routes, be they a file or lines.
+    fn overlay(&mut self, layer: Vec<Entry>) {
+        let sets = |name| layer.iter().any(|entry| is_under(&entry.key, name));
+        if sets("routes") {
+            self.values.extend(DEFAULTS.get_key_value("routes").map(|(k, v)| (k.clone(), v.clone())));
+            self.places.retain(|key, _| !is_under(key, "routes"));
+        }
+        if sets(REALM) {
+            self.values.remove(REALM);
+            self.places.retain(|key, _| !is_under(key, REALM));
+        }
+        for Entry { key, value, place } in layer {
+            set(&mut self.values, if is_under(&key, REALM) { REALM } else { &key }, value);
+            self.places.insert(key, place);
+        }
+    }
+}
+
+/// A value on its way into the layers.
+pub(super) struct Entry {
+    /// `section.key`, or `realm.N`; those come in their order.
+    pub(super) key: String,
+    pub(super) value: Value,
+    pub(super) place: Place,
+}
+
+impl Entry {
+    fn from_flag(flag: &Flag) -> Self {
+        Self { key: flag.key.into(), value: flag.value.clone(), place: Place::Flag(flag.name) }
+    }
+}
+
+/// Whether `key` is `name` or in the section `name`.
+pub(super) fn is_under(key: &str, name: &str) -> bool {
+    key.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+}
+
+#[derive(Debug, thiserror::Error)]
+enum Refused {
+    #[error("{0}")]
+    Type(String),
+    #[error(transparent)]
+    Value(#[from] Invalid),
+}
+
+fn build(values: Table, base: &Path) -> Result<Parts, Refused> {
+    let file =
+        File::deserialize(values).map_err(|why| Refused::Type(why.message().trim().replace('\n', ", ")))?;
+    Ok(file.build(base)?)
+}
+
+/// Sets `section.key`, or adds one to the list `realm`.
+fn set(values: &mut Table, key: &str, value: Value) {
+    if key == REALM {
+        let list = values.entry(REALM).or_insert_with(|| Value::Array(Vec::new()));
+        if let Value::Array(list) = list {
+            list.push(value);
+        }
+    } else if let Some((section, name)) = key.split_once('.')
+        && let Some(Value::Table(keys)) = values.get_mut(section)
+    {
+        keys.insert(name.into(), value);
+    }
+}
+
+/// Read from the current folder when no file is named.
+const FILE: &str = "fantail.toml";
