@@ -1,9 +1,18 @@
 //! The client side of a connection: who it is, and its place among the connections of its shard. It
 //! travels with the socket, from listener to pin and back.
 
-use std::{cell::Cell, net::IpAddr, rc::Rc, sync::Arc};
+use std::{
+    cell::Cell,
+    net::IpAddr,
+    rc::Rc,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
+    time::Duration,
+};
 
-use tokio::sync::Notify;
+use tokio::{sync::Notify, time::timeout};
 
 use crate::metrics::Counters;
 
@@ -19,14 +28,17 @@ pub struct Client {
 #[derive(Debug)]
 pub struct Connections {
     open: Cell<usize>,
+    /// Of all shards.
+    all: Arc<AtomicUsize>,
     limit: usize,
     room: Notify,
     counters: Arc<Counters>,
 }
 
 impl Connections {
-    pub fn new(limit: usize, counters: Arc<Counters>) -> Rc<Self> {
-        Rc::new(Self { open: Cell::new(0), limit, room: Notify::new(), counters })
+    /// `all` counts the connections of all shards, which `limit` is for.
+    pub fn new(limit: usize, all: Arc<AtomicUsize>, counters: Arc<Counters>) -> Rc<Self> {
+        Rc::new(Self { open: Cell::new(0), all, limit, room: Notify::new(), counters })
     }
 
     pub fn open(&self) -> usize {
@@ -34,19 +46,21 @@ impl Connections {
     }
 
     pub fn is_full(&self) -> bool {
-        self.open.get() >= self.limit
+        self.all.load(Relaxed) >= self.limit
     }
 
     pub fn take(self: &Rc<Self>) -> Slot {
         self.open.set(self.open.get() + 1);
+        self.all.fetch_add(1, Relaxed);
         self.counters.accepted.add(1);
         self.counters.connections.add(1);
         Slot(Rc::clone(self))
     }
 
-    /// Resolves when a connection ended since the last call.
+    /// Resolves when a connection of this shard ended since the last call, or after a moment: one of
+    /// another shard may have.
     pub async fn room(&self) {
-        self.room.notified().await;
+        drop(timeout(OTHERS, self.room.notified()).await);
     }
 }
 
@@ -57,7 +71,11 @@ pub struct Slot(Rc<Connections>);
 impl Drop for Slot {
     fn drop(&mut self) {
         self.0.open.set(self.0.open.get() - 1);
+        self.0.all.fetch_sub(1, Relaxed);
         self.0.counters.connections.add(-1);
         self.0.room.notify_one();
     }
 }
+
+/// How late a shard sees room that another made.
+const OTHERS: Duration = Duration::from_millis(50);

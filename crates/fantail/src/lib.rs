@@ -9,6 +9,7 @@
 
 pub mod admin;
 pub mod cli;
+pub mod client;
 pub mod config;
 pub mod drain;
 pub mod error;
@@ -21,5 +22,8 @@ pub mod proxy;
 pub mod publish;
 pub mod realm;
 pub mod route;
+pub mod server;
+pub mod shard;
 pub mod sign;
+pub mod snapshot;
 pub mod upstream;

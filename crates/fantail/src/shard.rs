@@ -24,6 +24,7 @@ use crate::{
     hub::Hub,
     log::AccessLog,
     metrics::Counters,
+    sign::Tokens,
     snapshot::Snapshot,
     upstream::Upstream,
 };
@@ -37,6 +38,7 @@ pub struct Shard {
     pub counters: Arc<Counters>,
     pub connections: Rc<Connections>,
     pub access: RefCell<AccessLog>,
+    pub tokens: RefCell<Tokens>,
     holds: RefCell<Holds>,
     started: Instant,
     /// Wakes the loop for what the poller does not say.
@@ -67,6 +69,7 @@ impl Shard {
             counters: parts.counters,
             connections: parts.connections,
             access: RefCell::new(parts.access),
+            tokens: RefCell::default(),
             holds: RefCell::new(parts.holds),
             started: Instant::now(),
             stir: Notify::new(),
@@ -104,6 +107,12 @@ impl Shard {
             holds.expire();
             holds.released().for_each(&go_on);
         }
+    }
+
+    /// Writes access lines and closes idle connections to origins; to be called a few times a second.
+    pub fn tidy(&self) {
+        self.access.borrow_mut().flush();
+        self.upstream.sweep(self.snapshot.load().config.origin.keep_alive);
     }
 
     /// From now on connections end after the answer they are at, and holds in order.

@@ -6,8 +6,10 @@ use bytes::Bytes;
 use fantail_proto::{
     grip::Reply,
     item::{Response, ResponseBody},
-    patch, reply,
+    patch,
+    reply::{self, Framing, Head, Version},
 };
+use http::HeaderMap;
 
 /// What a long-poll keeps while it waits.
 #[derive(Debug)]
@@ -33,3 +35,44 @@ pub struct Shape {
     pub head: bool,
     pub keep_alive: bool,
 }
+
+impl Poll {
+    /// The response to send when the time is up.
+    pub(super) fn time_out(&self) -> Vec<u8> {
+        self.respond(self.reply.code, &self.reply.reason, &self.reply.headers, &self.reply.body)
+    }
+
+    /// The response that an item makes.
+    pub(super) fn answer(&self, item: &Response) -> Vec<u8> {
+        let body = match &item.body {
+            ResponseBody::Whole(body) => body.clone(),
+            // A patch that does not fit leaves what the origin said.
+            ResponseBody::Patch(change) => {
+                patch::apply(change, &self.reply.body).map_or_else(|| self.reply.body.clone(), Bytes::from)
+            }
+        };
+        self.respond(item.code, &item.reason, &reply::merged(&self.reply.headers, item), &body)
+    }
+
+    fn respond(&self, code: u16, reason: &str, headers: &HeaderMap, body: &Bytes) -> Vec<u8> {
+        let Shape { http11, head, keep_alive } = self.shape;
+        let mut response = Vec::with_capacity(HEAD_BYTES + body.len());
+        Head {
+            version: if http11 { Version::Http11 } else { Version::Http10 },
+            code,
+            reason,
+            headers,
+            framing: Framing::Length(body.len() as u64),
+            keep_alive,
+            date: &httpdate::fmt_http_date(SystemTime::now()),
+        }
+        .write(&mut response);
+        if !head && reply::allows_body(code) {
+            response.extend_from_slice(body);
+        }
+        response
+    }
+}
+
+/// Enough for most heads.
+const HEAD_BYTES: usize = 512;

@@ -55,6 +55,13 @@ impl Bound {
         }
     }
 
+    pub fn try_clone(&self) -> io::Result<Self> {
+        match self {
+            Self::Tcp(bound) => bound.try_clone().map(Self::Tcp),
+            Self::Unix(bound) => bound.try_clone().map(Self::Unix),
+        }
+    }
+
     /// As a client writes it.
     pub fn address(&self) -> String {
         match self {

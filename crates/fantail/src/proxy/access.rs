@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 
+use fantail_proto::route::Target;
 use http::{Method, Request, Uri, header};
 use hyper::body::Incoming;
 use tokio::time::Instant;
@@ -22,8 +23,9 @@ pub(super) struct Entry {
     user_agent: Option<http::HeaderValue>,
     from: Option<IpAddr>,
     replay: bool,
-    pub(super) target: String,
-    pub(super) route: String,
+    target: String,
+    route: String,
+    realm: String,
 }
 
 impl Entry {
@@ -47,11 +49,17 @@ impl Entry {
             replay,
             target: String::new(),
             route: String::new(),
+            realm: String::new(),
         }))
     }
 
     pub(super) fn route(&mut self, route: &Route) {
         self.route.clone_from(&route.rule.id);
+        self.realm = route.rule.realm.clone().unwrap_or_default();
+    }
+
+    pub(super) fn target(&mut self, target: &Target) {
+        self.target = target.address.to_string();
     }
 
     pub(super) fn write(&self, shard: &Shard, outcome: Outcome) {
@@ -59,11 +67,11 @@ impl Entry {
         let path = self.uri.path_and_query().map_or("", |path| path.as_str());
         shard.access.borrow_mut().line(&Access {
             method: self.method.as_str(),
-            host,
-            path,
+            uri: &format!("http://{host}{path}"),
             target: &self.target,
             outcome,
             took: self.started.elapsed(),
+            realm: &self.realm,
             route: &self.route,
             from: self.from,
             user_agent: self.user_agent.as_ref().map(http::HeaderValue::as_bytes),

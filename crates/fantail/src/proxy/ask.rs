@@ -6,7 +6,7 @@ use bytes::Bytes;
 use fantail_proto::{
     forward::{self, Forward},
     grip,
-    route::{Address, Asked, Route, Target},
+    route::{Address, Asked, Target},
     test_origin,
 };
 use http::{HeaderMap, HeaderValue, Method, Request, Uri, Version, header, request, response, uri::PathAndQuery};
@@ -16,13 +16,13 @@ use super::{Exchange, upload::upload};
 use crate::{
     error::Fault,
     hold::Replay,
-    route::Resolved,
+    route::Route,
     upstream::{Destination, Download, Tls, Upload},
 };
 
 /// A request that is ready to be sent to the targets of its route.
 pub(super) struct Ask {
-    route: Arc<Resolved>,
+    route: Arc<Route>,
     trusted: bool,
     tls: bool,
     host: HeaderValue,
@@ -47,7 +47,7 @@ pub(super) struct Answer {
     /// The body, or its beginning.
     pub(super) ready: Bytes,
     pub(super) download: Option<Download>,
-    pub(super) route: Arc<Resolved>,
+    pub(super) route: Arc<Route>,
     /// Which of the route's targets.
     pub(super) target: usize,
     pub(super) shape: Shape,
@@ -57,11 +57,11 @@ pub(super) struct Answer {
 impl Answer {
     /// Whether the answer is for Fantail and not for the client alone (spec 1.8).
     pub(super) fn is_grip(&self) -> bool {
-        !self.trusted && !self.route.route.no_grip && grip::is_instruct(&self.head.headers)
+        !self.trusted && !self.route.rule.no_grip && grip::is_instruct(&self.head.headers)
     }
 
     pub(super) fn target(&self) -> &Target {
-        &self.route.route.targets[self.target]
+        &self.route.rule.targets[self.target]
     }
 }
 
@@ -92,8 +92,7 @@ impl Ask {
             };
             Arc::clone(snapshot.routes.find(asked).ok_or(Fault::NoRoute)?)
         };
-        exchange.debug |= route.route.debug;
-        exchange.route(&route);
+        exchange.found(&route);
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs());
         let trusted = snapshot.trusts(&head.headers, now);
         let signature = if trusted { None } else { exchange.sign(&route, now) };
@@ -106,12 +105,12 @@ impl Ask {
         let empty_post = http_body::Body::is_end_stream(&body) && headers.contains_key(header::CONTENT_LENGTH);
         let loops = Forward {
             trusted,
-            grip: !route.route.no_grip,
+            grip: !route.rule.no_grip,
             tls,
             peer: exchange.conversation.peer(),
             signature,
             last_ids: replay.as_ref().map_or(&[], |replay| &replay.last_ids),
-            route: &route.route,
+            route: &route.rule,
             rules: &snapshot.forward,
         }
         .apply(&mut headers);
@@ -132,8 +131,8 @@ impl Ask {
         let mut headers = headers;
         let mut body = upload(&exchange.conversation, body);
         let mut tried = Vec::new();
-        for (index, target) in route.route.targets.iter().enumerate() {
-            let outgoing = route.route.outgoing(target, path_and_query.as_str(), host_text);
+        for (index, target) in route.rule.targets.iter().enumerate() {
+            let outgoing = route.rule.outgoing(target, path_and_query.as_str(), host_text);
             let answer = |head: response::Parts, ready, download| Answer {
                 head,
                 ready,
@@ -143,8 +142,8 @@ impl Ask {
                 shape,
                 trusted,
             };
-            exchange.target(target);
-            let Some(destination) = destination(target, outgoing.host, &route) else {
+            exchange.tries(target);
+            let Some(destination) = destination(&route, index, outgoing.host) else {
                 let (head, ready) = self_test(exchange, &outgoing.path_and_query, body).await?.into_parts();
                 return Ok(answer(head, ready, None));
             };
@@ -178,12 +177,13 @@ impl Ask {
 }
 
 /// Where a target's connections go; `None` for the built-in origin.
-fn destination(target: &Target, host: &str, route: &Resolved) -> Option<Destination> {
+fn destination(route: &Route, index: usize, host: &str) -> Option<Destination> {
+    let target = &route.rule.targets[index];
     let Address::Tcp(address, port) = &target.address else { return None };
     let tls = target.tls.then(|| Tls {
         name: if target.trust_connect_host { address.clone() } else { name_of(host).to_owned() },
         insecure: target.insecure,
-        identity: route.identity(target),
+        identity: route.identities[index].clone(),
     });
     Some(Destination { host: address.clone(), port: *port, untrusted: target.untrusted, tls })
 }

@@ -17,6 +17,7 @@ use super::{
 use crate::{
     error::Fault,
     hold::{self, Asked, Poll, Subscription},
+    log::Outcome,
     upstream::Download,
 };
 
@@ -92,9 +93,8 @@ async fn park_poll(
         answered: false,
         reply,
     };
-    if let Some(mut entry) = exchange.entry.take() {
-        entry.status = poll.reply.code;
-        entry.write(exchange.shard(), 0);
+    if let Some(entry) = exchange.entry.take() {
+        entry.write(exchange.shard(), Outcome::Accept);
     }
     let id = exchange.shard().holds(|holds| holds.reserve_poll(asked, poll));
     let reserved = Reserved::new(Rc::clone(exchange.shard()), id);
@@ -108,7 +108,7 @@ async fn park_poll(
 fn asked(exchange: &Exchange, answer: &Answer, instruct: &Instruct) -> Result<Asked, Fault> {
     let config = &exchange.snapshot.config.grip;
     let mut subscriptions: Vec<Subscription> = Vec::with_capacity(instruct.channels.len());
-    let prefix = &answer.route.route.prefix;
+    let prefix = &answer.route.rule.prefix;
     for channel in instruct.channels.iter().take(config.subscriptions) {
         let name = format!("{prefix}{}", channel.name);
         if name.len() > config.channel_bytes {

@@ -21,7 +21,7 @@ pub use relay::Relay;
 use crate::{
     error::{self, Fault},
     metrics::Counters,
-    route::Resolved,
+    route::Route,
     shard::Shard,
     snapshot::Snapshot,
     upstream::Failure,
@@ -36,7 +36,7 @@ pub async fn answer(conversation: Rc<Conversation>, request: Request<Incoming>) 
     let replay = conversation.begin();
     conversation.shard().counters.requests.add(1);
     let mut exchange = Exchange {
-        entry: Entry::of(&snapshot, &conversation, &request, replay.is_some()),
+        entry: Entry::of(&conversation, &request, replay.is_some()),
         closes: conversation.state().upgrade(),
         debug: snapshot.config.proxy.debug,
         conversation,
@@ -131,15 +131,29 @@ impl Exchange {
         if self.closes {
             response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
-        response.body_mut().note_status(response.status());
+        let status = response.status();
+        response.body_mut().note(status);
         response
     }
 
     /// `Grip-Sig` for the origin, if the route's requests are signed.
-    fn sign(&self, route: &Resolved, now: u64) -> Option<HeaderValue> {
+    fn sign(&self, route: &Route, now: u64) -> Option<HeaderValue> {
         let signer = route.signer.as_ref()?;
         let signed = self.shard().tokens.borrow_mut().get(signer, now);
         signed.inspect_err(|error| tracing::error!(%error, "requests cannot be signed")).ok()
+    }
+
+    fn found(&mut self, route: &Route) {
+        self.debug |= route.rule.debug;
+        if let Some(entry) = &mut self.entry {
+            entry.route(route);
+        }
+    }
+
+    fn tries(&mut self, target: &Target) {
+        if let Some(entry) = &mut self.entry {
+            entry.target(target);
+        }
     }
 
     fn unanswered(&self, target: &Target, failure: Failure) -> Fault {

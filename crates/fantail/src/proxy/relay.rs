@@ -9,10 +9,14 @@ use std::{
 };
 
 use bytes::Bytes;
+use http::StatusCode;
 use http_body::{Body, Frame, SizeHint};
 
 use super::{Conversation, access::Entry};
-use crate::upstream::{Download, DownloadError};
+use crate::{
+    log::Outcome,
+    upstream::{Download, DownloadError},
+};
 
 #[derive(Debug)]
 pub struct Relay {
@@ -24,7 +28,10 @@ pub struct Relay {
     parks: bool,
     conversation: Rc<Conversation>,
     entry: Option<Box<Entry>>,
+    /// For the access line.
+    code: u16,
     sent: u64,
+    broken: bool,
 }
 
 impl Relay {
@@ -35,12 +42,16 @@ impl Relay {
         entry: Option<Box<Entry>>,
     ) -> Self {
         conversation.respond();
-        Self { ready, download, parks: false, conversation, entry, sent: 0 }
+        Self { ready, download, parks: false, conversation, entry, code: 0, sent: 0, broken: false }
     }
 
     pub(super) fn parking(mut self) -> Self {
         self.parks = true;
         self
+    }
+
+    pub(super) fn note(&mut self, status: StatusCode) {
+        self.code = status.as_u16();
     }
 
     fn poll_download(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, DownloadError>>> {
@@ -54,6 +65,7 @@ impl Relay {
                 }
                 Some(Err(error)) => {
                     self.download = None;
+                    self.broken = true;
                     self.conversation.shard().counters.origin_errors.add(1);
                     return Poll::Ready(Some(Err(error)));
                 }
@@ -112,7 +124,14 @@ impl Body for Relay {
 impl Drop for Relay {
     fn drop(&mut self) {
         if let Some(entry) = self.entry.take() {
-            entry.write(self.conversation.shard(), self.sent);
+            let outcome = if self.parks {
+                Outcome::Accept
+            } else if self.broken {
+                Outcome::Error
+            } else {
+                Outcome::Code(self.code, self.sent)
+            };
+            entry.write(self.conversation.shard(), outcome);
         }
         if !self.conversation.is_parked() {
             self.conversation.end();

@@ -1,0 +1,337 @@
+//! The whole server: binds what the configuration names, starts a thread a shard and the control
+//! runtime, reloads on demand, and stops in order. It owns the threads and decides nothing else.
+
+use std::{
+    io,
+    net::SocketAddr,
+    pin::pin,
+    rc::Rc,
+    sync::{Arc, atomic::AtomicUsize},
+    thread,
+    time::Duration,
+};
+
+use arc_swap::ArcSwap;
+use fantail_pin::{FanOut, Limits};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use tokio::{
+    net::TcpListener,
+    runtime,
+    sync::{mpsc, watch},
+    time::{Instant, MissedTickBehavior, interval, timeout_at},
+};
+
+use crate::{
+    admin::{self, Phase},
+    client::Connections,
+    config::{self, Config},
+    drain::{Signal, Signals},
+    hold::Holds,
+    hub::Hub,
+    listen::{self, Bound},
+    log::Output,
+    metrics::{Counters, Process},
+    publish::{Publisher, Rules, http::Endpoints},
+    route::Watch,
+    shard::{Parts, Shard},
+    snapshot::{AllInvalid, Snapshot},
+};
+
+/// Everything is bound and nothing runs yet.
+#[derive(Debug)]
+pub struct Server {
+    clients: Vec<Vec<Bound>>,
+    control: std::net::TcpListener,
+    snapshot: Arc<ArcSwap<Snapshot>>,
+    fan_out: FanOut,
+}
+
+/// Why the server did not start, or stopped.
+#[derive(Debug, thiserror::Error)]
+pub enum ServerError {
+    #[error("{0}")]
+    Invalid(AllInvalid),
+    #[error("cannot listen on {address}: {source}")]
+    Listen { address: String, source: io::Error },
+    #[error("io_uring was asked for (server.fan_out) and is not to be had here: take auto or send")]
+    NoIoUring,
+    #[error("cannot start: {0}")]
+    Start(io::Error),
+    #[error("shard {0} has stopped")]
+    Shard(usize),
+}
+
+impl Server {
+    /// Binds all addresses. Nobody is accepted before [`Self::run`].
+    pub fn bind(config: Config) -> Result<Self, ServerError> {
+        let snapshot = Snapshot::load(config, None).map_err(ServerError::Invalid)?;
+        let server = &snapshot.config.server;
+        let fan_out = match server.fan_out {
+            config::FanOut::Send => FanOut::Send,
+            config::FanOut::Auto if !fantail_pin::io_uring_available() => FanOut::Send,
+            config::FanOut::IoUring if !fantail_pin::io_uring_available() => return Err(ServerError::NoIoUring),
+            config::FanOut::Auto | config::FanOut::IoUring => FanOut::IoUring,
+        };
+        let clients = server.listen.iter().map(|address| {
+            Bound::all(address, server.backlog, server.shards)
+                .map_err(|source| ServerError::Listen { address: address.to_string(), source })
+        });
+        let clients = clients.collect::<Result<_, _>>()?;
+        let address = snapshot.config.control.listen;
+        let control = std::net::TcpListener::bind(address)
+            .and_then(|bound| bound.set_nonblocking(true).map(|()| bound))
+            .map_err(|source| ServerError::Listen { address: address.to_string(), source })?;
+        Ok(Self { clients, control, snapshot: Arc::new(ArcSwap::from_pointee(snapshot)), fan_out })
+    }
+
+    /// Where clients connect, with the ports that port 0 became.
+    pub fn client_addresses(&self) -> Vec<String> {
+        self.clients.iter().filter_map(|bound| bound.first()).map(Bound::address).collect()
+    }
+
+    pub fn control_address(&self) -> io::Result<SocketAddr> {
+        self.control.local_addr()
+    }
+
+    pub fn snapshot(&self) -> Arc<Snapshot> {
+        self.snapshot.load_full()
+    }
+
+    /// Serves until a signal stops the process, and returns when all is let go. `started` is called
+    /// once clients are accepted.
+    pub fn run(self, output: &Output, started: impl FnOnce(&Self)) -> Result<(), ServerError> {
+        let config = self.snapshot().config.clone();
+        let runtime = runtime::Builder::new_multi_thread()
+            .worker_threads(CONTROL_THREADS)
+            .thread_name("control")
+            .enable_all()
+            .build()
+            .map_err(ServerError::Start)?;
+        let control = self.control.try_clone().map_err(ServerError::Start)?;
+        let hub = Arc::new(Hub::new(config.server.shards, &config.hub));
+        let (stop, stopping) = watch::channel(false);
+        let (shards, counters) = self.start_shards(&hub, output, &stopping).map_err(ServerError::Start)?;
+        let process = Arc::new(Process::default());
+        let patience = config.control.publish_timeout;
+        let rules = rules(&self.snapshot());
+        let publisher = Arc::new(Publisher::new(Arc::clone(&hub), Arc::clone(&process), rules, patience));
+        let endpoints = Endpoints::new(Arc::clone(&publisher), Arc::clone(&process), &config.control);
+        let state = Arc::new(admin::State::new(endpoints, hub, counters, process, &config.control));
+        let end = runtime.block_on(async {
+            let control = TcpListener::from_std(control).map_err(ServerError::Start)?;
+            let port = tokio::spawn(admin::serve(control, Arc::clone(&state), stopped(stopping)));
+            let signals = Signals::new().map_err(ServerError::Start)?;
+            state.enter(Phase::Ready);
+            started(&self);
+            let life = Life { snapshot: self.snapshot, publisher, signals, shards };
+            let end = life.run(&state, &stop).await;
+            port.abort();
+            end
+        });
+        runtime.shutdown_timeout(DRAIN_GRACE);
+        end
+    }
+
+    fn start_shards(
+        &self,
+        hub: &Arc<Hub>,
+        output: &Output,
+        stopping: &watch::Receiver<bool>,
+    ) -> io::Result<(mpsc::Receiver<usize>, Vec<Arc<Counters>>)> {
+        let config = &self.snapshot().config;
+        let shards = config.server.shards;
+        let limit = connection_limit(config.client.connections);
+        let all = Arc::new(AtomicUsize::new(0));
+        let (ended, endings) = mpsc::channel(shards);
+        let mut counters = Vec::new();
+        for index in 0..shards {
+            let counted = Arc::new(Counters::default());
+            let limits = Limits {
+                queue_bytes: config.client.queue_bytes,
+                send_timeout_ms: u32::try_from(config.client.send_timeout.as_millis()).unwrap_or(u32::MAX),
+            };
+            let thread = Thread {
+                index,
+                hub: Arc::clone(hub),
+                snapshot: Arc::clone(&self.snapshot),
+                counters: Arc::clone(&counted),
+                output: output.clone(),
+                limit,
+                all: Arc::clone(&all),
+                fan_out: self.fan_out,
+                limits,
+                stopping: stopping.clone(),
+            };
+            let bounds = self.clients.iter().map(|bound| bound[index].try_clone()).collect::<io::Result<Vec<_>>>()?;
+            let ended = ended.clone();
+            thread::Builder::new().name(format!("shard-{index}")).spawn(move || {
+                // Sent however the thread ends: a shard that has panicked is missed, too.
+                let _ending = Ending(index, ended);
+                if let Err(error) = thread.run(bounds) {
+                    tracing::error!(%error, shard = index, "a shard has failed");
+                }
+            })?;
+            counters.push(counted);
+        }
+        Ok((endings, counters))
+    }
+}
+
+/// A running server, until it has stopped.
+struct Life {
+    snapshot: Arc<ArcSwap<Snapshot>>,
+    publisher: Arc<Publisher>,
+    signals: Signals,
+    /// Which shard has ended.
+    shards: mpsc::Receiver<usize>,
+}
+
+impl Life {
+    async fn run(mut self, state: &admin::State, stop: &watch::Sender<bool>) -> Result<(), ServerError> {
+        let mut watch = self.watch();
+        let end = loop {
+            tokio::select! {
+                signal = self.signals.next() => match signal {
+                    Signal::Stop => break Ok(()),
+                    Signal::Reload => self.reload(),
+                },
+                () = changed(&mut watch) => self.reload(),
+                shard = self.shards.recv() => break Err(ServerError::Shard(shard.unwrap_or_default())),
+            }
+        };
+        tracing::info!("stopping");
+        state.enter(Phase::Draining);
+        stop.send_replace(true);
+        let patience = self.snapshot.load().config.server.drain_timeout + DRAIN_GRACE;
+        let gone = async { while self.shards.recv().await.is_some() {} };
+        tokio::select! {
+            () = gone => {}
+            () = tokio::time::sleep(patience) => tracing::warn!("connections did not end in time"),
+            () = self.signals.stop() => tracing::warn!("stopping at once"),
+        }
+        end
+    }
+
+    /// All or nothing: a configuration with errors changes nothing, and the log says what is wrong.
+    fn reload(&self) {
+        let old = self.snapshot.load_full();
+        let config = match old.config.reload() {
+            Ok(config) => config,
+            Err(problems) => return tracing::error!("not reloaded, nothing has changed: {problems}"),
+        };
+        let restart = old.config.restart_needed(&config);
+        if !restart.is_empty() {
+            tracing::warn!("only a restart changes {}", restart.join(", "));
+        }
+        match Snapshot::load(config, Some(&old)) {
+            Ok(new) => {
+                tracing::info!("routes loaded with {} entries", new.routes.routes().len());
+                let new = Arc::new(new);
+                self.publisher.reload(rules(&new));
+                self.snapshot.store(new);
+            }
+            Err(invalid) => tracing::error!("not reloaded, nothing has changed: {invalid}"),
+        }
+    }
+}
+
+fn rules(snapshot: &Snapshot) -> Rules {
+    Rules { realms: Arc::clone(&snapshot.realms), channel_bytes: snapshot.config.grip.channel_bytes }
+}
+
+async fn stopped(mut stopping: watch::Receiver<bool>) {
+    // An error is a sender that is gone: stopped, too.
+    drop(stopping.wait_for(|stop| *stop).await);
+}
+
+/// Connections that the limit of open files allows, which is raised as far as it goes.
+fn connection_limit(configured: usize) -> usize {
+    let files = getrlimit(Resource::Nofile);
+    if let Some(most) = files.maximum
+        && files.current != files.maximum
+        && let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: Some(most), ..files })
+    {
+        tracing::warn!(%error, "the limit of open files stays at {:?}", files.current);
+    }
+    let files = getrlimit(Resource::Nofile).current.map_or(usize::MAX, |files| usize::try_from(files).unwrap_or(usize::MAX));
+    let reserve = (files / 8).clamp(RESERVED_FILES_MIN, RESERVED_FILES_MAX);
+    let allowed = files.saturating_sub(reserve).max(1);
+    if configured == 0 {
+        return allowed;
+    }
+    if configured > allowed {
+        tracing::warn!("client.connections is {configured}, but {files} open files allow {allowed}");
+    }
+    configured.min(allowed)
+}
+
+/// What one shard's thread is made of.
+struct Thread {
+    index: usize,
+    hub: Arc<Hub>,
+    snapshot: Arc<ArcSwap<Snapshot>>,
+    counters: Arc<Counters>,
+    output: Output,
+    limit: usize,
+    all: Arc<AtomicUsize>,
+    fan_out: FanOut,
+    limits: Limits,
+    stopping: watch::Receiver<bool>,
+}
+
+impl Thread {
+    fn run(self, bounds: Vec<Bound>) -> io::Result<()> {
+        let runtime = runtime::Builder::new_current_thread().enable_all().build_local(Default::default())?;
+        runtime.block_on(self.serve(bounds))
+    }
+
+    async fn serve(self, bounds: Vec<Bound>) -> io::Result<()> {
+        let Self { index, hub, snapshot, counters, output, limit, all, fan_out, limits, stopping } = self;
+        let connections = Connections::new(limit, all, Arc::clone(&counters));
+        let holds = Holds::new(Arc::clone(&hub), index, fan_out, limits, Arc::clone(&counters))?;
+        let access = output.access();
+        let shard = Shard::new(Parts { index, hub, snapshot, counters, connections, access, holds });
+        for bound in bounds {
+            tokio::task::spawn_local(listen::accept(Rc::clone(&shard), bound));
+        }
+        let looping = Rc::clone(&shard);
+        let mut looping = tokio::task::spawn_local(async move {
+            looping.run(|released| listen::go_on(&looping, released)).await
+        });
+        let mut stopped = pin!(stopped(stopping));
+        let mut tidy = interval(TIDY_EVERY);
+        tidy.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                _ = tidy.tick() => shard.tidy(),
+                ended = &mut looping => return ended.map_err(io::Error::other)?,
+                () = &mut stopped => break,
+            }
+        }
+        shard.start_draining();
+        let deadline = Instant::now() + shard.snapshot.load().config.server.drain_timeout;
+        while shard.connections.open() > 0 && timeout_at(deadline, shard.connections.room()).await.is_ok() {}
+        shard.tidy();
+        Ok(())
+    }
+}
+
+/// Says that a shard's thread has ended.
+struct Ending(usize, mpsc::Sender<usize>);
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        // One place a shard: there is room, or nobody listens any more.
+        drop(self.1.try_send(self.0));
+    }
+}
+
+/// Publishing decodes JSON and little else.
+const CONTROL_THREADS: usize = 2;
+/// How much later than `server.drain_timeout` the process ends at last.
+const DRAIN_GRACE: Duration = Duration::from_secs(1);
+/// Access lines are written, and idle connections to origins closed, so often.
+const TIDY_EVERY: Duration = Duration::from_millis(200);
+/// Files that clients leave to the control port, the log and origins.
+const RESERVED_FILES_MIN: usize = 100;
+const RESERVED_FILES_MAX: usize = 1024;
