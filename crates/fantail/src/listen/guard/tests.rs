@@ -299,7 +299,8 @@ fn park(socket: Dribble, size: usize) -> (Vec<u8>, Vec<u8>) {
     let mut cx = Context::from_waker(Waker::noop());
     for _ in 0..1_000_000 {
         if let Some(body) = body.borrow_mut().as_mut() {
-            let _: Poll<Option<Result<Frame<Bytes>, hyper::Error>>> = Pin::new(body).poll_frame(&mut cx);
+            let frame: Poll<Option<Result<Frame<Bytes>, hyper::Error>>> = Pin::new(body).poll_frame(&mut cx);
+            assert!(!matches!(frame, Poll::Ready(Some(Err(_)))), "{frame:?}");
         }
         assert!(Pin::new(&mut connection).poll(&mut cx).is_pending());
         if parked.get() && state.flushed() {
