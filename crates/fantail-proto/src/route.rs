@@ -112,6 +112,17 @@ pub struct LineError {
     pub reason: Reason,
 }
 
+/// As in the routes file.
+impl std::fmt::Display for Address {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Test => f.write_str("test"),
+            Self::Tcp(host, port) if host.contains(':') => write!(f, "[{host}]:{port}"),
+            Self::Tcp(host, port) => write!(f, "{host}:{port}"),
+        }
+    }
+}
+
 impl Table {
     /// Every line must be good; all errors are returned at once, in the order of their lines.
     pub fn parse(text: &str) -> Result<Self, Vec<LineError>> {

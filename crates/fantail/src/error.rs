@@ -11,6 +11,8 @@ use crate::upstream::Failure;
 /// Why a request was not answered by its origin.
 #[derive(Debug, thiserror::Error)]
 pub enum Fault {
+    #[error("no more connections can be held")]
+    Full,
     #[error("no route")]
     NoRoute,
     #[error("WebSockets are not served")]
@@ -47,6 +49,7 @@ pub fn answer(fault: &Fault, debug: bool) -> (StatusCode, String) {
         // The same with and without debug (spec 1.1, 8).
         Fault::NoRoute => (StatusCode::BAD_GATEWAY, "Route not found\n".into()),
         Fault::WebSocket => (StatusCode::NOT_IMPLEMENTED, "WebSockets are not supported.\n".into()),
+        Fault::Full => (StatusCode::SERVICE_UNAVAILABLE, "Too many connections.\n".into()),
         Fault::Loop => (StatusCode::LOOP_DETECTED, "Loop detected.\n".into()),
         Fault::Body(refusal) => (refusal.status(), format!("{refusal}\n")),
         Fault::BodyLost => (StatusCode::BAD_REQUEST, "The request's body did not arrive whole.\n".into()),

@@ -19,6 +19,10 @@ impl Count {
     pub fn add(&self, n: u64) {
         self.0.fetch_add(n, Relaxed);
     }
+    /// Follows a total that is counted elsewhere and never falls.
+    pub fn set(&self, total: u64) {
+        self.0.store(total, Relaxed);
+    }
     pub fn get(&self) -> u64 {
         self.0.load(Relaxed)
     }

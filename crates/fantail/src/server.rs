@@ -4,6 +4,7 @@
 use std::{
     io,
     net::SocketAddr,
+    path::PathBuf,
     pin::pin,
     rc::Rc,
     sync::{Arc, atomic::AtomicUsize},
@@ -31,7 +32,7 @@ use crate::{
     listen::{self, Bound},
     log::Output,
     metrics::{Counters, Process},
-    publish::{Publisher, Rules, http::Endpoints},
+    publish::Publisher,
     route::Watch,
     shard::{Parts, Shard},
     snapshot::{AllInvalid, Snapshot},
@@ -113,17 +114,17 @@ impl Server {
         let (shards, counters) = self.start_shards(&hub, output, &stopping).map_err(ServerError::Start)?;
         let process = Arc::new(Process::default());
         let patience = config.control.publish_timeout;
-        let rules = rules(&self.snapshot());
-        let publisher = Arc::new(Publisher::new(Arc::clone(&hub), Arc::clone(&process), rules, patience));
-        let endpoints = Endpoints::new(Arc::clone(&publisher), Arc::clone(&process), &config.control);
-        let state = Arc::new(admin::State::new(endpoints, hub, counters, process, &config.control));
+        let publisher = Publisher::new(Arc::clone(&hub), Arc::clone(&self.snapshot), Arc::clone(&process), patience);
+        let publisher = Arc::new(publisher);
+        let control_state = admin::State::new(publisher, hub, counters, process, output.clone(), &config.control);
+        let state = Arc::new(control_state);
         let end = runtime.block_on(async {
             let control = TcpListener::from_std(control).map_err(ServerError::Start)?;
             let port = tokio::spawn(admin::serve(control, Arc::clone(&state), stopped(stopping)));
             let signals = Signals::new().map_err(ServerError::Start)?;
             state.enter(Phase::Ready);
             started(&self);
-            let life = Life { snapshot: self.snapshot, publisher, signals, shards };
+            let life = Life { snapshot: self.snapshot, signals, shards };
             let end = life.run(&state, &stop).await;
             port.abort();
             end
@@ -180,7 +181,6 @@ impl Server {
 /// A running server, until it has stopped.
 struct Life {
     snapshot: Arc<ArcSwap<Snapshot>>,
-    publisher: Arc<Publisher>,
     signals: Signals,
     /// Which shard has ended.
     shards: mpsc::Receiver<usize>,
@@ -188,14 +188,15 @@ struct Life {
 
 impl Life {
     async fn run(mut self, state: &admin::State, stop: &watch::Sender<bool>) -> Result<(), ServerError> {
-        let mut watch = self.watch();
+        // Kept: it watches while it lives.
+        let (_watches, mut changes) = self.watch();
         let end = loop {
             tokio::select! {
                 signal = self.signals.next() => match signal {
                     Signal::Stop => break Ok(()),
                     Signal::Reload => self.reload(),
                 },
-                () = changed(&mut watch) => self.reload(),
+                Some(()) = changes.recv() => self.reload(),
                 shard = self.shards.recv() => break Err(ServerError::Shard(shard.unwrap_or_default())),
             }
         };
@@ -212,6 +213,20 @@ impl Life {
         end
     }
 
+    /// Watches the files that a reload reads.
+    fn watch(&self) -> (Vec<Watch>, mpsc::Receiver<()>) {
+        let (tell, changes) = mpsc::channel(1);
+        let config = &self.snapshot.load().config;
+        let watch = |file: &PathBuf| {
+            let tell = tell.clone();
+            // A full channel says already that something has changed.
+            let watch = Watch::new(file, move || drop(tell.try_send(())));
+            watch.inspect_err(|error| tracing::warn!(%error, file = %file.display(), "not watched")).ok()
+        };
+        let files = [&config.file, &config.routes.file].into_iter().flatten();
+        (files.filter_map(watch).collect(), changes)
+    }
+
     /// All or nothing: a configuration with errors changes nothing, and the log says what is wrong.
     fn reload(&self) {
         let old = self.snapshot.load_full();
@@ -226,17 +241,11 @@ impl Life {
         match Snapshot::load(config, Some(&old)) {
             Ok(new) => {
                 tracing::info!("routes loaded with {} entries", new.routes.routes().len());
-                let new = Arc::new(new);
-                self.publisher.reload(rules(&new));
-                self.snapshot.store(new);
+                self.snapshot.store(Arc::new(new));
             }
             Err(invalid) => tracing::error!("not reloaded, nothing has changed: {invalid}"),
         }
     }
-}
-
-fn rules(snapshot: &Snapshot) -> Rules {
-    Rules { realms: Arc::clone(&snapshot.realms), channel_bytes: snapshot.config.grip.channel_bytes }
 }
 
 async fn stopped(mut stopping: watch::Receiver<bool>) {

@@ -92,6 +92,7 @@ impl Shard {
 
     /// Delivers mail and minds the pins until it is dropped. `go_on` gets the sockets that live on.
     pub async fn run(&self, go_on: impl Fn(Released)) -> io::Result<()> {
+        #[expect(deprecated, reason = "sound for a descriptor that is owned; what replaces it is unsafe")]
         let epoll = AsyncFd::with_interest(self.holds.borrow().epoll()?, Interest::READABLE)?;
         loop {
             let expiry = self.holds.borrow().next_expiry_ms().map(|ms| self.started + Duration::from_millis(ms));

@@ -67,7 +67,7 @@ impl Snapshot {
             .map_err(|error| AllInvalid(vec![Invalid::UpstreamKey(error)]))?;
         let client = &config.client;
         Ok(Self {
-            forward: rules(&config).map_err(|error| AllInvalid(vec![error]))?,
+            forward: forward::Rules,
             request_limits: request::Limits {
                 head_bytes: client.head_bytes,
                 headers: client.headers,

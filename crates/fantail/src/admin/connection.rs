@@ -1,7 +1,7 @@
 //! One connection to the control port: HTTP/1 with hyper, its time-outs, and a close that does not
 //! take an answer away from who is still sending.
 
-use std::{pin::Pin, sync::Arc, time::Duration};
+use std::{io, pin::Pin, sync::Arc, time::Duration};
 
 use axum::{
     body::Body,
@@ -9,6 +9,7 @@ use axum::{
 };
 use hyper::{server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use socket2::SockRef;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
@@ -27,8 +28,13 @@ pub(super) enum Seat {
     Reserved,
 }
 
+/// How many connections, and how patient with each.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Limits {
+    pub seats: usize,
+    pub reserved: usize,
+    /// With more connections than this each answer closes its own: idle ones do not keep others out.
+    pub crowded: usize,
     pub head_bytes: usize,
     /// From accept, or the end of an answer, to the end of the next head.
     pub head_timeout: Duration,
@@ -37,17 +43,29 @@ pub(super) struct Limits {
 
 impl Limits {
     pub(super) fn new(head_bytes: usize) -> Self {
-        Self { head_bytes, head_timeout: HEAD_TIMEOUT, reserved_head_timeout: RESERVED_HEAD_TIMEOUT }
+        Self {
+            seats: SEATS,
+            reserved: RESERVED,
+            crowded: SEATS / 4 * 3,
+            head_bytes,
+            head_timeout: HEAD_TIMEOUT,
+            reserved_head_timeout: RESERVED_HEAD_TIMEOUT,
+        }
     }
 }
 
 /// Serves one connection to its end.
-pub(super) async fn drive(socket: TcpStream, seat: Seat, port: Arc<Port>, mut stopping: watch::Receiver<bool>) {
+pub(super) async fn drive(
+    socket: TcpStream,
+    seat: Seat,
+    port: Arc<Port>,
+    mut stopping: watch::Receiver<bool>,
+) {
     let _open = Open::count(Arc::clone(&port.state.process));
-    if socket.set_nodelay(true).is_err() {
+    if prepare(&socket).is_err() {
         return;
     }
-    let Limits { head_bytes, head_timeout, reserved_head_timeout } = port.state.limits;
+    let Limits { head_bytes, head_timeout, reserved_head_timeout, .. } = port.state.limits;
     let head_timeout = if seat == Seat::Reserved { reserved_head_timeout } else { head_timeout };
     let answer = service_fn(move |request| {
         let port = Arc::clone(&port);
@@ -58,9 +76,14 @@ pub(super) async fn drive(socket: TcpStream, seat: Seat, port: Arc<Port>, mut st
         .header_read_timeout(head_timeout)
         .max_header_size(head_bytes)
         .serve_connection(TokioIo::new(socket), answer);
+    let stop = async { drop(stopping.wait_for(|stop| *stop).await) };
     let ended = tokio::select! {
-        ended = &mut connection => ended,
-        _ = stopping.wait_for(|stop| *stop) => {
+        ended = &mut connection => Some(ended),
+        () = stop => None,
+    };
+    let ended = match ended {
+        Some(ended) => ended,
+        None => {
             Pin::new(&mut connection).graceful_shutdown();
             (&mut connection).await
         }
@@ -68,6 +91,12 @@ pub(super) async fn drive(socket: TcpStream, seat: Seat, port: Arc<Port>, mut st
     let parts = connection.into_parts();
     let late = ended.is_err_and(|error| error.is_timeout()) && !parts.read_buf.is_empty();
     close(parts.io.into_inner(), late).await;
+}
+
+/// Fails for a socket whose other side is gone already.
+fn prepare(socket: &TcpStream) -> io::Result<()> {
+    socket.set_nodelay(true)?;
+    SockRef::from(socket).set_tcp_user_timeout(Some(STALL_TIMEOUT))
 }
 
 /// Asks hyper to close the connection when `response` is written.
@@ -85,7 +114,7 @@ async fn close(mut socket: TcpStream, late: bool) {
         socket.shutdown().await?;
         let mut scrap = [0; 4096];
         while socket.read(&mut scrap).await? > 0 {}
-        Ok::<_, std::io::Error>(())
+        Ok::<_, io::Error>(())
     };
     // Gone, done or out of time: closed in any case.
     drop(timeout(LINGER, lingering).await);
@@ -107,9 +136,15 @@ impl Drop for Open {
     }
 }
 
+/// Connections of the control port: publishers that keep theirs open come to some hundreds.
+pub const SEATS: usize = 512;
+/// More connections, for operators' endpoints alone, so that health is seen when the seats are taken.
+pub const RESERVED: usize = 16;
 /// Long enough that publishers can keep a connection between items, short enough to find the lost ones.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
 const RESERVED_HEAD_TIMEOUT: Duration = Duration::from_secs(2);
+/// An answer of which nobody takes a byte: the kernel then ends the connection.
+const STALL_TIMEOUT: Duration = Duration::from_secs(30);
 const LINGER: Duration = Duration::from_secs(1);
 const TIMEOUT: &[u8] = b"HTTP/1.1 408 Request Timeout\r\nContent-Type: text/plain\r\nContent-Length: 23\r\n\
     Connection: close\r\n\r\nRequest head too slow.\n";

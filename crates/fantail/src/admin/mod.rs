@@ -22,7 +22,7 @@ use std::{
 use axum::{
     Router,
     body::Body,
-    http::{HeaderMap, Method, Response, StatusCode, Uri, header::ACCEPT},
+    http::{HeaderMap, Method, Response, StatusCode, header::ACCEPT},
     routing::{MethodRouter, any, get},
 };
 use hyper::{Request, body::Incoming, service::Service as _};
@@ -32,14 +32,17 @@ use tokio::{net::TcpListener, sync::watch, task::JoinSet, time::Instant};
 use crate::{
     config,
     hub::Hub,
+    log::Output,
     metrics::{Counters, Exposition, Process, expose},
     publish::{
+        Publisher,
         answer::{self, Format},
         http::{Endpoints, overload},
     },
 };
 
 use connection::{Limits, Seat};
+pub use connection::{RESERVED, SEATS};
 
 /// What the control port shows and changes.
 #[derive(Debug)]
@@ -48,6 +51,7 @@ pub struct State {
     hub: Arc<Hub>,
     shards: Vec<Arc<Counters>>,
     process: Arc<Process>,
+    log: Output,
     phase: AtomicU8,
     started: Instant,
     limits: Limits,
@@ -65,17 +69,19 @@ pub enum Phase {
 impl State {
     /// Starts in [`Phase::Starting`]. `shards` in the order of their numbers.
     pub fn new(
-        endpoints: Endpoints,
+        publisher: Arc<Publisher>,
         hub: Arc<Hub>,
         shards: Vec<Arc<Counters>>,
         process: Arc<Process>,
+        log: Output,
         control: &config::Control,
     ) -> Self {
         Self {
-            endpoints: Arc::new(endpoints),
+            endpoints: Arc::new(Endpoints::new(publisher, Arc::clone(&process), control)),
             hub,
             shards,
             process,
+            log,
             phase: AtomicU8::new(Phase::Starting as u8),
             started: Instant::now(),
             limits: Limits::new(control.head_bytes),
@@ -97,6 +103,7 @@ impl State {
     fn metrics(&self, exposition: Exposition) -> String {
         self.process.hub_channels.set(i64::try_from(self.hub.channels()).unwrap_or(i64::MAX));
         self.process.uptime_seconds.set(i64::try_from(self.started.elapsed().as_secs()).unwrap_or(i64::MAX));
+        self.process.log_lines_dropped.set(self.log.dropped());
         expose(&self.shards, &self.process, exposition)
     }
 }
@@ -105,6 +112,7 @@ impl State {
 /// dropping it ends them at once.
 pub async fn serve(listener: TcpListener, state: Arc<State>, drain: impl Future<Output = ()>) {
     let port = Arc::new(Port::new(&listener, Arc::clone(&state)));
+    let Limits { seats, reserved, .. } = state.limits;
     let (stop, stopping) = watch::channel(false);
     let mut open = JoinSet::new();
     let mut drain = pin!(drain);
@@ -113,9 +121,9 @@ pub async fn serve(listener: TcpListener, state: Arc<State>, drain: impl Future<
             biased;
             () = &mut drain => break,
             Some(ended) = open.join_next() => log_panic(ended),
-            accepted = listener.accept(), if open.len() < SEATS + RESERVED => match accepted {
+            accepted = listener.accept(), if open.len() < seats + reserved => match accepted {
                 Ok((socket, _)) => {
-                    let seat = if open.len() < SEATS { Seat::Ordinary } else { Seat::Reserved };
+                    let seat = if open.len() < seats { Seat::Ordinary } else { Seat::Reserved };
                     open.spawn(connection::drive(socket, seat, Arc::clone(&port), stopping.clone()));
                 }
                 Err(error) => {
@@ -155,7 +163,8 @@ impl Port {
 
     async fn answer(&self, seat: Seat, request: Request<Incoming>) -> Response<Body> {
         let mut response = self.decide(seat, request).await;
-        if seat == Seat::Reserved || self.state.process.control_connections.get() > CROWDED {
+        let open = usize::try_from(self.state.process.control_connections.get()).unwrap_or_default();
+        if seat == Seat::Reserved || open > self.state.limits.crowded {
             connection::close_after(&mut response);
         }
         response
@@ -196,7 +205,8 @@ fn router(state: &Arc<State>) -> Router {
 type Shared = axum::extract::State<Arc<State>>;
 
 async fn metrics(axum::extract::State(state): Shared, headers: HeaderMap) -> Response<Body> {
-    let exposition = headers.get(ACCEPT).map_or(Exposition::Prometheus, |accept| Exposition::accepted(accept.as_bytes()));
+    let exposition =
+        headers.get(ACCEPT).map_or(Exposition::Prometheus, |accept| Exposition::accepted(accept.as_bytes()));
     answer::page(StatusCode::OK, exposition.content_type(), state.metrics(exposition))
 }
 
@@ -212,14 +222,8 @@ fn only_get(route: MethodRouter<Arc<State>>) -> MethodRouter<Arc<State>> {
     route.fallback(async |method: Method| answer::wrong_method(&method, "GET, HEAD"))
 }
 
-/// What must be answered whatever publishers do.
+/// What must be answered whatever publishers do; the reserved connections are for them.
 const OPERATORS: [&str; 3] = ["/metrics", "/healthz", "/readyz"];
-/// Connections of the control port: publishers that keep theirs open come to some hundreds.
-pub const SEATS: usize = 512;
-/// More connections, for [`OPERATORS`] alone, so that health is seen when the seats are taken.
-pub const RESERVED: usize = 16;
-/// From here on each answer closes its connection: idle ones do not keep others out.
-const CROWDED: i64 = 384;
 /// Out of descriptors: accepting again at once would only spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 

@@ -8,7 +8,7 @@ use fantail_pin::{Outcome, Payload, PinId, Tally};
 use fantail_proto::{
     filter,
     item::HttpResponse,
-    render::{Chunk, Rendered, StreamPart, concat},
+    render::{Chunk, Rendered, StreamPart},
 };
 use hashbrown::HashMap;
 
@@ -263,7 +263,7 @@ impl Work {
             self.spare.push(targets);
             return;
         }
-        let all = concat(&chunks);
+        let all = Chunk::concat(&chunks);
         let payload = Payload { chunked: all.framed().clone(), raw: all.content() };
         self.tasks.push(Task { does: Does::Write { payload, items }, targets });
     }

@@ -98,15 +98,16 @@ impl Holds {
         self.pins.epoll()
     }
 
-    /// Subscribes a stream whose head is still to be written: items wait for [`Self::attach`].
+    /// Subscribes a stream whose head is still to be written: items wait for [`Self::attach_stream`].
+    /// `None`, as for a long-poll, when there can be no more pins.
     /// After a stream that ends in order, its client may use the connection again if `keep_alive`.
-    pub fn reserve_stream(&mut self, asked: Asked, framing: Framing, keep_alive: bool) -> PinId {
+    pub fn reserve_stream(&mut self, asked: Asked, framing: Framing, keep_alive: bool) -> Option<PinId> {
         let keep_alive = keep_alive && framing == Framing::Chunked;
         self.reserve(asked, framing, HoldKind::Stream { keep_alive })
     }
 
     /// Subscribes a long-poll whose socket is not free yet.
-    pub fn reserve_poll(&mut self, asked: Asked, poll: Poll) -> PinId {
+    pub fn reserve_poll(&mut self, asked: Asked, poll: Poll) -> Option<PinId> {
         self.reserve(asked, Framing::Raw, HoldKind::Poll(Box::new(poll)))
     }
 
@@ -234,11 +235,11 @@ impl Holds {
         self.pins.is_empty()
     }
 
-    fn reserve(&mut self, asked: Asked, framing: Framing, kind: HoldKind) -> PinId {
+    fn reserve(&mut self, asked: Asked, framing: Framing, kind: HoldKind) -> Option<PinId> {
         let list = kind.list();
-        self.gauge(list, 1);
         let hold = Hold { subs: Subs::new(), kind, client: None, filtering: None, unread: None };
-        let id = self.pins.reserve(framing, hold);
+        let id = self.pins.reserve(framing, hold)?;
+        self.gauge(list, 1);
         let mut filters = Vec::new();
         let mut subs = Subs::new();
         for subscription in asked.subscriptions {
@@ -255,16 +256,14 @@ impl Holds {
                 hold.filtering = Some(Box::new(Filtering { filters, meta: asked.meta }));
             }
         }
-        id
+        Some(id)
     }
 
     fn attach(&mut self, id: PinId, socket: OwnedFd, client: Client) {
         if let Some(hold) = self.pins.get_mut(id) {
             hold.client = Some(client);
         }
-        if let Err(error) = self.pins.attach(id, socket) {
-            tracing::warn!(%error, "a connection cannot be held");
-        }
+        self.pins.attach(id, socket);
         self.collect();
     }
 

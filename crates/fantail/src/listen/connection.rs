@@ -52,7 +52,7 @@ impl Connection {
 async fn serve(shard: Rc<Shard>, socket: Socket, client: Client, unread: Vec<u8>, replay: Option<Replay>) {
     let snapshot = shard.snapshot.load_full();
     let config = &snapshot.config.client;
-    let guard = Guard::new(socket, unread, snapshot.request_limits, snapshot.record_limit);
+    let guard = Guard::new(socket, unread, snapshot.request_limits, snapshot.record_bytes);
     let state = guard.state();
     let conversation = Conversation::new(Rc::clone(&shard), Rc::clone(&state), client.peer, replay);
     let asked = Rc::clone(&conversation);

@@ -6,7 +6,7 @@ pub mod guard;
 mod socket;
 
 use std::{
-    io,
+    fmt, io,
     net::{IpAddr, SocketAddr},
     os::{
         fd::OwnedFd,
@@ -18,7 +18,7 @@ use std::{
 };
 
 use rustix::io::Errno;
-use socket2::{Domain, Protocol, SockRef, Type};
+use socket2::{Domain, Protocol, Type};
 use tokio::net::{TcpListener, UnixListener};
 
 use crate::{client::Client, config::Address, hold::Released, shard::Shard};
@@ -71,6 +71,16 @@ impl Bound {
                 let path = address.as_ref().and_then(|a| a.as_pathname()).unwrap_or(Path::new(""));
                 format!("unix:{}", path.display())
             }
+        }
+    }
+}
+
+/// As in the configuration.
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(address) => write!(f, "{address}"),
+            Self::Unix { path, .. } => write!(f, "unix:{}", path.display()),
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Asking the origin: which route, with which headers, at which of its targets.
 
-use std::{borrow::Cow, rc::Rc, sync::Arc, time::SystemTime};
+use std::{borrow::Cow, sync::Arc, time::SystemTime};
 
 use bytes::Bytes;
 use fantail_proto::{
@@ -10,6 +10,7 @@ use fantail_proto::{
     test_origin,
 };
 use http::{HeaderMap, HeaderValue, Method, Request, Uri, Version, header, request, response, uri::PathAndQuery};
+use http_body_util::BodyExt;
 use hyper::body::Incoming;
 
 use super::{Exchange, upload::upload};
@@ -109,7 +110,7 @@ impl Ask {
             tls,
             peer: exchange.conversation.peer(),
             signature,
-            last_ids: replay.as_ref().map_or(&[], |replay| &replay.last_ids),
+            last_ids: replay.as_ref().map_or(&[][..], |replay| &replay.last_ids),
             route: &route.rule,
             rules: &snapshot.forward,
         }

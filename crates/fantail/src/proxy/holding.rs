@@ -10,7 +10,7 @@ use http::{Response, StatusCode};
 use http_body_util::BodyExt;
 
 use super::{
-    Conversation, Exchange, Parked, Relay,
+    Exchange, Parked, Relay,
     ask::{Answer, Shape},
     conversation::Reserved,
 };
@@ -58,6 +58,7 @@ pub(super) async fn take(exchange: &mut Exchange, mut answer: Answer) -> Result<
             let shape = answer.shape;
             let framing = if shape.http11 { Framing::Chunked } else { Framing::Raw };
             let id = exchange.shard().holds(|holds| holds.reserve_stream(asked, framing, shape.keep_alive));
+            let id = id.ok_or(Fault::Full)?;
             let reserved = Reserved::new(Rc::clone(exchange.shard()), id);
             exchange.conversation.will_park(Parked::Stream { reserved, keep_alive });
             let ready = ready.into_iter().filter(|data| !data.is_empty()).collect();
@@ -96,7 +97,7 @@ async fn park_poll(
     if let Some(entry) = exchange.entry.take() {
         entry.write(exchange.shard(), Outcome::Accept);
     }
-    let id = exchange.shard().holds(|holds| holds.reserve_poll(asked, poll));
+    let id = exchange.shard().holds(|holds| holds.reserve_poll(asked, poll)).ok_or(Fault::Full)?;
     let reserved = Reserved::new(Rc::clone(exchange.shard()), id);
     exchange.conversation.will_park(Parked::Poll { reserved, timeout_ms });
     exchange.conversation.park();

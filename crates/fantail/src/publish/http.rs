@@ -26,7 +26,7 @@ use super::{
     Name, Pending, Publisher, Refusal,
     answer::{self, Format},
 };
-use crate::{config, hub::Receipt, metrics::Process};
+use crate::{config, hub::Receipt, metrics::Process, realm, realm::Denied};
 
 /// The endpoints of publishers.
 #[derive(Debug)]
@@ -34,7 +34,7 @@ pub struct Endpoints {
     publisher: Arc<Publisher>,
     counts: Arc<Process>,
     body_bytes: usize,
-    body_timeout: Duration,
+    pub(crate) body_timeout: Duration,
     patience: Duration,
     at_once: Semaphore,
 }
@@ -49,12 +49,6 @@ impl Endpoints {
             patience: control.publish_timeout,
             at_once: Semaphore::new(AT_ONCE),
         }
-    }
-
-    #[cfg(test)]
-    pub(crate) fn with_body_timeout(mut self, body_timeout: Duration) -> Self {
-        self.body_timeout = body_timeout;
-        self
     }
 
     pub fn router(self: Arc<Self>) -> Router {
@@ -92,11 +86,16 @@ impl Endpoints {
     }
 
     /// Cheap refusals come first: nothing of a body is read for who may not publish.
-    async fn decide(&self, realm: &str, channel: Option<&str>, request: Request) -> Result<Accepted, Refused> {
+    async fn decide(
+        &self,
+        realm: &str,
+        channel: Option<&str>,
+        request: Request,
+    ) -> Result<Accepted, Refused> {
         let format = Format::accepted(request.headers()).unwrap_or(Format::Text);
         let wants_receipts = wants_receipts(request.uri().query())?;
         let authorization = request.headers().get(AUTHORIZATION);
-        let realm = self.publisher.authorize(realm, authorization).map_err(|_| Refused::Denied)?;
+        let realm = self.publisher.authorize(realm, authorization).map_err(|Denied| Refused::Denied)?;
         if announced(&request).is_some_and(|length| length > self.body_bytes as u64) {
             return Err(Refused::Large);
         }
@@ -145,7 +144,9 @@ impl From<Refusal> for Refused {
 impl Refused {
     fn response(&self) -> Response<Body> {
         match self {
-            Self::Query => answer::text(StatusCode::BAD_REQUEST, "Invalid query: only receipt=true is known."),
+            Self::Query => {
+                answer::text(StatusCode::BAD_REQUEST, "Invalid query: only receipt=true is known.")
+            }
             Self::Denied => denied(),
             Self::Large => answer::text(StatusCode::PAYLOAD_TOO_LARGE, "Request body too large."),
             Self::Slow => answer::text(StatusCode::REQUEST_TIMEOUT, "Request body too slow."),
@@ -165,8 +166,7 @@ pub fn overload(line: &str) -> Response<Body> {
 }
 
 fn denied() -> Response<Body> {
-    let text = "Not authorized: a key of the realm, or a token signed with one, is needed.";
-    let mut response = answer::text(StatusCode::UNAUTHORIZED, text);
+    let mut response = answer::text(StatusCode::UNAUTHORIZED, &Denied.to_string());
     response.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"fantail\""));
     response
 }
@@ -174,7 +174,7 @@ fn denied() -> Response<Body> {
 type Shared = State<Arc<Endpoints>>;
 
 async fn publish(State(endpoints): Shared, request: Request) -> Response<Body> {
-    endpoints.publish(DEFAULT_REALM, None, request).await
+    endpoints.publish(realm::DEFAULT, None, request).await
 }
 
 async fn publish_to_realm(
@@ -194,7 +194,7 @@ async fn publish_to_channel(
 }
 
 async fn recover(State(endpoints): Shared, request: Request) -> Response<Body> {
-    if endpoints.publisher.authorize(DEFAULT_REALM, request.headers().get(AUTHORIZATION)).is_err() {
+    if endpoints.publisher.authorize(realm::DEFAULT, request.headers().get(AUTHORIZATION)).is_err() {
         return denied();
     }
     endpoints.publisher.recover();
@@ -267,8 +267,6 @@ impl From<(Name, Receipt)> for Line {
     }
 }
 
-/// What `/publish` and `/recover` belong to.
-const DEFAULT_REALM: &str = "default";
 /// Publish requests whose bodies are in memory, as many as Pushpin has connections: with the default
 /// `control.body_bytes`, 128 MB. More wait, in order, for `control.publish_timeout`.
 const AT_ONCE: usize = 128;

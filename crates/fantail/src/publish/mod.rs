@@ -17,42 +17,35 @@ use tokio::time::Instant;
 use crate::{
     hub::{Full, Hub, RealmId, Receipt, Receipts},
     metrics::Process,
-    realm::{Denied, Realms},
+    realm::Denied,
+    snapshot::Snapshot,
 };
 
 /// Where all ways of publishing meet.
 #[derive(Debug)]
 pub struct Publisher {
     hub: Arc<Hub>,
+    snapshot: Arc<ArcSwap<Snapshot>>,
     counts: Arc<Process>,
-    rules: ArcSwap<Rules>,
     patience: Duration,
-}
-
-/// What a reload replaces.
-#[derive(Debug)]
-pub struct Rules {
-    pub realms: Arc<Realms>,
-    /// `grip.channel_bytes`
-    pub channel_bytes: usize,
 }
 
 impl Publisher {
     /// `patience` is `control.publish_timeout`.
-    pub fn new(hub: Arc<Hub>, counts: Arc<Process>, rules: Rules, patience: Duration) -> Self {
-        Self { hub, counts, rules: ArcSwap::from_pointee(rules), patience }
-    }
-
-    /// Requests that are being decided keep the rules that they began with.
-    pub fn reload(&self, rules: Rules) {
-        self.rules.store(Arc::new(rules));
+    pub fn new(
+        hub: Arc<Hub>,
+        snapshot: Arc<ArcSwap<Snapshot>>,
+        counts: Arc<Process>,
+        patience: Duration,
+    ) -> Self {
+        Self { hub, snapshot, counts, patience }
     }
 
     /// Whether this `Authorization` may publish to the realm. That a realm does not exist and that the
     /// token is not one of its own are the same answer.
     pub fn authorize(&self, realm: &str, authorization: Option<&HeaderValue>) -> Result<RealmId, Denied> {
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
-        self.rules.load().realms.authorize(realm, authorization, now)
+        self.snapshot.load().realms.authorize(realm, authorization, now)
     }
 
     /// Decodes a publish and hands it to the hub, whole or not at all: accepted when this returns.
@@ -90,7 +83,7 @@ impl Publisher {
         items: Vec<Item>,
         receipts: bool,
     ) -> Result<(usize, Option<Pending>), Refusal> {
-        let limit = self.rules.load().channel_bytes;
+        let limit = self.snapshot.load().config.grip.channel_bytes;
         check(&items, limit)?;
         for item in &items {
             tracing::debug!(channel = ?item.channel, "publish");

@@ -76,6 +76,11 @@ impl State {
         self.wait.get()
     }
 
+    /// The current message has arrived whole, or there is none.
+    pub fn is_complete(&self) -> bool {
+        !matches!(self.message.get(), Message::Arriving { .. })
+    }
+
     /// The current message asks for an upgrade: nothing after it will be released, so answer with
     /// 101 or close.
     pub fn upgrade(&self) -> bool {
