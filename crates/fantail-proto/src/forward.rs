@@ -1,46 +1,290 @@
-//! stub until the real one lands
-use std::net::IpAddr;
+//! What becomes of a request's headers on the way to the origin (spec 1.3, 1.9): which are removed,
+//! which are ours alone to set, and how `X-Forwarded-For` is made. Never touches a URI or a target.
+//!
+//! Many frameworks read `_` in a header's name as `-`. So whatever only Fantail may say is refused to
+//! clients in both spellings.
+
+use std::{fmt::Write, net::IpAddr};
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 
-use crate::route::Route;
+use crate::{hop, route::Route};
 
-pub const GRIP_SIG: HeaderName = HeaderName::from_static("grip-sig");
-#[derive(Debug)]
-pub struct Rules;
-#[derive(Debug, thiserror::Error)]
-#[error("x")]
-pub struct RuleError;
-pub fn claims_tls(_: &HeaderMap) -> bool {
-    false
+/// What the configuration says about headers, for all requests.
+#[derive(Clone, Debug, Default)]
+pub struct Rules {
+    pub forwarded_for: ForwardedFor,
+    /// The same for trusted clients.
+    pub forwarded_for_trusted: ForwardedFor,
+    pub set_protocol: SetProtocol,
+    /// A client's `X-Forwarded-Proto` is believed, by [`claims_tls`], and so not passed on.
+    pub accept_protocol: bool,
+    /// Headers of which routes with `orig_headers` make no marked copy.
+    pub need_mark: Vec<HeaderName>,
+    /// `Pushpin-Route` is for us.
+    pub accept_pushpin_route: bool,
+    /// Our name in `CDN-Loop` (RFC 8586); without one the header passes unread.
+    pub cdn_loop: Option<HeaderValue>,
 }
-pub fn strip_hop_by_hop(h: &mut HeaderMap) {
-    for n in ["connection", "keep-alive", "transfer-encoding"] {
-        h.remove(n);
+
+/// Which headers say that the client came by TLS. They never say that it did not.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum SetProtocol {
+    Off,
+    /// `X-Forwarded-Proto`
+    #[default]
+    ProtoOnly,
+    /// `X-Forwarded-Protocol` too.
+    Both,
+}
+
+/// The rules `truncate:N` and `append` (spec 1.9). The default passes on what came.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct ForwardedFor {
+    /// How many of the last addresses stay; `None`: all.
+    keep: Option<usize>,
+    append: bool,
+}
+
+/// A rule that is neither `truncate:N` nor `append`.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+#[error("'{0}' is no rule: write \"append\", \"truncate:N\", or both with a comma between")]
+pub struct RuleError(pub String);
+
+/// One request's headers, to be made the origin's.
+#[derive(Debug)]
+pub struct Forward<'f> {
+    /// The client's `Grip-Sig` was good (spec 1.4): its `Grip-*` headers pass, and none are set.
+    pub trusted: bool,
+    pub tls: bool,
+    /// `None`: a Unix socket.
+    pub peer: Option<IpAddr>,
+    /// Our `Grip-Sig`.
+    pub signature: Option<HeaderValue>,
+    /// Channels and their last ids, said in `Grip-Last`.
+    pub last_ids: &'f [(String, String)],
+    pub route: &'f Route,
+    pub rules: &'f Rules,
+}
+
+impl ForwardedFor {
+    pub fn parse(rules: &str) -> Result<Self, RuleError> {
+        let mut parsed = Self::default();
+        for rule in rules.split(',').map(str::trim).filter(|_| !rules.trim().is_empty()) {
+            match rule.strip_prefix("truncate:").map(str::parse) {
+                Some(Ok(keep)) => parsed.keep = Some(keep),
+                None if rule == "append" => parsed.append = true,
+                _ => return Err(RuleError(rule.to_owned())),
+            }
+        }
+        Ok(parsed)
+    }
+
+    /// The client's address for logs and statistics: what the first hop said, where these rules
+    /// believe it, or else the peer.
+    pub fn client_address(&self, headers: &HeaderMap, peer: Option<IpAddr>) -> Option<IpAddr> {
+        let said = || addresses(headers).next().and_then(|first| first.parse().ok());
+        if self.keep == Some(0) { peer } else { said().or(peer) }
+    }
+
+    fn apply(&self, headers: &mut HeaderMap, peer: Option<IpAddr>) {
+        if !self.append && self.keep.is_none() && headers.get_all(X_FORWARDED_FOR).iter().nth(1).is_none() {
+            return;
+        }
+        let count = addresses(headers).count();
+        let skipped = count - self.keep.unwrap_or(count).min(count);
+        let mut list = String::new();
+        for address in addresses(headers).skip(skipped) {
+            push_element(&mut list, address);
+        }
+        if let Some(peer) = peer.filter(|_| self.append) {
+            push_element(&mut list, peer.to_canonical());
+        }
+        headers.remove(X_FORWARDED_FOR);
+        if let Some(value) = HeaderValue::from_str(&list).ok().filter(|value| !value.is_empty()) {
+            headers.insert(X_FORWARDED_FOR, value);
+        }
     }
 }
-#[derive(Debug)]
-pub struct Forward<'a> {
-    pub trusted: bool,
-    pub grip: bool,
-    pub tls: bool,
-    pub peer: Option<IpAddr>,
-    pub signature: Option<HeaderValue>,
-    pub last_ids: &'a [(String, String)],
-    pub route: &'a Route,
-    pub rules: &'a Rules,
-}
+
 impl Forward<'_> {
-    pub fn apply(self, h: &mut HeaderMap) -> bool {
-        strip_hop_by_hop(h);
-        h.remove("accept-encoding");
-        h.remove("content-length");
-        h.remove("expect");
-        h.remove("host");
-        if let Some(s) = self.signature {
-            h.insert(GRIP_SIG, s);
+    /// Rewrites `headers`; `true` when `CDN-Loop` shows that the request was here before, and so must
+    /// be answered with 508. `Host` is left to whoever knows the target.
+    #[must_use]
+    pub fn apply(&self, headers: &mut HeaderMap) -> bool {
+        if self.extend_cdn_loop(headers) {
+            return true;
         }
-        h.insert("grip-feature", HeaderValue::from_static("status"));
+        hop::strip(headers);
+        self.set_route_headers(headers);
+        if self.route.orig_headers && !self.trusted {
+            self.add_marked_copies(headers);
+        }
+        self.remove_reserved(headers);
+        if !self.trusted && !self.route.no_grip {
+            self.set_grip_headers(headers);
+        }
+        if self.tls && self.rules.set_protocol != SetProtocol::Off {
+            headers.insert(X_FORWARDED_PROTO, HTTPS);
+            if self.rules.set_protocol == SetProtocol::Both {
+                headers.insert(X_FORWARDED_PROTOCOL, HTTPS);
+            }
+        }
+        let rules = if self.trusted { &self.rules.forwarded_for_trusted } else { &self.rules.forwarded_for };
+        rules.apply(headers, self.peer);
         false
     }
+
+    fn extend_cdn_loop(&self, headers: &mut HeaderMap) -> bool {
+        let Some(own) = &self.rules.cdn_loop else { return false };
+        let mut list = Vec::new();
+        for id in headers.get_all(CDN_LOOP).into_iter().flat_map(|value| value.as_bytes().split(is_comma)) {
+            let name = id.split(|byte| *byte == b';').next().unwrap_or_default().trim_ascii();
+            if name.eq_ignore_ascii_case(own.as_bytes()) {
+                return true;
+            }
+            if !name.is_empty() {
+                list.extend_from_slice(id.trim_ascii());
+                list.extend_from_slice(b", ");
+            }
+        }
+        list.extend_from_slice(own.as_bytes());
+        let value = HeaderValue::from_bytes(&list).expect("parts of valid values make a valid value");
+        headers.insert(CDN_LOOP, value);
+        false
+    }
+
+    fn set_route_headers(&self, headers: &mut HeaderMap) {
+        if self.route.headers.is_empty() {
+            return;
+        }
+        let set = |name: &HeaderName| {
+            self.route.headers.iter().any(|(own, _)| reads_as(name.as_str(), own.as_str()))
+        };
+        remove_where(headers, set);
+        for (name, value) in self.route.headers.iter().filter(|(_, value)| !value.is_empty()) {
+            headers.append(name, value.clone());
+        }
+    }
+
+    fn add_marked_copies(&self, headers: &mut HeaderMap) {
+        let unmarked = headers.iter().filter(|(name, _)| !name.as_str().starts_with(MARK));
+        let copies: Vec<(HeaderName, HeaderValue)> = unmarked
+            .filter(|(name, _)| !self.rules.need_mark.contains(name))
+            .filter_map(|(name, value)| {
+                Some((HeaderName::try_from(format!("{MARK}{name}")).ok()?, value.clone()))
+            })
+            .collect();
+        for (name, value) in copies {
+            // Full only when a client may send tens of thousands of headers.
+            if headers.try_append(name, value).is_err() {
+                break;
+            }
+        }
+    }
+
+    /// What neither the client nor the route may say to the origin.
+    fn remove_reserved(&self, headers: &mut HeaderMap) {
+        let protocol = self.rules.accept_protocol || self.rules.set_protocol != SetProtocol::Off;
+        remove_where(headers, |name| {
+            let name = name.as_str();
+            match name {
+                "accept-encoding" | "expect" | "transfer-encoding" => true,
+                "pushpin-route" => self.rules.accept_pushpin_route,
+                "x-forwarded-proto" | "x-forwarded-protocol" => protocol,
+                _ if name.starts_with("grip-") => !self.trusted,
+                _ if name.starts_with(MARK) => !self.route.orig_headers,
+                _ => name.contains('_') && is_disguised(name),
+            }
+        });
+    }
+
+    fn set_grip_headers(&self, headers: &mut HeaderMap) {
+        if let Some(signature) = &self.signature {
+            headers.insert(GRIP_SIG, signature.clone());
+        }
+        headers.insert(GRIP_FEATURE, FEATURES);
+        for (channel, id) in self.last_ids {
+            // A name that no header can carry cannot be asked about.
+            if let Ok(value) = HeaderValue::try_from(format!("{channel}; last-id={id}").into_bytes()) {
+                headers.append(GRIP_LAST, value);
+            }
+        }
+    }
 }
+
+/// True when the client says that it came by TLS (spec 1.1): for whom `accept_x_forwarded_protocol` is set.
+pub fn claims_tls(headers: &HeaderMap) -> bool {
+    let said = |name| headers.get(name).filter(|value| !value.is_empty());
+    let protocol = said(X_FORWARDED_PROTO).or_else(|| said(X_FORWARDED_PROTOCOL));
+    protocol.is_some_and(|value| value == "https" || value == "wss")
+}
+
+fn remove_where(headers: &mut HeaderMap, removed: impl Fn(&HeaderName) -> bool) {
+    let names: Vec<HeaderName> = headers.keys().filter(|name| removed(name)).cloned().collect();
+    for name in names {
+        headers.remove(name);
+    }
+}
+
+/// True for a name with `_` that reads as one that is ours to say.
+fn is_disguised(name: &str) -> bool {
+    let begins = |prefix: &str| name.get(..prefix.len()).is_some_and(|start| reads_as(start, prefix));
+    begins("grip-") || begins(MARK) || RESERVED.iter().any(|reserved| reads_as(name, reserved))
+}
+
+fn reads_as(name: &str, other: &str) -> bool {
+    let dash = |byte: u8| if byte == b'_' { b'-' } else { byte };
+    name.len() == other.len() && name.bytes().zip(other.bytes()).all(|(a, b)| dash(a) == dash(b))
+}
+
+/// The addresses of all `X-Forwarded-For` headers.
+fn addresses(headers: &HeaderMap) -> impl Iterator<Item = &str> {
+    let values = headers.get_all(X_FORWARDED_FOR).into_iter().filter_map(|value| value.to_str().ok());
+    values.flat_map(|value| value.split(',')).map(str::trim).filter(|address| !address.is_empty())
+}
+
+fn push_element(list: &mut String, element: impl std::fmt::Display) {
+    let separator = if list.is_empty() { "" } else { ", " };
+    write!(list, "{separator}{element}").expect("a String takes every write");
+}
+
+fn is_comma(byte: &u8) -> bool {
+    *byte == b','
+}
+
+pub const GRIP_SIG: HeaderName = HeaderName::from_static("grip-sig");
+pub const GRIP_FEATURE: HeaderName = HeaderName::from_static("grip-feature");
+pub const GRIP_LAST: HeaderName = HeaderName::from_static("grip-last");
+pub const PUSHPIN_ROUTE: HeaderName = HeaderName::from_static("pushpin-route");
+
+/// `Grip-Feature`: what an origin can ask of Fantail (spec 1.5).
+pub const FEATURES: HeaderValue =
+    HeaderValue::from_static("status, filter:skip-self, filter:skip-users, filter:require-sub");
+
+const HTTPS: HeaderValue = HeaderValue::from_static("https");
+
+const CDN_LOOP: HeaderName = HeaderName::from_static("cdn-loop");
+const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+const X_FORWARDED_PROTOCOL: HeaderName = HeaderName::from_static("x-forwarded-protocol");
+
+/// What the names of a client's original headers begin with, where a route wants them (1.3 b, c).
+const MARK: &str = "eb9bf0f5-";
+
+/// Names that are removed or set by us, besides `Grip-*` and marked ones.
+const RESERVED: [&str; 10] = [
+    "accept-encoding",
+    "cdn-loop",
+    "content-length",
+    "keep-alive",
+    "proxy-connection",
+    "pushpin-route",
+    "transfer-encoding",
+    "x-forwarded-for",
+    "x-forwarded-proto",
+    "x-forwarded-protocol",
+];
+
+#[cfg(test)]
+mod tests;
