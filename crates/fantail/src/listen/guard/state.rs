@@ -105,13 +105,15 @@ impl State {
         }
     }
 
+    /// The current message has arrived whole, or there is none.
+    pub fn is_complete(&self) -> bool {
+        !matches!(self.message.get(), Message::Arriving { .. })
+    }
+
     /// The current message as received, less `Expect` fields: what to send to ask the same again.
     /// `None` when it is larger than the limit, has not arrived whole, or was taken.
     pub fn take_record(&self) -> Option<Vec<u8>> {
-        match self.message.get() {
-            Message::Arriving { .. } => None,
-            Message::Received | Message::Done => self.record.take(),
-        }
+        if self.is_complete() { self.record.take() } else { None }
     }
 
     /// False from the first attempt to write until a flush succeeded. hyper flushes its socket only
