@@ -3,7 +3,7 @@
 
 use std::{
     fmt::Write as _,
-    net::SocketAddr,
+    net::IpAddr,
     time::{Duration, SystemTime},
 };
 
@@ -29,8 +29,10 @@ pub struct Access<'a> {
     /// The route's explicit id, or empty.
     pub route: &'a str,
     /// `None` on a Unix socket.
-    pub from: Option<SocketAddr>,
+    pub from: Option<IpAddr>,
     pub user_agent: Option<&'a [u8]>,
+    /// A hold asked the origin again; no client sent this request.
+    pub retry: bool,
 }
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -118,6 +120,9 @@ fn text_line(out: &mut String, time: &str, access: &Access<'_>) {
         Outcome::Accept => out.push_str(" accept"),
         Outcome::Error => out.push_str(" error"),
     }
+    if access.retry {
+        out.push_str(" retry");
+    }
     put(out, format_args!(" ms={}", Millis(access.took)));
     if let Some(user_agent) = access.user_agent {
         out.push_str(" ua=");
@@ -143,6 +148,9 @@ fn json_line(out: &mut String, time: &str, access: &Access<'_>) {
         Outcome::Code(code, bytes) => put(out, format_args!(r#","code":{code},"bytes":{bytes}"#)),
         Outcome::Accept => out.push_str(r#","outcome":"accept""#),
         Outcome::Error => out.push_str(r#","outcome":"error""#),
+    }
+    if access.retry {
+        out.push_str(r#","retry":true"#);
     }
     put(out, format_args!(r#","ms":{}"#, Millis(access.took)));
     if let Some(user_agent) = access.user_agent {
