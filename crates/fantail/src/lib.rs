@@ -21,5 +21,6 @@ pub mod proxy;
 pub mod publish;
 pub mod realm;
 pub mod route;
+pub mod server;
 pub mod sign;
 pub mod upstream;

@@ -25,9 +25,11 @@ pub(super) fn check<B>(request: &Request<B>, loopback: bool) -> Result<(), Reaso
         return Err(Reason::Host);
     }
     let headers = request.headers();
-    let fetched = headers.get(SEC_FETCH_SITE).is_some_and(|site| !matches!(site.as_bytes(), b"none" | b"same-origin"));
+    let fetched =
+        headers.get(SEC_FETCH_SITE).is_some_and(|site| !matches!(site.as_bytes(), b"none" | b"same-origin"));
     let page = fetched || headers.contains_key(ORIGIN);
-    let harmless = matches!(*request.method(), Method::GET | Method::HEAD) || headers.contains_key(AUTHORIZATION);
+    let harmless =
+        matches!(*request.method(), Method::GET | Method::HEAD) || headers.contains_key(AUTHORIZATION);
     if page && !harmless { Err(Reason::Page) } else { Ok(()) }
 }
 
@@ -49,7 +51,8 @@ fn is_local(host: &[u8]) -> bool {
 }
 
 fn is_port(suffix: &str) -> bool {
-    suffix.is_empty() || suffix.strip_prefix(':').is_some_and(|port| port.bytes().all(|byte| byte.is_ascii_digit()))
+    suffix.is_empty()
+        || suffix.strip_prefix(':').is_some_and(|port| port.bytes().all(|byte| byte.is_ascii_digit()))
 }
 
 const SEC_FETCH_SITE: &str = "sec-fetch-site";
@@ -68,14 +71,32 @@ mod tests {
 
     #[test]
     fn on_loopback_a_host_is_an_address_or_localhost() {
-        for host in ["localhost", "LocalHost:5561", "127.0.0.1:5561", "127.0.0.1", "[::1]:5561", "[::1]", "10.0.0.1:80"] {
+        for host in [
+            "localhost",
+            "LocalHost:5561",
+            "127.0.0.1:5561",
+            "127.0.0.1",
+            "[::1]:5561",
+            "[::1]",
+            "10.0.0.1:80",
+        ] {
             assert_eq!(verdict("GET", &[("host", host)], true), Ok(()), "{host}");
         }
-        for host in ["evil.example", "localhost.evil.example:5561", "127.0.0.1.evil.example", "", "[::1", "localhost:x"] {
+        for host in [
+            "evil.example",
+            "localhost.evil.example:5561",
+            "127.0.0.1.evil.example",
+            "",
+            "[::1",
+            "localhost:x",
+        ] {
             assert_eq!(verdict("GET", &[("host", host)], true), Err(Reason::Host), "{host}");
             assert_eq!(verdict("GET", &[("host", host)], false), Ok(()), "{host}");
         }
-        assert_eq!(verdict("GET", &[("host", "localhost"), ("host", "evil.example")], true), Err(Reason::Host));
+        assert_eq!(
+            verdict("GET", &[("host", "localhost"), ("host", "evil.example")], true),
+            Err(Reason::Host)
+        );
         assert_eq!(verdict("GET", &[], true), Ok(()));
     }
 

@@ -42,7 +42,12 @@ impl Limits {
 }
 
 /// Serves one connection to its end.
-pub(super) async fn drive(socket: TcpStream, seat: Seat, port: Arc<Port>, mut stopping: watch::Receiver<bool>) {
+pub(super) async fn drive(
+    socket: TcpStream,
+    seat: Seat,
+    port: Arc<Port>,
+    mut stopping: watch::Receiver<bool>,
+) {
     let _open = Open::count(Arc::clone(&port.state.process));
     if socket.set_nodelay(true).is_err() {
         return;

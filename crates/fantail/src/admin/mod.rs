@@ -196,7 +196,8 @@ fn router(state: &Arc<State>) -> Router {
 type Shared = axum::extract::State<Arc<State>>;
 
 async fn metrics(axum::extract::State(state): Shared, headers: HeaderMap) -> Response<Body> {
-    let exposition = headers.get(ACCEPT).map_or(Exposition::Prometheus, |accept| Exposition::accepted(accept.as_bytes()));
+    let exposition =
+        headers.get(ACCEPT).map_or(Exposition::Prometheus, |accept| Exposition::accepted(accept.as_bytes()));
     answer::page(StatusCode::OK, exposition.content_type(), state.metrics(exposition))
 }
 

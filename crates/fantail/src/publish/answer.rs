@@ -57,7 +57,8 @@ pub fn text(status: StatusCode, line: &str) -> Response<Body> {
 
 /// `value` and a line feed.
 pub fn json(status: StatusCode, value: &impl Serialize) -> Response<Body> {
-    let mut line = serde_json::to_string(value).expect("no map with keys that are not strings, no failing Serialize");
+    let mut line =
+        serde_json::to_string(value).expect("no map with keys that are not strings, no failing Serialize");
     line.push('\n');
     page(status, "application/json", line)
 }

@@ -92,7 +92,12 @@ impl Endpoints {
     }
 
     /// Cheap refusals come first: nothing of a body is read for who may not publish.
-    async fn decide(&self, realm: &str, channel: Option<&str>, request: Request) -> Result<Accepted, Refused> {
+    async fn decide(
+        &self,
+        realm: &str,
+        channel: Option<&str>,
+        request: Request,
+    ) -> Result<Accepted, Refused> {
         let format = Format::accepted(request.headers()).unwrap_or(Format::Text);
         let wants_receipts = wants_receipts(request.uri().query())?;
         let authorization = request.headers().get(AUTHORIZATION);
@@ -145,7 +150,9 @@ impl From<Refusal> for Refused {
 impl Refused {
     fn response(&self) -> Response<Body> {
         match self {
-            Self::Query => answer::text(StatusCode::BAD_REQUEST, "Invalid query: only receipt=true is known."),
+            Self::Query => {
+                answer::text(StatusCode::BAD_REQUEST, "Invalid query: only receipt=true is known.")
+            }
             Self::Denied => denied(),
             Self::Large => answer::text(StatusCode::PAYLOAD_TOO_LARGE, "Request body too large."),
             Self::Slow => answer::text(StatusCode::REQUEST_TIMEOUT, "Request body too slow."),
