@@ -53,12 +53,7 @@ impl Hub {
 
     /// Accepts all items or, when a mailbox is full, none. With `receipts`, the answer can be waited
     /// for. When this returns, the items have their places in the order of their channels.
-    pub fn publish(
-        &self,
-        realm: RealmId,
-        items: Vec<Item>,
-        receipts: bool,
-    ) -> Result<Accepted, Full> {
+    pub fn publish(&self, realm: RealmId, items: Vec<Item>, receipts: bool) -> Result<Accepted, Full> {
         let (ballot, answer) = Ballot::new(items.len(), receipts);
         let (mut woken, mut duplicates) = (0u64, 0);
         {

@@ -1,18 +1,35 @@
+//! The binary: reads the command line and the configuration, starts the log, and runs. Decides nothing.
+
+use std::process::ExitCode;
+
+use fantail::{
+    cli::{self, Command},
+    config::Config,
+    log, server,
+};
+
 #[cfg(feature = "jemalloc")]
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
-fn main() {
-    let mut sources = fantail::config::Sources::default();
-    sources.variables = std::env::vars().collect();
-    let config = fantail::config::Config::load(sources).unwrap();
-    let output = fantail::log::init(&config.log).unwrap();
-    let server = fantail::server::Server::bind(config).unwrap();
-    server.run(&output, |server| {
-        let client = server.client_addresses().join(",");
-        let control = server.control_address().unwrap().to_string();
-        tracing::info!(client, control, "listening");
-        tracing::info!("started");
-    }).unwrap();
+fn main() -> ExitCode {
+    match Command::from_args() {
+        Command::Serve(flags) => serve(&flags),
+        Command::Check(flags) => cli::check(&flags),
+        Command::Publish(publish) => cli::publish(&publish),
+    }
+}
+
+fn serve(flags: &cli::Flags) -> ExitCode {
+    let config = match Config::load(flags.sources()) {
+        Ok(config) => config,
+        Err(problems) => return cli::refuse(problems.0),
+    };
+    let output = match log::init(&config.log) {
+        Ok(output) => output,
+        Err(why) => return cli::refuse([format!("the log cannot be started: {why}")]),
+    };
+    let code = server::run(config, &output);
     output.finish();
+    code
 }

@@ -162,7 +162,9 @@ impl Holds {
     fn items_for(&self, hold: &Hold, work: &mut Work, channels: &[Option<u32>]) -> Vec<usize> {
         let mut gets = Vec::new();
         for (item, channel) in channels.iter().enumerate() {
-            let Some(channel) = channel.filter(|c| hold.subs.iter().any(|sub| sub.channel == *c)) else { continue };
+            let Some(channel) = channel.filter(|c| hold.subs.iter().any(|sub| sub.channel == *c)) else {
+                continue;
+            };
             let rendered = &work.batch[item].item;
             if rendered.stream.is_none() {
                 continue;

@@ -141,7 +141,14 @@ impl Holds {
     }
 
     /// Gives a reserved long-poll its socket; it is answered when its time is up, if not before.
-    pub fn attach_poll(&mut self, id: PinId, socket: OwnedFd, client: Client, unread: Vec<u8>, timeout_ms: u32) {
+    pub fn attach_poll(
+        &mut self,
+        id: PinId,
+        socket: OwnedFd,
+        client: Client,
+        unread: Vec<u8>,
+        timeout_ms: u32,
+    ) {
         if let Some(Hold { kind: HoldKind::Poll(poll), .. }) = self.pins.get_mut(id) {
             poll.unread = unread;
         }
@@ -194,9 +201,10 @@ impl Holds {
 
     /// Asks all origins of long-polls again, a few at a time.
     pub fn recover(&mut self) {
-        let polls = self.pins.ids().filter(|id| {
-            matches!(self.pins.get(*id), Some(Hold { kind: HoldKind::Poll(_), .. }))
-        });
+        let polls = self
+            .pins
+            .ids()
+            .filter(|id| matches!(self.pins.get(*id), Some(Hold { kind: HoldKind::Poll(_), .. })));
         self.replays = polls.collect();
     }
 

@@ -190,7 +190,9 @@ impl Clock {
         match state.wait() {
             Wait::Nothing => None,
             // A new connection is for a request: it has no more time than a head.
-            Wait::Request(since) if state.written() == 0 => Some(since + self.head_timeout.min(self.idle_timeout)),
+            Wait::Request(since) if state.written() == 0 => {
+                Some(since + self.head_timeout.min(self.idle_timeout))
+            }
             Wait::Request(since) => Some(since + self.idle_timeout),
             Wait::Head(since) => Some(since + self.head_timeout),
             Wait::Body(since) => Some(since + self.body_timeout),

@@ -29,7 +29,11 @@ impl Socket {
 
     /// Gives a socket to the runtime. `tcp` or not must be as it was.
     pub(super) fn from_fd(fd: OwnedFd, tcp: bool) -> io::Result<Self> {
-        if tcp { TcpStream::from_std(fd.into()).map(Self::Tcp) } else { UnixStream::from_std(fd.into()).map(Self::Unix) }
+        if tcp {
+            TcpStream::from_std(fd.into()).map(Self::Tcp)
+        } else {
+            UnixStream::from_std(fd.into()).map(Self::Unix)
+        }
     }
 }
 

@@ -30,9 +30,9 @@ pub struct Access<'a> {
     pub route: &'a str,
     /// `None` on a Unix socket.
     pub from: Option<IpAddr>,
-    /// The request was held before, and its origin is asked again.
-    pub retry: bool,
     pub user_agent: Option<&'a [u8]>,
+    /// A hold asked the origin again; no client sent this request.
+    pub retry: bool,
 }
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]

@@ -49,8 +49,9 @@ fn access(text: &str) -> Access<'_> {
         took: Duration::from_micros(3004),
         realm: text,
         route: text,
-        from: Some(([127, 0, 0, 1], 80).into()),
+        from: Some([127, 0, 0, 1].into()),
         user_agent: Some(text.as_bytes()),
+        retry: false,
     }
 }
 
@@ -91,7 +92,7 @@ fn json_is_one_object_a_line_whatever_clients_send() {
     assert_eq!(request["code"], 200);
     assert_eq!(request["bytes"], 38);
     assert_eq!(request["ms"], 3.004);
-    assert_eq!(request["from"], "127.0.0.1:80");
+    assert_eq!(request["from"], "127.0.0.1");
 }
 
 #[test]
@@ -120,7 +121,7 @@ fn text_lines_read_as_pushpins_do() {
         ..access("")
     };
     lines.line(&stream);
-    lines.line(&Access { outcome: Outcome::Accept, user_agent: None, route: "r", ..stream });
+    lines.line(&Access { outcome: Outcome::Accept, user_agent: None, route: "r", retry: true, ..stream });
     drop(lines);
     output.finish();
     let text = sink.text();
@@ -128,7 +129,7 @@ fn text_lines_read_as_pushpins_do() {
         text.lines().map(|line| line.get("[INFO] 2026-11-23 19:44:04.123 ".len()..)).collect();
     let expected = [
         Some("GET /a?b=c -> test realm=default code=200 38 ms=3.004 ua=\"curl/8 (x)\""),
-        Some("GET /a?b=c -> test route=r realm=default accept ms=3.004"),
+        Some("GET /a?b=c -> test route=r realm=default accept retry ms=3.004"),
     ];
     assert_eq!(after_time, expected);
 }

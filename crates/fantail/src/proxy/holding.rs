@@ -41,10 +41,14 @@ pub(super) async fn take(exchange: &mut Exchange, mut answer: Answer) -> Result<
     if rest.is_some() && !streams {
         return Err(Fault::AnswerTooLarge { target: answer.target().address.to_string() });
     }
-    let ready = if rest.is_some() { ready } else { VecDeque::from([std::mem::take(&mut instruct.reply.body)]) };
+    let ready =
+        if rest.is_some() { ready } else { VecDeque::from([std::mem::take(&mut instruct.reply.body)]) };
     let Some(hold) = hold else { return Ok(exchange.reply(instruct.reply, ready)) };
     if !exchange.conversation.state().is_complete() {
-        return Err(at(&answer, InstructError("the request was answered before it had arrived whole".into())));
+        return Err(at(
+            &answer,
+            InstructError("the request was answered before it had arrived whole".into()),
+        ));
     }
     let asked = asked(exchange, &answer, &instruct)?;
     match hold {

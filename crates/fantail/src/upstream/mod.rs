@@ -252,7 +252,8 @@ impl Link {
             Ok(Err(mut unsent)) => {
                 let request = unsent.take_message();
                 let error = unsent.into_error();
-                let failure = if UploadError::caused(&error) { Failure::Upload } else { Failure::Broken(error) };
+                let failure =
+                    if UploadError::caused(&error) { Failure::Upload } else { Failure::Broken(error) };
                 Err(Unanswered { failure, request })
             }
             Err(_) => Err(Unanswered { failure: Failure::Silent(patience), request: None }),
