@@ -1,0 +1,238 @@
+//! `fan` and `burst`: messages to many streams, each checked on each: did it arrive, once, in order,
+//! and how long after it was published.
+
+use crate::error::Error;
+use crate::latency::Latencies;
+use crate::marker::{Entry, Ledger, Marker, Scanner};
+use crate::options::Fan;
+use crate::process::Processes;
+use crate::publisher::{Format, Publisher};
+use crate::report::Report;
+use crate::socket::{self, Event, Poller, READ_BYTES, SECOND};
+use crate::streams::Streams;
+
+/// Between the last hold and the first message: a server may still be at its books.
+const SETTLE: u64 = 3 * SECOND / 2;
+/// Without one delivery for so long, the rest is lost.
+const QUIET: u64 = 8 * SECOND;
+/// For the answers to the last publishes.
+const LAST_ANSWERS: u64 = SECOND;
+
+/// `window` holds where neither a window nor a rate is given.
+pub(crate) fn run(options: &Fan, window: usize) -> Result<Report, Error> {
+    socket::reserve_descriptors(options.n)?;
+    let poller = Poller::new()?;
+    let mut streams = Streams::new(&options.target);
+    let opening = streams.open_up_to(&poller, options.n)?;
+    streams.rest(&poller, SETTLE)?;
+    let window = options.window.unwrap_or(window).max(1);
+    let mut round = Round {
+        tally: Tally::new(options.n, options.m, streams.open),
+        pace: options.rate.map_or(Pace::Window(window), Pace::Rate),
+        publisher: Publisher::new(&options.publish, &Format::HttpStream),
+        poller,
+        streams,
+        published: 0,
+        start: 0,
+    };
+    let server = Processes(&options.target.pids);
+    let (cpu, own) = (server.cpu()?, socket::own_cpu());
+    let seconds = round.run(options.target.timeout * SECOND)?;
+    let (cpu, own) = (server.cpu()? - cpu, socket::own_cpu() - own);
+    round.last_answers()?;
+
+    let Round { tally, publisher, streams, published, .. } = round;
+    let mut report = Report::new(options.target.json);
+    report.count("open", tally.subscribers as u64);
+    report.count("failed", streams.failed as u64);
+    report.real("opened_per_second", tally.subscribers as f64 / opening);
+    report.count("published", published);
+    report.count("accepted", publisher.accepted);
+    report.count("refused", publisher.refused);
+    tally.report(&mut report, seconds, options.publish.pubs == 1);
+    if server.named() {
+        report.real("server_cpu_seconds", cpu);
+        report.real("server_cpu_us_per_delivery", cpu * 1e6 / tally.delivered as f64);
+        report.count("server_pss_bytes", server.memory()?.pss);
+    }
+    report.real("generator_cpu_seconds", own);
+    report.passed &= streams.failed == 0 && publisher.refused == 0;
+    Ok(report)
+}
+
+/// When the next message goes out.
+#[derive(Clone, Copy, Debug)]
+enum Pace {
+    /// When fewer than so many are on their way.
+    Window(usize),
+    /// So many a second, whatever has arrived.
+    Rate(f64),
+}
+
+#[derive(Debug)]
+struct Round<'a> {
+    poller: Poller,
+    streams: Streams<'a>,
+    publisher: Publisher<'a>,
+    tally: Tally,
+    pace: Pace,
+    published: u64,
+    start: u64,
+}
+
+impl Round<'_> {
+    /// Publishes and reads until all has arrived, nothing does any more, or the time is up. Returns the
+    /// seconds from the start to the last delivery.
+    fn run(&mut self, timeout: u64) -> Result<f64, Error> {
+        let (mut events, mut buffer) = (Vec::new(), vec![0; READ_BYTES]);
+        self.start = socket::now();
+        let (mut last, mut delivered) = (self.start, 0);
+        loop {
+            let now = socket::now();
+            if self.tally.complete() || now - self.start > timeout || now - last > QUIET {
+                break;
+            }
+            while self.due() && self.publisher.publish(&self.poller, self.published)? {
+                self.published += 1;
+            }
+            let wait = match self.pace {
+                Pace::Rate(_) => 1,
+                Pace::Window(_) => 5,
+            };
+            self.poller.wait(&mut events, wait)?;
+            self.take(&events, &mut buffer)?;
+            if self.tally.delivered != delivered {
+                delivered = self.tally.delivered;
+                last = socket::now();
+            }
+        }
+        Ok((last - self.start) as f64 / 1e9)
+    }
+
+    fn due(&self) -> bool {
+        let on_their_way = self.published - self.tally.complete_messages;
+        self.published < self.tally.left.len() as u64
+            && match self.pace {
+                Pace::Window(window) => on_their_way < window as u64,
+                Pace::Rate(rate) => (socket::now() - self.start) as f64 / 1e9 * rate >= self.published as f64,
+            }
+    }
+
+    fn take(&mut self, events: &[Event], buffer: &mut [u8]) -> Result<(), Error> {
+        for event in events {
+            if Publisher::owns(event.data.u64()) {
+                self.publisher.ready(&self.poller, event.data.u64(), buffer)?;
+            } else if let Some((index, bytes)) = self.streams.ready(&self.poller, event)? {
+                self.tally.take(index, bytes, socket::now());
+            }
+        }
+        Ok(())
+    }
+
+    fn last_answers(&mut self) -> Result<(), Error> {
+        let (end, mut events, mut buffer) = (socket::now() + LAST_ANSWERS, Vec::new(), vec![0; READ_BYTES]);
+        while self.publisher.in_flight() > 0 && socket::now() < end {
+            self.poller.wait(&mut events, 5)?;
+            self.take(&events, &mut buffer)?;
+        }
+        Ok(())
+    }
+}
+
+/// What has arrived, by subscriber and by message.
+#[derive(Debug)]
+struct Tally {
+    subscribers: usize,
+    list: Vec<(Scanner, Ledger)>,
+    /// Of each message, the subscribers that do not have it.
+    left: Vec<usize>,
+    complete_messages: u64,
+    delivered: u64,
+    duplicates: u64,
+    reordered: u64,
+    latencies: Latencies,
+}
+
+impl Tally {
+    /// For `subscribers` of `connections` that hold.
+    fn new(connections: usize, messages: usize, subscribers: usize) -> Self {
+        Self {
+            subscribers,
+            list: vec![Default::default(); connections],
+            left: vec![subscribers; messages],
+            complete_messages: 0,
+            delivered: 0,
+            duplicates: 0,
+            reordered: 0,
+            latencies: Latencies::new(),
+        }
+    }
+
+    fn take(&mut self, index: usize, bytes: &[u8], now: u64) {
+        let Self { left, complete_messages, delivered, duplicates, reordered, latencies, .. } = self;
+        let Some((scanner, ledger)) = self.list.get_mut(index) else { return };
+        scanner.feed(bytes, |Marker { number, sent }| {
+            let Some(left) = usize::try_from(number).ok().and_then(|number| left.get_mut(number)) else {
+                return;
+            };
+            match ledger.enter(number) {
+                Entry::Again => {
+                    *duplicates += 1;
+                    return;
+                }
+                Entry::Late => *reordered += 1,
+                Entry::InOrder => {}
+            }
+            *delivered += 1;
+            *left = left.saturating_sub(1);
+            *complete_messages += u64::from(*left == 0);
+            latencies.record(now.saturating_sub(sent));
+        });
+    }
+
+    fn complete(&self) -> bool {
+        self.complete_messages == self.left.len() as u64
+    }
+
+    fn report(&self, report: &mut Report, seconds: f64, ordered: bool) {
+        let expected = (self.subscribers * self.left.len()) as u64;
+        let missing = expected.saturating_sub(self.delivered);
+        report.count("deliveries", self.delivered);
+        report.count("missing", missing);
+        report.count("duplicates", self.duplicates);
+        report.count("reordered", self.reordered);
+        report.real("seconds", seconds);
+        report.real("deliveries_per_second", self.delivered as f64 / seconds);
+        for (name, percent) in [("p50", 50.0), ("p90", 90.0), ("p99", 99.0), ("p99.9", 99.9), ("max", 100.0)]
+        {
+            report.real(&format!("latency_us_{name}"), self.latencies.percentile(percent));
+        }
+        report.passed &= missing == 0 && self.duplicates == 0 && (self.reordered == 0 || !ordered);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tally_sees_loss_repeats_and_order() {
+        let text = |number| Marker { number, sent: 1 }.message(64);
+        let table = [
+            (&[0, 1, 2][..], true, [0, 0, 0]),
+            (&[0, 2], false, [1, 0, 0]),
+            (&[0, 1, 1, 2], true, [0, 1, 0]),
+            (&[0, 2, 1], true, [0, 0, 1]),
+        ];
+        for (arrived, complete, counts) in table {
+            let mut tally = Tally::new(2, 3, 2);
+            (0..3).for_each(|number| tally.take(0, text(number).as_bytes(), 2));
+            arrived.iter().for_each(|&number| tally.take(1, text(number).as_bytes(), 2));
+            assert_eq!(tally.complete(), complete, "{arrived:?}");
+            assert_eq!([6 - tally.delivered, tally.duplicates, tally.reordered], counts, "{arrived:?}");
+            let mut report = Report::new(false);
+            tally.report(&mut report, 1.0, true);
+            assert_eq!(report.passed, arrived == [0, 1, 2], "{arrived:?}");
+        }
+    }
+}

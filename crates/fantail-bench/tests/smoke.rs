@@ -1,0 +1,185 @@
+//! The tool against servers over real sockets: it passes an honest one and convicts one that loses,
+//! repeats or reorders. Its own floor is the honest one.
+
+#![expect(clippy::unwrap_used, reason = "a step that fails is a test that fails")]
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::process::{Child, ChildStdout, Command, Output, Stdio};
+use std::thread;
+
+const BENCH: &str = env!("CARGO_BIN_EXE_fantail-bench");
+
+#[test]
+fn the_floor_loses_nothing() {
+    let floor = Floor::start();
+    let pid = floor.process.id().to_string();
+    for subcommand in ["fan", "burst"] {
+        let output = floor.drive(&[subcommand, "-n", "50", "-m", "200", "--size", "300", "--pids", &pid]);
+        let text = String::from_utf8(output.stdout).unwrap();
+        assert!(output.status.success(), "{subcommand}: {text}");
+        for figure in
+            [r#""deliveries":10000,"#, r#""missing":0,"#, r#""refused":0,"#, "server_cpu_us_per_delivery"]
+        {
+            assert!(text.contains(figure), "{subcommand}: {figure} in {text}");
+        }
+    }
+}
+
+#[test]
+fn streams_are_set_up_and_their_memory_read() {
+    let floor = Floor::start();
+    let pid = floor.process.id().to_string();
+    let output = floor.bench(&["hold", "-n", "20,60", "--hold", "0", "--pids", &pid]);
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success() && text.contains(r#""open":60,"failed":0,"#), "{text}");
+    assert!(text.contains("server_pss_bytes_per_connection"), "{text}");
+    let output = floor.bench(&["setup", "-n", "60"]);
+    assert!(String::from_utf8_lossy(&output.stdout).contains(r#""open":60,"#));
+}
+
+#[test]
+fn faults_of_a_server_are_seen() {
+    let table = [
+        (Fault::None, 0, [r#""missing":0"#, r#""duplicates":0"#, r#""reordered":0"#]),
+        (Fault::Loses, 1, [r#""missing":1"#, r#""duplicates":0"#, r#""reordered":0"#]),
+        (Fault::Repeats, 1, [r#""missing":0"#, r#""duplicates":1"#, r#""reordered":0"#]),
+        (Fault::Swaps, 1, [r#""missing":0"#, r#""duplicates":0"#, r#""reordered":1"#]),
+    ];
+    for (fault, status, figures) in table {
+        let (clients, publishers) = (listener(), listener());
+        let addresses = [&clients, &publishers].map(|listener| listener.local_addr().unwrap().to_string());
+        let server = thread::spawn(move || serve(&clients, &publishers, fault));
+        let line = ["fan", "-n", "3", "-m", "4", "--window", "4", "--timeout", "1", "--json"];
+        let output =
+            Command::new(BENCH).args(line).args(["--sub", &addresses[0], "--pub", &addresses[1]]).output();
+        let output = output.unwrap();
+        let text = String::from_utf8(output.stdout).unwrap();
+        assert_eq!(output.status.code(), Some(status), "{fault:?}: {text}");
+        figures.iter().for_each(|figure| assert!(text.contains(figure), "{fault:?}: {figure} in {text}"));
+        server.join().unwrap();
+    }
+}
+
+#[test]
+fn plain_requests_are_counted_and_refusals_fail() {
+    for (status, code) in [("200 OK", 0), ("503 No", 1)] {
+        let clients = listener();
+        let address = clients.local_addr().unwrap().to_string();
+        let answer = format!("HTTP/1.1 {status}\r\nContent-Length: 2\r\n\r\nok");
+        let server = thread::spawn(move || {
+            let (mut client, _) = clients.accept().unwrap();
+            while read_head(&mut client).is_some() && client.write_all(answer.as_bytes()).is_ok() {}
+        });
+        let line = ["proxy", "-n", "1", "--duration", "1", "--json", "--sub", &address];
+        let output = Command::new(BENCH).args(line).output().unwrap();
+        assert_eq!(output.status.code(), Some(code), "{output:?}");
+        server.join().unwrap();
+    }
+}
+
+#[test]
+fn what_cannot_be_measured_is_an_error() {
+    let free = listener().local_addr().unwrap().to_string();
+    let table = [
+        (&["fan", "-n", "2", "--sub", free.as_str()][..], "is the server running"),
+        (&["hold", "-n", "100000000"], "descriptors of this process (ulimit -n)"),
+        (&["hold", "--sub", "192.0.2.1:80"], "127.0.0.0/8"),
+    ];
+    for (line, message) in table {
+        let output = Command::new(BENCH).args(line).output().unwrap();
+        assert_eq!(output.status.code(), Some(2), "{line:?}");
+        assert!(String::from_utf8_lossy(&output.stderr).contains(message), "{line:?}: {output:?}");
+    }
+}
+
+/// The floor on free ports; killed when dropped.
+struct Floor {
+    process: Child,
+    clients: String,
+    publishers: String,
+    _output: BufReader<ChildStdout>,
+}
+
+impl Floor {
+    fn start() -> Self {
+        let listen = ["floor", "--listen", "127.0.0.1:0", "--pub-listen", "127.0.0.1:0"];
+        let mut process = Command::new(BENCH).args(listen).stdout(Stdio::piped()).spawn().unwrap();
+        let mut output = BufReader::new(process.stdout.take().unwrap());
+        let mut line = String::new();
+        output.read_line(&mut line).unwrap();
+        let words: Vec<_> = line.split_whitespace().collect();
+        let ["clients", clients, "publishers", publishers] = words[..] else { panic!("{line}") };
+        Self { process, clients: clients.into(), publishers: publishers.into(), _output: output }
+    }
+
+    fn bench(&self, line: &[&str]) -> Output {
+        Command::new(BENCH).args(line).args(["--json", "--sub", &self.clients]).output().unwrap()
+    }
+
+    fn drive(&self, line: &[&str]) -> Output {
+        self.bench(&[line, &["--pub", &self.publishers]].concat())
+    }
+}
+
+impl Drop for Floor {
+    fn drop(&mut self) {
+        self.process.kill().unwrap();
+        self.process.wait().unwrap();
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Fault {
+    None,
+    Loses,
+    Repeats,
+    Swaps,
+}
+
+/// Holds three clients, takes four messages and commits one fault on the last client.
+fn serve(clients: &TcpListener, publishers: &TcpListener, fault: Fault) {
+    let mut held: Vec<_> = (0..3).map(|_| clients.accept().unwrap().0).collect();
+    for client in &mut held {
+        read_head(client).unwrap();
+        client.write_all(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n").unwrap();
+    }
+    let (mut publisher, _) = publishers.accept().unwrap();
+    let mut messages = Vec::new();
+    for _ in 0..4 {
+        let head = read_head(&mut publisher).unwrap().to_lowercase();
+        let length = head.split("content-length: ").nth(1).and_then(|rest| rest.lines().next()).unwrap();
+        let mut body = vec![0; length.parse().unwrap()];
+        publisher.read_exact(&mut body).unwrap();
+        publisher.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").unwrap();
+        messages.push(body);
+    }
+    for (index, client) in held.iter_mut().enumerate() {
+        let order: &[usize] = match fault {
+            Fault::Loses if index == 2 => &[0, 1, 3],
+            Fault::Repeats if index == 2 => &[0, 1, 1, 2, 3],
+            Fault::Swaps if index == 2 => &[0, 2, 1, 3],
+            _ => &[0, 1, 2, 3],
+        };
+        order.iter().for_each(|&number| client.write_all(&messages[number]).unwrap());
+    }
+    // The generator leaves first.
+    held.iter_mut().for_each(|client| drop(client.read(&mut [0])));
+}
+
+fn listener() -> TcpListener {
+    TcpListener::bind("127.0.0.1:0").unwrap()
+}
+
+/// A head up to its empty line; none at the end of the connection.
+fn read_head(stream: &mut TcpStream) -> Option<String> {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        let mut byte = [0];
+        if stream.read(&mut byte).ok()? == 0 {
+            return None;
+        }
+        head.push(byte[0]);
+    }
+    Some(String::from_utf8(head).unwrap())
+}
