@@ -8,6 +8,6 @@ mod server;
 mod wire;
 
 pub use client::Client;
-pub use origin::{Exchange, Origin, Then, answer, hold};
+pub use origin::{Origin, Then, answer, hold};
 pub use server::{JSON, TestServer, poll_item, stream_item};
 pub use wire::{Framing, ReadError, find};

@@ -84,11 +84,6 @@ impl Client {
         self.send(raw)
     }
 
-    pub fn patience(&mut self, patience: Duration) -> &mut Self {
-        self.wire.patience = patience;
-        self
-    }
-
     /// The head of the next final answer; interim ones (1xx) are skipped.
     pub fn head(&mut self) -> Head {
         self.try_head().unwrap_or_else(|e| panic!("no answer: {e:?}"))
@@ -124,11 +119,6 @@ impl Client {
         let head = self.try_head()?;
         let body = self.wire.read_body(self.framing)?;
         Ok(Response { head, framing: self.framing, body })
-    }
-
-    /// The rest of the body whose head was read.
-    pub fn try_body(&mut self) -> Result<Vec<u8>, ReadError> {
-        self.wire.read_body(self.framing)
     }
 
     pub fn framing(&self) -> Framing {
@@ -184,8 +174,8 @@ impl Client {
         let until = Instant::now() + self.wire.patience;
         match self.wire.fill(until) {
             Err(error) if error.is_end() => {
-                let (ReadError::Closed { got } | ReadError::Reset { got }) = error else { return };
-                assert!(got.is_empty(), "bytes before the close: {:?}", String::from_utf8_lossy(&got));
+                let got = String::from_utf8_lossy(error.got());
+                assert!(got.is_empty(), "bytes before the close: {got:?}");
             }
             other => {
                 panic!("not closed: {other:?} {:?}", String::from_utf8_lossy(&self.wire.ahead));
@@ -225,9 +215,5 @@ impl Client {
     pub fn narrow(&mut self) -> &mut Self {
         socket2::SockRef::from(&self.wire.socket).set_recv_buffer_size(4096).expect("a live socket");
         self
-    }
-
-    pub fn address(&self) -> SocketAddr {
-        self.wire.socket.local_addr().expect("a connected socket")
     }
 }

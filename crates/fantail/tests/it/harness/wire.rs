@@ -31,6 +31,14 @@ pub enum ReadError {
 }
 
 impl ReadError {
+    /// What had arrived.
+    pub fn got(&self) -> &[u8] {
+        match self {
+            Self::Closed { got } | Self::Reset { got } | Self::TimedOut { got } => got,
+            Self::Malformed(_) => &[],
+        }
+    }
+
     pub fn is_end(&self) -> bool {
         matches!(self, Self::Closed { .. } | Self::Reset { .. })
     }
