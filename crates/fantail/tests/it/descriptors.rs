@@ -1,0 +1,56 @@
+//! At the limit of open files: accepting pauses without a busy loop, what is held stays, the control port
+//! answers, and accepting resumes (security.md row 29).
+
+use std::time::Duration;
+
+use crate::harness::{Client, Origin, TestServer, answer, hold};
+
+#[test]
+fn accepting_pauses_and_resumes() {
+    let origin = Origin::answering(|r| match r.target() {
+        "/plain" => answer("200 OK", &[], "fine"),
+        _ => hold("stream", "c", &[], ""),
+    });
+    // More connections are allowed than there are descriptors, so that the descriptors run out.
+    let server = TestServer::start(&[&format!("* {origin}")], |o| {
+        o.descriptors(256).set("client.connections", "10000");
+    });
+    let mut held: Vec<_> = (0..50).map(|_| server.stream("/")).collect();
+    let crowd: Vec<_> = (0..350).map(|_| server.connect()).collect();
+    server.wait_until(Duration::from_secs(10), "accepting pauses", || {
+        server.metric("fantail_accept_pauses_total", &[]) >= 1.0
+    });
+    let before = server.cpu();
+    assert!(!held[0].hears_within(Duration::from_secs(2)));
+    let used = server.cpu().saturating_sub(before);
+    assert!(used < Duration::from_millis(400), "{used:?} of CPU in 2 s while starved");
+
+    server.publish_stream("c", "still");
+    for client in &mut held {
+        client.expect("still");
+    }
+    assert_eq!(server.control("GET", "/healthz", &[], b"").status(), 200);
+    drop(crowd);
+    assert_eq!(server.get("/plain").text(), "fine");
+    server.publish_stream("c", "after");
+    held.iter_mut().for_each(|client: &mut Client| {
+        client.expect("after");
+    });
+}
+
+/// Left alone, the limit of connections is below that of descriptors: the origin side keeps its share.
+#[test]
+fn a_reserve_is_kept_for_the_origin_side() {
+    let origin = Origin::fixed(answer("200 OK", &[], "fine"));
+    let server = TestServer::start(&[&format!("* {origin}")], |o| {
+        o.descriptors(256);
+    });
+    let mut crowd: Vec<_> = (0..400).map(|_| server.connect()).collect();
+    server.wait_until(Duration::from_secs(10), "accepting pauses", || {
+        server.metric("fantail_accept_pauses_total", &[]) >= 1.0
+    });
+    for client in crowd.iter_mut().take(20) {
+        assert_eq!(client.get("/").response().text(), "fine");
+    }
+    assert!(server.open_files() < 256);
+}

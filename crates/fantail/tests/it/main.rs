@@ -1,0 +1,19 @@
+//! Black-box tests of the `fantail` binary: real sockets, a scripted origin, a file a behaviour. The
+//! numbers in the tests' comments are the checks of the compatibility specification.
+#![expect(unreachable_pub, reason = "a test binary has no users; pub says what a module offers")]
+
+mod departure;
+mod descriptors;
+mod drain;
+mod harness;
+mod limits;
+mod long_poll;
+mod many;
+mod metrics;
+mod origin_faults;
+mod proxying;
+mod publishing;
+mod routes;
+mod security;
+mod slow;
+mod stream;
