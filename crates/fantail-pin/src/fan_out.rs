@@ -82,11 +82,9 @@ impl<T> Pins<T> {
     /// Sends to the pins of the batch, which are open and have no queue. False if the ring broke; the batch has
     /// then been finished without it.
     fn send_batch(&mut self, batches: &mut Batches, payload: &Payload, tally: &mut Tally) -> bool {
-        let sends = batches
-            .pins
-            .iter()
-            .filter_map(|&id| self.record(id))
-            .filter_map(|record| Some((record.socket.as_ref()?.as_fd(), payload.framed(record.framing).as_ref())));
+        let sends = batches.pins.iter().filter_map(|&id| self.record(id)).filter_map(|record| {
+            Some((record.socket.as_ref()?.as_fd(), payload.framed(record.framing).as_ref()))
+        });
         let results = batches.uring.send_all(sends);
         let mut healthy = true;
         for (id, &sent) in batches.pins.drain(..).zip(results) {

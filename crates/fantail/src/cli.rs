@@ -15,6 +15,7 @@ use fantail_proto::route::{self, Asked, Host, Route, Table};
 
 mod publish;
 
+use crate::snapshot::Snapshot;
 use crate::{
     config::{Address, Config, DEFAULT_REALM, Flag, Sources},
     log::printable,
@@ -112,15 +113,16 @@ pub fn check(flags: &Flags) -> ExitCode {
         Ok(config) => config,
         Err(problems) => return refuse(problems.0),
     };
-    let routes = match read_routes(&config) {
-        Ok(routes) => routes,
-        Err(problems) => return refuse(problems),
+    let snapshot = match Snapshot::load(config, None) {
+        Ok(snapshot) => snapshot,
+        Err(invalid) => return refuse(invalid.0),
     };
+    let config = &snapshot.config;
     let head = match &config.file {
         Some(file) => format!("# Read: {}\n\n", printable(&file.to_string_lossy())),
         None => "# No file was read: there is no ./fantail.toml\n\n".into(),
     };
-    say(&(head + &config.render() + "\n" + &routes_table(routes.routes())))
+    say(&(head + &config.render() + "\n" + &routes_table(snapshot.routes.table().routes())))
 }
 
 /// Tells what is wrong, one line each, and gives the exit code for it.
@@ -177,21 +179,6 @@ fn reachable(address: SocketAddr) -> SocketAddr {
         IpAddr::V4(_) => SocketAddr::new(Ipv4Addr::LOCALHOST.into(), address.port()),
         IpAddr::V6(_) => SocketAddr::new(Ipv6Addr::LOCALHOST.into(), address.port()),
     }
-}
-
-fn read_routes(config: &Config) -> Result<Table, Vec<String>> {
-    let (place, text) = match &config.routes.file {
-        Some(file) => {
-            let place = file.display().to_string();
-            match std::fs::read_to_string(file) {
-                Ok(text) => (place, text),
-                Err(why) => return Err(vec![format!("{place}: {why}")]),
-            }
-        }
-        None => ("routes.lines".into(), config.routes.lines.join("\n")),
-    };
-    let problem = |error: route::LineError| format!("{place}:{}: {}", error.line, error.reason);
-    Table::parse(&text).map_err(|errors| errors.into_iter().map(problem).collect())
 }
 
 /// One line a route, each a comment of TOML, so that the whole output of `check` is a configuration.

@@ -2,10 +2,10 @@
 //! runtime, reloads on demand, and stops in order. It owns the threads and decides nothing else.
 
 use std::{
-    io,
-    net::SocketAddr,
+    io::{self, IsTerminal},
     path::PathBuf,
     pin::pin,
+    process::ExitCode,
     rc::Rc,
     sync::{Arc, atomic::AtomicUsize},
     thread,
@@ -24,8 +24,9 @@ use tokio::{
 
 use crate::{
     admin::{self, Phase},
+    cli,
     client::Connections,
-    config::{self, Config},
+    config::{self, Address, Config},
     drain::{Signal, Signals},
     hold::Holds,
     hub::Hub,
@@ -38,9 +39,22 @@ use crate::{
     snapshot::{AllInvalid, Snapshot},
 };
 
+/// Serves until it is told to stop.
+pub fn run(config: Config, log: &Output) -> ExitCode {
+    let end = Server::bind(config).and_then(|server| server.serve(log));
+    match end {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(ServerError::Invalid(invalid)) => cli::refuse(invalid.0),
+        Err(error) => {
+            tracing::error!("{error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
 /// Everything is bound and nothing runs yet.
 #[derive(Debug)]
-pub struct Server {
+struct Server {
     clients: Vec<Vec<Bound>>,
     control: std::net::TcpListener,
     snapshot: Arc<ArcSwap<Snapshot>>,
@@ -49,8 +63,8 @@ pub struct Server {
 
 /// Why the server did not start, or stopped.
 #[derive(Debug, thiserror::Error)]
-pub enum ServerError {
-    #[error("{0}")]
+enum ServerError {
+    #[error("the configuration is not valid")]
     Invalid(AllInvalid),
     #[error("cannot listen on {address}: {source}")]
     Listen { address: String, source: io::Error },
@@ -64,13 +78,15 @@ pub enum ServerError {
 
 impl Server {
     /// Binds all addresses. Nobody is accepted before [`Self::run`].
-    pub fn bind(config: Config) -> Result<Self, ServerError> {
+    fn bind(config: Config) -> Result<Self, ServerError> {
         let snapshot = Snapshot::load(config, None).map_err(ServerError::Invalid)?;
         let server = &snapshot.config.server;
         let fan_out = match server.fan_out {
             config::FanOut::Send => FanOut::Send,
             config::FanOut::Auto if !fantail_pin::io_uring_available() => FanOut::Send,
-            config::FanOut::IoUring if !fantail_pin::io_uring_available() => return Err(ServerError::NoIoUring),
+            config::FanOut::IoUring if !fantail_pin::io_uring_available() => {
+                return Err(ServerError::NoIoUring);
+            }
             config::FanOut::Auto | config::FanOut::IoUring => FanOut::IoUring,
         };
         let clients = server.listen.iter().map(|address| {
@@ -85,22 +101,33 @@ impl Server {
         Ok(Self { clients, control, snapshot: Arc::new(ArcSwap::from_pointee(snapshot)), fan_out })
     }
 
-    /// Where clients connect, with the ports that port 0 became.
-    pub fn client_addresses(&self) -> Vec<String> {
-        self.clients.iter().filter_map(|bound| bound.first()).map(Bound::address).collect()
-    }
-
-    pub fn control_address(&self) -> io::Result<SocketAddr> {
-        self.control.local_addr()
-    }
-
-    pub fn snapshot(&self) -> Arc<Snapshot> {
+    fn snapshot(&self) -> Arc<Snapshot> {
         self.snapshot.load_full()
     }
 
-    /// Serves until a signal stops the process, and returns when all is let go. `started` is called
-    /// once clients are accepted.
-    pub fn run(self, output: &Output, started: impl FnOnce(&Self)) -> Result<(), ServerError> {
+    /// Says on the terminal and in the log where we are.
+    fn announce(&self) -> io::Result<()> {
+        let addresses = self.clients.iter().filter_map(|bounds| bounds.first()).map(Bound::address);
+        let clients = addresses.collect::<io::Result<Vec<Address>>>()?;
+        let control = self.control.local_addr()?;
+        let snapshot = self.snapshot();
+        if io::stdout().is_terminal() {
+            print!("{}", cli::banner(&snapshot.config, &clients, control, snapshot.routes.table()));
+        }
+        let client = clients.iter().map(Address::to_string).collect::<Vec<_>>().join(",");
+        let fan_out = match self.fan_out {
+            FanOut::IoUring => "io_uring",
+            FanOut::Send => "send",
+        };
+        let shards = snapshot.config.server.shards;
+        tracing::info!(client, %control, shards, fan_out, "listening");
+        tracing::info!("routes loaded with {} entries", snapshot.routes.routes().len());
+        tracing::info!("started");
+        Ok(())
+    }
+
+    /// Serves until a signal stops the process, and returns when all is let go.
+    fn serve(self, output: &Output) -> Result<(), ServerError> {
         let config = self.snapshot().config.clone();
         let runtime = runtime::Builder::new_multi_thread()
             .worker_threads(CONTROL_THREADS)
@@ -114,16 +141,18 @@ impl Server {
         let (shards, counters) = self.start_shards(&hub, output, &stopping).map_err(ServerError::Start)?;
         let process = Arc::new(Process::default());
         let patience = config.control.publish_timeout;
-        let publisher = Publisher::new(Arc::clone(&hub), Arc::clone(&self.snapshot), Arc::clone(&process), patience);
+        let publisher =
+            Publisher::new(Arc::clone(&hub), Arc::clone(&self.snapshot), Arc::clone(&process), patience);
         let publisher = Arc::new(publisher);
-        let control_state = admin::State::new(publisher, hub, counters, process, output.clone(), &config.control);
+        let control_state =
+            admin::State::new(publisher, hub, counters, process, output.clone(), &config.control);
         let state = Arc::new(control_state);
         let end = runtime.block_on(async {
             let control = TcpListener::from_std(control).map_err(ServerError::Start)?;
             let port = tokio::spawn(admin::serve(control, Arc::clone(&state), stopped(stopping)));
             let signals = Signals::new().map_err(ServerError::Start)?;
             state.enter(Phase::Ready);
-            started(&self);
+            self.announce().map_err(ServerError::Start)?;
             let life = Life { snapshot: self.snapshot, signals, shards };
             let end = life.run(&state, &stop).await;
             port.abort();
@@ -163,7 +192,8 @@ impl Server {
                 limits,
                 stopping: stopping.clone(),
             };
-            let bounds = self.clients.iter().map(|bound| bound[index].try_clone()).collect::<io::Result<Vec<_>>>()?;
+            let bounds =
+                self.clients.iter().map(|bound| bound[index].try_clone()).collect::<io::Result<Vec<_>>>()?;
             let ended = ended.clone();
             thread::Builder::new().name(format!("shard-{index}")).spawn(move || {
                 // Sent however the thread ends: a shard that has panicked is missed, too.
@@ -220,7 +250,7 @@ impl Life {
         let watch = |file: &PathBuf| {
             let tell = tell.clone();
             // A full channel says already that something has changed.
-            let watch = Watch::new(file, move || drop(tell.try_send(())));
+            let watch = Watch::new(file, move || _ = tell.try_send(()));
             watch.inspect_err(|error| tracing::warn!(%error, file = %file.display(), "not watched")).ok()
         };
         let files = [&config.file, &config.routes.file].into_iter().flatten();
@@ -262,7 +292,9 @@ fn connection_limit(configured: usize) -> usize {
     {
         tracing::warn!(%error, "the limit of open files stays at {:?}", files.current);
     }
-    let files = getrlimit(Resource::Nofile).current.map_or(usize::MAX, |files| usize::try_from(files).unwrap_or(usize::MAX));
+    let files = getrlimit(Resource::Nofile)
+        .current
+        .map_or(usize::MAX, |files| usize::try_from(files).unwrap_or(usize::MAX));
     let reserve = (files / 8).clamp(RESERVED_FILES_MIN, RESERVED_FILES_MAX);
     let allowed = files.saturating_sub(reserve).max(1);
     if configured == 0 {
@@ -331,7 +363,7 @@ struct Ending(usize, mpsc::Sender<usize>);
 impl Drop for Ending {
     fn drop(&mut self) {
         // One place a shard: there is room, or nobody listens any more.
-        drop(self.1.try_send(self.0));
+        _ = self.1.try_send(self.0);
     }
 }
 

@@ -95,7 +95,8 @@ impl Shard {
         #[expect(deprecated, reason = "sound for a descriptor that is owned; what replaces it is unsafe")]
         let epoll = AsyncFd::with_interest(self.holds.borrow().epoll()?, Interest::READABLE)?;
         loop {
-            let expiry = self.holds.borrow().next_expiry_ms().map(|ms| self.started + Duration::from_millis(ms));
+            let expiry =
+                self.holds.borrow().next_expiry_ms().map(|ms| self.started + Duration::from_millis(ms));
             let expired = async { sleep_until(expiry.unwrap_or_else(Instant::now)).await };
             tokio::select! {
                 () = self.hub.mail(self.index) => self.deliver(&go_on).await,

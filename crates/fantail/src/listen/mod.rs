@@ -6,7 +6,7 @@ pub mod guard;
 mod socket;
 
 use std::{
-    fmt, io,
+    io,
     net::{IpAddr, SocketAddr},
     os::{
         fd::OwnedFd,
@@ -62,25 +62,15 @@ impl Bound {
         }
     }
 
-    /// As a client writes it.
-    pub fn address(&self) -> String {
+    /// Where clients connect, with the port that port 0 became.
+    pub fn address(&self) -> io::Result<Address> {
         match self {
-            Self::Tcp(bound) => bound.local_addr().map_or_else(|e| e.to_string(), |a| a.to_string()),
+            Self::Tcp(bound) => bound.local_addr().map(Address::Tcp),
             Self::Unix(bound) => {
-                let address = bound.local_addr().ok();
-                let path = address.as_ref().and_then(|a| a.as_pathname()).unwrap_or(Path::new(""));
-                format!("unix:{}", path.display())
+                let address = bound.local_addr()?;
+                let path = address.as_pathname().unwrap_or(Path::new("")).to_owned();
+                Ok(Address::Unix { path, mode: None })
             }
-        }
-    }
-}
-
-/// As in the configuration.
-impl fmt::Display for Address {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Tcp(address) => write!(f, "{address}"),
-            Self::Unix { path, .. } => write!(f, "unix:{}", path.display()),
         }
     }
 }

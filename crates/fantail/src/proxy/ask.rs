@@ -9,7 +9,9 @@ use fantail_proto::{
     route::{Address, Asked, Target},
     test_origin,
 };
-use http::{HeaderMap, HeaderValue, Method, Request, Uri, Version, header, request, response, uri::PathAndQuery};
+use http::{
+    HeaderMap, HeaderValue, Method, Request, Uri, Version, header, request, response, uri::PathAndQuery,
+};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 
@@ -76,7 +78,8 @@ impl Ask {
         let (head, body) = request.into_parts();
         let snapshot = Arc::clone(&exchange.snapshot);
         let proxy = &snapshot.config.proxy;
-        if head.headers.get(header::UPGRADE).is_some_and(|v| v.as_bytes().eq_ignore_ascii_case(b"websocket")) {
+        if head.headers.get(header::UPGRADE).is_some_and(|v| v.as_bytes().eq_ignore_ascii_case(b"websocket"))
+        {
             return Err(Fault::WebSocket);
         }
         let host = host(&head);
@@ -103,10 +106,10 @@ impl Ask {
             keep_alive: keeps_alive(&head) && !exchange.closes,
         };
         let request::Parts { method, uri, mut headers, .. } = head;
-        let empty_post = http_body::Body::is_end_stream(&body) && headers.contains_key(header::CONTENT_LENGTH);
+        let empty_post =
+            http_body::Body::is_end_stream(&body) && headers.contains_key(header::CONTENT_LENGTH);
         let loops = Forward {
             trusted,
-            grip: !route.rule.no_grip,
             tls,
             peer: exchange.conversation.peer(),
             signature,

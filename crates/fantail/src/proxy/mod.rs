@@ -11,7 +11,7 @@ mod upload;
 use std::{collections::VecDeque, rc::Rc, sync::Arc};
 
 use bytes::Bytes;
-use fantail_proto::{forward, grip::Reply, route::Target};
+use fantail_proto::{grip::Reply, hop, route::Target};
 use http::{HeaderValue, Request, Response, StatusCode, header};
 use hyper::{body::Incoming, ext::ReasonPhrase};
 
@@ -72,7 +72,8 @@ impl Exchange {
 
     fn relay(&mut self, answer: Answer) -> Response<Relay> {
         let Answer { mut head, ready, download, .. } = answer;
-        forward::strip_hop_by_hop(&mut head.headers);
+        hop::strip(&mut head.headers);
+        head.headers.remove(header::TRANSFER_ENCODING);
         let ready = if ready.is_empty() { VecDeque::new() } else { VecDeque::from([ready]) };
         let body = Relay::new(Rc::clone(&self.conversation), ready, download, self.entry.take());
         let mut response = Response::new(body);

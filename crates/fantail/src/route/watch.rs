@@ -29,7 +29,7 @@ impl Watch {
         let mut watcher = notify::recommended_watcher(move |event: notify::Result<Event>| {
             if event.is_ok_and(|event| changes(event.kind)) {
                 // A full channel already says that something happened.
-                drop(tell.try_send(()));
+                tell.try_send(()).ok();
             }
         })?;
         for folder in folders(file) {

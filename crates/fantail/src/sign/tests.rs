@@ -245,7 +245,6 @@ fn corpus(keys: &Keys, key: &Key, stranger: &Key, public_text: &[u8]) -> Vec<(&'
         ("padded", format!("{head}.{body}.{signature}=")),
         ("white space", format!(" {good}")),
         ("empty", String::new()),
-        ("dots", "..".to_owned()),
         ("good", good.clone()),
     ];
     tokens.push(match own {

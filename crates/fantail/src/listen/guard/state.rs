@@ -105,11 +105,6 @@ impl State {
         }
     }
 
-    /// The current message has arrived whole, or there is none.
-    pub fn is_complete(&self) -> bool {
-        !matches!(self.message.get(), Message::Arriving { .. })
-    }
-
     /// The current message as received, less `Expect` fields: what to send to ask the same again.
     /// `None` when it is larger than the limit, has not arrived whole, or was taken.
     pub fn take_record(&self) -> Option<Vec<u8>> {
