@@ -26,11 +26,11 @@ fn no_request_of_the_corpus_desyncs() {
         client.send_part([&vector.bytes[..], next.as_bytes()].concat());
         match vector.expect {
             Expect::Refuse => {
-                let answer = client.rest();
+                let answer = String::from_utf8_lossy(&client.rest()).into_owned();
                 refused += 1;
-                told += usize::from(answer.starts_with(b"HTTP/1.1 4") || answer.starts_with(b"HTTP/1.1 5"));
-                assert!(!answer.windows(2).any(|two| two == b"/p" || two == b"/s"), "{vector:?}");
-                assert_eq!(origin.take(), [""; 0], "{vector:?}");
+                told += usize::from(answer.starts_with("HTTP/1.1 4") || answer.starts_with("HTTP/1.1 5"));
+                assert!(!answer.contains("HTTP/1.1 2"), "{}: {answer}", vector.name);
+                assert_eq!(origin.take(), [""; 0], "{}", vector.name);
             }
             Expect::Accept => accepted(&mut client, &origin, &pipelined, &vector.name),
         }
