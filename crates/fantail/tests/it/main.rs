@@ -2,6 +2,7 @@
 //! numbers in the tests' comments are the checks of the compatibility specification.
 #![expect(unreachable_pub, reason = "a test binary has no users; pub says what a module offers")]
 
+mod corpus;
 mod departure;
 mod descriptors;
 mod drain;
@@ -16,4 +17,5 @@ mod publishing;
 mod routes;
 mod security;
 mod slow;
+mod smuggling;
 mod stream;
