@@ -511,6 +511,9 @@ fn unwatch(epoll: &OwnedFd, socket: &OwnedFd) {
     debug_assert!(unwatched.is_ok(), "a pin is watched until it ends: {unwatched:?}");
 }
 
+/// The price of a pin beside its value and the kernel's part.
+const _: () = assert!(size_of::<Slot<u64>>() - size_of::<u64>() + ring::LINK_SIZE <= 64);
+
 /// Sockets looked at in one turn: about a millisecond of flushing.
 const TURN_BATCH: usize = 256;
 /// Timers looked at in one call: some milliseconds if each of them sends a keep-alive.

@@ -145,6 +145,9 @@ impl Ring {
 /// Pins that one table can hold: the high bit of a link says that it names a list.
 pub(crate) const MOST: u32 = HEAD - 1;
 
+/// Bytes that a pin's link takes.
+pub(crate) const LINK_SIZE: usize = size_of::<Link>();
+
 const HEAD: u32 = 1 << 31;
 const NIL: u32 = u32::MAX;
 /// At 100 ms a tick one turn is 102 s: the usual keep-alive and long-poll times fit in one.

@@ -122,5 +122,5 @@ impl fmt::Debug for Uring {
     }
 }
 
-/// Sends in one system call: the price of the call is well spread by then.
+/// Sends in one system call: its price is well spread by then, and a batch is over in some milliseconds.
 pub(crate) const BATCH: usize = 512;

@@ -113,6 +113,13 @@ fn wait(pins: &mut Pins<u32>) -> Vec<Event> {
     turn(pins)
 }
 
+/// Whether a shard would be woken.
+fn has_news(pins: &Pins<u32>) -> bool {
+    let epoll = pins.epoll().unwrap();
+    let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
+    poll(&mut [PollFd::new(&epoll, PollFlags::IN)], Some(&at_once)).unwrap() > 0
+}
+
 /// Nothing in five seconds is a failure.
 fn wait_for(fds: &mut [PollFd<'_>]) {
     let ready = poll(fds, Some(&Timespec { tv_sec: 5, tv_nsec: 0 })).unwrap();
@@ -298,6 +305,8 @@ fn finish_waits_for_the_queue_even_if_the_client_has_closed_its_sending_side() {
         assert_eq!(pins.finish(id, &Bytes::from_static(b"the end")), Outcome::Queued);
         assert_eq!(fan_out(&mut pins, &[id], &raw("x")).gone, 1);
         peer.shutdown(Shutdown::Write);
+        assert_eq!(turn(&mut pins), []);
+        assert!(!has_news(&pins), "a closed sending side must not keep a shard busy");
         let mut got = Vec::new();
         let mut events = Vec::new();
         while events.is_empty() {
@@ -364,6 +373,29 @@ fn the_poller_tells_when_a_full_socket_takes_more() {
         }
         assert_eq!(pins.queue_len(id), 0);
     }
+}
+
+#[test]
+fn a_turn_flushes_a_part_and_says_that_there_is_more() {
+    let mut pins = table(FanOut::Send);
+    let (socket, mut peer) = unix();
+    let id = pins.insert(socket, Framing::Raw, 0).unwrap();
+    while pins.write(id, &vec![0; 1024].into()) == Outcome::Sent {}
+    for _ in 0..150 {
+        assert_eq!(pins.write(id, &Bytes::from_static(b"x")), Outcome::Queued);
+    }
+    let mut turns = 0;
+    loop {
+        peer.read_all();
+        let more = pins.turn(&mut Vec::new()).unwrap();
+        turns += 1;
+        if pins.queue_len(id) == 0 {
+            break;
+        }
+        assert!(more, "an edge-triggered waiter is not woken again for a socket that stays writable");
+    }
+    assert!(turns > 1);
+    assert!(!has_news(&pins));
 }
 
 #[test]
