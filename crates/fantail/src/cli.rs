@@ -15,10 +15,10 @@ use fantail_proto::route::{self, Asked, Host, Route, Table};
 
 mod publish;
 
-use crate::snapshot::Snapshot;
 use crate::{
     config::{Address, Config, DEFAULT_REALM, Flag, Sources},
     log::printable,
+    snapshot::Snapshot,
 };
 pub use publish::{Publish, publish};
 

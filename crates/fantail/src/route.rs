@@ -109,6 +109,10 @@ impl Routes {
         self.table.position(asked).and_then(|at| self.routes.get(at))
     }
 
+    pub fn table(&self) -> &Table {
+        &self.table
+    }
+
     /// All routes, in the order of their lines.
     pub fn routes(&self) -> &[Arc<Route>] {
         &self.routes

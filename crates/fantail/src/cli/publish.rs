@@ -5,12 +5,14 @@ use std::{
     ffi::{OsStr, OsString},
     io::{self, IsTerminal as _, Read as _},
     os::unix::ffi::OsStrExt as _,
+    path::Path,
     process::ExitCode,
     sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use base64::{Engine as _, prelude::BASE64_STANDARD as BASE64};
+use bytes::Bytes;
 use clap::{Args, ValueEnum};
 use http::{HeaderValue, Request, StatusCode, Uri, header};
 use http_body_util::{BodyExt as _, Limited};
@@ -22,6 +24,7 @@ use crate::{
     config::Config,
     log::printable,
     metrics::Counters,
+    sign::{self, Key, KeyError},
     upstream::{Destination, Failure, Tls, Upload, Upstream},
 };
 
@@ -79,7 +82,7 @@ pub struct Publish {
     /// Publish to this realm's own endpoint
     #[arg(long, value_name = "ID", value_parser = realm_id)]
     realm: Option<String>,
-    /// Sign a token with this key: as it is, or base64:…
+    /// Sign a token with this key: as it is, base64:… or file:PATH
     #[arg(long)]
     key: Option<String>,
     /// Wait for delivery and print what became of the item, as JSON
@@ -109,10 +112,8 @@ enum Error {
     NoFormat(&'static str),
     #[error("{0} is no address to publish to: write http://HOST:PORT or https://HOST/PATH")]
     Spec(String),
-    #[error("the key is empty or no base64")]
-    Key,
-    #[error("the token could not be signed: {0}")]
-    Sign(jsonwebtoken::errors::Error),
+    #[error("key: {0}")]
+    Key(#[from] KeyError),
     #[error("the user, token or key cannot stand in a header")]
     Authorization,
     #[error("{to}: {source}")]
@@ -283,6 +284,8 @@ struct Endpoint {
     host: String,
     path: String,
     authorization: Option<HeaderValue>,
+    /// The answer's body is wanted, whole.
+    receipt: bool,
 }
 
 impl Endpoint {
@@ -325,7 +328,7 @@ impl Endpoint {
         };
         let authorization = authorize(options, user, query("iss"), query("key"))?;
         let name = format!("{}://{host}", if tls { "https" } else { "http" });
-        Ok(Self { name, to, host, path, authorization })
+        Ok(Self { name, to, host, path, authorization, receipt: options.receipt })
     }
 
     async fn post(&self, body: String) -> Result<String, Error> {
@@ -343,8 +346,12 @@ impl Endpoint {
         let sent = upstream.send(&self.to, request, &Config::default().origin).await;
         let response = sent.map_err(|unanswered| Error::Send { to: to(), source: unanswered.failure })?;
         let status = response.status();
-        let body = Limited::new(response.into_body(), MAX_ANSWER).collect().await;
-        let body = body.map_err(|source| Error::Answer { to: to(), source })?.to_bytes();
+        let body = match Limited::new(response.into_body(), MAX_ANSWER).collect().await {
+            Ok(body) => body.to_bytes(),
+            // The status has said it all: many servers end TLS without a goodbye.
+            Err(_) if !self.receipt => Bytes::new(),
+            Err(source) => return Err(Error::Answer { to: to(), source }),
+        };
         let body = String::from_utf8_lossy(&body).into_owned();
         if status.is_success() {
             return Ok(body);
@@ -384,18 +391,9 @@ fn authorize(
 }
 
 /// A token of an hour, as the GRIP libraries make it.
-fn token(issuer: &str, key: &str) -> Result<String, Error> {
-    let secret = match key.strip_prefix("base64:") {
-        Some(text) => BASE64.decode(text).map_err(|_| Error::Key)?,
-        None => key.as_bytes().to_vec(),
-    };
-    if secret.is_empty() {
-        return Err(Error::Key);
-    }
+fn token(issuer: &str, key: &str) -> Result<String, KeyError> {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-    let claims = json!({ "iss": issuer, "exp": now + TOKEN_SECONDS });
-    let key = jsonwebtoken::EncodingKey::from_secret(&secret);
-    jsonwebtoken::encode(&jsonwebtoken::Header::default(), &claims, &key).map_err(Error::Sign)
+    sign::token(issuer, now + TOKEN_SECONDS, &Key::parse(key, Path::new(""))?)
 }
 
 /// Percent-decoded; a `+` stays, because keys in base64 hold it.

@@ -68,7 +68,7 @@ impl Bound {
             Self::Tcp(bound) => bound.local_addr().map(Address::Tcp),
             Self::Unix(bound) => {
                 let address = bound.local_addr()?;
-                let path = address.as_pathname().unwrap_or(Path::new("")).to_owned();
+                let path = address.as_pathname().map(Path::to_owned).unwrap_or_default();
                 Ok(Address::Unix { path, mode: None })
             }
         }

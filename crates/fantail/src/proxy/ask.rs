@@ -73,7 +73,7 @@ impl Ask {
     pub(super) fn new(
         exchange: &mut Exchange,
         request: Request<Incoming>,
-        replay: Option<Replay>,
+        replay: Option<&Replay>,
     ) -> Result<Self, Fault> {
         let (head, body) = request.into_parts();
         let snapshot = Arc::clone(&exchange.snapshot);
@@ -113,7 +113,7 @@ impl Ask {
             tls,
             peer: exchange.conversation.peer(),
             signature,
-            last_ids: replay.as_ref().map_or(&[][..], |replay| &replay.last_ids),
+            last_ids: replay.map_or(&[][..], |replay| &replay.last_ids),
             route: &route.rule,
             rules: &snapshot.forward,
         }

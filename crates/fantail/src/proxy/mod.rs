@@ -42,7 +42,7 @@ pub async fn answer(conversation: Rc<Conversation>, request: Request<Incoming>) 
         conversation,
         snapshot,
     };
-    let answered = match Ask::new(&mut exchange, request, replay) {
+    let answered = match Ask::new(&mut exchange, request, replay.as_ref()) {
         Ok(ask) => ask.send(&mut exchange).await,
         Err(fault) => Err(fault),
     };

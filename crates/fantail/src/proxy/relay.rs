@@ -112,7 +112,7 @@ impl Body for Relay {
         }
         let ready = self.ready.iter().map(|data| data.len() as u64).sum::<u64>();
         let mut hint = SizeHint::new();
-        let rest = self.download.as_ref().map_or(SizeHint::with_exact(0), Body::size_hint);
+        let rest = self.download.as_ref().map_or_else(|| SizeHint::with_exact(0), Body::size_hint);
         hint.set_lower(rest.lower().saturating_add(ready));
         if let Some(upper) = rest.upper() {
             hint.set_upper(upper.saturating_add(ready));

@@ -1,62 +1,15 @@
-use std::{net::SocketAddr, sync::mpsc::channel, time::Duration};
+use std::{sync::mpsc::channel, time::Duration};
 
 use super::*;
 use crate::config;
 
-/// A configuration with routes in lines; what routes and realms do not read has any value.
+/// The default configuration with other routes and realms.
 pub(crate) fn config(base: PathBuf, lines: &[&str], realms: Vec<config::Realm>) -> Config {
-    let time = Duration::from_secs(1);
-    let here = SocketAddr::from(([127, 0, 0, 1], 0));
-    Config {
-        server: config::Server {
-            listen: Vec::new(),
-            shards: 1,
-            fan_out: config::FanOut::Auto,
-            backlog: 1,
-            drain_timeout: time,
-        },
-        client: config::Client {
-            connections: 0,
-            head_bytes: 0,
-            headers: 0,
-            target_bytes: 0,
-            head_timeout: time,
-            idle_timeout: time,
-            body_bytes: 0,
-            body_timeout: time,
-            send_timeout: time,
-            queue_bytes: 0,
-        },
-        routes: config::Routes { file: None, lines: lines.iter().map(|line| (*line).to_owned()).collect() },
-        proxy: config::Proxy {
-            debug: false,
-            sig_iss: "pushpin".into(),
-            sig_key: "changeme".into(),
-            upstream_key: String::new(),
-            x_forwarded_for: String::new(),
-            x_forwarded_for_trusted: String::new(),
-            set_x_forwarded_protocol: config::SetProtocol::Off,
-            accept_x_forwarded_protocol: false,
-            orig_headers_need_mark: Vec::new(),
-            accept_pushpin_route: false,
-            cdn_loop: String::new(),
-            share_requests: false,
-        },
-        origin: config::Origin {
-            connect_timeout: time,
-            response_timeout: time,
-            idle_timeout: time,
-            keep_alive: time,
-            connections: 1,
-            ca_file: None,
-        },
-        grip: config::Grip { subscriptions: 1, channel_bytes: 1, instruct_bytes: 1, max_timeout: time },
-        hub: config::Hub { id_ttl: time, ids: 1, mailbox_items: 1 },
-        control: config::Control { listen: here, head_bytes: 1, body_bytes: 1, publish_timeout: time },
-        realms,
-        log: config::Log { format: config::LogFormat::Text, level: String::new(), access: false },
-        base,
-    }
+    let mut config = Config::default();
+    config.routes.lines = lines.iter().map(|line| (*line).to_owned()).collect();
+    config.realms = realms;
+    config.base = base;
+    config
 }
 
 fn load(config: &Config) -> Result<Routes, Vec<String>> {

@@ -1,5 +1,6 @@
 //! The command line as a user meets it: `check` prints a configuration or everything that is wrong, and
 //! `publish` posts one item.
+#![expect(clippy::unwrap_used, reason = "what fails here fails the test")]
 
 use std::{
     io::{BufRead as _, BufReader, Read as _, Write as _},
@@ -282,6 +283,18 @@ fn publish_prints_a_receipt() {
 }
 
 #[test]
+fn publish_needs_the_whole_answer_only_for_a_receipt() {
+    let cut = "HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\nPub";
+    let output = |args: &[&str]| {
+        let (url, _) = control_port(cut);
+        fantail(&["publish", "c", "x", "--spec", &url]).args(args).output().unwrap()
+    };
+    assert_eq!(stdout(&output(&[])), "Published\n");
+    let broken = output(&["--receipt"]);
+    assert_eq!((broken.status.code(), stdout(&broken)), (Some(1), ""));
+}
+
+#[test]
 fn publish_says_what_went_wrong() {
     let refusal = "HTTP/1.1 401 Unauthorized\r\nContent-Length: 9\r\n\r\nno \x1b[2J.\n";
     let (refusing, _) = control_port(refusal);
@@ -299,7 +312,7 @@ fn publish_says_what_went_wrong() {
         (&["c", "x", "--spec", &nobody_with_key], "cannot connect"),
         (&["c", "x", "--spec", &not_tls], "TLS"),
         (&["c", "x", "--spec", "tcp://127.0.0.1:5560"], "write http://"),
-        (&["c", "x", "--spec", "http://127.0.0.1:1", "--key", "base64:%"], "no base64"),
+        (&["c", "x", "--spec", "http://127.0.0.1:1", "--key", "base64:%"], "not base64"),
         (&["c", "@/nonexistent"], "/nonexistent: "),
         (&["c"], "must specify content"),
         (&["c", "{}", "--patch"], "no JSON Patch"),

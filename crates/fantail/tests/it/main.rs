@@ -2,6 +2,7 @@
 //! numbers in the tests' comments are the checks of the compatibility specification.
 #![expect(unreachable_pub, reason = "a test binary has no users; pub says what a module offers")]
 
+mod cli;
 mod corpus;
 mod departure;
 mod descriptors;
