@@ -24,7 +24,7 @@ pub use publish::{Publish, publish};
 
 /// Holds client connections open and pushes data through them.
 #[derive(Debug, Parser)]
-#[command(name = "fantail", version, args_conflicts_with_subcommands = true)]
+#[command(name = "fantail", version, args_conflicts_with_subcommands = true, args_override_self = true)]
 struct CommandLine {
     #[command(subcommand)]
     command: Option<Command>,

@@ -11,7 +11,7 @@ use std::{
 };
 
 use hashbrown::HashMap;
-use http::{Method, Request, Response};
+use http::{Method, Request, Response, header};
 use hyper::client::conn::http1;
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
@@ -48,6 +48,8 @@ pub enum Failure {
     Silent(Duration),
     #[error("{0}")]
     Broken(hyper::Error),
+    #[error("the answer's {0}")]
+    Malformed(&'static str),
     #[error("{UploadError}")]
     Upload,
 }
@@ -180,7 +182,7 @@ impl Upstream {
             Failure::Unreachable(_) | Failure::ConnectTimeout(_) | Failure::Tls(_) | Failure::Blocked => {
                 self.counters.origin_connect_failures.add(1);
             }
-            Failure::Broken(_) => self.counters.origin_errors.add(1),
+            Failure::Broken(_) | Failure::Malformed(_) => self.counters.origin_errors.add(1),
             Failure::Upload => {}
         }
     }
@@ -248,7 +250,10 @@ impl Link {
             answer.as_mut().poll(cx)
         });
         match tokio::time::timeout(patience, exchange).await {
-            Ok(Ok(response)) => Ok(response),
+            Ok(Ok(response)) => match malformed(&response) {
+                None => Ok(response),
+                Some(what) => Err(Unanswered { failure: Failure::Malformed(what), request: None }),
+            },
             Ok(Err(mut unsent)) => {
                 let request = unsent.take_message();
                 let error = unsent.into_error();
@@ -277,6 +282,20 @@ impl InUse {
             self.origin.idle.borrow_mut().push_back(idle);
         }
     }
+}
+
+/// What of an answer cannot be passed on: hyper is more patient with origins than a client must be.
+fn malformed<B>(response: &Response<B>) -> Option<&'static str> {
+    if response.status().is_informational() {
+        return Some("status switches to a protocol that was not asked for");
+    }
+    let mut codings = response.headers().get_all(header::TRANSFER_ENCODING).iter();
+    let coding = codings.next()?;
+    if codings.next().is_some() || !coding.as_bytes().eq_ignore_ascii_case(b"chunked") {
+        return Some("Transfer-Encoding is not exactly chunked");
+    }
+    let both = response.headers().contains_key(header::CONTENT_LENGTH);
+    both.then_some("length is said twice, by Content-Length and Transfer-Encoding")
 }
 
 /// A copy of a request that may be sent twice: a safe method (RFC 9110, 9.2.1) without a body.
