@@ -84,16 +84,18 @@ fn check_refuses_routes_line_by_line() {
     assert!(stderr(&bad).contains("routes:2: ") && stderr(&bad).contains("routes:3: "), "{}", stderr(&bad));
 }
 
+/// The clients' address is taken, so that a server which does not refuse ends before it opens its control
+/// port to the world.
 #[test]
 fn an_open_control_port_is_refused_before_anything_starts() {
     let empty = folder("");
-    let output = fantail(&["serve", "--control", "0.0.0.0:1"]).current_dir(empty.path()).output().unwrap();
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let listen = taken.local_addr().unwrap().to_string();
+    let args = ["serve", "--listen", &listen, "--control", "0.0.0.0:0"];
+    let output = fantail(&args).current_dir(empty.path()).output().unwrap();
     assert_eq!(output.status.code(), Some(1));
-    assert!(
-        stderr(&output).contains("--control: ") && stderr(&output).contains("[[realm]]"),
-        "{}",
-        stderr(&output)
-    );
+    let text = stderr(&output);
+    assert!(text.contains("--control: ") && text.contains("[[realm]]"), "{text}");
     assert_eq!(stdout(&output), "");
 }
 
