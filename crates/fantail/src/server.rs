@@ -47,7 +47,7 @@ pub fn run(config: Config, log: &Output) -> ExitCode {
         Err(ServerError::Invalid(invalid)) => cli::refuse(invalid.0),
         Err(error) => {
             tracing::error!("{error}");
-            ExitCode::FAILURE
+            cli::refuse([error])
         }
     }
 }

@@ -2,7 +2,6 @@
 //! guard refused, and takes the socket out when its request is held.
 
 use std::{
-    convert::Infallible,
     future::poll_fn,
     pin::{Pin, pin},
     rc::Rc,
@@ -57,9 +56,8 @@ async fn serve(shard: Rc<Shard>, socket: Socket, client: Client, unread: Vec<u8>
     let conversation = Conversation::new(Rc::clone(&shard), Rc::clone(&state), client.peer, replay);
     let asked = Rc::clone(&conversation);
     let service = hyper::service::service_fn(move |request| {
-        let conversation = Rc::clone(&asked);
         // hyper gives the socket back only from a connection that can be moved.
-        Box::pin(async move { Ok::<_, Infallible>(proxy::answer(conversation, request).await) })
+        Box::pin(proxy::answer(Rc::clone(&asked), request))
     });
     let mut hyper = http1::Builder::new()
         .header_read_timeout(None)

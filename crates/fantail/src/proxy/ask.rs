@@ -9,9 +9,7 @@ use fantail_proto::{
     route::{Address, Asked, Target},
     test_origin,
 };
-use http::{
-    HeaderMap, HeaderValue, Method, Request, Uri, Version, header, request, response, uri::PathAndQuery,
-};
+use http::{HeaderValue, Method, Request, Uri, Version, header, request, response, uri::PathAndQuery};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 
@@ -20,19 +18,18 @@ use crate::{
     error::Fault,
     hold::Replay,
     route::Route,
-    upstream::{Destination, Download, Tls, Upload},
+    upstream::{Destination, Download, Tls, Unanswered, Upload},
 };
 
 /// A request that is ready to be sent to the targets of its route.
 pub(super) struct Ask {
     route: Arc<Route>,
     trusted: bool,
-    tls: bool,
+    /// As the client said it.
     host: HeaderValue,
-    method: Method,
     path_and_query: PathAndQuery,
-    headers: HeaderMap,
-    body: Incoming,
+    /// Without `Host` and URI, which are the target's.
+    request: Request<Upload>,
     shape: Shape,
 }
 
@@ -125,58 +122,74 @@ impl Ask {
             headers.insert(header::CONTENT_LENGTH, HeaderValue::from_static("0"));
         }
         let path_and_query = uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
-        Ok(Self { route, trusted, tls, host, method, path_and_query, headers, body, shape })
+        let mut request = Request::new(upload(&exchange.conversation, body));
+        *request.method_mut() = method;
+        *request.headers_mut() = headers;
+        Ok(Self { route, trusted, host, path_and_query, request, shape })
     }
 
     /// Asks the route's targets in their order until one can be reached (spec 1.6).
-    pub(super) async fn send(self, exchange: &mut Exchange) -> Result<Answer, Fault> {
-        let Self { route, trusted, tls, host, method, path_and_query, headers, body, shape } = self;
-        let host_text = host.to_str().unwrap_or(LOCALHOST);
-        let mut headers = headers;
-        let mut body = upload(&exchange.conversation, body);
+    pub(super) async fn send(mut self, exchange: &mut Exchange) -> Result<Answer, Fault> {
         let mut tried = Vec::new();
-        for (index, target) in route.rule.targets.iter().enumerate() {
-            let outgoing = route.rule.outgoing(target, path_and_query.as_str(), host_text);
-            let answer = |head: response::Parts, ready, download| Answer {
-                head,
-                ready,
-                download,
-                route: Arc::clone(&route),
-                target: index,
-                shape,
-                trusted,
+        for target in 0..self.route.rule.targets.len() {
+            let Some(destination) = self.prepare(target) else {
+                return Box::pin(self.ask_ourselves(exchange, target)).await;
             };
-            exchange.tries(target);
-            let Some(destination) = destination(&route, index, outgoing.host) else {
-                let (head, ready) = self_test(exchange, &outgoing.path_and_query, body).await?.into_parts();
-                return Ok(answer(head, ready, None));
-            };
-            let mut request = Request::new(body);
-            *request.method_mut() = method.clone();
-            *request.uri_mut() = uri(&outgoing.path_and_query, &path_and_query);
-            *request.headers_mut() = headers;
-            let value = if outgoing.host == host_text { host.clone() } else { value(outgoing.host) };
-            request.headers_mut().insert(header::HOST, value);
-            let _ = tls;
+            exchange.tries(&self.route.rule.targets[target]);
             let upstream = &exchange.conversation.shard().upstream;
-            match upstream.send(&destination, request, &exchange.snapshot.config.origin).await {
+            let config = &exchange.snapshot.config.origin;
+            match upstream.send(&destination, std::mem::take(&mut self.request), config).await {
                 Ok(response) => {
                     let (head, download) = response.into_parts();
-                    return Ok(answer(head, Bytes::new(), Some(download)));
+                    return Ok(self.answer(target, head, Bytes::new(), Some(download)));
                 }
-                Err(unanswered) => match unanswered.request {
-                    Some(request) if unanswered.failure.is_unreached() => {
-                        tracing::info!(target: "fantail::proxy", target = %target.address, failure = %unanswered.failure, "target not reached");
-                        tried.push(target.address.to_string());
-                        let (head, unsent) = request.into_parts();
-                        headers = head.headers;
-                        body = unsent;
-                    }
-                    _ => return Err(exchange.unanswered(target, unanswered.failure)),
-                },
+                Err(Unanswered { failure, request: Some(request) }) if failure.is_unreached() => {
+                    let address = self.route.rule.targets[target].address.to_string();
+                    tracing::info!(target: "fantail::proxy", address, %failure, "target not reached");
+                    tried.push(address);
+                    self.request = request;
+                }
+                Err(Unanswered { failure, .. }) => {
+                    return Err(exchange.unanswered(&self.route.rule.targets[target], failure));
+                }
             }
         }
         Err(Fault::Unreached { tried })
+    }
+
+    /// Makes the request that of one target; `None` for the built-in origin.
+    fn prepare(&mut self, target: usize) -> Option<Destination> {
+        let host = self.host.to_str().unwrap_or(LOCALHOST);
+        let rule = &self.route.rule;
+        let outgoing = rule.outgoing(&rule.targets[target], self.path_and_query.as_str(), host);
+        *self.request.uri_mut() = uri(&outgoing.path_and_query, &self.path_and_query);
+        let value = if outgoing.host == host { self.host.clone() } else { value(outgoing.host) };
+        let destination = destination(&self.route, target, outgoing.host);
+        self.request.headers_mut().insert(header::HOST, value);
+        destination
+    }
+
+    /// The built-in origin's answer.
+    async fn ask_ourselves(mut self, exchange: &mut Exchange, target: usize) -> Result<Answer, Fault> {
+        exchange.tries(&self.route.rule.targets[target]);
+        while let Some(frame) = self.request.body_mut().frame().await {
+            frame.map_err(|_| Fault::BodyLost)?;
+        }
+        let uri = self.request.uri();
+        let (head, ready) =
+            test_origin::answer(uri.path(), uri.query(), exchange.conversation.uploaded()).into_parts();
+        Ok(self.answer(target, head, ready, None))
+    }
+
+    fn answer(
+        self,
+        target: usize,
+        head: response::Parts,
+        ready: Bytes,
+        download: Option<Download>,
+    ) -> Answer {
+        let Self { route, shape, trusted, .. } = self;
+        Answer { head, ready, download, route, target, shape, trusted }
     }
 }
 
@@ -190,22 +203,6 @@ fn destination(route: &Route, index: usize, host: &str) -> Option<Destination> {
         identity: route.identities[index].clone(),
     });
     Some(Destination { host: address.clone(), port: *port, untrusted: target.untrusted, tls })
-}
-
-/// The built-in origin's answer.
-async fn self_test(
-    exchange: &Exchange,
-    path_and_query: &str,
-    mut body: Upload,
-) -> Result<http::Response<Bytes>, Fault> {
-    while let Some(frame) = body.frame().await {
-        frame.map_err(|_| Fault::BodyLost)?;
-    }
-    let (path, query) = match path_and_query.split_once('?') {
-        Some((path, query)) => (path, Some(query)),
-        None => (path_and_query, None),
-    };
-    Ok(test_origin::answer(path, query, exchange.conversation.uploaded()))
 }
 
 /// The outgoing target; the incoming one where it is the same.

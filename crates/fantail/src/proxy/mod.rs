@@ -8,7 +8,7 @@ mod holding;
 mod relay;
 mod upload;
 
-use std::{collections::VecDeque, rc::Rc, sync::Arc};
+use std::{collections::VecDeque, convert::Infallible, rc::Rc, sync::Arc};
 
 use bytes::Bytes;
 use fantail_proto::{grip::Reply, hop, route::Target};
@@ -31,7 +31,12 @@ use ask::{Answer, Ask};
 
 /// Answers one request. For one that is held as a long-poll this never returns: the connection's driver
 /// takes the socket.
-pub async fn answer(conversation: Rc<Conversation>, request: Request<Incoming>) -> Response<Relay> {
+///
+/// What is rare on the way is boxed: this future is made for every request, and its size is moved.
+pub async fn answer(
+    conversation: Rc<Conversation>,
+    request: Request<Incoming>,
+) -> Result<Response<Relay>, Infallible> {
     let snapshot = conversation.shard().snapshot.load_full();
     let replay = conversation.begin();
     conversation.shard().counters.requests.add(1);
@@ -47,10 +52,11 @@ pub async fn answer(conversation: Rc<Conversation>, request: Request<Incoming>) 
         Err(fault) => Err(fault),
     };
     let response = match answered {
-        Ok(answer) => exchange.take(answer).await,
+        Ok(answer) if answer.is_grip() => Box::pin(holding::take(&mut exchange, answer)).await,
+        Ok(answer) => Ok(exchange.relay(answer)),
         Err(fault) => Err(fault),
     };
-    response.unwrap_or_else(|fault| exchange.fail(&fault))
+    Ok(response.unwrap_or_else(|fault| exchange.fail(&fault)))
 }
 
 /// One request while it is answered.
@@ -65,11 +71,6 @@ struct Exchange {
 }
 
 impl Exchange {
-    /// Turns the origin's answer into the client's.
-    async fn take(&mut self, answer: Answer) -> Result<Response<Relay>, Fault> {
-        if answer.is_grip() { holding::take(self, answer).await } else { Ok(self.relay(answer)) }
-    }
-
     fn relay(&mut self, answer: Answer) -> Response<Relay> {
         let Answer { mut head, ready, download, .. } = answer;
         hop::strip(&mut head.headers);

@@ -16,7 +16,9 @@ use tokio::time::{Instant, Sleep};
 use super::InUse;
 
 /// A request's body.
+#[derive(Default)]
 pub enum Upload {
+    #[default]
     Empty,
     Whole(Bytes),
     Stream(Pin<Box<dyn Body<Data = Bytes, Error = UploadError>>>),

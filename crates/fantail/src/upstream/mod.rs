@@ -82,15 +82,20 @@ impl Upstream {
         config: &config::Origin,
     ) -> Result<Response<Download>, Unanswered> {
         let origin = self.origin(to, config);
-        let patience =
-            tokio::time::timeout(config.response_timeout, Arc::clone(&origin.permits).acquire_owned());
-        let Ok(Ok(permit)) = patience.await else {
-            return Err(Unanswered { failure: Failure::Busy(config.connections), request: Some(request) });
+        let permit = match Arc::clone(&origin.permits).try_acquire_owned() {
+            Ok(permit) => permit,
+            Err(_) => match Box::pin(origin.wait(config.response_timeout)).await {
+                Some(permit) => permit,
+                None => {
+                    let failure = Failure::Busy(config.connections);
+                    self.count(&failure);
+                    return Err(Unanswered { failure, request: Some(request) });
+                }
+            },
         };
         self.counters.origin_requests.add(1);
         let asked = Instant::now();
-        let sent = self.exchange(to, &origin, request, config).await;
-        match sent {
+        match self.exchange(to, &origin, request, config).await {
             Ok((response, link)) => {
                 self.counters.origin_latency.observe(asked.elapsed());
                 let hold = InUse { link, origin, _permit: permit };
@@ -122,25 +127,28 @@ impl Upstream {
         mut request: Request<Upload>,
         config: &config::Origin,
     ) -> Result<(Response<hyper::body::Incoming>, Box<Link>), Unanswered> {
-        if let Some(mut link) = origin.checkout() {
-            let again = repeatable(&request);
+        loop {
+            let idle = origin.checkout();
+            let again = if idle.is_some() { repeatable(&request) } else { None };
+            let reused = idle.is_some();
+            let mut link = match idle {
+                Some(link) => link,
+                None => match Box::pin(self.connect(to, config)).await {
+                    Ok(link) => link,
+                    Err(failure) => return Err(Unanswered { failure, request: Some(request) }),
+                },
+            };
             match link.exchange(request, config.response_timeout).await {
                 Ok(response) => return Ok((response, link)),
-                Err(Unanswered { failure: failure @ Failure::Broken(_), request: back }) => {
-                    let Some(next) = back.or(again) else {
-                        return Err(Unanswered { failure, request: None });
-                    };
-                    request = next;
+                Err(Unanswered { failure: failure @ Failure::Broken(_), request: back }) if reused => {
+                    match back.or(again) {
+                        Some(next) => request = next,
+                        None => return Err(Unanswered { failure, request: None }),
+                    }
                 }
                 Err(unanswered) => return Err(unanswered),
             }
         }
-        let mut link = match self.connect(to, config).await {
-            Ok(link) => link,
-            Err(failure) => return Err(Unanswered { failure, request: Some(request) }),
-        };
-        let response = link.exchange(request, config.response_timeout).await?;
-        Ok((response, link))
     }
 
     async fn connect(&self, to: &Destination, config: &config::Origin) -> Result<Box<Link>, Failure> {
@@ -203,6 +211,10 @@ struct Idle {
 }
 
 impl Origin {
+    async fn wait(&self, patience: Duration) -> Option<OwnedSemaphorePermit> {
+        tokio::time::timeout(patience, Arc::clone(&self.permits).acquire_owned()).await.ok()?.ok()
+    }
+
     /// The newest idle connection that is still open.
     fn checkout(&self) -> Option<Box<Link>> {
         loop {
