@@ -26,7 +26,7 @@ use crate::{
     metrics::Counters,
     sign::Tokens,
     snapshot::Snapshot,
-    upstream::Upstream,
+    upstream::{Flights, Upstream},
 };
 
 #[derive(Debug)]
@@ -39,6 +39,7 @@ pub struct Shard {
     pub connections: Rc<Connections>,
     pub access: RefCell<AccessLog>,
     pub tokens: RefCell<Tokens>,
+    pub flights: Flights,
     holds: RefCell<Holds>,
     started: Instant,
     /// Wakes the loop for what the poller does not say.
@@ -70,6 +71,7 @@ impl Shard {
             connections: parts.connections,
             access: RefCell::new(parts.access),
             tokens: RefCell::default(),
+            flights: Flights::default(),
             holds: RefCell::new(parts.holds),
             started: Instant::now(),
             stir: Notify::new(),

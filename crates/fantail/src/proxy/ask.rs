@@ -18,7 +18,7 @@ use crate::{
     error::Fault,
     hold::Replay,
     route::Route,
-    upstream::{Destination, Download, Tls, Unanswered, Upload},
+    upstream::{Destination, Download, Key, Tls, Unanswered, Upload},
 };
 
 /// A request that is ready to be sent to the targets of its route.
@@ -128,6 +128,22 @@ impl Ask {
         Ok(Self { route, trusted, host, path_and_query, request, shape })
     }
 
+    /// Whether the answer may be others', too.
+    pub(super) fn is_shareable(&self) -> bool {
+        let safe = matches!(*self.request.method(), Method::GET | Method::HEAD);
+        safe && !self.trusted && matches!(self.request.body(), Upload::Empty)
+    }
+
+    /// What another request must be like to be the same.
+    pub(super) fn key(&self) -> Key {
+        Key {
+            route: Arc::as_ptr(&self.route).addr(),
+            method: self.request.method().clone(),
+            host: Bytes::copy_from_slice(self.host.as_bytes()),
+            path_and_query: self.path_and_query.to_string(),
+        }
+    }
+
     /// Asks the route's targets in their order until one can be reached (spec 1.6).
     pub(super) async fn send(mut self, exchange: &mut Exchange) -> Result<Answer, Fault> {
         let mut tried = Vec::new();
@@ -181,7 +197,7 @@ impl Ask {
         Ok(self.answer(target, head, ready, None))
     }
 
-    fn answer(
+    pub(super) fn answer(
         self,
         target: usize,
         head: response::Parts,

@@ -168,8 +168,11 @@ struct Collected {
 
 async fn collect(answer: &mut Answer, limit: usize) -> Result<Collected, crate::upstream::DownloadError> {
     let mut ready = VecDeque::from([std::mem::take(&mut answer.ready)]);
-    let mut size = 0;
+    let mut size = ready[0].len();
     let Some(mut download) = answer.download.take() else { return Ok(Collected { ready, rest: None }) };
+    if size > limit {
+        return Ok(Collected { ready, rest: Some(download) });
+    }
     while let Some(frame) = download.frame().await {
         if let Ok(data) = frame?.into_data() {
             size += data.len();

@@ -6,6 +6,7 @@ mod ask;
 mod conversation;
 mod holding;
 mod relay;
+mod share;
 mod upload;
 
 use std::{collections::VecDeque, convert::Infallible, rc::Rc, sync::Arc};
@@ -48,6 +49,9 @@ pub async fn answer(
         snapshot,
     };
     let answered = match Ask::new(&mut exchange, request, replay.as_ref()) {
+        Ok(ask) if exchange.snapshot.config.proxy.share_requests && ask.is_shareable() => {
+            Box::pin(share::send(ask, &mut exchange)).await
+        }
         Ok(ask) => ask.send(&mut exchange).await,
         Err(fault) => Err(fault),
     };

@@ -4,6 +4,7 @@
 
 mod body;
 mod connect;
+mod flights;
 
 use std::{
     cell::RefCell, collections::VecDeque, rc::Rc, sync::Arc, task::Context, task::Poll, task::Waker,
@@ -20,6 +21,7 @@ use tokio::{
 
 pub use body::{Download, DownloadError, Upload, UploadError};
 pub use connect::{Destination, Tls, Trust};
+pub use flights::{Flight, Flights, Key, Landed, Lead};
 
 use crate::{config, metrics::Counters};
 

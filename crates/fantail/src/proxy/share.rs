@@ -1,0 +1,50 @@
+//! Request sharing (`proxy.share_requests`, spec 1.10): concurrent requests of one shard for the same
+//! become one request to the origin. Only GET and HEAD without a body, and only answers that fit into
+//! memory: whoever waited for one that does not asks for itself.
+
+use bytes::Bytes;
+use http_body_util::BodyExt;
+
+use super::{
+    Exchange,
+    ask::{Answer, Ask},
+};
+use crate::{
+    error::Fault,
+    upstream::{Landed, Lead},
+};
+
+/// Asks the origin, or waits for the answer to a request that is the same.
+pub(super) async fn send(ask: Ask, exchange: &mut Exchange) -> Result<Answer, Fault> {
+    let flights = exchange.shard().flights.clone();
+    let key = ask.key();
+    let Some(flight) = flights.find(&key) else {
+        return lead(ask, exchange, flights.lead(key)).await;
+    };
+    match flight.landing().await {
+        Landed::Shared { head, body, target } => Ok(ask.answer(target, *head, body, None)),
+        Landed::Alone => ask.send(exchange).await,
+    }
+}
+
+async fn lead(ask: Ask, exchange: &mut Exchange, lead: Lead) -> Result<Answer, Fault> {
+    let limit = exchange.snapshot.config.grip.instruct_bytes;
+    let mut answer = ask.send(exchange).await?;
+    if let Some(mut download) = answer.download.take() {
+        let mut body = Vec::new();
+        while let Some(frame) = download.frame().await {
+            let frame =
+                frame.map_err(|_| Fault::AnswerLost { target: answer.target().address.to_string() })?;
+            body.extend_from_slice(&frame.into_data().unwrap_or_default());
+            if body.len() > limit {
+                answer.ready = Bytes::from(body);
+                answer.download = Some(download);
+                return Ok(answer);
+            }
+        }
+        answer.ready = Bytes::from(body);
+    }
+    let head = Box::new(answer.head.clone());
+    lead.land(Landed::Shared { head, body: answer.ready.clone(), target: answer.target });
+    Ok(answer)
+}
