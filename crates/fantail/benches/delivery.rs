@@ -1,0 +1,99 @@
+//! An item's way inside: accepted by the hub, taken by a shard, written to its streams. The sockets are
+//! Unix pairs, which are emptied between rounds; run with `cargo bench -p fantail`.
+
+use std::{
+    io::Read,
+    os::{fd::OwnedFd, unix::net::UnixStream},
+    sync::{Arc, atomic::AtomicUsize},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
+use fantail::{
+    client::{Client, Connections},
+    config,
+    hold::{Asked, Holds, Subscription},
+    hub::{Hub, RealmId},
+    metrics::Counters,
+};
+use fantail_pin::{FanOut, Framing, Limits};
+use fantail_proto::item::{HttpStream, Item};
+
+const STREAMS: usize = 1000;
+
+fn hub(shards: usize) -> Arc<Hub> {
+    let config = config::Hub { id_ttl: Duration::from_secs(60), ids: 1_000_000, mailbox_items: 65_536 };
+    Arc::new(Hub::new(shards, &config))
+}
+
+fn item() -> Item {
+    let content = Bytes::from_static(&[b'x'; 64]);
+    Item { channel: "c".into(), stream: Some(HttpStream::Send(content)), ..Item::default() }
+}
+
+fn holds(hub: &Arc<Hub>, fan_out: FanOut) -> (Holds, Vec<UnixStream>) {
+    let counters = Arc::new(Counters::default());
+    let connections = Connections::new(STREAMS, Arc::new(AtomicUsize::new(0)), Arc::clone(&counters));
+    let limits = Limits { queue_bytes: 1 << 20, send_timeout_ms: 60_000 };
+    let mut holds = Holds::new(Arc::clone(hub), 0, fan_out, limits, counters).expect("an epoll");
+    let mut clients = Vec::new();
+    for _ in 0..STREAMS {
+        let (ours, theirs) = UnixStream::pair().expect("descriptors for all streams");
+        theirs.set_nonblocking(true).expect("a socket");
+        let subscriptions = vec![Subscription { channel: "c".into(), filters: Vec::new() }];
+        let asked = Asked { realm: RealmId(0), subscriptions, meta: Vec::new() };
+        let id = holds.reserve_stream(asked, Framing::Chunked, true).expect("room for a pin");
+        let client = Client { peer: None, slot: connections.take() };
+        holds.attach_stream(id, OwnedFd::from(ours), client, Vec::new(), None);
+        clients.push(theirs);
+    }
+    (holds, clients)
+}
+
+fn publish(c: &mut Criterion) {
+    let hub = hub(2);
+    hub.join(0, RealmId(0), "c");
+    let mut batch = Vec::new();
+    c.bench_function("hub: publish an item and take it", |b| {
+        b.iter(|| {
+            hub.publish(RealmId(0), vec![item()], false).expect("room");
+            hub.take(0, &mut batch);
+            batch.clear();
+        });
+    });
+}
+
+fn deliver(c: &mut Criterion) {
+    let mut group = c.benchmark_group("shard: deliver to 1000 streams");
+    group.throughput(Throughput::Elements(STREAMS as u64));
+    for fan_out in [FanOut::Send, FanOut::IoUring] {
+        if fan_out == FanOut::IoUring && !fantail_pin::io_uring_available() {
+            continue;
+        }
+        let hub = hub(1);
+        let (mut holds, mut clients) = holds(&hub, fan_out);
+        let mut sink = [0; 4096];
+        group.bench_function(format!("{fan_out:?}"), |b| {
+            b.iter_batched(
+                || {
+                    for client in &mut clients {
+                        // Empty or not, the next item then fits.
+                        while client.read(&mut sink).is_ok_and(|read| read == sink.len()) {}
+                    }
+                    hub.publish(RealmId(0), vec![item()], false).expect("room");
+                },
+                |()| {
+                    hub.take(0, holds.batch());
+                    holds.begin();
+                    while holds.step() {}
+                },
+                BatchSize::PerIteration,
+            );
+        });
+    }
+    group.finish();
+}
+
+criterion_group!(benches, publish, deliver);
+criterion_main!(benches);
