@@ -217,7 +217,7 @@ fn depth_of_json() {
 fn a_taken_control_address_is_refused() {
     let server = TestServer::start(&["* test"], |_| {});
     let (status, text) = TestServer::refused(&["* test"], |o| {
-        o.argument("--control").argument(server.control.to_string());
+        o.control(server.control.to_string());
     });
     assert!(!status.success() && text.contains(&server.control.port().to_string()), "{text}");
 }

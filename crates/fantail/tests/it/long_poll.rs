@@ -7,12 +7,12 @@ use tokio::time::Instant;
 
 use crate::harness::{Client, Framing, Origin, TestServer, answer, hold, poll_item, stream_item};
 
-/// Asks for a poll that the origin holds, and waits until it is held.
+/// Asks for the only poll there is, and waits until it is held.
 fn poll(server: &TestServer, target: &str) -> Client {
-    let before = server.metric("fantail_pins", &["kind=\"poll\""]);
+    server.wait_pins("poll", 0);
     let mut client = server.connect();
     client.get(target);
-    server.wait_metric("fantail_pins", &["kind=\"poll\""], before + 1.0);
+    server.wait_pins("poll", 1);
     client
 }
 
@@ -89,8 +89,13 @@ fn requests_behind_a_poll_wait_for_it() {
 fn one_item_answers_each_poll_once() {
     let origin = Origin::answering(|r| hold("response", r.target().trim_start_matches('/'), &[], ""));
     let server = TestServer::before(&origin);
-    let mut on_a: Vec<_> = (0..20).map(|_| poll(&server, "/a")).collect();
-    let mut on_b = poll(&server, "/b");
+    let mut on_a: Vec<_> = (0..20).map(|_| server.connect()).collect();
+    let mut on_b = server.connect();
+    on_b.get("/b");
+    for client in &mut on_a {
+        client.get("/a");
+    }
+    server.wait_pins("poll", 21);
     server.publish(&json!([
         poll_item("a", "first"),
         poll_item("a", "second"),

@@ -88,7 +88,7 @@ fn a_bad_file_changes_nothing() {
         "*,header=nocolon test\n",
         "*,realm=absent test\n",
         "*,sig_key=file:absent.pem test\n",
-        "*,over_http test\n",
+        "* 127.0.0.1:1,over_http\n",
         "* zhttp/tcp://127.0.0.1:1\n",
     ];
     for (n, line) in bad.iter().enumerate() {
@@ -128,10 +128,17 @@ fn sighup_reloads_the_configuration() {
 /// A server that cannot do what its routes say does not start, and says why.
 #[test]
 fn bad_routes_are_refused_at_start() {
-    for line in ["* nohost", "*,over_http 127.0.0.1:1", "*,pathbeg=/x test", "*,realm=absent test"] {
+    for line in [
+        "x.example nohost",
+        "x.example 127.0.0.1:1,over_http",
+        "x.example,pathbeg=/x test",
+        "x.example,realm=absent test",
+    ] {
         let (status, text) = TestServer::refused(&["* test", line], |_| {});
         assert!(!status.success(), "{line}");
-        let at_fault = line.split([' ', ',', '=']).nth(1).expect("a second word");
+        let words: Vec<_> = line.split([' ', ',', '=']).collect();
+        let at_fault =
+            words.iter().find(|w| ["nohost", "over_http", "pathbeg", "realm"].contains(w)).expect("one");
         assert!(text.contains(at_fault), "{line}: {text}");
     }
 }

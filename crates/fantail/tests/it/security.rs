@@ -197,7 +197,7 @@ fn a_path_is_judged_as_it_is_sent() {
 fn a_control_port_for_others_needs_a_key() {
     for address in ["0.0.0.0:0", "[::]:0"] {
         let (status, text) = TestServer::refused(&["* test"], |o| {
-            o.argument("--control").argument(address);
+            o.control(address);
         });
         assert!(!status.success());
         assert!(text.contains("realm") && text.contains("keys"), "it does not say what to set: {text}");

@@ -9,7 +9,7 @@ use std::{
 
 use tokio::time::Instant;
 
-use super::wire::{DEADLINE, Framing, Head, ReadError, Wire};
+use super::wire::{DEADLINE, Framing, Head, ReadError, Wire, find};
 
 #[derive(Debug)]
 pub struct Client {
@@ -17,6 +17,8 @@ pub struct Client {
     /// The methods whose answers are due: HEAD answers have no body.
     due: std::collections::VecDeque<String>,
     framing: Framing,
+    /// Content of a chunk that was asked for in part.
+    content: Vec<u8>,
 }
 
 /// A whole answer.
@@ -40,7 +42,12 @@ impl Response {
 impl Client {
     pub fn connect(address: SocketAddr) -> Self {
         let socket = TcpStream::connect_timeout(&address, DEADLINE).expect("the server accepts");
-        Self { wire: Wire::new(socket), due: std::collections::VecDeque::new(), framing: Framing::None }
+        Self {
+            wire: Wire::new(socket),
+            due: std::collections::VecDeque::new(),
+            framing: Framing::None,
+            content: Vec::new(),
+        }
     }
 
     /// Writes bytes as they are. A server that has closed is no failure: the answer tells.
@@ -99,6 +106,7 @@ impl Client {
                 break head;
             }
         };
+        self.content.clear();
         let method = self.due.pop_front().unwrap_or_default();
         let bodyless = method == "HEAD" || matches!(head.status(), 101 | 204 | 304);
         let framing = Framing::of(&head, Framing::Close).map_err(ReadError::Malformed)?;
@@ -134,14 +142,27 @@ impl Client {
         if self.framing != Framing::Chunked {
             return self.wire.read_exact(expected);
         }
-        let mut content = Vec::new();
-        while content.len() < expected {
-            match self.wire.read_chunk()? {
-                Some(chunk) => content.extend(chunk),
-                None => return Err(ReadError::Closed { got: content }),
+        while self.content.len() < expected {
+            match self.wire.read_chunk() {
+                Ok(Some(chunk)) => self.content.extend(chunk),
+                Ok(None) => return Err(ReadError::Closed { got: std::mem::take(&mut self.content) }),
+                Err(error) => return Err(self.cut(error)),
             }
         }
-        Ok(content)
+        Ok(self.content.drain(..expected).collect())
+    }
+
+    /// The error, with all content that arrived before it, that of a chunk cut short included.
+    fn cut(&mut self, error: ReadError) -> ReadError {
+        let mut content = std::mem::take(&mut self.content);
+        let raw = error.got();
+        content.extend(find(raw, b"\r\n").map_or(&[][..], |at| &raw[at + 2..]));
+        match error {
+            ReadError::Closed { .. } => ReadError::Closed { got: content },
+            ReadError::Reset { .. } => ReadError::Reset { got: content },
+            ReadError::TimedOut { .. } => ReadError::TimedOut { got: content },
+            malformed @ ReadError::Malformed(_) => malformed,
+        }
     }
 
     /// Fails unless the next content is exactly this.
@@ -153,11 +174,8 @@ impl Client {
 
     /// One chunk; `None` at the clean end.
     pub fn chunk(&mut self) -> Option<Vec<u8>> {
-        self.try_chunk().unwrap_or_else(|e| panic!("no chunk: {e:?}"))
-    }
-
-    pub fn try_chunk(&mut self) -> Result<Option<Vec<u8>>, ReadError> {
-        self.wire.read_chunk()
+        assert!(self.content.is_empty(), "unread content: {:?}", String::from_utf8_lossy(&self.content));
+        self.wire.read_chunk().unwrap_or_else(|e| panic!("no chunk: {e:?}"))
     }
 
     /// The clean end of a held stream.
@@ -213,7 +231,7 @@ impl Client {
 
     /// A small receive buffer, so that a client that does not read is noticed soon.
     pub fn narrow(&mut self) -> &mut Self {
-        socket2::SockRef::from(&self.wire.socket).set_recv_buffer_size(4096).expect("a live socket");
+        socket2::SockRef::from(&self.wire.socket).set_recv_buffer_size(131_072).expect("a live socket");
         self
     }
 }

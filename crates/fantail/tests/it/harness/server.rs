@@ -27,6 +27,7 @@ pub struct Options {
     environment: Vec<(String, String)>,
     arguments: Vec<String>,
     config: Option<String>,
+    control: Option<String>,
     descriptors: Option<u32>,
 }
 
@@ -41,6 +42,12 @@ impl Options {
     /// A configuration file.
     pub fn config(&mut self, toml: impl Into<String>) -> &mut Self {
         self.config = Some(toml.into());
+        self
+    }
+
+    /// An address for the control port instead of a free one on loopback.
+    pub fn control(&mut self, address: impl Into<String>) -> &mut Self {
+        self.control = Some(address.into());
         self
     }
 
@@ -340,7 +347,8 @@ fn spawn(routes: &[&str], options: &Options, folder: &Path) -> (Child, Arc<Log>,
         }
         None => Command::new(binary),
     };
-    command.args(["serve", "--listen", "127.0.0.1:0", "--control", "127.0.0.1:0"]);
+    command.args(["serve", "--listen", "127.0.0.1:0", "--control"]);
+    command.arg(options.control.as_deref().unwrap_or("127.0.0.1:0"));
     for route in routes {
         command.args(["--route", route]);
     }
