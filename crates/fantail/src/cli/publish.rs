@@ -343,7 +343,7 @@ impl Endpoint {
             request.headers_mut().insert(header::AUTHORIZATION, authorization.clone());
         }
         let upstream = Upstream::new(Arc::new(Counters::default()));
-        let sent = upstream.send(&self.to, request, &Config::default().origin).await;
+        let sent = upstream.send(&self.to, Box::new(request), &Config::default().origin).await;
         let response = sent.map_err(|unanswered| Error::Send { to: to(), source: unanswered.failure })?;
         let status = response.status();
         let body = match Limited::new(response.into_body(), MAX_ANSWER).collect().await {

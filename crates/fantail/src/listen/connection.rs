@@ -77,7 +77,7 @@ async fn serve(shard: Rc<Shard>, socket: Socket, client: Client, unread: Vec<u8>
     let (socket, mut unread) = parts.io.into_parts();
     match end {
         End::Closed if state.is_complete() && unread.is_empty() => {}
-        End::Closed => linger(socket).await,
+        End::Closed => Box::pin(linger(socket)).await,
         End::Held => {
             let Some(parked) = conversation.take_parked() else { return };
             unread.splice(0..0, parts.read_buf.iter().copied());
@@ -86,7 +86,7 @@ async fn serve(shard: Rc<Shard>, socket: Socket, client: Client, unread: Vec<u8>
                 Err(error) => tracing::warn!(%error, "a connection cannot be held"),
             }
         }
-        End::Refused(status, text) => refuse(&shard, socket, status, &text).await,
+        End::Refused(status, text) => Box::pin(refuse(&shard, socket, status, &text)).await,
     }
 }
 

@@ -136,7 +136,6 @@ impl Listener {
         match self {
             Self::Tcp(listener) => {
                 let (socket, peer) = listener.accept().await?;
-                socket.set_nodelay(true)?;
                 Ok((Socket::Tcp(socket), Some(peer.ip().to_canonical())))
             }
             Self::Unix(listener) => Ok((Socket::Unix(listener.accept().await?.0), None)),
@@ -152,6 +151,8 @@ fn tcp(address: SocketAddr, backlog: i32) -> io::Result<std::net::TcpListener> {
     if domain == Domain::IPV6 {
         socket.set_only_v6(true)?;
     }
+    // Connections inherit it.
+    socket.set_tcp_nodelay(true)?;
     socket.bind(&address.into())?;
     socket.listen(backlog)?;
     Ok(socket.into())

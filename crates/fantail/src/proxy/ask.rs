@@ -29,7 +29,7 @@ pub(super) struct Ask {
     host: HeaderValue,
     path_and_query: PathAndQuery,
     /// Without `Host` and URI, which are the target's.
-    request: Request<Upload>,
+    request: Box<Request<Upload>>,
     shape: Shape,
 }
 
@@ -122,7 +122,7 @@ impl Ask {
             headers.insert(header::CONTENT_LENGTH, HeaderValue::from_static("0"));
         }
         let path_and_query = uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
-        let mut request = Request::new(upload(&exchange.conversation, body));
+        let mut request = Box::new(Request::new(upload(&exchange.conversation, body)));
         *request.method_mut() = method;
         *request.headers_mut() = headers;
         Ok(Self { route, trusted, host, path_and_query, request, shape })
@@ -145,7 +145,7 @@ impl Ask {
     }
 
     /// Asks the route's targets in their order until one can be reached (spec 1.6).
-    pub(super) async fn send(mut self, exchange: &mut Exchange) -> Result<Answer, Fault> {
+    pub(super) async fn send(&mut self, exchange: &mut Exchange) -> Result<Answer, Fault> {
         let mut tried = Vec::new();
         for target in 0..self.route.rule.targets.len() {
             let Some(destination) = self.prepare(target) else {
@@ -186,7 +186,7 @@ impl Ask {
     }
 
     /// The built-in origin's answer.
-    async fn ask_ourselves(mut self, exchange: &mut Exchange, target: usize) -> Result<Answer, Fault> {
+    async fn ask_ourselves(&mut self, exchange: &mut Exchange, target: usize) -> Result<Answer, Fault> {
         exchange.tries(&self.route.rule.targets[target]);
         while let Some(frame) = self.request.body_mut().frame().await {
             frame.map_err(|_| Fault::BodyLost)?;
@@ -198,14 +198,14 @@ impl Ask {
     }
 
     pub(super) fn answer(
-        self,
+        &self,
         target: usize,
         head: response::Parts,
         ready: Bytes,
         download: Option<Download>,
     ) -> Answer {
         let Self { route, shape, trusted, .. } = self;
-        Answer { head, ready, download, route, target, shape, trusted }
+        Answer { head, ready, download, route: Arc::clone(route), target, shape: *shape, trusted: *trusted }
     }
 }
 

@@ -52,7 +52,7 @@ pub async fn answer(
         Ok(ask) if exchange.snapshot.config.proxy.share_requests && ask.is_shareable() => {
             Box::pin(share::send(ask, &mut exchange)).await
         }
-        Ok(ask) => ask.send(&mut exchange).await,
+        Ok(mut ask) => ask.send(&mut exchange).await,
         Err(fault) => Err(fault),
     };
     let response = match answered {

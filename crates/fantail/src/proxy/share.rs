@@ -15,7 +15,7 @@ use crate::{
 };
 
 /// Asks the origin, or waits for the answer to a request that is the same.
-pub(super) async fn send(ask: Ask, exchange: &mut Exchange) -> Result<Answer, Fault> {
+pub(super) async fn send(mut ask: Ask, exchange: &mut Exchange) -> Result<Answer, Fault> {
     let flights = exchange.shard().flights.clone();
     let key = ask.key();
     let Some(flight) = flights.find(&key) else {
@@ -27,7 +27,7 @@ pub(super) async fn send(ask: Ask, exchange: &mut Exchange) -> Result<Answer, Fa
     }
 }
 
-async fn lead(ask: Ask, exchange: &mut Exchange, lead: Lead) -> Result<Answer, Fault> {
+async fn lead(mut ask: Ask, exchange: &mut Exchange, lead: Lead) -> Result<Answer, Fault> {
     let limit = exchange.snapshot.config.grip.instruct_bytes;
     let mut answer = ask.send(exchange).await?;
     if let Some(mut download) = answer.download.take() {

@@ -67,7 +67,7 @@ impl Failure {
 #[derive(Debug)]
 pub struct Unanswered {
     pub failure: Failure,
-    pub request: Option<Request<Upload>>,
+    pub request: Option<Box<Request<Upload>>>,
 }
 
 impl Upstream {
@@ -80,7 +80,7 @@ impl Upstream {
     pub async fn send(
         &self,
         to: &Destination,
-        request: Request<Upload>,
+        request: Box<Request<Upload>>,
         config: &config::Origin,
     ) -> Result<Response<Download>, Unanswered> {
         let origin = self.origin(to, config);
@@ -126,7 +126,7 @@ impl Upstream {
         &self,
         to: &Destination,
         origin: &Origin,
-        mut request: Request<Upload>,
+        mut request: Box<Request<Upload>>,
         config: &config::Origin,
     ) -> Result<(Response<hyper::body::Incoming>, Box<Link>), Unanswered> {
         loop {
@@ -249,11 +249,11 @@ impl Link {
 
     async fn exchange(
         &mut self,
-        request: Request<Upload>,
+        request: Box<Request<Upload>>,
         patience: Duration,
     ) -> Result<Response<hyper::body::Incoming>, Unanswered> {
         let Self { sender, connection } = self;
-        let mut answer = std::pin::pin!(sender.try_send_request(request));
+        let mut answer = std::pin::pin!(sender.try_send_request(*request));
         let mut connection = std::pin::Pin::new(connection);
         let mut ended = false;
         let exchange = std::future::poll_fn(|cx| {
@@ -269,7 +269,7 @@ impl Link {
                 Some(what) => Err(Unanswered { failure: Failure::Malformed(what), request: None }),
             },
             Ok(Err(mut unsent)) => {
-                let request = unsent.take_message();
+                let request = unsent.take_message().map(Box::new);
                 let error = unsent.into_error();
                 let failure =
                     if UploadError::caused(&error) { Failure::Upload } else { Failure::Broken(error) };
@@ -313,12 +313,12 @@ fn malformed<B>(response: &Response<B>) -> Option<&'static str> {
 }
 
 /// A copy of a request that may be sent twice: a safe method (RFC 9110, 9.2.1) without a body.
-fn repeatable(request: &Request<Upload>) -> Option<Request<Upload>> {
+fn repeatable(request: &Request<Upload>) -> Option<Box<Request<Upload>>> {
     let safe = matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS | Method::TRACE);
     if !safe || !matches!(request.body(), Upload::Empty) {
         return None;
     }
-    let mut copy = Request::new(Upload::Empty);
+    let mut copy = Box::new(Request::new(Upload::Empty));
     *copy.method_mut() = request.method().clone();
     *copy.uri_mut() = request.uri().clone();
     *copy.headers_mut() = request.headers().clone();
