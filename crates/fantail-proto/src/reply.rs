@@ -100,9 +100,11 @@ pub fn allows_body(code: u16) -> bool {
 }
 
 /// The headers of a long-poll's answer: the stored ones, with those replaced that the item has too
-/// (spec 3.7). The item's `Grip-Expose-Headers` keeps only the headers that it names.
+/// (spec 3.7), and without the stored `Content-Encoding`. The item's `Grip-Expose-Headers` keeps only the headers that it names.
 pub fn merged(stored: &HeaderMap, item: &Response) -> HeaderMap {
     let mut headers = stored.clone();
+    // What the stored body was encoded with says nothing of the item's.
+    headers.remove(header::CONTENT_ENCODING);
     for (name, _) in &item.headers {
         headers.remove(name);
     }

@@ -149,13 +149,20 @@ impl Server {
         let state = Arc::new(control_state);
         let end = runtime.block_on(async {
             let control = TcpListener::from_std(control).map_err(ServerError::Start)?;
-            let port = tokio::spawn(admin::serve(control, Arc::clone(&state), stopped(stopping)));
+            // The control port outlives the shards: /readyz says that they drain.
+            let (close, closing) = watch::channel(false);
+            let mut port = tokio::spawn(admin::serve(control, Arc::clone(&state), stopped(closing)));
             let signals = Signals::new().map_err(ServerError::Start)?;
             state.enter(Phase::Ready);
             self.announce().map_err(ServerError::Start)?;
+            // The shards have their own: when the last of them stops listening, nobody is kept waiting.
+            drop((self.clients, self.control));
             let life = Life { snapshot: self.snapshot, signals, shards };
             let end = life.run(&state, &stop).await;
-            port.abort();
+            close.send_replace(true);
+            if timeout_at(Instant::now() + DRAIN_GRACE, &mut port).await.is_err() {
+                port.abort();
+            }
             end
         });
         runtime.shutdown_timeout(DRAIN_GRACE);
@@ -219,14 +226,18 @@ struct Life {
 impl Life {
     async fn run(mut self, state: &admin::State, stop: &watch::Sender<bool>) -> Result<(), ServerError> {
         // Kept: it watches while it lives.
-        let (_watches, mut changes) = self.watch();
+        let (mut _watches, mut changes) = self.watch();
         let end = loop {
             tokio::select! {
                 signal = self.signals.next() => match signal {
                     Signal::Stop => break Ok(()),
                     Signal::Reload => self.reload(),
                 },
-                Some(()) = changes.recv() => self.reload(),
+                Some(()) = changes.recv() => {
+                    self.reload();
+                    // The files may be others now.
+                    (_watches, changes) = self.watch();
+                }
                 shard = self.shards.recv() => break Err(ServerError::Shard(shard.unwrap_or_default())),
             }
         };

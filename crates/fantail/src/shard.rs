@@ -41,6 +41,8 @@ pub struct Shard {
     pub tokens: RefCell<Tokens>,
     pub flights: Flights,
     holds: RefCell<Holds>,
+    /// The snapshot that was current at the last [`Self::tidy`].
+    tidied: RefCell<Arc<Snapshot>>,
     started: Instant,
     /// Wakes the loop for what the poller does not say.
     stir: Notify,
@@ -65,6 +67,7 @@ impl Shard {
         Rc::new(Self {
             index: parts.index,
             hub: parts.hub,
+            tidied: RefCell::new(parts.snapshot.load_full()),
             snapshot: parts.snapshot,
             upstream: Upstream::new(Arc::clone(&parts.counters)),
             counters: parts.counters,
@@ -102,7 +105,11 @@ impl Shard {
             let expired = async { sleep_until(expiry.unwrap_or_else(Instant::now)).await };
             tokio::select! {
                 () = self.hub.mail(self.index) => self.deliver(&go_on).await,
-                ready = epoll.readable() => self.turn(ready?)?,
+                ready = epoll.readable() => {
+                    if self.turn(ready?)? {
+                        tokio::task::yield_now().await;
+                    }
+                }
                 () = expired, if expiry.is_some() => {}
                 () = self.stir.notified() => {}
             }
@@ -116,7 +123,12 @@ impl Shard {
     /// Writes access lines and closes idle connections to origins; to be called a few times a second.
     pub fn tidy(&self) {
         self.access.borrow_mut().flush();
-        self.upstream.sweep(self.snapshot.load().config.origin.keep_alive);
+        let snapshot = self.snapshot.load();
+        self.upstream.sweep(snapshot.config.origin.keep_alive);
+        if !Arc::ptr_eq(&snapshot, &self.tidied.borrow()) {
+            self.upstream.forget();
+            self.tidied.replace(Arc::clone(&snapshot));
+        }
     }
 
     /// From now on connections end after the answer they are at, and holds in order.
@@ -156,14 +168,15 @@ impl Shard {
         more
     }
 
-    fn turn(&self, mut ready: tokio::io::unix::AsyncFdReadyGuard<'_, OwnedFd>) -> io::Result<()> {
+    fn turn(&self, mut ready: tokio::io::unix::AsyncFdReadyGuard<'_, OwnedFd>) -> io::Result<bool> {
         let mut holds = self.holds.borrow_mut();
         holds.set_now(self.now_ms());
-        if !holds.turn()? {
+        let more = holds.turn()?;
+        if !more {
             // The inner poller was empty when it was asked last; what comes later is a new edge.
             ready.clear_ready();
         }
-        Ok(())
+        Ok(more)
     }
 
     fn now_ms(&self) -> u64 {

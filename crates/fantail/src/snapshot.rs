@@ -1,7 +1,7 @@
 //! What a reload replaces, all of it or nothing: the reloadable configuration with what was made of it.
 //! Requests and publishers read the snapshot that was current when they began.
 
-use std::{fmt, sync::Arc};
+use std::{fmt, io, sync::Arc};
 
 use fantail_proto::{
     forward::{self, ForwardedFor},
@@ -14,6 +14,7 @@ use crate::{
     realm::{RealmError, Realms},
     route::{RouteError, Routes},
     sign::{KeyError, Verifier},
+    upstream,
 };
 
 #[derive(Debug)]
@@ -36,6 +37,8 @@ pub enum Invalid {
     Realm(RealmError),
     #[error(transparent)]
     Route(RouteError),
+    #[error("origin.ca_file: {0}")]
+    CaFile(io::Error),
     #[error("proxy.upstream_key: {0}")]
     UpstreamKey(KeyError),
     #[error("proxy.{key}: {error}")]
@@ -111,6 +114,9 @@ impl Snapshot {
         let proxy = &config.proxy;
         let verifier = Verifier::load(&proxy.upstream_key, &config.base)
             .map_err(|error| AllInvalid(vec![Invalid::UpstreamKey(error)]))?;
+        if let Some(file) = &config.origin.ca_file {
+            upstream::roots(file).map_err(|error| AllInvalid(vec![Invalid::CaFile(error)]))?;
+        }
         let client = &config.client;
         Ok(Self {
             forward: rules(&config.proxy)?,

@@ -212,16 +212,22 @@ impl Holds {
     pub fn drain(&mut self) {
         let all: Vec<PinId> = self.pins.ids().collect();
         for id in all {
-            match self.pins.get_mut(id).map(|hold| &mut hold.kind) {
-                Some(HoldKind::Stream { .. }) => {
-                    self.close_stream(id);
-                }
-                Some(HoldKind::Poll(poll)) => {
-                    poll.shape.keep_alive = false;
-                    self.time_out(id);
-                }
-                None => {}
+            self.end(id);
+        }
+    }
+
+    /// Ends one hold in order, and its connection with it.
+    pub fn end(&mut self, id: PinId) {
+        match self.pins.get_mut(id).map(|hold| &mut hold.kind) {
+            Some(HoldKind::Stream { keep_alive }) => {
+                *keep_alive = false;
+                self.close_stream(id);
             }
+            Some(HoldKind::Poll(poll)) if !poll.answered => {
+                poll.shape.keep_alive = false;
+                self.time_out(id);
+            }
+            _ => {}
         }
         self.collect();
     }
@@ -359,8 +365,10 @@ impl Holds {
 
     /// Sends a long-poll's request to its origin once more.
     fn replay(&mut self, id: PinId) {
-        if !matches!(self.pins.get(id), Some(Hold { kind: HoldKind::Poll(_), client: Some(_), .. })) {
-            return;
+        match self.pins.get(id) {
+            // One that has been answered may still have bytes of its answer to write.
+            Some(Hold { kind: HoldKind::Poll(poll), client: Some(_), .. }) if !poll.answered => {}
+            _ => return,
         }
         let Some((Some(socket), hold)) = self.unsubscribe(id) else { return };
         if let (HoldKind::Poll(poll), Some(client)) = (hold.kind, hold.client) {

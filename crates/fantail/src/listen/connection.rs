@@ -34,21 +34,30 @@ pub(super) struct Connection;
 
 impl Connection {
     pub(super) fn start(shard: &Rc<Shard>, socket: Socket, client: Client) {
-        tokio::task::spawn_local(serve(Rc::clone(shard), socket, client, Vec::new(), None));
+        tokio::task::spawn_local(serve(Rc::clone(shard), socket, client, None));
     }
 
     pub(super) fn go_on(shard: &Rc<Shard>, released: Released) {
         let Released { socket, client, unread, replay } = released;
         match Socket::from_fd(socket, client.peer.is_some()) {
             Ok(socket) => {
-                tokio::task::spawn_local(serve(Rc::clone(shard), socket, client, unread, replay));
+                let held = Held { unread, replay };
+                tokio::task::spawn_local(serve(Rc::clone(shard), socket, client, Some(held)));
             }
             Err(error) => tracing::warn!(%error, "a connection cannot go on after its hold"),
         }
     }
 }
 
-async fn serve(shard: Rc<Shard>, socket: Socket, client: Client, unread: Vec<u8>, replay: Option<Replay>) {
+/// What a connection brings from a hold.
+struct Held {
+    unread: Vec<u8>,
+    replay: Option<Replay>,
+}
+
+async fn serve(shard: Rc<Shard>, socket: Socket, client: Client, held: Option<Held>) {
+    let is_new = held.is_none();
+    let Held { unread, replay } = held.unwrap_or(Held { unread: Vec::new(), replay: None });
     let snapshot = shard.snapshot.load_full();
     let config = &snapshot.config.client;
     let guard = Guard::new(socket, unread, snapshot.request_limits, snapshot.record_bytes);
@@ -72,7 +81,7 @@ async fn serve(shard: Rc<Shard>, socket: Socket, client: Client, unread: Vec<u8>
         // A failure ends the connection like its end: whoever caused it has been told.
         hyper.poll_without_shutdown(cx).map(drop)
     };
-    let end = drive(turn, &conversation, &state, Clock::new(config)).await;
+    let end = drive(turn, &conversation, &state, Clock::new(config, is_new)).await;
     let parts = hyper.into_parts();
     let (socket, mut unread) = parts.io.into_parts();
     match end {
@@ -142,8 +151,11 @@ async fn drive(
 
 /// What happens to a client that is late: it is told, if it can still be.
 fn late(state: &State, conversation: &Conversation) -> End {
-    conversation.shard().counters.refused_timeout.add(1);
-    match state.wait() {
+    let wait = state.wait();
+    if !matches!(wait, Wait::Request(_)) {
+        conversation.shard().counters.refused_timeout.add(1);
+    }
+    match wait {
         Wait::Head(_) => End::Refused(StatusCode::REQUEST_TIMEOUT, "the head is late".into()),
         Wait::Body(_) if state.flushed() && !conversation.is_answering() => {
             End::Refused(StatusCode::REQUEST_TIMEOUT, "the body is late".into())
@@ -156,6 +168,8 @@ fn late(state: &State, conversation: &Conversation) -> End {
 #[derive(Debug)]
 struct Clock {
     start: Instant,
+    /// Nothing was answered on it yet.
+    is_new: bool,
     head_timeout: Duration,
     idle_timeout: Duration,
     body_timeout: Duration,
@@ -165,10 +179,11 @@ struct Clock {
 }
 
 impl Clock {
-    fn new(config: &config::Client) -> Self {
+    fn new(config: &config::Client, is_new: bool) -> Self {
         let start = Instant::now();
         Self {
             start,
+            is_new,
             head_timeout: config.head_timeout,
             idle_timeout: config.idle_timeout,
             body_timeout: config.body_timeout,
@@ -188,7 +203,7 @@ impl Clock {
         match state.wait() {
             Wait::Nothing => None,
             // A new connection is for a request: it has no more time than a head.
-            Wait::Request(since) if state.written() == 0 => {
+            Wait::Request(since) if self.is_new && state.written() == 0 => {
                 Some(since + self.head_timeout.min(self.idle_timeout))
             }
             Wait::Request(since) => Some(since + self.idle_timeout),

@@ -18,7 +18,7 @@ use std::{
 };
 
 use rustix::io::Errno;
-use socket2::{Domain, Protocol, Type};
+use socket2::{Domain, Protocol, TcpKeepalive, Type};
 use tokio::net::{TcpListener, UnixListener};
 
 use crate::{client::Client, config::Address, hold::Released, shard::Shard};
@@ -151,8 +151,10 @@ fn tcp(address: SocketAddr, backlog: i32) -> io::Result<std::net::TcpListener> {
     if domain == Domain::IPV6 {
         socket.set_only_v6(true)?;
     }
-    // Connections inherit it.
+    // Connections inherit these.
     socket.set_tcp_nodelay(true)?;
+    let probes = TcpKeepalive::new().with_time(PROBE_AFTER).with_interval(PROBE_EVERY).with_retries(PROBES);
+    socket.set_tcp_keepalive(&probes)?;
     socket.bind(&address.into())?;
     socket.listen(backlog)?;
     Ok(socket.into())
@@ -178,5 +180,9 @@ fn is_exhaustion(error: &io::Error) -> bool {
     matches!(kind, Some(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM))
 }
 
+/// A client that has vanished without a word is noticed after two minutes of silence, pinned or not.
+const PROBE_AFTER: Duration = Duration::from_secs(60);
+const PROBE_EVERY: Duration = Duration::from_secs(15);
+const PROBES: u32 = 4;
 /// Long enough to cost nothing, short enough that nobody who waits gives up.
 const EXHAUSTION_PAUSE: Duration = Duration::from_millis(100);

@@ -9,7 +9,10 @@ use fantail_proto::{
     route::{Address, Asked, Target},
     test_origin,
 };
-use http::{HeaderValue, Method, Request, Uri, Version, header, request, response, uri::PathAndQuery};
+use http::{
+    HeaderName, HeaderValue, Method, Request, Uri, Version, header, request, response, uri::PathAndQuery,
+};
+use http_body::Body;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 
@@ -103,8 +106,7 @@ impl Ask {
             keep_alive: keeps_alive(&head) && !exchange.closes,
         };
         let request::Parts { method, uri, mut headers, .. } = head;
-        let empty_post =
-            http_body::Body::is_end_stream(&body) && headers.contains_key(header::CONTENT_LENGTH);
+        let empty_post = body.is_end_stream() && headers.contains_key(header::CONTENT_LENGTH);
         let loops = Forward {
             trusted,
             tls,
@@ -118,6 +120,10 @@ impl Ask {
         if loops {
             return Err(Fault::Loop);
         }
+        if body.size_hint().exact().is_none() {
+            // Said explicitly: for a GET the client side would assume that there is no body.
+            headers.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+        }
         if empty_post && !matches!(method, Method::GET | Method::HEAD | Method::OPTIONS) {
             headers.insert(header::CONTENT_LENGTH, HeaderValue::from_static("0"));
         }
@@ -128,10 +134,13 @@ impl Ask {
         Ok(Self { route, trusted, host, path_and_query, request, shape })
     }
 
-    /// Whether the answer may be others', too.
+    /// Whether the answer may be others', too: nothing in the request says who asks or for what part.
     pub(super) fn is_shareable(&self) -> bool {
         let safe = matches!(*self.request.method(), Method::GET | Method::HEAD);
-        safe && !self.trusted && matches!(self.request.body(), Upload::Empty)
+        let personal = |name: &HeaderName| PERSONAL.contains(name) || name.as_str().starts_with("if-");
+        safe && !self.trusted
+            && matches!(self.request.body(), Upload::Empty)
+            && !self.request.headers().keys().any(personal)
     }
 
     /// What another request must be like to be the same.
@@ -233,7 +242,8 @@ fn uri(outgoing: &str, incoming: &PathAndQuery) -> Uri {
 /// The client's `Host`; it is optional in HTTP/1.0 alone (spec 1.1, 1).
 fn host(head: &request::Parts) -> HeaderValue {
     let host = head.headers.get(header::HOST).filter(|host| host.to_str().is_ok() && !host.is_empty());
-    host.cloned().unwrap_or_else(|| HeaderValue::from_static(LOCALHOST))
+    let absolute = || HeaderValue::from_str(head.uri.authority()?.as_str()).ok();
+    host.cloned().or_else(absolute).unwrap_or_else(|| HeaderValue::from_static(LOCALHOST))
 }
 
 fn value(host: &str) -> HeaderValue {
@@ -267,5 +277,7 @@ fn keeps_alive(head: &request::Parts) -> bool {
     if head.version == Version::HTTP_11 { !says("close") } else { says("keep-alive") }
 }
 
+/// Headers that make an answer one client's own.
+const PERSONAL: [HeaderName; 4] = [header::AUTHORIZATION, header::COOKIE, header::RANGE, forward::GRIP_LAST];
 const LOCALHOST: &str = "localhost";
-const PUSHPIN_ROUTE: http::HeaderName = http::HeaderName::from_static("pushpin-route");
+const PUSHPIN_ROUTE: HeaderName = HeaderName::from_static("pushpin-route");

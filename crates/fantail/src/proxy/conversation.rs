@@ -126,12 +126,22 @@ pub enum Parked {
 impl Parked {
     /// Gives the hold its socket, and what the client had sent behind the request.
     pub fn pin(self, shard: &Shard, socket: OwnedFd, client: Client, unread: Vec<u8>) {
-        shard.holds(|holds| match self {
-            Self::Stream { reserved, keep_alive } => {
-                holds.attach_stream(reserved.keep(), socket, client, unread, keep_alive.as_ref());
-            }
-            Self::Poll { reserved, timeout_ms } => {
-                holds.attach_poll(reserved.keep(), socket, client, unread, timeout_ms);
+        shard.holds(|holds| {
+            let id = match self {
+                Self::Stream { reserved, keep_alive } => {
+                    let id = reserved.keep();
+                    holds.attach_stream(id, socket, client, unread, keep_alive.as_ref());
+                    id
+                }
+                Self::Poll { reserved, timeout_ms } => {
+                    let id = reserved.keep();
+                    holds.attach_poll(id, socket, client, unread, timeout_ms);
+                    id
+                }
+            };
+            // Those that were there when draining began have been ended then.
+            if shard.is_draining() {
+                holds.end(id);
             }
         });
     }

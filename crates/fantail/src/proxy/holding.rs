@@ -6,7 +6,7 @@ use std::{collections::VecDeque, rc::Rc};
 use bytes::Bytes;
 use fantail_pin::Framing;
 use fantail_proto::grip::{Hold, Instruct, InstructError};
-use http::{Response, StatusCode};
+use http::{HeaderValue, Response, StatusCode, header::CONTENT_ENCODING};
 use http_body_util::BodyExt;
 
 use super::{
@@ -50,14 +50,24 @@ pub(super) async fn take(exchange: &mut Exchange, mut answer: Answer) -> Result<
             InstructError("the request was answered before it had arrived whole".into()),
         ));
     }
+    if streams && instruct.reply.headers.get(CONTENT_ENCODING).is_some_and(|coding| coding != "identity") {
+        let why = "a stream with Content-Encoding cannot be held: items are not encoded";
+        return Err(at(&answer, InstructError(why.into())));
+    }
     let asked = asked(exchange, &answer, &instruct)?;
     match hold {
         Hold::Stream { .. } if has_no_body(&answer, instruct.reply.code) => {
             Ok(exchange.reply(instruct.reply, VecDeque::new()))
         }
         Hold::Stream { keep_alive } => {
-            if let Some(response) = refuse_prev_id(exchange, &instruct, &ready) {
-                return Ok(response);
+            if let Some(why) = broken_continuity(&instruct) {
+                tracing::info!(target: "fantail::proxy", why, "stream not held");
+                let mut ready = ready;
+                if exchange.debug && rest.is_none() {
+                    ready.push_back(Bytes::from(format!("\n\n{why}\n")));
+                }
+                let body = Relay::new(Rc::clone(&exchange.conversation), ready, rest, exchange.entry.take());
+                return Ok(exchange.with_head(instruct.reply, body));
             }
             let shape = answer.shape;
             let framing = if shape.http11 { Framing::Chunked } else { Framing::Raw };
@@ -85,10 +95,15 @@ async fn park_poll(
     body: Bytes,
     timeout_ms: u32,
 ) -> Result<Response<Relay>, Fault> {
-    let request = exchange.conversation.state().take_record().ok_or(Fault::RequestTooLarge)?;
+    let mut request = exchange.conversation.state().take_record().ok_or(Fault::RequestTooLarge)?;
+    request.shrink_to_fit();
     let Shape { http11, head, keep_alive } = answer.shape;
     let mut reply = instruct.reply;
-    reply.body = body;
+    // Copies: what came from the origin shares a buffer that is much larger than it.
+    reply.body = Bytes::copy_from_slice(&body);
+    for value in reply.headers.values_mut() {
+        *value = HeaderValue::from_bytes(value.as_bytes()).unwrap_or_else(|_| value.clone());
+    }
     let last_ids = instruct.channels.into_iter().filter_map(|channel| Some((channel.name, channel.prev_id?)));
     let poll = Poll {
         request,
@@ -98,10 +113,10 @@ async fn park_poll(
         answered: false,
         reply,
     };
+    let id = exchange.shard().holds(|holds| holds.reserve_poll(asked, poll)).ok_or(Fault::Full)?;
     if let Some(entry) = exchange.entry.take() {
         entry.write(exchange.shard(), Outcome::Accept);
     }
-    let id = exchange.shard().holds(|holds| holds.reserve_poll(asked, poll)).ok_or(Fault::Full)?;
     let reserved = Reserved::new(Rc::clone(exchange.shard()), id);
     exchange.conversation.will_park(Parked::Poll { reserved, timeout_ms });
     exchange.conversation.park();
@@ -134,23 +149,11 @@ fn asked(exchange: &Exchange, answer: &Answer, instruct: &Instruct) -> Result<As
 }
 
 /// A stream that continues from an id needs a link to fetch what comes after it (spec 4.4): without one
-/// it ends after its beginning.
-fn refuse_prev_id(
-    exchange: &mut Exchange,
-    instruct: &Instruct,
-    ready: &VecDeque<Bytes>,
-) -> Option<Response<Relay>> {
+/// it ends after its beginning, for this reason.
+fn broken_continuity(instruct: &Instruct) -> Option<String> {
     let channel = instruct.channels.iter().find(|channel| channel.prev_id.is_some())?;
-    if instruct.next.is_some() {
-        return None;
-    }
-    let why = format!("channel '{}' specifies prev-id, but no next link found", channel.name);
-    tracing::info!(target: "fantail::proxy", why, "stream not held");
-    let mut ready = ready.clone();
-    if exchange.debug {
-        ready.push_back(Bytes::from(format!("\n\n{why}\n")));
-    }
-    Some(exchange.reply(instruct.reply.clone(), ready))
+    let name = &channel.name;
+    instruct.next.is_none().then(|| format!("channel '{name}' specifies prev-id, but no next link found"))
 }
 
 /// A response that cannot have a body cannot stream.

@@ -13,7 +13,8 @@ use std::{collections::VecDeque, convert::Infallible, rc::Rc, sync::Arc};
 
 use bytes::Bytes;
 use fantail_proto::{grip::Reply, hop, route::Target};
-use http::{HeaderValue, Request, Response, StatusCode, header};
+use http::{HeaderValue, Request, Response, StatusCode, Version, header};
+use http_body::Body;
 use hyper::{body::Incoming, ext::ReasonPhrase};
 
 pub use conversation::{Conversation, Parked};
@@ -44,6 +45,7 @@ pub async fn answer(
     let mut exchange = Exchange {
         entry: Entry::of(&conversation, &request, replay.is_some()),
         closes: conversation.state().upgrade(),
+        http11: request.version() == Version::HTTP_11,
         debug: snapshot.config.proxy.debug,
         conversation,
         snapshot,
@@ -70,6 +72,7 @@ struct Exchange {
     debug: bool,
     /// Nothing may follow this request on its connection.
     closes: bool,
+    http11: bool,
     /// For the access log.
     entry: Option<Box<Entry>>,
 }
@@ -134,7 +137,11 @@ impl Exchange {
     }
 
     fn seal(&mut self, mut response: Response<Relay>) -> Response<Relay> {
-        if self.closes {
+        // A client that is answered before its body has arrived cannot be listened to any more, and one
+        // of HTTP/1.0 sees the end of a body without length by that of the connection.
+        let unread = !self.conversation.state().is_complete();
+        let endless = !self.http11 && response.body().size_hint().exact().is_none();
+        if self.closes || unread || endless {
             response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
         let status = response.status();

@@ -31,7 +31,9 @@ pub struct Relay {
     /// For the access line.
     code: u16,
     sent: u64,
-    broken: bool,
+    /// Why the body breaks off, told when what came before has been written.
+    broken: Option<DownloadError>,
+    failed: bool,
 }
 
 impl Relay {
@@ -42,7 +44,17 @@ impl Relay {
         entry: Option<Box<Entry>>,
     ) -> Self {
         conversation.respond();
-        Self { ready, download, parks: false, conversation, entry, code: 0, sent: 0, broken: false }
+        Self {
+            ready,
+            download,
+            parks: false,
+            conversation,
+            entry,
+            code: 0,
+            sent: 0,
+            broken: None,
+            failed: false,
+        }
     }
 
     pub(super) fn parking(mut self) -> Self {
@@ -65,7 +77,7 @@ impl Relay {
                 }
                 Some(Err(error)) => {
                     self.download = None;
-                    self.broken = true;
+                    self.failed = true;
                     self.conversation.shard().counters.origin_errors.add(1);
                     return Poll::Ready(Some(Err(error)));
                 }
@@ -84,6 +96,9 @@ impl Body for Relay {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, DownloadError>>> {
+        if let Some(error) = self.broken.take() {
+            return Poll::Ready(Some(Err(error)));
+        }
         let data = match self.ready.pop_front() {
             Some(data) => Some(Ok(data)),
             None => std::task::ready!(self.poll_download(cx)),
@@ -93,7 +108,12 @@ impl Body for Relay {
                 self.sent += data.len() as u64;
                 Poll::Ready(Some(Ok(Frame::data(data))))
             }
-            Some(Err(error)) => Poll::Ready(Some(Err(error))),
+            Some(Err(error)) => {
+                // An error drops what hyper has not written yet; after a pause it has.
+                self.broken = Some(error);
+                cx.waker().wake_by_ref();
+                Poll::Pending
+            }
             None if self.parks => {
                 self.conversation.park();
                 Poll::Pending
@@ -126,7 +146,7 @@ impl Drop for Relay {
         if let Some(entry) = self.entry.take() {
             let outcome = if self.parks {
                 Outcome::Accept
-            } else if self.broken {
+            } else if self.failed {
                 Outcome::Error
             } else {
                 Outcome::Code(self.code, self.sent)

@@ -3,6 +3,7 @@
 //! memory: whoever waited for one that does not asks for itself.
 
 use bytes::Bytes;
+use http_body::Body;
 use http_body_util::BodyExt;
 
 use super::{
@@ -11,7 +12,7 @@ use super::{
 };
 use crate::{
     error::Fault,
-    upstream::{Landed, Lead},
+    upstream::{Download, Landed, Lead},
 };
 
 /// Asks the origin, or waits for the answer to a request that is the same.
@@ -30,17 +31,16 @@ pub(super) async fn send(mut ask: Ask, exchange: &mut Exchange) -> Result<Answer
 async fn lead(mut ask: Ask, exchange: &mut Exchange, lead: Lead) -> Result<Answer, Fault> {
     let limit = exchange.snapshot.config.grip.instruct_bytes;
     let mut answer = ask.send(exchange).await?;
+    let fits = |download: &Download| download.size_hint().exact().is_some_and(|size| size <= limit as u64);
+    if answer.download.as_ref().is_some_and(|download| !fits(download)) {
+        return Ok(answer);
+    }
     if let Some(mut download) = answer.download.take() {
         let mut body = Vec::new();
         while let Some(frame) = download.frame().await {
             let frame =
                 frame.map_err(|_| Fault::AnswerLost { target: answer.target().address.to_string() })?;
             body.extend_from_slice(&frame.into_data().unwrap_or_default());
-            if body.len() > limit {
-                answer.ready = Bytes::from(body);
-                answer.download = Some(download);
-                return Ok(answer);
-            }
         }
         answer.ready = Bytes::from(body);
     }

@@ -18,7 +18,7 @@ pub(super) fn upload(conversation: &Rc<Conversation>, body: Incoming) -> Upload 
     if body.is_end_stream() {
         return Upload::Empty;
     }
-    Upload::Stream(Box::pin(ClientBody { body, conversation: Rc::clone(conversation) }))
+    Upload::stream(ClientBody { body, conversation: Rc::clone(conversation) })
 }
 
 /// Counts what goes through; trailers are discarded (spec 8.7).

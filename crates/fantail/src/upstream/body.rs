@@ -2,8 +2,10 @@
 //! connection while it is read and gives the connection back when it has ended.
 
 use std::{
+    cell::Cell,
     error::Error,
     pin::Pin,
+    rc::Rc,
     task::{Context, Poll},
     time::Duration,
 };
@@ -21,7 +23,32 @@ pub enum Upload {
     #[default]
     Empty,
     Whole(Bytes),
-    Stream(Pin<Box<dyn Body<Data = Bytes, Error = UploadError>>>),
+    Stream {
+        body: Pin<Box<dyn Body<Data = Bytes, Error = UploadError>>>,
+        progress: Rc<Cell<Progress>>,
+    },
+}
+
+/// Whose turn it is while a body is sent up.
+#[derive(Clone, Copy, Debug)]
+pub enum Progress {
+    /// The client's: it has its own time-out.
+    Client,
+    /// The origin's, since then.
+    Origin(Instant),
+}
+
+impl Upload {
+    pub fn stream(body: impl Body<Data = Bytes, Error = UploadError> + 'static) -> Self {
+        Self::Stream { body: Box::pin(body), progress: Rc::new(Cell::new(Progress::Origin(Instant::now()))) }
+    }
+
+    pub(super) fn progress(&self) -> Option<Rc<Cell<Progress>>> {
+        match self {
+            Self::Stream { progress, .. } => Some(Rc::clone(progress)),
+            Self::Empty | Self::Whole(_) => None,
+        }
+    }
 }
 
 /// The client's fault: its body broke off or was not well-formed.
@@ -58,7 +85,14 @@ impl Body for Upload {
                 *self = Self::Empty;
                 Poll::Ready((!bytes.is_empty()).then(|| Ok(Frame::data(bytes))))
             }
-            Self::Stream(body) => body.as_mut().poll_frame(cx),
+            Self::Stream { body, progress } => {
+                let frame = body.as_mut().poll_frame(cx);
+                progress.set(match frame {
+                    Poll::Pending => Progress::Client,
+                    Poll::Ready(_) => Progress::Origin(Instant::now()),
+                });
+                frame
+            }
         }
     }
 
@@ -66,7 +100,7 @@ impl Body for Upload {
         match self {
             Self::Empty => true,
             Self::Whole(bytes) => bytes.is_empty(),
-            Self::Stream(body) => body.is_end_stream(),
+            Self::Stream { body, .. } => body.is_end_stream(),
         }
     }
 
@@ -74,7 +108,7 @@ impl Body for Upload {
         match self {
             Self::Empty => SizeHint::with_exact(0),
             Self::Whole(bytes) => SizeHint::with_exact(bytes.len() as u64),
-            Self::Stream(body) => body.size_hint(),
+            Self::Stream { body, .. } => body.size_hint(),
         }
     }
 }
@@ -84,7 +118,7 @@ impl std::fmt::Debug for Upload {
         f.write_str(match self {
             Self::Empty => "Empty",
             Self::Whole(_) => "Whole",
-            Self::Stream(_) => "Stream",
+            Self::Stream { .. } => "Stream",
         })
     }
 }

@@ -8,6 +8,7 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
+    time::Duration,
 };
 
 use hyper_util::rt::TokioIo;
@@ -21,6 +22,7 @@ use rustls_platform_verifier::BuilderVerifierExt;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
+    time::timeout,
 };
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
@@ -89,8 +91,12 @@ pub(super) enum Wire {
     Tls(Box<TlsStream<TcpStream>>),
 }
 
-pub(super) async fn open(to: &Destination, tls: Option<Arc<ClientConfig>>) -> Result<Stream, Failure> {
-    let tcp = dial(to).await?;
+pub(super) async fn open(
+    to: &Destination,
+    tls: Option<Arc<ClientConfig>>,
+    patience: Duration,
+) -> Result<Stream, Failure> {
+    let tcp = dial(to, patience).await?;
     tcp.set_nodelay(true).map_err(Failure::Unreachable)?;
     let (Some(config), Some(tls)) = (tls, &to.tls) else {
         return Ok(TokioIo::new(Wire::Plain(tcp)));
@@ -100,7 +106,7 @@ pub(super) async fn open(to: &Destination, tls: Option<Arc<ClientConfig>>) -> Re
     Ok(TokioIo::new(Wire::Tls(Box::new(stream))))
 }
 
-async fn dial(to: &Destination) -> Result<TcpStream, Failure> {
+async fn dial(to: &Destination, patience: Duration) -> Result<TcpStream, Failure> {
     let addresses: Vec<SocketAddr> = match to.host.parse::<IpAddr>() {
         Ok(ip) => vec![SocketAddr::new(ip, to.port)],
         Err(_) => {
@@ -108,6 +114,8 @@ async fn dial(to: &Destination) -> Result<TcpStream, Failure> {
             found.map_err(Failure::Unreachable)?.collect()
         }
     };
+    // An address that swallows everything must not take the time of the next.
+    let share = patience / u32::try_from(addresses.len().max(1)).unwrap_or(u32::MAX);
     let mut failure =
         Failure::Unreachable(io::Error::new(io::ErrorKind::NotFound, "the name has no address"));
     for address in addresses {
@@ -115,9 +123,10 @@ async fn dial(to: &Destination) -> Result<TcpStream, Failure> {
             failure = Failure::Blocked;
             continue;
         }
-        match TcpStream::connect(address).await {
-            Ok(tcp) => return Ok(tcp),
-            Err(error) => failure = Failure::Unreachable(error),
+        match timeout(share, TcpStream::connect(address)).await {
+            Ok(Ok(tcp)) => return Ok(tcp),
+            Ok(Err(error)) => failure = Failure::Unreachable(error),
+            Err(_) => failure = Failure::ConnectTimeout(share),
         }
     }
     Err(failure)
@@ -180,7 +189,8 @@ fn make(from: &Ingredients) -> io::Result<ClientConfig> {
     builder.with_client_auth_cert(certificates(certificate)?, key).map_err(io::Error::other)
 }
 
-fn roots(file: &Path) -> io::Result<RootCertStore> {
+/// The certificates of a PEM file, to be trusted. Blocks.
+pub fn roots(file: &Path) -> io::Result<RootCertStore> {
     let mut roots = RootCertStore::empty();
     for certificate in certificates(file)? {
         roots.add(certificate).map_err(|e| in_file(file, e))?;

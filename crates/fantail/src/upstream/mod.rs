@@ -7,7 +7,13 @@ mod connect;
 mod flights;
 
 use std::{
-    cell::RefCell, collections::VecDeque, rc::Rc, sync::Arc, task::Context, task::Poll, task::Waker,
+    cell::{Cell, RefCell},
+    collections::VecDeque,
+    rc::Rc,
+    sync::Arc,
+    task::Context,
+    task::Poll,
+    task::Waker,
     time::Duration,
 };
 
@@ -19,8 +25,8 @@ use tokio::{
     time::Instant,
 };
 
-pub use body::{Download, DownloadError, Upload, UploadError};
-pub use connect::{Destination, Tls, Trust};
+pub use body::{Download, DownloadError, Progress, Upload, UploadError};
+pub use connect::{Destination, Tls, Trust, roots};
 pub use flights::{Flight, Flights, Key, Landed, Lead};
 
 use crate::{config, metrics::Counters};
@@ -29,6 +35,10 @@ use crate::{config, metrics::Counters};
 #[derive(Debug)]
 pub struct Upstream {
     origins: RefCell<HashMap<Destination, Rc<Origin>>>,
+    /// By address and limit: however many names an origin is asked by, it has one limit.
+    permits: RefCell<HashMap<(String, u16, usize), Arc<Semaphore>>>,
+    /// Unused connections of all origins.
+    idle: Rc<Cell<usize>>,
     trust: RefCell<Trust>,
     counters: Arc<Counters>,
 }
@@ -72,7 +82,13 @@ pub struct Unanswered {
 
 impl Upstream {
     pub fn new(counters: Arc<Counters>) -> Self {
-        Self { origins: RefCell::default(), trust: RefCell::default(), counters }
+        Self {
+            origins: RefCell::default(),
+            permits: RefCell::default(),
+            idle: Rc::default(),
+            trust: RefCell::default(),
+            counters,
+        }
     }
 
     /// Sends `request`, on an idle connection if there is one. A request that a connection had closed on
@@ -83,10 +99,11 @@ impl Upstream {
         request: Box<Request<Upload>>,
         config: &config::Origin,
     ) -> Result<Response<Download>, Unanswered> {
-        let origin = self.origin(to, config);
-        let permit = match Arc::clone(&origin.permits).try_acquire_owned() {
+        let origin = self.origin(to);
+        let permits = self.permits(to, config.connections);
+        let permit = match Arc::clone(&permits).try_acquire_owned() {
             Ok(permit) => permit,
-            Err(_) => match Box::pin(origin.wait(config.response_timeout)).await {
+            Err(_) => match Box::pin(wait(permits, config.response_timeout)).await {
                 Some(permit) => permit,
                 None => {
                     let failure = Failure::Busy(config.connections);
@@ -117,9 +134,17 @@ impl Upstream {
             let mut idle = origin.idle.borrow_mut();
             while idle.front().is_some_and(|i| now - i.since >= keep_alive) {
                 idle.pop_front();
+                self.idle.set(self.idle.get() - 1);
             }
             !idle.is_empty() || Rc::strong_count(origin) > 1
         });
+        self.permits.borrow_mut().retain(|_, permits| Arc::strong_count(permits) > 1);
+    }
+
+    /// After a reload: certificates are read again, and connections made with the old ones not used again.
+    pub fn forget(&self) {
+        self.trust.borrow_mut().forget();
+        self.sweep(Duration::ZERO);
     }
 
     async fn exchange(
@@ -159,7 +184,12 @@ impl Upstream {
             Some(tls) => Some(self.trust.borrow_mut().config(tls, config).map_err(Failure::Tls)?),
             None => None,
         };
-        let stream = match tokio::time::timeout(config.connect_timeout, connect::open(to, tls)).await {
+        let stream = match tokio::time::timeout(
+            config.connect_timeout,
+            connect::open(to, tls, config.connect_timeout),
+        )
+        .await
+        {
             Ok(opened) => opened?,
             Err(_) => return Err(Failure::ConnectTimeout(config.connect_timeout)),
         };
@@ -173,15 +203,18 @@ impl Upstream {
         Ok(Box::new(Link { sender, connection }))
     }
 
-    fn origin(&self, to: &Destination, config: &config::Origin) -> Rc<Origin> {
+    fn permits(&self, to: &Destination, limit: usize) -> Arc<Semaphore> {
+        let mut permits = self.permits.borrow_mut();
+        let key = (to.host.clone(), to.port, limit);
+        Arc::clone(permits.entry(key).or_insert_with(|| Arc::new(Semaphore::new(limit))))
+    }
+
+    fn origin(&self, to: &Destination) -> Rc<Origin> {
         let mut origins = self.origins.borrow_mut();
         if let Some(origin) = origins.get(to) {
             return Rc::clone(origin);
         }
-        let origin = Rc::new(Origin {
-            idle: RefCell::default(),
-            permits: Arc::new(Semaphore::new(config.connections)),
-        });
+        let origin = Rc::new(Origin { idle: RefCell::default(), all_idle: Rc::clone(&self.idle) });
         origins.insert(to.clone(), Rc::clone(&origin));
         origin
     }
@@ -203,7 +236,7 @@ impl Upstream {
 struct Origin {
     /// Oldest first; the newest is used first.
     idle: RefCell<VecDeque<Idle>>,
-    permits: Arc<Semaphore>,
+    all_idle: Rc<Cell<usize>>,
 }
 
 #[derive(Debug)]
@@ -213,14 +246,11 @@ struct Idle {
 }
 
 impl Origin {
-    async fn wait(&self, patience: Duration) -> Option<OwnedSemaphorePermit> {
-        tokio::time::timeout(patience, Arc::clone(&self.permits).acquire_owned()).await.ok()?.ok()
-    }
-
     /// The newest idle connection that is still open.
     fn checkout(&self) -> Option<Box<Link>> {
         loop {
             let mut link = self.idle.borrow_mut().pop_back()?.link;
+            self.all_idle.set(self.all_idle.get() - 1);
             if link.settle() {
                 return Some(link);
             }
@@ -253,6 +283,8 @@ impl Link {
         patience: Duration,
     ) -> Result<Response<hyper::body::Incoming>, Unanswered> {
         let Self { sender, connection } = self;
+        let progress = request.body().progress();
+        let mut alarm = std::pin::pin!(tokio::time::sleep(patience));
         let mut answer = std::pin::pin!(sender.try_send_request(*request));
         let mut connection = std::pin::Pin::new(connection);
         let mut ended = false;
@@ -261,9 +293,24 @@ impl Link {
             if !ended {
                 ended = connection.as_mut().poll(cx).is_ready();
             }
-            answer.as_mut().poll(cx)
+            if let Poll::Ready(answer) = answer.as_mut().poll(cx) {
+                return Poll::Ready(Ok(answer));
+            }
+            // The origin's time does not run while the client's body is awaited.
+            while alarm.as_mut().poll(cx).is_ready() {
+                let since = match progress.as_ref().map(|progress| progress.get()) {
+                    None => return Poll::Ready(Err(())),
+                    Some(Progress::Client) => Instant::now(),
+                    Some(Progress::Origin(since)) => since,
+                };
+                if since + patience <= Instant::now() {
+                    return Poll::Ready(Err(()));
+                }
+                alarm.as_mut().reset(since + patience);
+            }
+            Poll::Pending
         });
-        match tokio::time::timeout(patience, exchange).await {
+        match exchange.await {
             Ok(Ok(response)) => match malformed(&response) {
                 None => Ok(response),
                 Some(what) => Err(Unanswered { failure: Failure::Malformed(what), request: None }),
@@ -275,7 +322,7 @@ impl Link {
                     if UploadError::caused(&error) { Failure::Upload } else { Failure::Broken(error) };
                 Err(Unanswered { failure, request })
             }
-            Err(_) => Err(Unanswered { failure: Failure::Silent(patience), request: None }),
+            Err(()) => Err(Unanswered { failure: Failure::Silent(patience), request: None }),
         }
     }
 }
@@ -291,7 +338,9 @@ struct InUse {
 impl InUse {
     /// Keeps the connection for the next request if it is ready for one; closes it if not.
     fn release(mut self) {
-        if self.link.settle() {
+        let all_idle = &self.origin.all_idle;
+        if all_idle.get() < MAX_IDLE && self.link.settle() {
+            all_idle.set(all_idle.get() + 1);
             let idle = Idle { link: self.link, since: Instant::now() };
             self.origin.idle.borrow_mut().push_back(idle);
         }
@@ -302,6 +351,11 @@ impl InUse {
 fn malformed<B>(response: &Response<B>) -> Option<&'static str> {
     if response.status().is_informational() {
         return Some("status switches to a protocol that was not asked for");
+    }
+    let mut lengths = response.headers().get_all(header::CONTENT_LENGTH).iter();
+    let digits = |value: &http::HeaderValue| value.as_bytes().iter().all(u8::is_ascii_digit);
+    if lengths.next().is_some_and(|length| !digits(length)) || lengths.next().is_some() {
+        return Some("Content-Length is not one number");
     }
     let mut codings = response.headers().get_all(header::TRANSFER_ENCODING).iter();
     let coding = codings.next()?;
@@ -325,6 +379,12 @@ fn repeatable(request: &Request<Upload>) -> Option<Box<Request<Upload>>> {
     Some(copy)
 }
 
+async fn wait(permits: Arc<Semaphore>, patience: Duration) -> Option<OwnedSemaphorePermit> {
+    tokio::time::timeout(patience, permits.acquire_owned()).await.ok()?.ok()
+}
+
+/// Unused connections of a shard at most: as many descriptors as are worth an early answer.
+const MAX_IDLE: usize = 1024;
 /// An answer's head: lines, and bytes of the buffer that must hold it.
 const ANSWER_HEADERS: usize = 200;
 const ANSWER_HEAD_BYTES: usize = 64 << 10;
