@@ -84,7 +84,7 @@ async function held(server, count) {
 /** The Express application: serve-grip as its users install it. */
 function expressApplication(control) {
   const app = express();
-  const serveGrip = new ServeGrip({ grip: { control_uri: control, key: KEY }, isGripProxyRequired: true });
+  const serveGrip = new ServeGrip({ grip: { control_uri: control, key: KEY, verify_key: KEY }, gripProxyRequired: true });
   app.use(serveGrip);
   app.get('/stream', (req, res) => {
     const instruct = res.grip.startInstruct();

@@ -126,7 +126,7 @@ def check_stream(fantail, publisher):
     same(client.line(), b"from the application\n")
     publisher.publish("s", Item(HttpStreamFormat(b"\x00\xff\n"), id="1"), blocking=True)
     publisher.publish("s", Item(HttpStreamFormat("again\n"), id="1", prev_id="0"), blocking=True)
-    publisher.publish_http_stream("s", "last\n", id="2", prev_id="1")
+    publisher.publish_http_stream("s", "last\n", id="2", prev_id="1", blocking=True)
     same(client.line(), b"\x00\xff\n")
     same(client.line(), b"last\n")
     publisher.publish("s", Item(HttpStreamFormat(close=True)), blocking=True)
@@ -147,7 +147,7 @@ def check_poll(fantail, publisher):
     for target in ("/poll?channel=b", "/instruct?channel=b"):
         client = Client(fantail, target)
         held(fantail, "poll", 1)
-        publisher.publish_http_response("b", b"\x00\xff")
+        publisher.publish_http_response("b", HttpResponseFormat(body=b"\x00\xff"), blocking=True)
         same(client.head().read(), b"\x00\xff")
         held(fantail, "poll", 0)
     client = Client(fantail, "/not-modified?channel=n")
@@ -162,17 +162,17 @@ def check_realm(fantail, control):
     same(client.line(), b"signed=True\n")
     realm = f"{control}/realm/acme"
     signed = GripPubControl({"control_uri": realm, "control_iss": "acme", "key": KEY})
-    signed.publish_http_stream("s", "signed\n")
+    signed.publish_http_stream("s", "signed\n", blocking=True)
     same(client.line(), b"signed\n")
     bare = GripPubControl()
     from gripcontrol import parse_grip_uri
 
     bare.apply_grip_config(parse_grip_uri(f"{realm}?key={KEY}"))
-    bare.publish_http_stream("s", "bare\n")
+    bare.publish_http_stream("s", "bare\n", blocking=True)
     same(client.line(), b"bare\n")
     wrong = GripPubControl({"control_uri": realm, "control_iss": "acme", "key": "not-" + KEY})
     try:
-        wrong.publish_http_stream("s", "forged\n")
+        wrong.publish_http_stream("s", "forged\n", blocking=True)
     except ValueError:
         return
     raise AssertionError("a wrong key was accepted")
