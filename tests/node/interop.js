@@ -32,6 +32,7 @@ async function fantail(routes) {
   for (const route of routes) args.push('--route', route);
   const env = { ...process.env, FANTAIL_LOG__FORMAT: 'json', FANTAIL_PROXY__SIG_KEY: KEY };
   const child = spawn(process.argv[2], args, { env, stdio: ['ignore', 'pipe', 'inherit'] });
+  process.on('exit', () => child.kill('SIGKILL'));
   const running = { child };
   for await (const line of createInterface({ input: child.stdout })) {
     const fields = JSON.parse(line);

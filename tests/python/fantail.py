@@ -1,5 +1,6 @@
 """Starts the Fantail binary for a test, on free loopback ports, and stops it by its pid."""
 
+import atexit
 import json
 import os
 import subprocess
@@ -28,6 +29,7 @@ class Fantail:
             cwd=self.folder.name,
             env={**inherited, "FANTAIL_LOG__FORMAT": "json", **(environment or {})},
         )
+        atexit.register(self.process.kill)
         self.log = []
         self.client, self.control = None, None
         for line in self.process.stdout:

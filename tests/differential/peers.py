@@ -1,0 +1,121 @@
+"""Starts Debian's Pushpin 1.36 and Fantail before an origin each, on loopback, and stops them."""
+
+import atexit
+import os
+import re
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+
+sys.path.insert(0, os.path.join(os.path.dirname(__file__), "..", "python"))
+from fantail import Fantail  # noqa: E402
+
+PORTS = {"client": 9899, "control": 9861, "pull": 9860, "sub": 9862, "command": 9863}
+
+ROUTES = """
+debug.example,debug {origin}
+prefix.example,prefix=p- {origin},sub=implicit
+rewrite.example,path_beg=/api/,replace_beg=/v2/ {origin}
+cut.example,path_beg=/cut/,path_rem=4 {origin}
+host.example,as_host=route.example {origin}
+target.example,as_host=route.example {origin},host=target.example:99
+header.example,header=X-A:1,header=X-B: {origin}
+orig.example,orig_headers {origin}
+shadow.example,path_beg=/x {origin}
+down.example 127.0.0.1:1 {origin}
+dead.example 127.0.0.1:1
+longest.example,path_beg=/a {origin},host=short
+longest.example,path_beg=/a/b {origin},host=long
+test.example test
+* {origin}
+"""
+
+
+def routes(origin):
+    return [line for line in ROUTES.format(origin=origin).splitlines() if line]
+
+
+class Pushpin:
+    """Pushpin with its files in a folder of its own, in its own process group."""
+
+    def __init__(self, origin):
+        for port in PORTS.values():
+            socket.create_server(("127.0.0.1", port)).close()  # fails if somebody else has it
+        self.folder = tempfile.TemporaryDirectory()
+        folder = self.folder.name
+        os.makedirs(f"{folder}/run")
+        os.makedirs(f"{folder}/log")
+        with open("/usr/lib/pushpin/internal.conf") as file:
+            internal = re.sub(r"ipc:///var/run/zurl/zurl", f"ipc://{folder}/run/pushpin-zurl", file.read())
+        write(f"{folder}/internal.conf", internal)
+        write(f"{folder}/routes", "\n".join(routes(origin)) + "\n")
+        write(f"{folder}/pushpin.conf", CONF.format(folder=folder, **PORTS))
+        self.client, self.control = ("127.0.0.1", PORTS["client"]), ("127.0.0.1", PORTS["control"])
+        command = ["pushpin", "--merge-output", f"--config={folder}/pushpin.conf"]
+        with open(f"{folder}/out.log", "w") as log:
+            self.process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+        atexit.register(self.process.terminate)
+        for address in (self.client, self.control):
+            wait_for(address)
+
+    def stop(self):
+        self.process.terminate()
+        self.process.wait(20)
+        self.folder.cleanup()
+
+
+def start_fantail(binary, origin):
+    environment = {"FANTAIL_PROXY__X_FORWARDED_FOR": "append"}
+    return Fantail(binary, routes(origin), environment=environment)
+
+
+def write(path, text):
+    with open(path, "w") as file:
+        file.write(text)
+
+
+def wait_for(address):
+    until = time.monotonic() + 20
+    while True:
+        try:
+            socket.create_connection(address, 1).close()
+            return
+        except OSError:
+            if time.monotonic() > until:
+                raise
+            time.sleep(0.05)
+
+
+CONF = """[global]
+include={folder}/internal.conf
+rundir={folder}/run
+ipc_prefix=pushpin-
+port_offset=0
+[runner]
+services=condure,zurl,pushpin-proxy,pushpin-handler
+http_port=127.0.0.1:{client}
+logdir={folder}/log
+log_level=1
+client_buffer_size=8192
+client_maxconn=1000
+[proxy]
+routesfile={folder}/routes
+sig_key=changeme
+x_forwarded_for=append
+set_x_forwarded_protocol=proto-only
+updates_check=off
+[handler]
+push_in_spec=tcp://127.0.0.1:{pull}
+push_in_sub_specs=tcp://127.0.0.1:{sub}
+push_in_http_addr=127.0.0.1
+push_in_http_port={control}
+stats_spec=ipc://{{rundir}}/{{ipc_prefix}}stats
+command_spec=tcp://127.0.0.1:{command}
+message_rate=1000000
+message_hwm=1000000
+id_cache_ttl=60
+connection_subscription_max=20
+update_on_first_subscription=false
+"""
