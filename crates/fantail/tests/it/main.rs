@@ -6,6 +6,7 @@ mod cli;
 mod corpus;
 mod departure;
 mod descriptors;
+mod docs;
 mod drain;
 mod harness;
 mod limits;
