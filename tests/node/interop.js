@@ -6,6 +6,7 @@ import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import http from 'node:http';
+import path from 'node:path';
 import { createInterface } from 'node:readline';
 
 import { GripInstruct, HttpResponseFormat, HttpStreamFormat, Publisher, validateSig } from '@fanoutio/grip';
@@ -31,7 +32,7 @@ async function fantail(routes) {
   const args = ['serve', '--listen', '127.0.0.1:0', '--control', '127.0.0.1:0'];
   for (const route of routes) args.push('--route', route);
   const env = { ...process.env, FANTAIL_LOG__FORMAT: 'json', FANTAIL_PROXY__SIG_KEY: KEY };
-  const child = spawn(process.argv[2], args, { env, stdio: ['ignore', 'pipe', 'inherit'] });
+  const child = spawn(path.resolve(process.argv[2]), args, { env, stdio: ['ignore', 'pipe', 'inherit'] });
   process.on('exit', () => child.kill('SIGKILL'));
   const running = { child };
   for await (const line of createInterface({ input: child.stdout })) {
@@ -45,8 +46,8 @@ async function fantail(routes) {
 }
 
 /** One request; resolves with the answer's head. */
-async function ask(address, path, options = {}) {
-  const request = http.request(`http://${address}${path}`, { agent: false, ...options });
+async function ask(address, target, options = {}) {
+  const request = http.request(`http://${address}${target}`, { agent: false, ...options });
   request.end(options.body);
   const [response] = await once(request, 'response');
   return response;

@@ -5,6 +5,7 @@ Usage: interop.py PATH-TO-FANTAIL
 """
 
 import http.client
+import os
 import socket
 import sys
 import threading
@@ -181,7 +182,7 @@ def check_realm(fantail, control):
 def main():
     listener = socket.create_server(("127.0.0.1", 0))
     origin = "127.0.0.1:%d" % listener.getsockname()[1]
-    fantail = Fantail(sys.argv[1], [f"* {origin}", f"acme.example,realm=acme {origin}"], CONFIG)
+    fantail = Fantail(os.path.abspath(sys.argv[1]), [f"* {origin}", f"acme.example,realm=acme {origin}"], CONFIG)
     control = "http://%s:%d" % fantail.control
     settings.configure(
         ALLOWED_HOSTS=["*"],
