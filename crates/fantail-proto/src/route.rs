@@ -46,8 +46,6 @@ pub struct Route {
     /// `header=Name:Value`, an empty value deletes.
     pub headers: Vec<(http::HeaderName, http::HeaderValue)>,
     pub no_grip: bool,
-    /// 0 error … 4 trace.
-    pub log_level: Option<u8>,
     /// `realm=`, our own parameter.
     pub realm: Option<String>,
     pub targets: Vec<Target>,

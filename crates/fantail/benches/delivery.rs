@@ -42,7 +42,7 @@ fn holds(hub: &Arc<Hub>, fan_out: FanOut) -> (Holds, Vec<UnixStream>) {
         let (ours, theirs) = UnixStream::pair().expect("descriptors for all streams");
         theirs.set_nonblocking(true).expect("a socket");
         let subscriptions = vec![Subscription { channel: "c".into(), filters: Vec::new() }];
-        let asked = Asked { realm: RealmId(0), subscriptions, meta: Vec::new() };
+        let asked = Asked { realm: RealmId(0), subscriptions, meta: Vec::new(), prefix: String::new() };
         let id = holds.reserve_stream(asked, Framing::Chunked, true).expect("room for a pin");
         let client = Client { peer: None, slot: connections.take() };
         holds.attach_stream(id, OwnedFd::from(ours), client, Vec::new(), None);

@@ -377,7 +377,7 @@ fn each(mut shards: u64) -> impl Iterator<Item = usize> {
 }
 
 /// Interest is a bit a shard.
-pub const MAX_SHARDS: usize = 64;
+pub const MAX_SHARDS: usize = config::MAX_SHARDS;
 /// What may wait for one shard besides the number of items: 64 of the largest publishes.
 const MAILBOX_BYTES: usize = 64 << 20;
 /// One batch, coalesced, is at most this and one item more: a quarter of the default `client.queue_bytes`.

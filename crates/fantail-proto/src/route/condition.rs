@@ -66,7 +66,6 @@ pub(super) const KNOWN: &[&str] = &[
     "debug",
     "header",
     "no_grip",
-    "log_level",
     "realm",
 ];
 
@@ -113,7 +112,6 @@ fn set(route: &mut Route, name: String, value: String) -> Result<(), Reason> {
         "debug" => route.debug = true,
         "header" => route.headers.push(header(value)?),
         "no_grip" => route.no_grip = true,
-        "log_level" => route.log_level = Some(log_level(value)?),
         "realm" => route.realm = Some(filled("realm", value)?),
         _ => return Err(refused(name)),
     }
@@ -125,6 +123,7 @@ fn refused(name: String) -> Reason {
         "aco" => "cross-origin headers are the origin's to send",
         "session" => "there is no session service",
         "sockjs" | "sockjs_as_path" => "there is no SockJS",
+        "log_level" => "all routes log at the level of log.level",
         name if name.starts_with("jsonp_") => "there is no JSON-P",
         _ => return Reason::unknown(name, KNOWN, target::KNOWN, "a target"),
     };
@@ -169,14 +168,6 @@ fn number<N: std::str::FromStr>(
     wanted: &'static str,
 ) -> Result<N, Reason> {
     value.parse().map_err(|_| Reason::Value { name, value, wanted })
-}
-
-fn log_level(value: String) -> Result<u8, Reason> {
-    const WANTED: &str = "0 (errors) to 4 (everything)";
-    match number("log_level", value, WANTED)? {
-        level @ 0..=4 => Ok(level),
-        level => Err(Reason::Value { name: "log_level", value: level.to_string(), wanted: WANTED }),
-    }
 }
 
 fn header(value: String) -> Result<(HeaderName, HeaderValue), Reason> {

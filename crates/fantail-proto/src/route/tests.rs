@@ -76,7 +76,7 @@ fn lines_that_do_not_fall_into_sections() {
 fn conditions() {
     let line = "Example.COM,proto=http,ssl=yes,path_beg=/a%20b/,id=i,sig_iss=s,sig_key=k,prefix=p-,\
                 orig_headers=no,as_host=other:81,path_rem=3,replace_beg=/v2/,debug=no,header=\"X-A:  1 \",\
-                header=x-b:,no_grip,log_level=4,realm=r";
+                header=x-b:,no_grip,realm=r";
     let route = route(&format!("{line} test"));
     assert_eq!(route.host, Host::Exact("example.com".into()));
     assert_eq!((route.ws, route.tls), (Some(false), Some(true)));
@@ -85,7 +85,7 @@ fn conditions() {
     assert_eq!((route.prefix.as_str(), route.as_host.as_deref()), ("p-", Some("other:81")));
     assert_eq!((route.path_rem, route.replace_beg.as_deref()), (3, Some("/v2/")));
     assert!(route.orig_headers && route.debug && route.no_grip);
-    assert_eq!((route.log_level, route.realm.as_deref(), route.line), (Some(4), Some("r"), 1));
+    assert_eq!((route.realm.as_deref(), route.line), (Some("r"), 1));
     let headers: Vec<_> =
         route.headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes())).collect();
     assert_eq!(headers, [("x-a", &b"1"[..]), ("x-b", &b""[..])]);
@@ -144,7 +144,6 @@ fn refused_lines_say_why() {
         ("*,as_host=a:0 test", "a host, or host:port"),
         ("*,as_host=::1 test", "a host, or host:port"),
         ("*,as_host=\"a\tb\" test", "a host, or host:port"),
-        ("*,log_level=5 test", "0 (errors) to 4"),
         ("*,header=X test", "Name:Value"),
         ("*,header=:x test", "Name:Value"),
         ("*,header=\"a b:c\" test", "Name:Value"),
@@ -190,6 +189,7 @@ fn what_does_not_exist_yet_is_refused_by_name() {
         "*,jsonp_defcb=c test",
         "*,jsonp_defmethod=GET test",
         "*,session test",
+        "*,log_level=2 test",
         "*,sockjs=/s test",
         "*,sockjs_as_path=/s test",
         "*,proto=ws test",
@@ -209,7 +209,7 @@ fn what_does_not_exist_yet_is_refused_by_name() {
 
 #[test]
 fn all_errors_come_at_once_with_their_lines() {
-    let text = "# routes\n* test\r\n\n*,ssl=1,log_level=9 x\n*,path_beg=/a test\n* a:1\n*,path_beg=/a b:1\n";
+    let text = "# routes\n* test\r\n\n*,ssl=1,path_rem=x x\n*,path_beg=/a test\n* a:1\n*,path_beg=/a b:1\n";
     let lines: Vec<usize> =
         Table::parse(text).expect_err("bad lines").iter().map(|error| error.line).collect();
     assert_eq!(lines, [4, 4, 4, 6, 7]);

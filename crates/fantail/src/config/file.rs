@@ -41,6 +41,8 @@ pub(super) enum Invalid {
     NoTime,
     #[error("must be at least {0}")]
     TooSmall(usize),
+    #[error("must be at most {0}")]
+    TooLarge(usize),
     #[error(
         r#""{0}" is not an address: write "127.0.0.1:7999", "[::1]:7999" or "unix:/run/fantail.sock?mode=0660""#
     )]
@@ -118,7 +120,10 @@ impl Server {
         let cores = || std::thread::available_parallelism().map_or(1, usize::from);
         Ok(super::Server {
             listen,
-            shards: if self.shards == 0 { cores() } else { self.shards },
+            shards: match self.shards {
+                0 => cores().min(super::MAX_SHARDS),
+                shards => at_most(super::MAX_SHARDS, shards)?,
+            },
             fan_out: self.fan_out,
             backlog: at_least(1, self.backlog)?,
             drain_timeout: duration(&self.drain_timeout)?,
@@ -374,6 +379,10 @@ fn time_limit(text: &str) -> Result<Duration, Invalid> {
 fn at_least<N: Copy + PartialOrd + TryFrom<usize>>(least: usize, value: N) -> Result<N, Invalid> {
     let enough = N::try_from(least).is_ok_and(|least| value >= least);
     if enough { Ok(value) } else { Err(Invalid::TooSmall(least)) }
+}
+
+fn at_most(most: usize, value: usize) -> Result<usize, Invalid> {
+    if value <= most { Ok(value) } else { Err(Invalid::TooLarge(most)) }
 }
 
 fn address(text: &str, base: &Path) -> Result<Address, Invalid> {

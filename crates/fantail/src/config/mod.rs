@@ -380,6 +380,8 @@ fn base(file: Option<&Path>) -> PathBuf {
     std::path::absolute(folder).unwrap_or_else(|_| folder.to_path_buf())
 }
 
+/// Shards at most: the hub keeps a channel's shards as the bits of one word.
+pub const MAX_SHARDS: usize = 64;
 /// The realm of the plain `/publish/` and of routes without `realm=`.
 pub const DEFAULT_REALM: &str = "default";
 

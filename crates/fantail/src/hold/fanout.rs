@@ -181,7 +181,8 @@ impl Holds {
 
     fn passes(&self, hold: &Hold, channel: u32, item: &Rendered) -> bool {
         let (Some(filtering), Some(filters)) = (&hold.filtering, hold.filters(channel)) else { return true };
-        let subscribed = |name: &str| hold.subs.iter().any(|sub| self.channels.name(sub.channel) == name);
+        let names = || hold.subs.iter().map(|sub| self.channels.name(sub.channel));
+        let subscribed = |name: &str| names().any(|full| full.strip_prefix(&*filtering.prefix) == Some(name));
         filter::passes(filters, &filtering.meta, &item.meta, subscribed)
     }
 

@@ -45,6 +45,8 @@ pub struct Asked {
     pub subscriptions: Vec<Subscription>,
     /// What filters know of the subscriber.
     pub meta: Vec<(String, String)>,
+    /// The route's, which filters leave out of channel names.
+    pub prefix: String,
 }
 
 /// One channel of a new hold.
@@ -267,7 +269,8 @@ impl Holds {
         if let Some(hold) = self.pins.get_mut(id) {
             hold.subs = subs;
             if !filters.is_empty() {
-                hold.filtering = Some(Box::new(Filtering { filters, meta: asked.meta }));
+                hold.filtering =
+                    Some(Box::new(Filtering { filters, meta: asked.meta, prefix: asked.prefix }));
             }
         }
         Some(id)
@@ -454,6 +457,7 @@ struct Filtering {
     /// By channel; a channel without filters is not here.
     filters: Vec<(u32, Vec<Filter>)>,
     meta: Vec<(String, String)>,
+    prefix: String,
 }
 
 impl Hold {

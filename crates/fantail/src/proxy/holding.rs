@@ -145,7 +145,9 @@ fn asked(exchange: &Exchange, answer: &Answer, instruct: &Instruct) -> Result<As
             subscriptions.push(Subscription { channel: name.clone(), filters: Vec::new() });
         }
     }
-    Ok(Asked { realm: answer.route.realm, subscriptions, meta: instruct.meta.clone() })
+    let filtered = subscriptions.iter().any(|subscription| !subscription.filters.is_empty());
+    let prefix = if filtered { prefix.clone() } else { String::new() };
+    Ok(Asked { realm: answer.route.realm, subscriptions, meta: instruct.meta.clone(), prefix })
 }
 
 /// A stream that continues from an id needs a link to fetch what comes after it (spec 4.4): without one
