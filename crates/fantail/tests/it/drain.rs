@@ -66,3 +66,26 @@ fn a_request_that_does_not_end_is_cut_at_the_deadline() {
     assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
     stuck.rest();
 }
+
+/// What the origin holds after the signal is let go like what was held before it.
+#[test]
+fn a_hold_that_begins_while_draining_ends_in_order() {
+    let origin = Origin::scripted(|exchange| {
+        exchange.pause(Duration::from_millis(500));
+        let mode = if exchange.request.target() == "/stream" { "stream" } else { "response" };
+        exchange.send(hold(mode, "c", &[], "begun"));
+        Then::Next
+    });
+    let server = TestServer::before(&origin);
+    let (mut stream, mut poll) = (server.connect(), server.connect());
+    stream.get("/stream");
+    poll.get("/poll");
+    origin.wait_requests(2);
+    let start = Instant::now();
+    let status = server.terminate();
+    assert!(status.success(), "{status}");
+    assert!(start.elapsed() < Duration::from_secs(8), "{:?}", start.elapsed());
+    stream.head();
+    stream.expect("begun").expect_end();
+    assert_eq!(poll.response().text(), "begun");
+}

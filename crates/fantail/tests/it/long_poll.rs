@@ -303,3 +303,16 @@ fn a_hold_without_channels_waits_for_its_time() {
     let origin = Origin::fixed(answer("200 OK", &[("Grip-Hold", "response"), ("Grip-Timeout", "5")], "time"));
     assert_eq!(TestServer::before(&origin).get("/").text(), "time");
 }
+
+/// The item's body is not encoded as the stored one was.
+#[test]
+fn the_stored_content_encoding_is_not_the_items() {
+    let origin = Origin::fixed(hold("response", "c", &[("Content-Encoding", "gzip")], "stored"));
+    let server = TestServer::before(&origin);
+    let mut client = server.connect();
+    client.get("/");
+    server.wait_pins("poll", 1);
+    server.publish(&json!([poll_item("c", "plain")]));
+    let got = client.response();
+    assert_eq!((got.text().as_str(), got.head.field("content-encoding")), ("plain", None));
+}

@@ -18,6 +18,7 @@ mod proxying;
 mod publishing;
 mod routes;
 mod security;
+mod sharing;
 mod slow;
 mod smuggling;
 mod stream;

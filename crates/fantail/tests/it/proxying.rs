@@ -1,6 +1,6 @@
 //! Plain proxying: what the origin sees of a request and the client of an answer (checks 1–20).
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use base64::{Engine, prelude::BASE64_STANDARD as BASE64};
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
@@ -557,4 +557,32 @@ fn an_answer_of_50_mb_is_not_kept_in_memory() {
     let grown = server.memory().saturating_sub(before);
     assert!(grown < 10_000_000, "{grown} bytes more while the client read slowly");
     assert_eq!(client.content(49_000_000).len(), 49_000_000);
+}
+
+/// The client side of HTTP libraries takes a GET for one without a body.
+#[test]
+fn a_chunked_body_of_a_get_reaches_the_origin() {
+    let origin = ok();
+    let server = TestServer::before(&origin);
+    let mut client = server.connect();
+    client.send("GET / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n");
+    assert_eq!(client.response().status(), 200);
+    assert_eq!(origin.request().body, b"hello");
+}
+
+/// The origin's time is its own: a client that uploads slowly does not use it up.
+#[test]
+fn an_upload_may_take_longer_than_the_origin() {
+    let origin = ok();
+    let server = TestServer::start(&[&format!("* {origin}")], |o| {
+        o.set("origin.response_timeout", "300ms");
+    });
+    let mut client = server.connect();
+    client.send_part("POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 4\r\n\r\n");
+    for byte in ["a", "b", "c", "d"] {
+        assert!(!client.hears_within(Duration::from_millis(200)), "answered in mid-upload");
+        client.send_part(byte);
+    }
+    assert_eq!(client.response().status(), 200);
+    assert_eq!(origin.request().body, b"abcd");
 }
