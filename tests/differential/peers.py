@@ -12,7 +12,9 @@ import time
 sys.path.insert(0, os.path.join(os.path.dirname(__file__), "..", "python"))
 from fantail import Fantail  # noqa: E402
 
-PORTS = {"client": 9899, "control": 9861, "pull": 9860, "sub": 9862, "command": 9863}
+#: Pushpin cannot be asked for free ports: the first of these groups that nobody has is taken.
+BASES = (9800, 9700, 9600, 9500)
+OFFSETS = {"client": 99, "control": 61, "pull": 60, "sub": 62, "command": 63}
 
 ROUTES = """
 debug.example,debug {origin}
@@ -41,8 +43,7 @@ class Pushpin:
     """Pushpin with its files in a folder of its own, in its own process group."""
 
     def __init__(self, origin):
-        for port in PORTS.values():
-            socket.create_server(("127.0.0.1", port)).close()  # fails if somebody else has it
+        ports = free_ports()
         self.folder = tempfile.TemporaryDirectory()
         folder = self.folder.name
         os.makedirs(f"{folder}/run")
@@ -51,8 +52,8 @@ class Pushpin:
             internal = re.sub(r"ipc:///var/run/zurl/zurl", f"ipc://{folder}/run/pushpin-zurl", file.read())
         write(f"{folder}/internal.conf", internal)
         write(f"{folder}/routes", "\n".join(routes(origin)) + "\n")
-        write(f"{folder}/pushpin.conf", CONF.format(folder=folder, **PORTS))
-        self.client, self.control = ("127.0.0.1", PORTS["client"]), ("127.0.0.1", PORTS["control"])
+        write(f"{folder}/pushpin.conf", CONF.format(folder=folder, **ports))
+        self.client, self.control = ("127.0.0.1", ports["client"]), ("127.0.0.1", ports["control"])
         command = ["pushpin", "--merge-output", f"--config={folder}/pushpin.conf"]
         with open(f"{folder}/out.log", "w") as log:
             self.process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
@@ -64,6 +65,18 @@ class Pushpin:
         self.process.terminate()
         self.process.wait(20)
         self.folder.cleanup()
+
+
+def free_ports():
+    for base in BASES:
+        ports = {name: base + offset for name, offset in OFFSETS.items()}
+        try:
+            for port in ports.values():
+                socket.create_server(("127.0.0.1", port)).close()
+            return ports
+        except OSError as error:
+            taken = error
+    raise taken
 
 
 def start_fantail(binary, origin):
