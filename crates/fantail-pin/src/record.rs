@@ -4,9 +4,11 @@
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 
+use rustix::event::epoll;
+
 use crate::queue::OutQueue;
 use crate::ring::NEVER;
-use crate::{Framing, KeepAlive, KeepAliveMode};
+use crate::{Form, KeepAlive, KeepAliveMode};
 
 /// Milliseconds in a tick: keep-alives and time-outs are seconds, so a tenth is fine enough.
 pub(crate) const TICK_MS: u32 = 100;
@@ -21,6 +23,15 @@ pub(crate) enum State {
     Ended,
 }
 
+/// Whether the owner reads from a pin's socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Reading {
+    /// Never: only a departure matters.
+    Never,
+    Paused,
+    Wanted,
+}
+
 #[derive(Debug)]
 pub(crate) struct Record<T> {
     pub(crate) value: T,
@@ -33,13 +44,14 @@ pub(crate) struct Record<T> {
     pub(crate) mark: u32,
     pub(crate) deadline: u32,
     pub(crate) state: State,
-    pub(crate) framing: Framing,
+    pub(crate) form: Form,
+    pub(crate) reading: Reading,
     /// The batch being gathered has a write to this socket; a second one must wait for its result.
     pub(crate) in_batch: bool,
 }
 
 impl<T> Record<T> {
-    pub(crate) const fn new(socket: Option<OwnedFd>, framing: Framing, value: T, tick: u32) -> Self {
+    pub(crate) const fn new(socket: Option<OwnedFd>, form: Form, value: T, tick: u32) -> Self {
         Self {
             value,
             queue: None,
@@ -48,8 +60,25 @@ impl<T> Record<T> {
             mark: tick,
             deadline: NEVER,
             state: State::Open,
-            framing,
+            form,
+            reading: Reading::Never,
             in_batch: false,
+        }
+    }
+
+    /// What the poller is to watch for, besides errors and a connection that is closed both ways.
+    pub(crate) const fn watch(&self) -> epoll::EventFlags {
+        let queued = self.queue.is_some();
+        match (self.state, self.reading) {
+            // A client that has closed its sending side may still read its answer to the end.
+            (State::Finishing, _) => epoll::EventFlags::OUT,
+            (_, Reading::Never) if queued => QUEUED,
+            (_, Reading::Never) => IDLE,
+            (_, Reading::Paused) if queued => epoll::EventFlags::OUT,
+            (_, Reading::Paused) => epoll::EventFlags::empty(),
+            (_, Reading::Wanted) if queued => epoll::EventFlags::IN.union(epoll::EventFlags::OUT),
+            // A departure is something to read, too.
+            (_, Reading::Wanted) => epoll::EventFlags::IN,
         }
     }
 
@@ -93,6 +122,11 @@ impl<T> Record<T> {
         self.queue.is_none().then_some(keep_alive)
     }
 }
+
+/// With nothing queued only a departure matters, once.
+pub(crate) const IDLE: epoll::EventFlags = epoll::EventFlags::RDHUP.union(epoll::EventFlags::ET);
+/// Level-triggered while something is queued: a flush is bounded, and what it leaves is reported again.
+const QUEUED: epoll::EventFlags = epoll::EventFlags::RDHUP.union(epoll::EventFlags::OUT);
 
 /// A duration in ticks, rounded up, at least one.
 pub(crate) fn ticks(ms: u32) -> u32 {

@@ -17,7 +17,7 @@ use fantail::{
     hub::{Hub, RealmId},
     metrics::Counters,
 };
-use fantail_pin::{FanOut, Framing, Limits};
+use fantail_pin::{FanOut, Form, Limits};
 use fantail_proto::item::{HttpStream, Item};
 
 const STREAMS: usize = 1000;
@@ -43,7 +43,7 @@ fn holds(hub: &Arc<Hub>, fan_out: FanOut) -> (Holds, Vec<UnixStream>) {
         theirs.set_nonblocking(true).expect("a socket");
         let subscriptions = vec![Subscription { channel: "c".into(), filters: Vec::new() }];
         let asked = Asked { realm: RealmId(0), subscriptions, meta: Vec::new(), prefix: String::new() };
-        let id = holds.reserve_stream(asked, Framing::Chunked, true).expect("room for a pin");
+        let id = holds.reserve_stream(asked, Form::Coded, true).expect("room for a pin");
         let client = Client { peer: None, slot: connections.take() };
         holds.attach_stream(id, OwnedFd::from(ours), client, Vec::new(), None);
         clients.push(theirs);

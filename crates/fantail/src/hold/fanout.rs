@@ -267,7 +267,7 @@ impl Work {
             return;
         }
         let all = Chunk::concat(&chunks);
-        let payload = Payload { chunked: all.framed().clone(), raw: all.content() };
+        let payload = Payload { coded: all.framed().clone(), plain: all.content() };
         self.tasks.push(Task { does: Does::Write { payload, items }, targets });
     }
 

@@ -9,7 +9,7 @@ mod poll;
 use std::{collections::VecDeque, io, os::fd::OwnedFd, rc::Rc, sync::Arc};
 
 use bytes::Bytes;
-use fantail_pin::{Event, FanOut, Framing, KeepAlive, KeepAliveMode, Limits, Outcome, Payload, PinId, Pins};
+use fantail_pin::{Event, FanOut, Form, KeepAlive, KeepAliveMode, Limits, Outcome, Payload, PinId, Pins};
 use fantail_proto::{filter::Filter, grip, render::Chunk};
 use smallvec::SmallVec;
 
@@ -103,14 +103,14 @@ impl Holds {
     /// Subscribes a stream whose head is still to be written: items wait for [`Self::attach_stream`].
     /// `None`, as for a long-poll, when there can be no more pins.
     /// After a stream that ends in order, its client may use the connection again if `keep_alive`.
-    pub fn reserve_stream(&mut self, asked: Asked, framing: Framing, keep_alive: bool) -> Option<PinId> {
-        let keep_alive = keep_alive && framing == Framing::Chunked;
-        self.reserve(asked, framing, HoldKind::Stream { keep_alive })
+    pub fn reserve_stream(&mut self, asked: Asked, form: Form, keep_alive: bool) -> Option<PinId> {
+        let keep_alive = keep_alive && form == Form::Coded;
+        self.reserve(asked, form, HoldKind::Stream { keep_alive })
     }
 
     /// Subscribes a long-poll whose socket is not free yet.
     pub fn reserve_poll(&mut self, asked: Asked, poll: Poll) -> Option<PinId> {
-        self.reserve(asked, Framing::Raw, HoldKind::Poll(Box::new(poll)))
+        self.reserve(asked, Form::Plain, HoldKind::Poll(Box::new(poll)))
     }
 
     /// Gives a reserved stream its socket, at the end of what has been written so far, and `unread`, what
@@ -132,7 +132,7 @@ impl Holds {
         if let Some(keep_alive) = keep_alive {
             let every_ms = u32::try_from(keep_alive.timeout.as_millis()).unwrap_or(u32::MAX);
             let chunk = Chunk::new(&keep_alive.content);
-            let payload = Payload { chunked: chunk.framed().clone(), raw: chunk.content() };
+            let payload = Payload { coded: chunk.framed().clone(), plain: chunk.content() };
             let mode = match keep_alive.mode {
                 grip::KeepAliveMode::Idle => KeepAliveMode::Idle,
                 grip::KeepAliveMode::Interval => KeepAliveMode::Interval,
@@ -251,10 +251,10 @@ impl Holds {
         self.pins.is_empty()
     }
 
-    fn reserve(&mut self, asked: Asked, framing: Framing, kind: HoldKind) -> Option<PinId> {
+    fn reserve(&mut self, asked: Asked, form: Form, kind: HoldKind) -> Option<PinId> {
         let list = kind.list();
         let hold = Hold { subs: Subs::new(), kind, client: None, filtering: None, unread: None };
-        let id = self.pins.reserve(framing, hold)?;
+        let id = self.pins.reserve(form, hold)?;
         self.gauge(list, 1);
         let mut filters = Vec::new();
         let mut subs = Subs::new();
@@ -316,14 +316,15 @@ impl Holds {
             Event::Departed(id) => (id, &self.counters.ended_client),
             Event::Overflow(id) => (id, &self.counters.ended_overflow),
             Event::Stalled(id) => (id, &self.counters.ended_stalled),
+            Event::Readable(_) | Event::Drained(_) => return,
         };
         cause.add(1);
         self.drop_pin(id);
     }
 
     fn close_stream(&mut self, id: PinId) -> bool {
-        let tail = match self.pins.framing(id) {
-            Some(Framing::Chunked) => LAST_CHUNK,
+        let tail = match self.pins.form(id) {
+            Some(Form::Coded) => LAST_CHUNK,
             _ => Bytes::new(),
         };
         let closed = matches!(self.pins.finish(id, &tail), Outcome::Sent | Outcome::Queued);
