@@ -1,0 +1,8 @@
+//! WebSockets as values. Nothing here reads a socket or a clock: bytes, answers and the time come in,
+//! messages, requests and decisions go out.
+//!
+//! The files, in reading order:
+//!
+//! - [`events`]: bodies of `application/websocket-events`, both ways
+
+pub mod events;
