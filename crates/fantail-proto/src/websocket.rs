@@ -4,5 +4,7 @@
 //! The files, in reading order:
 //!
 //! - [`events`]: bodies of `application/websocket-events`, both ways
+//! - [`control`]: what a message from a GRIP origin is: data for the client, or an instruction
 
+pub mod control;
 pub mod events;
