@@ -4,11 +4,15 @@
 use bytes::Bytes;
 use fantail_proto::{
     grip::{Hold, Instruct},
-    item::{self, HttpResponse, HttpStream, ResponseBody},
+    item::{self, HttpResponse, HttpStream, ResponseBody, WsKind},
     patch,
     render::{Chunk, Rendered, StreamPart},
     reply::{self, Framing, Head, Version},
     route::{Asked, Table},
+    websocket::{
+        control::{Control, MAX_CONTROL_BYTES, Message, Verdict},
+        events::{self, MAX_EVENTS, MAX_PING_BYTES},
+    },
 };
 use http::{HeaderMap, HeaderName, HeaderValue};
 
@@ -80,6 +84,51 @@ pub fn routes(text: &str) {
             assert!(errors.iter().all(|error| (1..=text.lines().count()).contains(&error.line)));
             assert!(errors.iter().all(|error| !error.to_string().contains('\n')));
         }
+    }
+}
+
+/// A body of `application/websocket-events`: what is read is written, and read again the same.
+pub fn events(data: &[u8]) {
+    let Ok(events) = events::decode(&Bytes::copy_from_slice(data)) else { return };
+    assert!(events.len() <= MAX_EVENTS);
+    let mut body = Vec::new();
+    events.iter().for_each(|event| events::encode(event, &mut body));
+    assert_eq!(events::decode(&body.into()), Ok(events));
+}
+
+/// A text message from an origin that speaks GRIP, whose message prefix is its first letter.
+pub fn control(data: &[u8]) {
+    let first = data.first().copied().filter(u8::is_ascii).map(char::from);
+    let prefix = first.map(String::from).unwrap_or_default();
+    for fragmented in [false, true] {
+        let message = Message { kind: WsKind::Text, content: Bytes::copy_from_slice(data), fragmented };
+        match message.classify(Some(&prefix)) {
+            Verdict::Control(control) => {
+                assert!(!fragmented && data.len() <= MAX_CONTROL_BYTES);
+                check_control(&control);
+            }
+            Verdict::Data(content) => assert!(!data.starts_with(b"c:") && data.ends_with(&content)),
+            Verdict::Dropped(why) => assert!(!why.to_string().contains('\n'), "{why}"),
+            Verdict::Close(_) => assert!(!fragmented),
+        }
+    }
+}
+
+fn check_control(control: &Control) {
+    let sendable = |kind: WsKind, content: &[u8]| match kind {
+        WsKind::Text => std::str::from_utf8(content).is_ok(),
+        WsKind::Binary => true,
+        WsKind::Ping | WsKind::Pong => content.len() <= MAX_PING_BYTES,
+    };
+    match control {
+        Control::Subscribe { channel, filters, .. } => assert!(!channel.is_empty() && filters.len() <= 5),
+        Control::Unsubscribe { channel: name } | Control::SetMeta { name, .. } => assert!(!name.is_empty()),
+        Control::KeepAlive(Some(keep)) => {
+            assert!(keep.timeout.as_secs() >= 1 && sendable(keep.kind, &keep.content));
+        }
+        Control::SendDelayed { kind, content, .. } => assert!(sendable(*kind, content)),
+        Control::Session { id } => assert!(id.as_ref().is_none_or(|id| !id.is_empty())),
+        Control::KeepAlive(None) | Control::Detach | Control::FlushDelayed => {}
     }
 }
 

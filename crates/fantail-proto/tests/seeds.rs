@@ -8,6 +8,16 @@ use std::{fs, path::Path};
 mod targets;
 
 #[test]
+fn control() {
+    replay("control", targets::control);
+}
+
+#[test]
+fn events() {
+    replay("events", targets::events);
+}
+
+#[test]
 fn grip_headers() {
     replay("grip_headers", targets::grip_headers);
 }

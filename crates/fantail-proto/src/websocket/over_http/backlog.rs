@@ -238,4 +238,15 @@ mod tests {
             assert_eq!(backlog.size().1, 2_usize.saturating_sub(n));
         }
     }
+
+    #[test]
+    fn once_all_is_offered_nothing_is_kept() {
+        for one_event in [false, true] {
+            let mut backlog = backlog(&["hello", "you"], None);
+            while !backlog.is_empty() {
+                backlog.offer(one_event);
+            }
+            assert_eq!((backlog.encoded.capacity(), backlog.size()), (0, (0, 0)));
+        }
+    }
 }
