@@ -198,10 +198,40 @@ impl<T> Pins<T> {
         if self.is_open(id) { self.deliver(id, bytes, self.limits.queue_bytes) } else { Outcome::Gone }
     }
 
+    /// As [`Self::write`], but whatever waits already: for an owner that itself waits while much does.
+    pub fn write_patiently(&mut self, id: PinId, bytes: &Bytes) -> Outcome {
+        if self.is_open(id) { self.deliver(id, bytes, usize::MAX) } else { Outcome::Gone }
+    }
+
+    /// Writes what nothing but the tail of [`Self::finish`] may follow. Keep-alives end.
+    pub fn seal(&mut self, id: PinId, bytes: &Bytes) -> Outcome {
+        let outcome = self.write_patiently(id, bytes);
+        if let Some(record) = self.record_mut(id).filter(|record| record.state == State::Open) {
+            record.state = State::Sealed;
+            record.keep_alive = None;
+        }
+        outcome
+    }
+
+    /// Ends the keep-alives of a pin.
+    pub fn clear_keep_alive(&mut self, id: PinId) {
+        if let Some(record) = self.record_mut(id) {
+            record.keep_alive = None;
+        }
+    }
+
+    /// When a pin last took bytes, in milliseconds of its clock and to a tenth of a second; if it has a keep-alive
+    /// on an interval, when that last was due.
+    #[must_use]
+    pub fn last_write_ms(&self, id: PinId) -> Option<u64> {
+        let mark = self.record(id)?.mark.saturating_sub(FIRST_TICK);
+        Some(self.started_ms + u64::from(mark) * u64::from(TICK_MS))
+    }
+
     /// Writes the last bytes of this hold. [`Event::Finished`] comes when the kernel has them all; the pin takes
     /// no more writes, keep-alives or deadlines, and its client may close its sending side meanwhile.
     pub fn finish(&mut self, id: PinId, tail: &Bytes) -> Outcome {
-        let Some(record) = self.record_mut(id).filter(|record| record.state == State::Open) else {
+        let Some(record) = self.record_mut(id).filter(|record| record.is_served()) else {
             return Outcome::Gone;
         };
         record.keep_alive = None;
@@ -226,7 +256,7 @@ impl<T> Pins<T> {
         let reading = if wanted { Reading::Wanted } else { Reading::Paused };
         let Some(record) = self.record_mut(id).filter(|record| record.reading != reading) else { return };
         record.reading = reading;
-        if record.state == State::Open {
+        if record.is_served() {
             self.watch(id);
         }
     }
@@ -234,7 +264,7 @@ impl<T> Pins<T> {
     /// Reads what there is, up to the length of `buffer`. The end of the stream and a failure are an
     /// [`Event::Departed`], found by writing.
     pub fn read(&mut self, id: PinId, buffer: &mut [u8]) -> Received {
-        let Some(record) = self.record(id).filter(|record| record.state == State::Open) else {
+        let Some(record) = self.record(id).filter(|record| record.is_served()) else {
             return Received::Nothing;
         };
         let Some(socket) = &record.socket else { return Received::Nothing };
@@ -262,7 +292,7 @@ impl<T> Pins<T> {
     /// Reports [`Event::Due`] once, `after_ms` from now or up to 100 ms later. Replaces an earlier deadline.
     pub fn set_deadline(&mut self, id: PinId, after_ms: u32) {
         let tick = self.tick_after(after_ms);
-        if let Some(record) = self.record_mut(id).filter(|record| record.state == State::Open) {
+        if let Some(record) = self.record_mut(id).filter(|record| record.is_served()) {
             record.deadline = tick;
             self.ring.arm(id.index, tick);
         }
@@ -428,12 +458,14 @@ impl<T> Pins<T> {
     fn react(&mut self, id: PinId, flags: epoll::EventFlags) -> bool {
         let Some(record) = self.record(id) else { return false };
         let departed = match record.state {
-            State::Open if record.reading == Reading::Never => {
+            State::Open | State::Sealed if record.reading == Reading::Never => {
                 epoll::EventFlags::HUP | epoll::EventFlags::ERR | epoll::EventFlags::RDHUP
             }
             // What a client sent before it closed is read first.
-            State::Open if flags.contains(epoll::EventFlags::IN) => epoll::EventFlags::empty(),
-            State::Open | State::Finishing => epoll::EventFlags::HUP | epoll::EventFlags::ERR,
+            State::Open | State::Sealed if flags.contains(epoll::EventFlags::IN) => {
+                epoll::EventFlags::empty()
+            }
+            State::Open | State::Sealed | State::Finishing => epoll::EventFlags::HUP | epoll::EventFlags::ERR,
             State::Ended => return false,
         };
         if flags.intersects(departed) {

@@ -13,11 +13,13 @@ use crate::{Form, KeepAlive, KeepAliveMode};
 /// Milliseconds in a tick: keep-alives and time-outs are seconds, so a tenth is fine enough.
 pub(crate) const TICK_MS: u32 = 100;
 
-/// `Open` → `Finishing` (a tail is queued) → `Ended`, or straight to `Ended` by departure, overflow, stall or a
+/// `Open` (→ `Sealed`) → `Finishing` (a tail is queued) → `Ended`, or straight to `Ended` by departure, overflow, stall or a
 /// tail that was taken at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum State {
     Open,
+    /// Takes nothing more but the tail; is read and timed as before.
+    Sealed,
     Finishing,
     /// Reported to the owner, no longer watched, waiting to be removed.
     Ended,
@@ -64,6 +66,11 @@ impl<T> Record<T> {
             reading: Reading::Never,
             in_batch: false,
         }
+    }
+
+    /// Neither over nor about to be.
+    pub(crate) fn is_served(&self) -> bool {
+        matches!(self.state, State::Open | State::Sealed)
     }
 
     /// What the poller is to watch for, besides errors and a connection that is closed both ways.

@@ -58,7 +58,8 @@ impl Message {
         let opcode = Opcode::from(kind);
         let frame = Frame::new(opcode, content).to_bytes();
         // A control frame's content may have been cut.
-        let head = frame.len() - content.len().min(if opcode.is_control() { CONTROL_MAX } else { usize::MAX });
+        let head =
+            frame.len() - content.len().min(if opcode.is_control() { CONTROL_MAX } else { usize::MAX });
         Self { frame, head, opcode, deflated: OnceLock::new() }
     }
 
@@ -75,8 +76,11 @@ impl Message {
             return &self.frame;
         }
         self.deflated.get_or_init(|| {
-            let frame = Frame::deflated(self.opcode, &deflater.deflate(content)).to_bytes();
-            if frame.len() < self.frame.len() { frame } else { self.frame.clone() }
+            let deflated = deflater.deflate(content);
+            deflated.map_or_else(
+                || self.frame.clone(),
+                |content| Frame::deflated(self.opcode, content).to_bytes(),
+            )
         })
     }
 }

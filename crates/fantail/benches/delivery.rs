@@ -17,7 +17,7 @@ use fantail::{
     hub::{Hub, RealmId},
     metrics::Counters,
 };
-use fantail_pin::{FanOut, Form, Limits};
+use fantail_pin::{FanOut, Form};
 use fantail_proto::item::{HttpStream, Item};
 
 const STREAMS: usize = 1000;
@@ -35,8 +35,8 @@ fn item() -> Item {
 fn holds(hub: &Arc<Hub>, fan_out: FanOut) -> (Holds, Vec<UnixStream>) {
     let counters = Arc::new(Counters::default());
     let connections = Connections::new(STREAMS, Arc::new(AtomicUsize::new(0)), Arc::clone(&counters));
-    let limits = Limits { queue_bytes: 1 << 20, send_timeout_ms: 60_000 };
-    let mut holds = Holds::new(Arc::clone(hub), 0, fan_out, limits, counters).expect("an epoll");
+    let config = config::Config::load(config::Sources::default()).expect("the defaults are good");
+    let mut holds = Holds::new(Arc::clone(hub), 0, fan_out, &config, counters).expect("an epoll");
     let mut clients = Vec::new();
     for _ in 0..STREAMS {
         let (ours, theirs) = UnixStream::pair().expect("descriptors for all streams");

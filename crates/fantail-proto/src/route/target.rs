@@ -28,8 +28,18 @@ pub(super) fn read(section: Section, reasons: &mut Vec<Reason>) -> Target {
 }
 
 /// Parameters of a target.
-pub(super) const KNOWN: &[&str] =
-    &["ssl", "untrusted", "trust_connect_host", "insecure", "host", "sub", "client_cert", "client_key", "over_http", "one_event"];
+pub(super) const KNOWN: &[&str] = &[
+    "ssl",
+    "untrusted",
+    "trust_connect_host",
+    "insecure",
+    "host",
+    "sub",
+    "client_cert",
+    "client_key",
+    "over_http",
+    "one_event",
+];
 
 fn address(value: String) -> Result<Address, Reason> {
     if value == "test" {

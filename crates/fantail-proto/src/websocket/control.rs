@@ -108,7 +108,7 @@ pub enum FilterError {
 impl Message {
     /// `prefix` is the message prefix that was agreed on, `None` when the origin did not ask for GRIP: then
     /// everything is data. The check for `c:` comes first, whatever the prefix; binary messages are data.
-    pub fn classify(self, prefix: Option<&str>) -> Verdict {
+    pub fn classify(self, prefix: Option<&[u8]>) -> Verdict {
         let Self { kind, content, fragmented } = self;
         let Some(prefix) = prefix else { return Verdict::Data(content) };
         match kind {
@@ -122,7 +122,7 @@ impl Message {
                     control(&content[CONTROL.len()..])
                 }
             }
-            WsKind::Text | WsKind::Binary if content.starts_with(prefix.as_bytes()) => {
+            WsKind::Text | WsKind::Binary if content.starts_with(prefix) => {
                 Verdict::Data(content.slice(prefix.len()..))
             }
             WsKind::Text | WsKind::Binary => Verdict::Dropped(Dropped::NoPrefix),

@@ -466,8 +466,8 @@ pub fn opening_headers(answer: &HeaderMap) -> HeaderMap {
     headers
 }
 
-/// The media type may have parameters (Pushpin allows none).
-fn is_events(headers: &HeaderMap) -> bool {
+/// Whether an answer has events. The media type may have parameters (Pushpin allows none).
+pub fn is_events(headers: &HeaderMap) -> bool {
     let Some(value) = headers.get(header::CONTENT_TYPE) else { return false };
     let media_type = value.as_bytes().split(|byte| *byte == b';').next().unwrap_or_default();
     media_type.trim_ascii().eq_ignore_ascii_case(events::MEDIA_TYPE.as_bytes())

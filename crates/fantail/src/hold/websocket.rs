@@ -5,18 +5,21 @@
 mod far;
 mod timers;
 
-use std::rc::Rc;
+use std::{os::fd::OwnedFd, rc::Rc};
 
 use bytes::Bytes;
 use fantail_pin::{Form, KeepAlive, KeepAliveMode, Outcome, Payload, PinId, Received};
 use fantail_proto::{
+    filter::Filter,
     grip,
     item::WsKind,
+    render,
     websocket::{
         close::{self, Close, Code},
         control::{self, Control, Message, Verdict},
+        deflate::Window,
         frame::{Frame, Opcode},
-        over_http::{Action, Farewell, Session},
+        over_http::{Action, Failure, Farewell},
         reader::{self, Limits, Reader, Role, Violation},
     },
 };
@@ -25,7 +28,8 @@ use http::{HeaderMap, StatusCode};
 pub use far::{Asking, Call, Far, Link, Next, OverHttp};
 use timers::{Delayed, Timers};
 
-use super::{Asked, Hold, HoldKind, Holds, List, Onward};
+use super::{Asked, Filtering, Hold, HoldKind, Holds, List, Onward, Subscriptions};
+use crate::{client::Client, hub::RealmId};
 
 /// What a WebSocket is besides a pin.
 #[derive(Debug)]
@@ -33,11 +37,15 @@ pub(super) struct WebSocket {
     reader: Reader,
     far: Far,
     /// The message prefix, when the origin asked for GRIP.
-    grip: Option<Box<str>>,
+    grip: Option<Bytes>,
     stage: Stage,
     /// The first so many subscriptions are the target's own: the origin cannot end them.
     implicit: u16,
     debug: bool,
+    /// Of a client that agreed to permessage-deflate.
+    window: Option<Window>,
+    realm: RealmId,
+    prefix: Box<str>,
     timers: Timers,
 }
 
@@ -58,12 +66,11 @@ enum Stage {
 pub struct Opened {
     pub far: Far,
     /// The message prefix, when the origin asked for GRIP.
-    pub grip: Option<Box<str>>,
+    pub grip: Option<Bytes>,
     /// The 101 that the client gets.
     pub head: Bytes,
-    /// permessage-deflate was agreed on; `Coded` when our messages may be compressed, too.
-    pub deflate: bool,
-    pub form: Form,
+    /// Of a client that agreed to permessage-deflate.
+    pub window: Option<Window>,
     /// The route explains errors to clients.
     pub debug: bool,
     /// The origin's first words.
@@ -74,21 +81,22 @@ impl Holds {
     /// Subscribes a WebSocket to its target's own channels, queues its 101 and does what the origin said with it.
     /// `None` when there can be no more pins.
     pub fn reserve_websocket(&mut self, asked: Asked, opened: Opened) -> Option<PinId> {
-        let Opened { far, grip, head, deflate, form, debug, actions } = opened;
+        let Opened { far, grip, head, window, debug, actions } = opened;
+        // Whoever can look back less far than we do is not sent what is compressed for all.
+        let form = if window == Some(Window::MAX) { Form::Coded } else { Form::Plain };
         let socket = WebSocket {
-            reader: Reader::new(Role::Server, deflate),
+            reader: Reader::new(Role::Server, window.is_some()),
             far,
             grip,
             stage: Stage::Open,
             implicit: u16::try_from(asked.subscriptions.len()).unwrap_or(u16::MAX),
             debug,
+            window,
+            realm: asked.realm,
+            prefix: asked.prefix.as_str().into(),
             timers: Timers::new(self.now_ms),
         };
-        let prefix = asked.prefix.clone();
         let id = self.reserve(asked, form, HoldKind::WebSocket(Box::new(socket)))?;
-        if let Some(hold) = self.pins.get_mut(id) {
-            hold.prefix = prefix.into_boxed_str();
-        }
         match self.far(id) {
             Some(Far::OverHttp(far)) => far.pin.set(Some(id)),
             Some(Far::Native(link)) => link.pin.set(Some(id)),
@@ -101,13 +109,7 @@ impl Holds {
     }
 
     /// Gives a reserved WebSocket its socket; `unread` is what the client has said already.
-    pub fn attach_websocket(
-        &mut self,
-        id: PinId,
-        socket: std::os::fd::OwnedFd,
-        client: crate::client::Client,
-        mut unread: Vec<u8>,
-    ) {
+    pub fn attach_websocket(&mut self, id: PinId, socket: OwnedFd, client: Client, mut unread: Vec<u8>) {
         self.attach(id, socket, client);
         self.hear(id, &mut unread);
         self.ask(id);
@@ -116,13 +118,19 @@ impl Holds {
     }
 
     /// Takes an origin's answer to the request on its way.
-    pub fn answered(&mut self, far: &Rc<OverHttp>, status: StatusCode, headers: &HeaderMap, body: &Bytes) -> Next {
+    pub fn answered(
+        &mut self,
+        far: &Rc<OverHttp>,
+        status: StatusCode,
+        headers: &HeaderMap,
+        body: &Bytes,
+    ) -> Next {
         let actions = far.session.borrow_mut().answered(status, headers, body, self.now_ms);
         self.heard_back(far, actions)
     }
 
     /// The request on its way has no answer.
-    pub fn unanswered(&mut self, far: &Rc<OverHttp>, failure: fantail_proto::websocket::over_http::Failure) -> Next {
+    pub fn unanswered(&mut self, far: &Rc<OverHttp>, failure: Failure) -> Next {
         let jitter = u64::from(super::jitter_ms());
         let actions = far.session.borrow_mut().failed(failure, jitter, self.now_ms);
         self.heard_back(far, actions)
@@ -144,7 +152,36 @@ impl Holds {
     }
 
     /// Takes what an origin's own server says.
-    pub fn linked(&mut self, link: &Link, event: reader::Event) {
+    ///
+    /// # Errors
+    /// The origin broke the protocol or a limit; its client has been closed.
+    pub fn hear_link(
+        &mut self,
+        link: &Link,
+        reader: &mut Reader,
+        mut bytes: &mut [u8],
+    ) -> Result<(), Violation> {
+        let limits = self.limits();
+        while !bytes.is_empty() {
+            match reader.read(&mut bytes, &limits, &mut self.inflater) {
+                Ok(Some(event)) => self.linked(link, event),
+                Ok(None) => break,
+                Err(violation) => {
+                    tracing::info!(target: "fantail::websocket", %violation, "an origin breaks the protocol");
+                    self.counters.ended_origin.add(1);
+                    if let Some(id) = link.pin.get() {
+                        self.fail(id, &format!("the origin broke the protocol: {violation}"));
+                    }
+                    self.collect();
+                    return Err(violation);
+                }
+            }
+        }
+        self.collect();
+        Ok(())
+    }
+
+    fn linked(&mut self, link: &Link, event: reader::Event) {
         let Some(id) = link.pin.get() else { return };
         let (kind, content, fragmented) = match event {
             reader::Event::Text { payload, fragmented } => (WsKind::Text, payload, fragmented),
@@ -152,12 +189,10 @@ impl Holds {
             reader::Event::Ping(payload) => (WsKind::Ping, payload, false),
             reader::Event::Pong(payload) => (WsKind::Pong, payload, false),
             reader::Event::Close(close) => {
-                self.origin_closes(id, close.map(|close| (close.code, close.reason)));
-                return self.collect();
+                return self.origin_closes(id, close.map(|close| (close.code, close.reason)));
             }
         };
         self.from_origin(id, Message { kind, content, fragmented });
-        self.collect();
     }
 
     /// The connection to an origin's own server is over. Without a closing handshake the client sees none either.
@@ -192,6 +227,7 @@ impl Holds {
         if let Received::Bytes(read) = self.pins.read(id, &mut buffer) {
             self.hear(id, &mut buffer[..read]);
             self.ask(id);
+            self.unread |= read == BUFFER;
         }
         self.buffer = buffer;
     }
@@ -213,12 +249,13 @@ impl Holds {
             Far::OverHttp(far) => {
                 far.pin.set(None);
                 far.session.borrow_mut().leave(farewell);
-                if !far.asking.get() && self.partings < MAX_PARTINGS {
+                // Over the limit, the origin hears nothing: it has to reckon with that anyway.
+                if self.partings < MAX_PARTINGS || far.asking.get() {
                     self.partings += 1;
-                    far.asking.set(true);
-                    match self.go_on_asking(&far) {
-                        Next::Ask(body) => self.onward.push(Onward::Ask(Asking { far, body })),
-                        Next::Wait(_) | Next::Done => {}
+                    if !far.asking.replace(true)
+                        && let Next::Ask(body) = self.go_on_asking(&far)
+                    {
+                        self.onward.push(Onward::Ask(Asking { far, body }));
                     }
                 }
             }
@@ -262,19 +299,13 @@ impl Holds {
                 self.close_websocket(id, &close_frame(Code::GOING_AWAY, ""));
             } else if socket.timers.is_silent(ping_ms, now_ms) {
                 self.counters.ended_stalled.add(1);
-                return self.depart(id);
+                return self.drop_pin(id);
             } else if socket.timers.wants_ping(ping_ms, now_ms) {
                 self.write_to(id, &Frame::new(Opcode::Ping, PING).to_bytes());
             }
         }
         self.ask(id);
         self.schedule(id);
-    }
-
-    /// Ends a WebSocket whose client is gone: its origin hears of it.
-    pub(super) fn depart(&mut self, id: PinId) {
-        self.part(id, Farewell::Disconnect);
-        self.drop_pin(id);
     }
 
     /// Asks the origin, even if there is nothing to say (spec 5.6).
@@ -285,21 +316,27 @@ impl Holds {
         }
     }
 
-    /// Which of a message's forms compressed ones are; asked for each batch, not for each subscriber.
-    pub(super) fn payload(&mut self, messages: &[&fantail_proto::render::Message], coded: bool) -> Payload {
-        let least = self.websocket.deflate_from;
-        let plain = joined(messages.iter().map(|message| message.plain()));
-        let coded = match coded {
-            true => joined(messages.iter().map(|message| message.deflated(&mut self.deflater, least))),
-            false => Bytes::new(),
+    /// Messages one after another, in both forms if there is any client for the second.
+    pub(super) fn payload(&mut self, messages: &[&render::Message]) -> Payload {
+        let Self { deflater, websocket, .. } = self;
+        let plain = joined(messages.iter().map(|message| message.plain()).collect());
+        let coded = if websocket.deflate {
+            let least = websocket.deflate_from;
+            joined(messages.iter().map(|message| message.deflated(deflater, least)).collect())
+        } else {
+            Bytes::new()
         };
         Payload { plain, coded }
+    }
+
+    fn limits(&self) -> Limits {
+        Limits { message: self.websocket.message_bytes, fragments: self.websocket.fragments }
     }
 
     /// Reads frames and does what they say.
     fn hear(&mut self, id: PinId, bytes: &mut [u8]) {
         let mut input = bytes;
-        let limits = Limits { message: self.websocket.message_bytes, fragments: self.websocket.fragments };
+        let limits = self.limits();
         let now_ms = self.now_ms;
         while !input.is_empty() {
             let Some(hold) = self.pins.get_mut(id) else { return };
@@ -342,7 +379,9 @@ impl Holds {
         let before = socket.stage;
         match &socket.far {
             Far::OverHttp(far) => {
-                far.session.borrow_mut().close(close.map(|close| (close.code.get(), close.reason.as_bytes())));
+                far.session
+                    .borrow_mut()
+                    .close(close.map(|close| (close.code.get(), close.reason.as_bytes())));
             }
             Far::Native(link) => link.close(close),
             Far::Detached => {}
@@ -390,10 +429,7 @@ impl Holds {
                 Action::Drop(cause) => {
                     tracing::info!(target: "fantail::websocket", %cause, "a client is let go");
                     self.counters.ended_origin.add(1);
-                    // The session knows already.
-                    if let Some(Far::OverHttp(far)) = self.far(id) {
-                        far.pin.set(None);
-                    }
+                    // The session knows, and may have something to say to that.
                     self.drop_pin(id);
                 }
             }
@@ -444,8 +480,7 @@ impl Holds {
     fn send_close(&mut self, id: PinId, frame: &Bytes) -> bool {
         let close_by_ms = self.now_ms + millis(self.websocket.close_timeout);
         self.flush_delayed(id);
-        let sent = matches!(self.pins.write(id, frame), Outcome::Sent | Outcome::Queued);
-        self.pins.clear_keep_alive(id);
+        let sent = matches!(self.pins.seal(id, frame), Outcome::Sent | Outcome::Queued);
         if let Some(socket) = self.socket(id) {
             socket.stage = Stage::Closing;
             socket.timers.close_by_ms = close_by_ms;
@@ -479,7 +514,7 @@ impl Holds {
                 self.part(id, Farewell::Disconnect);
                 self.last_close(id, None);
             }
-            _ => self.depart(id),
+            _ => self.drop_pin(id),
         }
     }
 
@@ -537,14 +572,15 @@ impl Holds {
 
     fn write_message(&mut self, id: PinId, kind: WsKind, content: &Bytes) {
         let opcode = Opcode::from(kind);
-        let coded = !opcode.is_control()
-            && content.len() >= self.websocket.deflate_from
-            && self.pins.form(id) == Some(Form::Coded);
-        let frame = if coded {
-            Frame::deflated(opcode, &self.deflater.deflate(content)).to_bytes()
-        } else {
-            Frame::new(opcode, content).to_bytes()
-        };
+        let least = self.websocket.deflate_from;
+        let window = self.socket(id).and_then(|socket| socket.window);
+        let deflates = !opcode.is_control()
+            && content.len() >= least
+            && window.is_some_and(|window| window.fits(content.len()));
+        let deflated = if deflates { self.deflater.deflate(content) } else { None };
+        let frame =
+            deflated.map_or_else(|| Frame::new(opcode, content), |content| Frame::deflated(opcode, content));
+        let frame = frame.to_bytes();
         self.write_to(id, &frame);
     }
 
@@ -569,20 +605,17 @@ impl Holds {
     }
 
     fn heard_back(&mut self, far: &Rc<OverHttp>, actions: Vec<Action>) -> Next {
-        let Some(id) = far.pin.get() else {
-            return self.go_on_asking_parted(far);
-        };
-        self.act(id, actions);
-        self.collect();
-        // Doing so may have ended it.
-        if far.pin.get().is_none() || self.socket(id).is_none() {
-            return self.go_on_asking_parted(far);
+        if let Some(id) = far.pin.get() {
+            self.act(id, actions);
+            self.collect();
         }
+        // Doing so may have ended it.
+        let Some(id) = far.pin.get() else { return self.go_on_asking(far) };
         let (has_room, ended) = {
             let session = far.session.borrow();
             (session.has_room(), session.is_ended())
         };
-        if has_room && self.socket(id).is_some_and(|socket| matches!(socket.stage, Stage::Open | Stage::Closing)) {
+        if has_room && self.socket(id).is_some_and(|socket| socket.stage != Stage::ClientClosed) {
             self.pins.set_reading(id, true);
         }
         if !ended && self.pins.queue_len(id) < BEHIND {
@@ -594,14 +627,6 @@ impl Holds {
         far.asking.set(false);
         self.schedule(id);
         Next::Done
-    }
-
-    /// A session whose client left while it was asking is one of those that go on alone.
-    fn go_on_asking_parted(&mut self, far: &Rc<OverHttp>) -> Next {
-        if !far.alone.replace(true) {
-            self.partings += 1;
-        }
-        self.go_on_asking(far)
     }
 
     /// Sets the pin's deadline to whatever is due next.
@@ -625,35 +650,31 @@ impl Holds {
         }
     }
 
-    fn subscribe(&mut self, id: PinId, channel: &str, filters: Vec<fantail_proto::filter::Filter>) {
-        let limits = self.subscription_limits;
-        let Some(Hold { prefix, subs, realm, .. }) = self.pins.get(id) else { return };
-        let (name, realm) = (format!("{prefix}{channel}"), *realm);
-        if subs.len() >= limits.subscriptions || name.len() > limits.channel_bytes {
+    fn subscribe(&mut self, id: PinId, channel: &str, filters: Vec<Filter>) {
+        let Subscriptions { most, channel_bytes } = self.subscriptions;
+        let Some(Hold { subs, kind: HoldKind::WebSocket(socket), .. }) = self.pins.get(id) else { return };
+        let (name, realm) = (format!("{}{channel}", socket.prefix), socket.realm);
+        if socket.stage != Stage::Open || subs.len() >= most || name.len() > channel_bytes {
             tracing::debug!(target: "fantail::websocket", name, "a subscription over the limit is ignored");
             return;
+        }
+        if !filters.is_empty() {
+            self.filtering(id);
         }
         self.join(id, realm, &name, List::WebSockets, filters);
     }
 
     fn leave_channel(&mut self, id: PinId, channel: &str) {
-        let Some(Hold { prefix, subs, kind: HoldKind::WebSocket(socket), .. }) = self.pins.get(id) else { return };
-        let name = format!("{prefix}{channel}");
+        let Some(Hold { subs, kind: HoldKind::WebSocket(socket), .. }) = self.pins.get(id) else { return };
+        let name = format!("{}{channel}", socket.prefix);
         let place = subs.iter().position(|sub| self.channels.name(sub.channel) == name);
         if let Some(place) = place.filter(|place| *place >= usize::from(socket.implicit)) {
             self.leave(id, place);
         }
     }
 
-    fn unsubscribe_all(&mut self, id: PinId) {
-        while let Some(last) = self.pins.get(id).and_then(|hold| hold.subs.len().checked_sub(1)) {
-            self.leave(id, last);
-        }
-    }
-
     fn set_meta(&mut self, id: PinId, name: String, value: Option<String>) {
-        let Some(hold) = self.pins.get_mut(id) else { return };
-        let meta = &mut hold.filtering().meta;
+        let Some(Filtering { meta, .. }) = self.filtering(id) else { return };
         let bytes: usize = meta.iter().map(|(name, value)| name.len() + value.len()).sum();
         meta.retain(|(known, _)| *known != name);
         if let Some(value) = value
@@ -662,6 +683,16 @@ impl Holds {
         {
             meta.push((name, value));
         }
+    }
+
+    fn filtering(&mut self, id: PinId) -> Option<&mut Filtering> {
+        let Hold { filtering, kind: HoldKind::WebSocket(socket), .. } = self.pins.get_mut(id)? else {
+            return None;
+        };
+        let prefix = &socket.prefix;
+        Some(filtering.get_or_insert_with(|| {
+            Box::new(Filtering { filters: Vec::new(), meta: Vec::new(), prefix: prefix.to_string() })
+        }))
     }
 
     fn socket(&mut self, id: PinId) -> Option<&mut WebSocket> {
@@ -679,13 +710,6 @@ impl Holds {
     }
 }
 
-impl OverHttp {
-    /// What was said while the handshake went on.
-    pub fn session(self: &Rc<Self>) -> std::cell::RefMut<'_, Session> {
-        self.session.borrow_mut()
-    }
-}
-
 /// A close frame.
 pub(super) fn close_frame(code: Code, reason: &str) -> Bytes {
     Frame::new(Opcode::Close, &close::payload(code, reason)).to_bytes()
@@ -699,15 +723,10 @@ fn frame_of(close: Option<(Code, &str)>) -> Bytes {
 }
 
 /// Frames one after another; a single one is shared, not copied.
-fn joined<'f>(mut frames: impl Iterator<Item = &'f Bytes> + Clone) -> Bytes {
-    let all = frames.clone();
-    match (frames.next(), frames.next()) {
-        (Some(only), None) => only.clone(),
-        _ => {
-            let mut bytes = Vec::with_capacity(all.clone().map(Bytes::len).sum());
-            all.for_each(|frame| bytes.extend_from_slice(frame));
-            bytes.into()
-        }
+fn joined(frames: Vec<&Bytes>) -> Bytes {
+    match frames.as_slice() {
+        [only] => (*only).clone(),
+        all => all.iter().flat_map(|frame| frame.iter()).copied().collect(),
     }
 }
 

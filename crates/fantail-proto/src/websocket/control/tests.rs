@@ -8,7 +8,7 @@ fn text(content: &str) -> Message {
 
 /// What a JSON text behind `c:` is.
 fn heard(json: &str) -> Verdict {
-    text(&format!("c:{json}")).classify(Some("m:"))
+    text(&format!("c:{json}")).classify(Some(b"m:"))
 }
 
 #[test]
@@ -54,9 +54,9 @@ fn data_instructions_and_neither() {
 #[test]
 fn fragments_and_long_messages_instruct_nothing() {
     let fragmented = |content: &str| Message { fragmented: true, ..text(content) };
-    assert_eq!(fragmented("m:hi").classify(Some("m:")), Verdict::Data("hi".into()));
+    assert_eq!(fragmented("m:hi").classify(Some(b"m:")), Verdict::Data("hi".into()));
     assert_eq!(
-        fragmented(r#"c:{"type":"detach"}"#).classify(Some("")),
+        fragmented(r#"c:{"type":"detach"}"#).classify(Some(b"")),
         Verdict::Dropped(Dropped::Fragmented)
     );
     let filled = |length: usize| format!(r#"{{"type":"detach","x":"{}"}}"#, "x".repeat(length - 26));
@@ -201,7 +201,7 @@ fn filters_that_cannot_be_applied_close_the_client() {
 proptest! {
     #[test]
     fn any_text_has_a_verdict(json in r#"\{("(type|channel|filters|content|timeout)":("subscribe"|"keep-alive"|"x"|-?[0-9]{1,12}|\["x"\]|null),?){0,5}\}?"#, fragmented: bool) {
-        let verdict = Message { fragmented, ..text(&format!("c:{json}")) }.classify(Some(""));
+        let verdict = Message { fragmented, ..text(&format!("c:{json}")) }.classify(Some(b""));
         prop_assert!(!matches!(verdict, Verdict::Data(_)));
     }
 }
