@@ -10,11 +10,16 @@ use fantail_proto::{
     reply::{self, Framing, Head, Version},
     route::{Asked, Table},
     websocket::{
+        close::Close,
         control::{Control, MAX_CONTROL_BYTES, Message, Verdict},
+        deflate::{Agreed, Deflater, Inflater},
         events::{self, MAX_EVENTS, MAX_PING_BYTES},
+        frame::{Frame, Opcode},
+        handshake::Grip,
+        reader::{Event, Limits, Reader, Role, Violation},
     },
 };
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::{HeaderMap, HeaderName, HeaderValue, header::SEC_WEBSOCKET_EXTENSIONS};
 
 /// Lines of `Name: value`, as an origin would send them.
 pub fn grip_headers(data: &[u8]) {
@@ -102,7 +107,7 @@ pub fn control(data: &[u8]) {
     let prefix = first.map(String::from).unwrap_or_default();
     for fragmented in [false, true] {
         let message = Message { kind: WsKind::Text, content: Bytes::copy_from_slice(data), fragmented };
-        match message.classify(Some(&prefix)) {
+        match message.classify(Some(prefix.as_bytes())) {
             Verdict::Control(control) => {
                 assert!(!fragmented && data.len() <= MAX_CONTROL_BYTES);
                 check_control(&control);
@@ -129,6 +134,69 @@ fn check_control(control: &Control) {
         Control::SendDelayed { kind, content, .. } => assert!(sendable(*kind, content)),
         Control::Session { id } => assert!(id.as_ref().is_none_or(|id| !id.is_empty())),
         Control::KeepAlive(None) | Control::Detach | Control::FlushDelayed => {}
+    }
+}
+
+/// Flags and the size of the pieces, then what a peer sends: events and their end do not depend on the
+/// pieces, and what was read can be sent and read again. The same bytes are also a list of extensions.
+pub fn websocket(data: &[u8]) {
+    let Some(([flags, step], sent)) = data.split_first_chunk() else { return };
+    let reader = || Reader::new(if flags & 1 == 0 { Role::Server } else { Role::Client }, flags & 2 != 0);
+    let (events, violation) = received(reader(), sent, sent.len().max(1));
+    assert_eq!((events.clone(), violation), received(reader(), sent, usize::from(*step).max(1)));
+    let mut again = Vec::new();
+    let mut deflater = Deflater::new();
+    for event in &events {
+        frame_of(event, &mut deflater, &mut again);
+    }
+    let mut unfragmented = events;
+    for event in &mut unfragmented {
+        if let Event::Text { payload, fragmented } = event {
+            assert!(str::from_utf8(payload).is_ok());
+            *fragmented = false;
+        }
+    }
+    assert_eq!(received(Reader::new(Role::Client, true), &again, 100), (unfragmented, None));
+
+    let Ok(value) = HeaderValue::from_bytes(sent) else { return };
+    let headers = HeaderMap::from_iter([(SEC_WEBSOCKET_EXTENSIONS, value)]);
+    Grip::from_answer(&headers);
+    if let Some(agreed) = Agreed::from_offers(&headers) {
+        assert!(agreed.answer.to_str().is_ok_and(|answer| answer.starts_with("permessage-deflate; ")));
+    }
+}
+
+fn received(mut reader: Reader, sent: &[u8], step: usize) -> (Vec<Event>, Option<Violation>) {
+    let limits = Limits { message: 4096, fragments: 10 };
+    let (mut events, mut inflater) = (Vec::new(), Inflater::new());
+    for piece in sent.to_vec().chunks_mut(step) {
+        let mut rest = piece;
+        loop {
+            match reader.read(&mut rest, &limits, &mut inflater) {
+                Ok(Some(event)) => events.push(event),
+                Ok(None) => break assert!(rest.is_empty()),
+                Err(violation) => return (events, Some(violation)),
+            }
+        }
+    }
+    (events, None)
+}
+
+fn frame_of(event: &Event, deflater: &mut Deflater, out: &mut Vec<u8>) {
+    let (opcode, payload) = match event {
+        Event::Text { payload, .. } => (Opcode::Text, payload),
+        Event::Binary(payload) => (Opcode::Binary, payload),
+        Event::Ping(payload) => return Frame::new(Opcode::Ping, payload).append(out),
+        Event::Pong(payload) => return Frame::new(Opcode::Pong, payload).append(out),
+        Event::Close(close) => {
+            let payload = close.as_ref().map(Close::payload).unwrap_or_default();
+            return Frame::new(Opcode::Close, &payload).append(out);
+        }
+    };
+    assert!(payload.len() <= 4096);
+    match deflater.deflate(payload) {
+        Some(payload) => Frame::deflated(opcode, payload).append(out),
+        None => Frame::new(opcode, payload).append(out),
     }
 }
 

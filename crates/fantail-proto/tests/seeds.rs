@@ -37,6 +37,11 @@ fn routes() {
     replay("routes", |data| targets::routes(&String::from_utf8_lossy(data)));
 }
 
+#[test]
+fn websocket() {
+    replay("websocket", targets::websocket);
+}
+
 fn replay(target: &str, run: impl Fn(&[u8])) {
     let seeds = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/seeds").join(target);
     let mut count = 0;

@@ -235,4 +235,5 @@ const END: [u8; 5] = [1, 0, 0, 0xff, 0xff];
 /// Most messages inflate in one go; also what a bomb costs beyond the limit.
 const SCRATCH: usize = 16 << 10;
 
+/// What is deflated once goes to many: the bytes count more than the microseconds.
 const LEVEL: Compression = Compression::new(6);

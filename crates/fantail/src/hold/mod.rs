@@ -4,6 +4,7 @@
 
 mod channels;
 mod fanout;
+mod onward;
 mod poll;
 mod websocket;
 
@@ -24,6 +25,7 @@ use fantail_proto::{
 };
 use smallvec::SmallVec;
 
+pub use onward::{Onward, Released, Replay, Socket};
 pub use poll::{Poll, Shape};
 pub use websocket::{Asking, Call, Far, Link, Next, Opened, OverHttp};
 
@@ -71,24 +73,6 @@ struct Subscriptions {
     channel_bytes: usize,
 }
 
-/// What the holds leave to others.
-#[derive(Debug)]
-pub enum Onward {
-    /// A socket lives on.
-    Released(Released),
-    /// A socket is closed when its client has read everything.
-    Closed(Socket),
-    /// A WebSocket's origin is to be asked.
-    Ask(Asking),
-}
-
-/// A socket that is closed without losing what was written.
-#[derive(Debug)]
-pub struct Socket {
-    pub socket: OwnedFd,
-    pub client: Client,
-}
-
 /// A new hold: who, and subscribed to what.
 #[derive(Debug)]
 pub struct Asked {
@@ -106,23 +90,6 @@ pub struct Subscription {
     /// In full: with the route's prefix.
     pub channel: String,
     pub filters: Vec<Filter>,
-}
-
-/// A socket whose hold has ended and that lives on.
-#[derive(Debug)]
-pub struct Released {
-    pub socket: OwnedFd,
-    pub client: Client,
-    /// Bytes to be read before those of the socket.
-    pub unread: Vec<u8>,
-    /// The first request in `unread` is one that was held, to be sent to its origin again.
-    pub replay: Option<Replay>,
-}
-
-/// A held request that is asked again, and what its hold knew: `Grip-Last` names and ids.
-#[derive(Debug)]
-pub struct Replay {
-    pub last_ids: Vec<(String, String)>,
 }
 
 impl Holds {

@@ -2,21 +2,20 @@
 //! happens here, in order, whoever caused it; the sockets are the pins', the words of the origin's answers
 //! `fantail_proto`'s. Never asks an origin: who does is given [`Asking`].
 
+mod control;
 mod far;
 mod timers;
 
 use std::{os::fd::OwnedFd, rc::Rc};
 
 use bytes::Bytes;
-use fantail_pin::{Form, KeepAlive, KeepAliveMode, Outcome, Payload, PinId, Received};
+use fantail_pin::{Form, Outcome, Payload, PinId, Received};
 use fantail_proto::{
-    filter::Filter,
-    grip,
     item::WsKind,
     render,
     websocket::{
         close::{self, Close, Code},
-        control::{self, Control, Message, Verdict},
+        control::{Message, Verdict},
         deflate::Window,
         frame::{Frame, Opcode},
         over_http::{Action, Failure, Farewell},
@@ -26,9 +25,9 @@ use fantail_proto::{
 use http::{HeaderMap, StatusCode};
 
 pub use far::{Asking, Call, Far, Link, Next, OverHttp};
-use timers::{Delayed, Timers};
+use timers::Timers;
 
-use super::{Asked, Filtering, Hold, HoldKind, Holds, List, Onward, Subscriptions};
+use super::{Asked, HoldKind, Holds, Onward};
 use crate::{client::Client, hub::RealmId};
 
 /// What a WebSocket is besides a pin.
@@ -189,10 +188,10 @@ impl Holds {
             reader::Event::Ping(payload) => (WsKind::Ping, payload, false),
             reader::Event::Pong(payload) => (WsKind::Pong, payload, false),
             reader::Event::Close(close) => {
-                return self.origin_closes(id, close.map(|close| (close.code, close.reason)));
+                return self.origin_closes(id, close.as_ref().map(|close| (close.code, &*close.reason)));
             }
         };
-        self.from_origin(id, Message { kind, content, fragmented });
+        self.origin_says(id, Message { kind, content, fragmented });
     }
 
     /// The connection to an origin's own server is over. Without a closing handshake the client sees none either.
@@ -319,10 +318,10 @@ impl Holds {
     /// Messages one after another, in both forms if there is any client for the second.
     pub(super) fn payload(&mut self, messages: &[&render::Message]) -> Payload {
         let Self { deflater, websocket, .. } = self;
-        let plain = joined(messages.iter().map(|message| message.plain()).collect());
+        let plain = joined(&messages.iter().map(|message| message.plain()).collect::<Vec<_>>());
         let coded = if websocket.deflate {
             let least = websocket.deflate_from;
-            joined(messages.iter().map(|message| message.deflated(deflater, least)).collect())
+            joined(&messages.iter().map(|message| message.deflated(deflater, least)).collect::<Vec<_>>())
         } else {
             Bytes::new()
         };
@@ -343,14 +342,14 @@ impl Holds {
             let HoldKind::WebSocket(socket) = &mut hold.kind else { return };
             socket.timers.heard(now_ms);
             match socket.reader.read(&mut input, &limits, &mut self.inflater) {
-                Ok(Some(event)) => self.from_client(id, event),
+                Ok(Some(event)) => self.client_says(id, event),
                 Ok(None) => return,
                 Err(violation) => return self.violated(id, violation),
             }
         }
     }
 
-    fn from_client(&mut self, id: PinId, event: reader::Event) {
+    fn client_says(&mut self, id: PinId, event: reader::Event) {
         let (kind, payload) = match event {
             reader::Event::Text { payload, .. } => (WsKind::Text, payload),
             reader::Event::Binary(payload) => (WsKind::Binary, payload),
@@ -418,12 +417,12 @@ impl Holds {
             match action {
                 Action::Open | Action::Reject => {}
                 Action::Message(kind, content) => {
-                    self.from_origin(id, Message { kind, content, fragmented: false });
+                    self.origin_says(id, Message { kind, content, fragmented: false });
                 }
                 Action::Close(close) => {
-                    let close = close.map(|(code, reason)| {
-                        (Code::sendable(code), String::from_utf8_lossy(&reason).into_owned())
-                    });
+                    let reason = close.as_ref().map(|(_, reason)| String::from_utf8_lossy(reason));
+                    let close = close.as_ref().map(|(code, _)| Code::sendable(*code));
+                    let close = close.zip(reason.as_deref());
                     self.origin_closes(id, close);
                 }
                 Action::Drop(cause) => {
@@ -436,7 +435,7 @@ impl Holds {
         }
     }
 
-    fn from_origin(&mut self, id: PinId, message: Message) {
+    fn origin_says(&mut self, id: PinId, message: Message) {
         let kind = message.kind;
         self.counters.messages_origin.add(1);
         let Some(socket) = self.socket(id) else { return };
@@ -464,8 +463,7 @@ impl Holds {
         self.close_websocket(id, &close_frame(Code::INTERNAL_ERROR, if debug { why } else { "" }));
     }
 
-    fn origin_closes(&mut self, id: PinId, close: Option<(Code, String)>) {
-        let close = close.as_ref().map(|(code, reason)| (*code, &**reason));
+    fn origin_closes(&mut self, id: PinId, close: Option<(Code, &str)>) {
         match self.socket(id).map(|socket| socket.stage) {
             Some(Stage::Open) => {
                 let frame = frame_of(close);
@@ -516,58 +514,6 @@ impl Holds {
             }
             _ => self.drop_pin(id),
         }
-    }
-
-    fn obey(&mut self, id: PinId, control: Control) {
-        match control {
-            Control::Subscribe { channel, filters, prev_id: _ } => self.subscribe(id, &channel, filters),
-            Control::Unsubscribe { channel } => self.leave_channel(id, &channel),
-            Control::Detach => self.part(id, Farewell::Close),
-            // There is no session service.
-            Control::Session { id: _ } => {}
-            Control::SetMeta { name, value } => self.set_meta(id, name, value),
-            Control::KeepAlive(None) => self.pins.clear_keep_alive(id),
-            Control::KeepAlive(Some(keep_alive)) => {
-                let beats = self.beats(keep_alive);
-                let first = beats.every_ms.saturating_sub(super::jitter_ms());
-                self.pins.set_keep_alive(id, beats, first);
-            }
-            Control::SendDelayed { kind, content, after } => {
-                self.flush_delayed(id);
-                let at_ms = self.now_ms + millis(after);
-                if let Some(socket) = self.socket(id) {
-                    socket.timers.delayed = Some(Box::new(Delayed { at_ms, kind, content }));
-                    self.schedule(id);
-                }
-            }
-            Control::FlushDelayed => self.flush_delayed(id),
-        }
-    }
-
-    fn flush_delayed(&mut self, id: PinId) {
-        if let Some(delayed) = self.socket(id).and_then(|socket| socket.timers.delayed.take()) {
-            self.write_message(id, delayed.kind, &delayed.content);
-        }
-    }
-
-    /// Many clients are asked to have the same keep-alive: they share it.
-    fn beats(&mut self, asked: control::KeepAlive) -> Rc<KeepAlive> {
-        if let Some((last, beats)) = &self.last_beats
-            && *last == asked
-        {
-            return Rc::clone(beats);
-        }
-        let frame = Frame::new(asked.kind.into(), &asked.content).to_bytes();
-        let beats = Rc::new(KeepAlive {
-            payload: Payload { plain: frame.clone(), coded: frame },
-            every_ms: u32::try_from(asked.timeout.as_millis()).unwrap_or(u32::MAX),
-            mode: match asked.mode {
-                grip::KeepAliveMode::Idle => KeepAliveMode::Idle,
-                grip::KeepAliveMode::Interval => KeepAliveMode::Interval,
-            },
-        });
-        self.last_beats = Some((asked, Rc::clone(&beats)));
-        beats
     }
 
     fn write_message(&mut self, id: PinId, kind: WsKind, content: &Bytes) {
@@ -650,51 +596,6 @@ impl Holds {
         }
     }
 
-    fn subscribe(&mut self, id: PinId, channel: &str, filters: Vec<Filter>) {
-        let Subscriptions { most, channel_bytes } = self.subscriptions;
-        let Some(Hold { subs, kind: HoldKind::WebSocket(socket), .. }) = self.pins.get(id) else { return };
-        let (name, realm) = (format!("{}{channel}", socket.prefix), socket.realm);
-        if socket.stage != Stage::Open || subs.len() >= most || name.len() > channel_bytes {
-            tracing::debug!(target: "fantail::websocket", name, "a subscription over the limit is ignored");
-            return;
-        }
-        if !filters.is_empty() {
-            self.filtering(id);
-        }
-        self.join(id, realm, &name, List::WebSockets, filters);
-    }
-
-    fn leave_channel(&mut self, id: PinId, channel: &str) {
-        let Some(Hold { subs, kind: HoldKind::WebSocket(socket), .. }) = self.pins.get(id) else { return };
-        let name = format!("{}{channel}", socket.prefix);
-        let place = subs.iter().position(|sub| self.channels.name(sub.channel) == name);
-        if let Some(place) = place.filter(|place| *place >= usize::from(socket.implicit)) {
-            self.leave(id, place);
-        }
-    }
-
-    fn set_meta(&mut self, id: PinId, name: String, value: Option<String>) {
-        let Some(Filtering { meta, .. }) = self.filtering(id) else { return };
-        let bytes: usize = meta.iter().map(|(name, value)| name.len() + value.len()).sum();
-        meta.retain(|(known, _)| *known != name);
-        if let Some(value) = value
-            && meta.len() < MAX_META
-            && bytes + name.len() + value.len() <= MAX_META_BYTES
-        {
-            meta.push((name, value));
-        }
-    }
-
-    fn filtering(&mut self, id: PinId) -> Option<&mut Filtering> {
-        let Hold { filtering, kind: HoldKind::WebSocket(socket), .. } = self.pins.get_mut(id)? else {
-            return None;
-        };
-        let prefix = &socket.prefix;
-        Some(filtering.get_or_insert_with(|| {
-            Box::new(Filtering { filters: Vec::new(), meta: Vec::new(), prefix: prefix.to_string() })
-        }))
-    }
-
     fn socket(&mut self, id: PinId) -> Option<&mut WebSocket> {
         match &mut self.pins.get_mut(id)?.kind {
             HoldKind::WebSocket(socket) => Some(socket),
@@ -723,8 +624,8 @@ fn frame_of(close: Option<(Code, &str)>) -> Bytes {
 }
 
 /// Frames one after another; a single one is shared, not copied.
-fn joined(frames: Vec<&Bytes>) -> Bytes {
-    match frames.as_slice() {
+fn joined(frames: &[&Bytes]) -> Bytes {
+    match frames {
         [only] => (*only).clone(),
         all => all.iter().flat_map(|frame| frame.iter()).copied().collect(),
     }
@@ -740,8 +641,5 @@ const BUFFER: usize = 64 << 10;
 const BEHIND: usize = 200_000;
 /// Sessions without a client that still have something to tell their origins.
 const MAX_PARTINGS: usize = 10_000;
-/// What an origin may note of a subscriber for filters.
-const MAX_META: usize = 64;
-const MAX_META_BYTES: usize = 8192;
 /// The content of our own pings, so that their pongs are not taken for the client's words.
 const PING: &[u8] = &[0x9e, 0x17, 0xc3, 0x42];

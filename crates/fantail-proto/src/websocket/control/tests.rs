@@ -47,7 +47,7 @@ fn data_instructions_and_neither() {
             Control => Verdict::Control(super::Control::Detach),
             Dropped(why) => Verdict::Dropped(why),
         };
-        assert_eq!(message.classify(prefix), expected, "{prefix:?} {kind:?} {content}");
+        assert_eq!(message.classify(prefix.map(str::as_bytes)), expected, "{prefix:?} {kind:?} {content}");
     }
 }
 
