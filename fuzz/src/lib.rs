@@ -4,13 +4,22 @@
 use bytes::Bytes;
 use fantail_proto::{
     grip::{Hold, Instruct},
-    item::{self, HttpResponse, HttpStream, ResponseBody},
+    item::{self, HttpResponse, HttpStream, ResponseBody, WsKind},
     patch,
     render::{Chunk, Rendered, StreamPart},
     reply::{self, Framing, Head, Version},
     route::{Asked, Table},
+    websocket::{
+        close::Close,
+        control::{Control, MAX_CONTROL_BYTES, Message, Verdict},
+        deflate::{Agreed, Deflater, Inflater},
+        events::{self, MAX_EVENTS, MAX_PING_BYTES},
+        frame::{Frame, Opcode},
+        handshake::Grip,
+        reader::{Event, Limits, Reader, Role, Violation},
+    },
 };
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::{HeaderMap, HeaderName, HeaderValue, header::SEC_WEBSOCKET_EXTENSIONS};
 
 /// Lines of `Name: value`, as an origin would send them.
 pub fn grip_headers(data: &[u8]) {
@@ -80,6 +89,114 @@ pub fn routes(text: &str) {
             assert!(errors.iter().all(|error| (1..=text.lines().count()).contains(&error.line)));
             assert!(errors.iter().all(|error| !error.to_string().contains('\n')));
         }
+    }
+}
+
+/// A body of `application/websocket-events`: what is read is written, and read again the same.
+pub fn events(data: &[u8]) {
+    let Ok(events) = events::decode(&Bytes::copy_from_slice(data)) else { return };
+    assert!(events.len() <= MAX_EVENTS);
+    let mut body = Vec::new();
+    events.iter().for_each(|event| events::encode(event, &mut body));
+    assert_eq!(events::decode(&body.into()), Ok(events));
+}
+
+/// A text message from an origin that speaks GRIP, whose message prefix is its first letter.
+pub fn control(data: &[u8]) {
+    let first = data.first().copied().filter(u8::is_ascii).map(char::from);
+    let prefix = first.map(String::from).unwrap_or_default();
+    for fragmented in [false, true] {
+        let message = Message { kind: WsKind::Text, content: Bytes::copy_from_slice(data), fragmented };
+        match message.classify(Some(prefix.as_bytes())) {
+            Verdict::Control(control) => {
+                assert!(!fragmented && data.len() <= MAX_CONTROL_BYTES);
+                check_control(&control);
+            }
+            Verdict::Data(content) => assert!(!data.starts_with(b"c:") && data.ends_with(&content)),
+            Verdict::Dropped(why) => assert!(!why.to_string().contains('\n'), "{why}"),
+            Verdict::Close(_) => assert!(!fragmented),
+        }
+    }
+}
+
+fn check_control(control: &Control) {
+    let sendable = |kind: WsKind, content: &[u8]| match kind {
+        WsKind::Text => std::str::from_utf8(content).is_ok(),
+        WsKind::Binary => true,
+        WsKind::Ping | WsKind::Pong => content.len() <= MAX_PING_BYTES,
+    };
+    match control {
+        Control::Subscribe { channel, filters, .. } => assert!(!channel.is_empty() && filters.len() <= 5),
+        Control::Unsubscribe { channel: name } | Control::SetMeta { name, .. } => assert!(!name.is_empty()),
+        Control::KeepAlive(Some(keep)) => {
+            assert!(keep.timeout.as_secs() >= 1 && sendable(keep.kind, &keep.content));
+        }
+        Control::SendDelayed { kind, content, .. } => assert!(sendable(*kind, content)),
+        Control::Session { id } => assert!(id.as_ref().is_none_or(|id| !id.is_empty())),
+        Control::KeepAlive(None) | Control::Detach | Control::FlushDelayed => {}
+    }
+}
+
+/// Flags and the size of the pieces, then what a peer sends: events and their end do not depend on the
+/// pieces, and what was read can be sent and read again. The same bytes are also a list of extensions.
+pub fn websocket(data: &[u8]) {
+    let Some(([flags, step], sent)) = data.split_first_chunk() else { return };
+    let reader = || Reader::new(if flags & 1 == 0 { Role::Server } else { Role::Client }, flags & 2 != 0);
+    let (events, violation) = received(reader(), sent, sent.len().max(1));
+    assert_eq!((events.clone(), violation), received(reader(), sent, usize::from(*step).max(1)));
+    let mut again = Vec::new();
+    let mut deflater = Deflater::new();
+    for event in &events {
+        frame_of(event, &mut deflater, &mut again);
+    }
+    let mut unfragmented = events;
+    for event in &mut unfragmented {
+        if let Event::Text { payload, fragmented } = event {
+            assert!(str::from_utf8(payload).is_ok());
+            *fragmented = false;
+        }
+    }
+    assert_eq!(received(Reader::new(Role::Client, true), &again, 100), (unfragmented, None));
+
+    let Ok(value) = HeaderValue::from_bytes(sent) else { return };
+    let headers = HeaderMap::from_iter([(SEC_WEBSOCKET_EXTENSIONS, value)]);
+    Grip::from_answer(&headers);
+    if let Some(agreed) = Agreed::from_offers(&headers) {
+        assert!(agreed.answer.to_str().is_ok_and(|answer| answer.starts_with("permessage-deflate; ")));
+    }
+}
+
+fn received(mut reader: Reader, sent: &[u8], step: usize) -> (Vec<Event>, Option<Violation>) {
+    let limits = Limits { message: 4096, fragments: 10 };
+    let (mut events, mut inflater) = (Vec::new(), Inflater::new());
+    for piece in sent.to_vec().chunks_mut(step) {
+        let mut rest = piece;
+        loop {
+            match reader.read(&mut rest, &limits, &mut inflater) {
+                Ok(Some(event)) => events.push(event),
+                Ok(None) => break assert!(rest.is_empty()),
+                Err(violation) => return (events, Some(violation)),
+            }
+        }
+    }
+    (events, None)
+}
+
+fn frame_of(event: &Event, deflater: &mut Deflater, out: &mut Vec<u8>) {
+    let (opcode, payload) = match event {
+        Event::Text { payload, .. } => (Opcode::Text, payload),
+        Event::Binary(payload) => (Opcode::Binary, payload),
+        Event::Ping(payload) => return Frame::new(Opcode::Ping, payload).append(out),
+        Event::Pong(payload) => return Frame::new(Opcode::Pong, payload).append(out),
+        Event::Close(close) => {
+            let payload = close.as_ref().map(Close::payload).unwrap_or_default();
+            return Frame::new(Opcode::Close, &payload).append(out);
+        }
+    };
+    assert!(payload.len() <= 4096);
+    match deflater.deflate(payload) {
+        Some(payload) => Frame::deflated(opcode, payload).append(out),
+        None => Frame::new(opcode, payload).append(out),
     }
 }
 

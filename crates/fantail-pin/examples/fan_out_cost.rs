@@ -11,7 +11,7 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
 use std::process::{Child, Command, Stdio};
 
-use fantail_pin::{FanOut, Framing, Limits, Payload, PinId, Pins, Tally, io_uring_available};
+use fantail_pin::{FanOut, Form, Limits, Payload, PinId, Pins, Tally, io_uring_available};
 use rustix::event::epoll;
 use rustix::net::{SendFlags, send};
 use rustix::time::{ClockId, clock_gettime};
@@ -28,7 +28,7 @@ fn main() {
 }
 
 fn measure(connections: usize, rounds: usize, bytes: usize) {
-    let payload = Payload { raw: vec![b'x'; bytes].into(), ..Payload::default() };
+    let payload = Payload { plain: vec![b'x'; bytes].into(), ..Payload::default() };
     let mut rivals = vec![Rival::bare(connections, bytes), Rival::table(FanOut::Send, connections, bytes)];
     if io_uring_available() {
         rivals.push(Rival::table(FanOut::IoUring, connections, bytes));
@@ -75,7 +75,7 @@ impl Rival {
         let (sockets, reader) = connect(connections, bytes);
         let limits = Limits { queue_bytes: 1 << 16, send_timeout_ms: 10_000 };
         let mut pins = Box::new(Pins::new(way, limits, 0).unwrap());
-        let ids = sockets.into_iter().map(|s| pins.insert(s, Framing::Raw, ()).unwrap()).collect();
+        let ids = sockets.into_iter().map(|s| pins.insert(s, Form::Plain, ()).unwrap()).collect();
         Self { name: format!("{way:?}"), way: Way::Table { pins, ids }, reader, costs: Vec::new() }
     }
 
@@ -83,7 +83,10 @@ impl Rival {
         let cost = match &mut self.way {
             Way::Bare { sockets, .. } => cost(|| {
                 for socket in sockets {
-                    assert_eq!(send(socket, &payload.raw, SendFlags::NOSIGNAL).unwrap(), payload.raw.len());
+                    assert_eq!(
+                        send(socket, &payload.plain, SendFlags::NOSIGNAL).unwrap(),
+                        payload.plain.len()
+                    );
                 }
             }),
             Way::Table { pins, ids } => cost(|| {

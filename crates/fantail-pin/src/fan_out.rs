@@ -25,7 +25,7 @@ impl Batches {
 }
 
 impl<T> Pins<T> {
-    /// Writes the same payload to many pins, each in its framing, and adds to `tally`. The work is as long as
+    /// Writes the same payload to many pins, each in its form, and adds to `tally`. The work is as long as
     /// `targets`: the caller cuts them into chunks.
     pub fn fan_out(&mut self, targets: &[PinId], payload: &Payload, tally: &mut Tally) {
         match self.batches.take() {
@@ -40,7 +40,7 @@ impl<T> Pins<T> {
                 tally.count(Outcome::Gone, 0);
                 continue;
             };
-            let bytes = payload.framed(record.framing);
+            let bytes = payload.in_form(record.form);
             tally.count(self.deliver(id, bytes, self.limits.queue_bytes), bytes.len());
         }
     }
@@ -65,7 +65,7 @@ impl<T> Pins<T> {
                 tally.count(Outcome::Gone, 0);
                 continue;
             };
-            let bytes = payload.framed(record.framing);
+            let bytes = payload.in_form(record.form);
             if bytes.is_empty() || record.queue.is_some() || record.socket.is_none() {
                 tally.count(self.deliver(id, bytes, self.limits.queue_bytes), bytes.len());
             } else {
@@ -83,14 +83,14 @@ impl<T> Pins<T> {
     /// then been finished without it.
     fn send_batch(&mut self, batches: &mut Batches, payload: &Payload, tally: &mut Tally) -> bool {
         let sends = batches.pins.iter().filter_map(|&id| self.record(id)).filter_map(|record| {
-            Some((record.socket.as_ref()?.as_fd(), payload.framed(record.framing).as_ref()))
+            Some((record.socket.as_ref()?.as_fd(), payload.in_form(record.form).as_ref()))
         });
         let results = batches.uring.send_all(sends);
         let mut healthy = true;
         for (id, &sent) in batches.pins.drain(..).zip(results) {
             let Some(record) = self.record_mut(id) else { continue };
             record.in_batch = false;
-            let bytes = payload.framed(record.framing);
+            let bytes = payload.in_form(record.form);
             let taken = match sent {
                 Sent::Taken(taken) => Some(taken as usize),
                 Sent::Failed => None,

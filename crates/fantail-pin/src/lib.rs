@@ -3,7 +3,8 @@
 //! A *pin* is a connection that waits for data: its socket, a small record, and no task, buffer or waker.
 //! [`Pins`] owns them for one thread: it writes shared bytes to many of them at once, keeps what a socket
 //! will not take, notices departures, sends keep-alives and reports what its owner must act on.
-//! It reads nothing from a socket, and knows no HTTP, GRIP, configuration or clock: bytes and times are given to it.
+//! It reads only where its owner asks it to, and knows no HTTP, WebSocket, GRIP, configuration or clock: bytes and
+//! times are given to it.
 
 mod fan_out;
 mod pins;
@@ -29,27 +30,27 @@ pub struct PinId {
 
 /// Which of a payload's two forms a pin takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Framing {
-    /// In HTTP/1.1 chunks (RFC 9112, 7.1).
-    Chunked,
-    /// As it is: a body that ends with the connection or has a stated length.
-    Raw,
+pub enum Form {
+    /// As it is: a body that ends with the connection or has a stated length, an uncompressed WebSocket frame.
+    Plain,
+    /// As the connection agreed to: HTTP/1.1 chunks (RFC 9112, 7.1), or a deflated frame (RFC 7692).
+    Coded,
 }
 
-/// The same content in both framings. A form that no pin takes may be left empty; empty writes nothing.
+/// The same content in both forms. A form that no pin takes may be left empty; empty writes nothing.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Payload {
-    pub chunked: Bytes,
-    pub raw: Bytes,
+    pub plain: Bytes,
+    pub coded: Bytes,
 }
 
 impl Payload {
-    /// The form for `framing`.
+    /// What a pin of that form takes.
     #[must_use]
-    pub const fn framed(&self, framing: Framing) -> &Bytes {
-        match framing {
-            Framing::Chunked => &self.chunked,
-            Framing::Raw => &self.raw,
+    pub const fn in_form(&self, form: Form) -> &Bytes {
+        match form {
+            Form::Plain => &self.plain,
+            Form::Coded => &self.coded,
         }
     }
 }
@@ -115,13 +116,14 @@ impl Tally {
     }
 }
 
-/// What the owner of the pins must act on. Each is reported once; after any but `Due` the pin takes no more
-/// writes and only waits to be removed.
+/// What the owner of the pins must act on. After a departure, an overflow, a stall or a finish the pin takes no
+/// more writes and only waits to be removed; each of these is reported once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Event {
     /// The client has closed its side, or its socket failed.
     Departed(PinId),
-    /// The queue passed [`Limits::queue_bytes`].
+    /// The queue passed [`Limits::queue_bytes`]. A pin that is read takes [`Pins::set_farewell`] as its tail, and
+    /// another event follows when that is written, or will not be.
     Overflow(PinId),
     /// Nothing of the queue went out for [`Limits::send_timeout_ms`].
     Stalled(PinId),
@@ -129,6 +131,19 @@ pub enum Event {
     Due(PinId),
     /// Everything up to the tail of [`Pins::finish`] has been taken by the kernel.
     Finished(PinId),
+    /// There is something to [`Pins::read`]. Reported in each turn while there is.
+    Readable(PinId),
+    /// The queue of a pin that is read, or that pauses, has become empty.
+    Drained(PinId),
+}
+
+/// What [`Pins::read`] got.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Received {
+    /// So many bytes; fewer than there was room for if that was all for now.
+    Bytes(usize),
+    /// Nothing now, or never again: then an event says so.
+    Nothing,
 }
 
 /// When a keep-alive is sent.

@@ -11,12 +11,13 @@ use std::rc::Rc;
 use bytes::Bytes;
 use rustix::event::{Timespec, epoll};
 use rustix::io::Errno;
+use rustix::net::{RecvFlags, recv};
 
 use crate::fan_out::Batches;
 use crate::queue::{Flushed, OutQueue, offer};
-use crate::record::{Record, State, TICK_MS, ticks};
+use crate::record::{self, Reading, Record, State, TICK_MS, ticks};
 use crate::ring::{self, NEVER, Ring};
-use crate::{Event, FanOut, Framing, KeepAlive, Limits, Outcome, PinId, Rejected, Tally, Unpinned};
+use crate::{Event, FanOut, Form, KeepAlive, Limits, Outcome, PinId, Received, Rejected, Tally, Unpinned};
 
 /// The held sockets of one shard, each with a value of its owner's. It belongs to one thread.
 ///
@@ -31,6 +32,7 @@ pub struct Pins<T> {
     now_ms: u64,
     pending: Vec<Event>,
     pub(crate) batches: Option<Batches>,
+    farewell: Bytes,
 }
 
 #[derive(Debug)]
@@ -59,7 +61,13 @@ impl<T> Pins<T> {
             now_ms,
             pending: Vec::new(),
             batches,
+            farewell: Bytes::new(),
         })
+    }
+
+    /// What a pin that is read gets at the end of its queue when that is full. Without one it just ends.
+    pub fn set_farewell(&mut self, farewell: Bytes) {
+        self.farewell = farewell;
     }
 
     /// Another descriptor of the poller, for the shard to wait on: when it is readable, call [`Self::turn`].
@@ -74,28 +82,28 @@ impl<T> Pins<T> {
     ///
     /// # Errors
     /// The kernel will not watch the socket (out of memory or watches), or the table is full.
-    pub fn insert(&mut self, socket: OwnedFd, framing: Framing, value: T) -> Result<PinId, Box<Rejected<T>>> {
+    pub fn insert(&mut self, socket: OwnedFd, form: Form, value: T) -> Result<PinId, Box<Rejected<T>>> {
         let id = self.next_id();
         let watched = if id.index < ring::MOST {
-            epoll::add(&self.epoll, &socket, data(id), WATCH_IDLE)
+            epoll::add(&self.epoll, &socket, data(id), record::IDLE)
         } else {
             Err(Errno::NFILE)
         };
         if let Err(error) = watched {
             return Err(Box::new(Rejected { error: error.into(), socket, value }));
         }
-        self.place(id, Record::new(Some(socket), framing, value, self.tick()));
+        self.place(id, Record::new(Some(socket), form, value, self.tick()));
         Ok(id)
     }
 
     /// Makes a pin whose socket is still somebody else's to write to: what is written to it waits, within the
     /// limits of its queue, for [`Self::attach`]. `None` if the table is full.
-    pub fn reserve(&mut self, framing: Framing, value: T) -> Option<PinId> {
+    pub fn reserve(&mut self, form: Form, value: T) -> Option<PinId> {
         let id = self.next_id();
         if id.index >= ring::MOST {
             return None;
         }
-        self.place(id, Record::new(None, framing, value, self.tick()));
+        self.place(id, Record::new(None, form, value, self.tick()));
         Some(id)
     }
 
@@ -107,15 +115,11 @@ impl<T> Pins<T> {
         let Some(record) = self.record_mut(id) else { return };
         debug_assert!(record.socket.is_none(), "a pin has one socket for life");
         let queued = record.queue.is_some();
-        let flags = match record.state {
-            State::Ended => {
-                record.socket = Some(socket);
-                return;
-            }
-            State::Finishing => WATCH_FINISHING,
-            State::Open if queued => WATCH_QUEUED,
-            State::Open => WATCH_IDLE,
-        };
+        if record.state == State::Ended {
+            record.socket = Some(socket);
+            return;
+        }
+        let flags = record.watch();
         if let Some(queue) = &mut record.queue {
             queue.moved = tick;
         }
@@ -148,8 +152,8 @@ impl<T> Pins<T> {
 
     /// Which form of a payload a pin takes.
     #[must_use]
-    pub fn framing(&self, id: PinId) -> Option<Framing> {
-        self.record(id).map(|record| record.framing)
+    pub fn form(&self, id: PinId) -> Option<Form> {
+        self.record(id).map(|record| record.form)
     }
 
     /// The owner's value of a pin.
@@ -194,10 +198,40 @@ impl<T> Pins<T> {
         if self.is_open(id) { self.deliver(id, bytes, self.limits.queue_bytes) } else { Outcome::Gone }
     }
 
+    /// As [`Self::write`], but whatever waits already: for an owner that itself waits while much does.
+    pub fn write_patiently(&mut self, id: PinId, bytes: &Bytes) -> Outcome {
+        if self.is_open(id) { self.deliver(id, bytes, usize::MAX) } else { Outcome::Gone }
+    }
+
+    /// Writes what nothing but the tail of [`Self::finish`] may follow. Keep-alives end.
+    pub fn seal(&mut self, id: PinId, bytes: &Bytes) -> Outcome {
+        let outcome = self.write_patiently(id, bytes);
+        if let Some(record) = self.record_mut(id).filter(|record| record.state == State::Open) {
+            record.state = State::Sealed;
+            record.keep_alive = None;
+        }
+        outcome
+    }
+
+    /// Ends the keep-alives of a pin.
+    pub fn clear_keep_alive(&mut self, id: PinId) {
+        if let Some(record) = self.record_mut(id) {
+            record.keep_alive = None;
+        }
+    }
+
+    /// When a pin last took bytes, in milliseconds of its clock and to a tenth of a second; if it has a keep-alive
+    /// on an interval, when that last was due.
+    #[must_use]
+    pub fn last_write_ms(&self, id: PinId) -> Option<u64> {
+        let mark = self.record(id)?.mark.saturating_sub(FIRST_TICK);
+        Some(self.started_ms + u64::from(mark) * u64::from(TICK_MS))
+    }
+
     /// Writes the last bytes of this hold. [`Event::Finished`] comes when the kernel has them all; the pin takes
     /// no more writes, keep-alives or deadlines, and its client may close its sending side meanwhile.
     pub fn finish(&mut self, id: PinId, tail: &Bytes) -> Outcome {
-        let Some(record) = self.record_mut(id).filter(|record| record.state == State::Open) else {
+        let Some(record) = self.record_mut(id).filter(|record| record.is_served()) else {
             return Outcome::Gone;
         };
         record.keep_alive = None;
@@ -209,11 +243,39 @@ impl<T> Pins<T> {
                 if let Some(record) = self.record_mut(id) {
                     record.state = State::Finishing;
                 }
-                self.watch(id, WATCH_FINISHING);
+                self.watch(id);
             }
             Outcome::Overflow | Outcome::Gone => {}
         }
         outcome
+    }
+
+    /// Whether [`Event::Readable`] is wanted; to be called first before or after the pin gets its socket. A pin that
+    /// is read does not depart by its client's closing: that is read, too, behind what came before it.
+    pub fn set_reading(&mut self, id: PinId, wanted: bool) {
+        let reading = if wanted { Reading::Wanted } else { Reading::Paused };
+        let Some(record) = self.record_mut(id).filter(|record| record.reading != reading) else { return };
+        record.reading = reading;
+        if record.is_served() {
+            self.watch(id);
+        }
+    }
+
+    /// Reads what there is, up to the length of `buffer`. The end of the stream and a failure are an
+    /// [`Event::Departed`], found by writing.
+    pub fn read(&mut self, id: PinId, buffer: &mut [u8]) -> Received {
+        let Some(record) = self.record(id).filter(|record| record.is_served()) else {
+            return Received::Nothing;
+        };
+        let Some(socket) = &record.socket else { return Received::Nothing };
+        match recv(socket, buffer, RecvFlags::DONTWAIT) {
+            Ok((_, read @ 1..)) => Received::Bytes(read),
+            Err(Errno::AGAIN | Errno::INTR) => Received::Nothing,
+            Ok(_) | Err(_) => {
+                self.end(id, Event::Departed(id));
+                Received::Nothing
+            }
+        }
     }
 
     /// Sends `keep_alive` from now on, first after `first_after_ms` (which the caller spreads, so that pins made
@@ -230,7 +292,7 @@ impl<T> Pins<T> {
     /// Reports [`Event::Due`] once, `after_ms` from now or up to 100 ms later. Replaces an earlier deadline.
     pub fn set_deadline(&mut self, id: PinId, after_ms: u32) {
         let tick = self.tick_after(after_ms);
-        if let Some(record) = self.record_mut(id).filter(|record| record.state == State::Open) {
+        if let Some(record) = self.record_mut(id).filter(|record| record.is_served()) {
             record.deadline = tick;
             self.ring.arm(id.index, tick);
         }
@@ -361,7 +423,7 @@ impl<T> Pins<T> {
         let Some(record) = self.record_mut(id) else { return Outcome::Gone };
         if let Some(queue) = &mut record.queue {
             if queue.cost_with(bytes.len()) > queue_limit {
-                self.end(id, Event::Overflow(id));
+                self.overflow(id);
                 return Outcome::Overflow;
             }
             queue.push(bytes);
@@ -372,20 +434,46 @@ impl<T> Pins<T> {
         if stall != NEVER {
             self.ring.arm(id.index, stall);
         }
-        if self.watch(id, WATCH_QUEUED) { Outcome::Queued } else { Outcome::Gone }
+        if self.watch(id) { Outcome::Queued } else { Outcome::Gone }
+    }
+
+    /// Ends a pin whose queue is full, with the farewell where there is one.
+    fn overflow(&mut self, id: PinId) {
+        let farewell = self.farewell.clone();
+        let Some(record) = self.record_mut(id) else { return };
+        let Some(queue) =
+            record.queue.as_mut().filter(|_| record.reading != Reading::Never && !farewell.is_empty())
+        else {
+            return self.end(id, Event::Overflow(id));
+        };
+        queue.push(farewell);
+        record.state = State::Finishing;
+        record.keep_alive = None;
+        record.deadline = NEVER;
+        self.pending.push(Event::Overflow(id));
+        self.watch(id);
     }
 
     /// Acts on what the poller said about a socket; true if it would take more at once.
     fn react(&mut self, id: PinId, flags: epoll::EventFlags) -> bool {
         let Some(record) = self.record(id) else { return false };
         let departed = match record.state {
-            State::Open => epoll::EventFlags::HUP | epoll::EventFlags::ERR | epoll::EventFlags::RDHUP,
-            State::Finishing => epoll::EventFlags::HUP | epoll::EventFlags::ERR,
+            State::Open | State::Sealed if record.reading == Reading::Never => {
+                epoll::EventFlags::HUP | epoll::EventFlags::ERR | epoll::EventFlags::RDHUP
+            }
+            // What a client sent before it closed is read first.
+            State::Open | State::Sealed if flags.contains(epoll::EventFlags::IN) => {
+                epoll::EventFlags::empty()
+            }
+            State::Open | State::Sealed | State::Finishing => epoll::EventFlags::HUP | epoll::EventFlags::ERR,
             State::Ended => return false,
         };
         if flags.intersects(departed) {
             self.end(id, Event::Departed(id));
             return false;
+        }
+        if flags.contains(epoll::EventFlags::IN) {
+            self.pending.push(Event::Readable(id));
         }
         flags.contains(epoll::EventFlags::OUT) && self.flush(id)
     }
@@ -401,10 +489,11 @@ impl<T> Pins<T> {
             Ok(Flushed::Emptied) => {
                 record.queue = None;
                 record.touch(tick);
+                let reading = record.reading;
                 if record.state == State::Finishing {
                     self.end(id, Event::Finished(id));
-                } else {
-                    self.watch(id, WATCH_IDLE);
+                } else if self.watch(id) && reading != Reading::Never {
+                    self.pending.push(Event::Drained(id));
                 }
             }
             Ok(Flushed::Eager) => {
@@ -436,7 +525,7 @@ impl<T> Pins<T> {
             self.pending.push(Event::Due(id));
         }
         if let Some(keep_alive) = record.take_beat(now) {
-            let bytes = keep_alive.payload.framed(record.framing);
+            let bytes = keep_alive.payload.in_form(record.form);
             tally.count(self.deliver(id, bytes, queue_bytes), bytes.len());
         }
         if let Some(record) = self.record(id).filter(|record| record.state != State::Ended) {
@@ -461,11 +550,11 @@ impl<T> Pins<T> {
         self.pending.push(event);
     }
 
-    /// Changes what the poller watches for; a socket that it will not watch is as good as gone.
-    fn watch(&mut self, id: PinId, flags: epoll::EventFlags) -> bool {
+    /// Tells the poller what to watch for; a socket that it will not watch is as good as gone.
+    fn watch(&mut self, id: PinId) -> bool {
         let Some(record) = self.record(id) else { return false };
         let Some(socket) = &record.socket else { return true };
-        let watched = epoll::modify(&self.epoll, socket, data(id), flags).is_ok();
+        let watched = epoll::modify(&self.epoll, socket, data(id), record.watch()).is_ok();
         if !watched {
             self.end(id, Event::Departed(id));
         }
@@ -521,10 +610,3 @@ const EXPIRY_BATCH: usize = 1024;
 /// Far enough from zero that any period can be subtracted (a period is at most 2^32 ms, 2^25.4 ticks).
 const FIRST_TICK: u32 = 1 << 26;
 const NO_WAIT: Timespec = Timespec { tv_sec: 0, tv_nsec: 0 };
-
-/// With nothing queued only a departure matters, once.
-const WATCH_IDLE: epoll::EventFlags = epoll::EventFlags::RDHUP.union(epoll::EventFlags::ET);
-/// Level-triggered while something is queued: a flush is bounded, and what it leaves is reported again.
-const WATCH_QUEUED: epoll::EventFlags = epoll::EventFlags::RDHUP.union(epoll::EventFlags::OUT);
-/// A client that has closed its sending side may still read its answer to the end.
-const WATCH_FINISHING: epoll::EventFlags = epoll::EventFlags::OUT;

@@ -4,21 +4,34 @@
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 
+use rustix::event::epoll;
+
 use crate::queue::OutQueue;
 use crate::ring::NEVER;
-use crate::{Framing, KeepAlive, KeepAliveMode};
+use crate::{Form, KeepAlive, KeepAliveMode};
 
 /// Milliseconds in a tick: keep-alives and time-outs are seconds, so a tenth is fine enough.
 pub(crate) const TICK_MS: u32 = 100;
 
-/// `Open` → `Finishing` (a tail is queued) → `Ended`, or straight to `Ended` by departure, overflow, stall or a
+/// `Open` (→ `Sealed`) → `Finishing` (a tail is queued) → `Ended`, or straight to `Ended` by departure, overflow, stall or a
 /// tail that was taken at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum State {
     Open,
+    /// Takes nothing more but the tail; is read and timed as before.
+    Sealed,
     Finishing,
     /// Reported to the owner, no longer watched, waiting to be removed.
     Ended,
+}
+
+/// Whether the owner reads from a pin's socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Reading {
+    /// Never: only a departure matters.
+    Never,
+    Paused,
+    Wanted,
 }
 
 #[derive(Debug)]
@@ -33,13 +46,14 @@ pub(crate) struct Record<T> {
     pub(crate) mark: u32,
     pub(crate) deadline: u32,
     pub(crate) state: State,
-    pub(crate) framing: Framing,
+    pub(crate) form: Form,
+    pub(crate) reading: Reading,
     /// The batch being gathered has a write to this socket; a second one must wait for its result.
     pub(crate) in_batch: bool,
 }
 
 impl<T> Record<T> {
-    pub(crate) const fn new(socket: Option<OwnedFd>, framing: Framing, value: T, tick: u32) -> Self {
+    pub(crate) const fn new(socket: Option<OwnedFd>, form: Form, value: T, tick: u32) -> Self {
         Self {
             value,
             queue: None,
@@ -48,8 +62,30 @@ impl<T> Record<T> {
             mark: tick,
             deadline: NEVER,
             state: State::Open,
-            framing,
+            form,
+            reading: Reading::Never,
             in_batch: false,
+        }
+    }
+
+    /// Neither over nor about to be.
+    pub(crate) fn is_served(&self) -> bool {
+        matches!(self.state, State::Open | State::Sealed)
+    }
+
+    /// What the poller is to watch for, besides errors and a connection that is closed both ways.
+    pub(crate) const fn watch(&self) -> epoll::EventFlags {
+        let queued = self.queue.is_some();
+        match (self.state, self.reading) {
+            // A client that has closed its sending side may still read its answer to the end.
+            (State::Finishing, _) => epoll::EventFlags::OUT,
+            (_, Reading::Never) if queued => QUEUED,
+            (_, Reading::Never) => IDLE,
+            (_, Reading::Paused) if queued => epoll::EventFlags::OUT,
+            (_, Reading::Paused) => epoll::EventFlags::empty(),
+            (_, Reading::Wanted) if queued => epoll::EventFlags::IN.union(epoll::EventFlags::OUT),
+            // A departure is something to read, too.
+            (_, Reading::Wanted) => epoll::EventFlags::IN,
         }
     }
 
@@ -93,6 +129,11 @@ impl<T> Record<T> {
         self.queue.is_none().then_some(keep_alive)
     }
 }
+
+/// With nothing queued only a departure matters, once.
+pub(crate) const IDLE: epoll::EventFlags = epoll::EventFlags::RDHUP.union(epoll::EventFlags::ET);
+/// Level-triggered while something is queued: a flush is bounded, and what it leaves is reported again.
+const QUEUED: epoll::EventFlags = epoll::EventFlags::RDHUP.union(epoll::EventFlags::OUT);
 
 /// A duration in ticks, rounded up, at least one.
 pub(crate) fn ticks(ms: u32) -> u32 {

@@ -9,7 +9,7 @@ use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
-use fantail_pin::{FanOut, Framing, Limits, Payload, PinId, Pins, Tally, io_uring_available};
+use fantail_pin::{FanOut, Form, Limits, Payload, PinId, Pins, Tally, io_uring_available};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 struct Counting;
@@ -48,7 +48,7 @@ fn a_broadcast_allocates_nothing_for_a_subscriber() {
         let limits = Limits { queue_bytes: 1 << 16, send_timeout_ms: 10_000 };
         let mut pins = Pins::new(way, limits, 0).unwrap();
         let (mut peers, ids) = pin_all(&mut pins);
-        let payload = Payload { raw: Bytes::from(vec![b'x'; 64]), ..Payload::default() };
+        let payload = Payload { plain: Bytes::from(vec![b'x'; 64]), ..Payload::default() };
         let mut tally = Tally::default();
         let before = ALLOCATIONS.load(Ordering::Relaxed);
         for targets in ids.chunks(1024) {
@@ -68,7 +68,7 @@ fn pin_all(pins: &mut Pins<()>) -> (Vec<UnixStream>, Vec<PinId>) {
         let (pinned, peer) = UnixStream::pair().unwrap();
         for _ in 0..PINS_OF_A_PAIR {
             let socket = pinned.try_clone().unwrap();
-            ids.push(pins.insert(socket.into(), Framing::Raw, ()).unwrap());
+            ids.push(pins.insert(socket.into(), Form::Plain, ()).unwrap());
         }
         peers.push(peer);
     }

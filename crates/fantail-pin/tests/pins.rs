@@ -2,7 +2,7 @@
 //! Clocks are given, never waited for.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use std::io::{ErrorKind, Read};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
@@ -10,8 +10,8 @@ use std::rc::Rc;
 
 use bytes::Bytes;
 use fantail_pin::{
-    Event, FanOut, Framing, ITEM_COST, KeepAlive, KeepAliveMode, Limits, Outcome, Payload, PinId, Pins,
-    Tally, io_uring_available,
+    Event, FanOut, Form, ITEM_COST, KeepAlive, KeepAliveMode, Limits, Outcome, Payload, PinId, Pins,
+    Received, Tally, io_uring_available,
 };
 use proptest::prelude::*;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -50,6 +50,13 @@ impl Peer {
 
     fn read_all(&mut self) -> Vec<u8> {
         self.read(usize::MAX).0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        match self {
+            Self::Unix(stream) => stream.write_all(bytes).unwrap(),
+            Self::Tcp(stream) => stream.write_all(bytes).unwrap(),
+        }
     }
 
     fn as_fd(&self) -> BorrowedFd<'_> {
@@ -96,7 +103,7 @@ fn ways() -> impl Iterator<Item = FanOut> {
 }
 
 fn raw(bytes: impl Into<Bytes>) -> Payload {
-    Payload { raw: bytes.into(), chunked: Bytes::new() }
+    Payload { plain: bytes.into(), coded: Bytes::new() }
 }
 
 /// What has happened by now.
@@ -148,10 +155,10 @@ fn each_pin_gets_the_payload_in_its_framing() {
     for way in ways() {
         let mut pins = table(way);
         let (socket, mut chunked_peer) = tcp();
-        let chunked = pins.insert(socket, Framing::Chunked, 1).unwrap();
+        let chunked = pins.insert(socket, Form::Coded, 1).unwrap();
         let (socket, mut raw_peer) = unix();
-        let plain = pins.insert(socket, Framing::Raw, 2).unwrap();
-        let payload = Payload { chunked: Bytes::from_static(b"2\r\nhi\r\n"), raw: Bytes::from_static(b"hi") };
+        let plain = pins.insert(socket, Form::Plain, 2).unwrap();
+        let payload = Payload { coded: Bytes::from_static(b"2\r\nhi\r\n"), plain: Bytes::from_static(b"hi") };
         let tally = fan_out(&mut pins, &[chunked, plain], &payload);
         assert_eq!(tally, Tally { sent: 2, bytes: 9, ..Tally::default() }, "{way:?}");
         assert_eq!(chunked_peer.read_all(), b"2\r\nhi\r\n");
@@ -165,7 +172,7 @@ fn a_departed_client_is_reported_once() {
     for way in ways() {
         let mut pins = table(way);
         for (socket, peer) in [unix(), tcp()] {
-            let id = pins.insert(socket, Framing::Raw, 0).unwrap();
+            let id = pins.insert(socket, Form::Plain, 0).unwrap();
             assert_eq!(turn(&mut pins), []);
             drop(peer);
             assert_eq!(wait(&mut pins), [Event::Departed(id)]);
@@ -183,7 +190,7 @@ fn a_departure_before_the_pin_is_noticed() {
     let mut pins = table(FanOut::Send);
     let (socket, peer) = tcp();
     drop(peer);
-    let id = pins.insert(socket, Framing::Raw, 0).unwrap();
+    let id = pins.insert(socket, Form::Plain, 0).unwrap();
     assert_eq!(wait(&mut pins), [Event::Departed(id)]);
 }
 
@@ -192,7 +199,7 @@ fn a_failed_write_is_remembered_for_the_owner() {
     for way in ways() {
         let mut pins = table(way);
         let (socket, peer) = unix();
-        let id = pins.insert(socket, Framing::Raw, 0).unwrap();
+        let id = pins.insert(socket, Form::Plain, 0).unwrap();
         drop(peer);
         let tally = fan_out(&mut pins, &[id], &raw("x"));
         assert_eq!(tally, Tally { gone: 1, ..Tally::default() }, "{way:?}");
@@ -209,10 +216,10 @@ fn stale_ids_are_harmless() {
     for way in ways() {
         let mut pins = table(way);
         let (socket, _first) = unix();
-        let stale = pins.insert(socket, Framing::Raw, 1).unwrap();
+        let stale = pins.insert(socket, Form::Plain, 1).unwrap();
         assert_eq!(pins.remove(stale).unwrap().value, 1);
         let (socket, mut peer) = unix();
-        let fresh = pins.insert(socket, Framing::Raw, 2).unwrap();
+        let fresh = pins.insert(socket, Form::Plain, 2).unwrap();
         pins.set_deadline(stale, 0);
         assert_eq!(pins.write(stale, &Bytes::from_static(b"x")), Outcome::Gone);
         assert_eq!(pins.finish(stale, &Bytes::from_static(b"x")), Outcome::Gone);
@@ -230,7 +237,7 @@ fn the_same_target_twice_gets_both_in_order() {
     for way in ways() {
         let mut pins = table(way);
         let (socket, mut peer) = unix();
-        let id = pins.insert(socket, Framing::Raw, 0).unwrap();
+        let id = pins.insert(socket, Form::Plain, 0).unwrap();
         assert_eq!(fan_out(&mut pins, &[id, id, id], &raw("ab")).sent, 3, "{way:?}");
         assert_eq!(peer.read_all(), b"ababab");
     }
@@ -241,7 +248,7 @@ fn more_targets_than_one_batch() {
     for way in ways() {
         let mut pins = table(way);
         let (sockets, mut peers): (Vec<_>, Vec<_>) = (0..1300).map(|_| unix()).unzip();
-        let ids: Vec<_> = sockets.into_iter().map(|s| pins.insert(s, Framing::Raw, 0).unwrap()).collect();
+        let ids: Vec<_> = sockets.into_iter().map(|s| pins.insert(s, Form::Plain, 0).unwrap()).collect();
         assert_eq!(fan_out(&mut pins, &ids, &raw("ab")).sent, 1300, "{way:?}");
         assert!(peers.iter_mut().all(|peer| peer.read_all() == b"ab"));
     }
@@ -252,9 +259,9 @@ fn a_full_queue_ends_the_pin_and_only_it() {
     for way in ways() {
         let mut pins = table(way);
         let (socket, _stalled) = tcp();
-        let stalled = pins.insert(socket, Framing::Raw, 0).unwrap();
+        let stalled = pins.insert(socket, Form::Plain, 0).unwrap();
         let (socket, mut peer) = tcp();
-        let neighbour = pins.insert(socket, Framing::Raw, 0).unwrap();
+        let neighbour = pins.insert(socket, Form::Plain, 0).unwrap();
         // One item may be longer than the whole queue if nothing waits before it.
         assert_eq!(pins.write(stalled, &vec![0; 2 * FLOOD].into()), Outcome::Queued);
         let tally = fan_out(&mut pins, &[stalled, neighbour], &raw("x"));
@@ -271,7 +278,7 @@ fn a_full_queue_ends_the_pin_and_only_it() {
 fn tiny_items_count_with_what_they_cost() {
     let mut pins = table(FanOut::Send);
     let (socket, _peer) = unix();
-    let id = pins.insert(socket, Framing::Raw, 0).unwrap();
+    let id = pins.insert(socket, Form::Plain, 0).unwrap();
     while pins.write(id, &vec![0; 1024].into()) == Outcome::Sent {}
     let mut taken = 0;
     while pins.write(id, &Bytes::from_static(b"x")) == Outcome::Queued {
@@ -284,7 +291,7 @@ fn tiny_items_count_with_what_they_cost() {
 fn finish_reports_when_the_tail_is_out() {
     for (socket, mut peer) in [unix(), tcp()] {
         let mut pins = table(FanOut::Send);
-        let id = pins.insert(socket, Framing::Raw, 9).unwrap();
+        let id = pins.insert(socket, Form::Plain, 9).unwrap();
         assert_eq!(pins.write(id, &Bytes::from_static(b"a")), Outcome::Sent);
         assert_eq!(pins.finish(id, &Bytes::from_static(b"z")), Outcome::Sent);
         assert_eq!(pins.write(id, &Bytes::from_static(b"x")), Outcome::Gone);
@@ -299,7 +306,7 @@ fn finish_reports_when_the_tail_is_out() {
 fn finish_waits_for_the_queue_even_if_the_client_has_closed_its_sending_side() {
     for (socket, mut peer) in [unix(), tcp()] {
         let mut pins = table(FanOut::Send);
-        let id = pins.insert(socket, Framing::Raw, 0).unwrap();
+        let id = pins.insert(socket, Form::Plain, 0).unwrap();
         assert_eq!(pins.write(id, &vec![7; 2 * FLOOD].into()), Outcome::Queued);
         // The queue is over its limit; the tail is taken all the same.
         assert_eq!(pins.finish(id, &Bytes::from_static(b"the end")), Outcome::Queued);
@@ -330,7 +337,7 @@ fn finish_waits_for_the_queue_even_if_the_client_has_closed_its_sending_side() {
 fn a_queue_that_does_not_move_is_stalled() {
     let mut pins = table(FanOut::Send);
     let (socket, mut peer) = unix();
-    let id = pins.insert(socket, Framing::Raw, 0).unwrap();
+    let id = pins.insert(socket, Form::Plain, 0).unwrap();
     assert_eq!(pins.write(id, &vec![0; FLOOD].into()), Outcome::Queued);
     let half = START_MS + u64::from(LIMITS.send_timeout_ms) / 2;
     assert_eq!(expire(&mut pins, half), (vec![], 0));
@@ -348,7 +355,7 @@ fn a_queue_that_does_not_move_is_stalled() {
 fn an_emptied_queue_is_not_stalled() {
     let mut pins = table(FanOut::Send);
     let (socket, mut peer) = unix();
-    let id = pins.insert(socket, Framing::Raw, 0).unwrap();
+    let id = pins.insert(socket, Form::Plain, 0).unwrap();
     assert_eq!(pins.write(id, &vec![0; 1 << 16].into()), Outcome::Queued);
     while pins.queue_len(id) > 0 {
         peer.read_all();
@@ -361,7 +368,7 @@ fn an_emptied_queue_is_not_stalled() {
 fn the_poller_tells_when_a_full_socket_takes_more() {
     for (socket, mut peer) in [unix(), tcp()] {
         let mut pins = table(FanOut::Send);
-        let id = pins.insert(socket, Framing::Raw, 0).unwrap();
+        let id = pins.insert(socket, Form::Plain, 0).unwrap();
         assert_eq!(pins.write(id, &vec![0; FLOOD].into()), Outcome::Queued);
         let epoll = pins.epoll().unwrap();
         let mut got = 0;
@@ -379,7 +386,7 @@ fn the_poller_tells_when_a_full_socket_takes_more() {
 fn a_turn_flushes_a_part_and_says_that_there_is_more() {
     let mut pins = table(FanOut::Send);
     let (socket, mut peer) = unix();
-    let id = pins.insert(socket, Framing::Raw, 0).unwrap();
+    let id = pins.insert(socket, Form::Plain, 0).unwrap();
     while pins.write(id, &vec![0; 1024].into()) == Outcome::Sent {}
     for _ in 0..150 {
         assert_eq!(pins.write(id, &Bytes::from_static(b"x")), Outcome::Queued);
@@ -402,7 +409,7 @@ fn a_turn_flushes_a_part_and_says_that_there_is_more() {
 fn a_deadline_comes_once_and_never_early() {
     let mut pins = table(FanOut::Send);
     let (socket, mut peer) = unix();
-    let id = pins.insert(socket, Framing::Raw, 0).unwrap();
+    let id = pins.insert(socket, Form::Plain, 0).unwrap();
     pins.set_deadline(id, 20_000);
     assert_eq!(pins.next_expiry_ms(), Some(START_MS + 20_000));
     assert_eq!(expire(&mut pins, START_MS + 19_999), (vec![], 0));
@@ -415,7 +422,7 @@ fn a_deadline_comes_once_and_never_early() {
 fn kept_alive(mode: KeepAliveMode) -> (Pins<u32>, PinId, Peer) {
     let mut pins = table(FanOut::Send);
     let (socket, peer) = unix();
-    let id = pins.insert(socket, Framing::Raw, 0).unwrap();
+    let id = pins.insert(socket, Form::Plain, 0).unwrap();
     let keep_alive = KeepAlive { payload: raw("."), every_ms: 20_000, mode };
     pins.set_keep_alive(id, Rc::new(keep_alive), 5_000);
     (pins, id, peer)
@@ -480,7 +487,7 @@ fn many_timers_at_once_are_spread_over_calls() {
     let mut pins = table(FanOut::Send);
     let (first, _peer) = unix();
     let ids: Vec<_> =
-        (0..1500).map(|n| pins.insert(first.try_clone().unwrap(), Framing::Raw, n).unwrap()).collect();
+        (0..1500).map(|n| pins.insert(first.try_clone().unwrap(), Form::Plain, n).unwrap()).collect();
     for &id in &ids {
         pins.set_deadline(id, 1000);
     }
@@ -522,7 +529,7 @@ fn readers_get_what_was_written(way: FanOut, steps: &[Step]) {
     let mut pins = Pins::new(way, limits, START_MS).unwrap();
     let (sockets, mut peers): (Vec<_>, Vec<_>) =
         (0..READERS).map(|n| if n % 2 == 0 { unix() } else { tcp() }).unzip();
-    let ids: Vec<_> = sockets.into_iter().map(|s| pins.insert(s, Framing::Raw, 0).unwrap()).collect();
+    let ids: Vec<_> = sockets.into_iter().map(|s| pins.insert(s, Form::Plain, 0).unwrap()).collect();
     let (mut sent, mut got) = (vec![Vec::new(); READERS], vec![Vec::new(); READERS]);
     for (item, step) in steps.iter().enumerate() {
         match step {
@@ -567,4 +574,109 @@ proptest! {
             readers_get_what_was_written(way, &steps);
         }
     }
+}
+
+fn read(pins: &mut Pins<u32>, id: PinId) -> Vec<u8> {
+    let mut buffer = [0; 64];
+    match pins.read(id, &mut buffer) {
+        Received::Bytes(read) => buffer[..read].to_vec(),
+        Received::Nothing => Vec::new(),
+    }
+}
+
+#[test]
+fn what_a_client_sends_is_read_up_to_its_end() {
+    for (socket, mut peer) in [unix(), tcp()] {
+        let mut pins = table(FanOut::Send);
+        let id = pins.reserve(Form::Plain, 0).unwrap();
+        pins.set_reading(id, true);
+        assert_eq!(read(&mut pins, id), b"", "no socket yet");
+        pins.attach(id, socket);
+        assert_eq!(turn(&mut pins), []);
+        peer.write(b"hello");
+        peer.shutdown(Shutdown::Write);
+        assert_eq!(wait(&mut pins), [Event::Readable(id)], "data goes before the departure");
+        assert_eq!(pins.write(id, &Bytes::from_static(b"x")), Outcome::Sent);
+        assert_eq!(read(&mut pins, id), b"hello");
+        assert_eq!(turn(&mut pins), [Event::Readable(id)]);
+        assert_eq!(read(&mut pins, id), b"");
+        assert_eq!(turn(&mut pins), [Event::Departed(id)]);
+        assert_eq!(read(&mut pins, id), b"");
+        assert_eq!(pins.write(id, &Bytes::from_static(b"x")), Outcome::Gone);
+        assert!(pins.remove(id).is_some());
+    }
+}
+
+#[test]
+fn a_pause_leaves_bytes_to_the_kernel() {
+    let mut pins = table(FanOut::Send);
+    let (socket, mut peer) = unix();
+    let id = pins.insert(socket, Form::Plain, 0).unwrap();
+    pins.set_reading(id, false);
+    peer.write(b"later");
+    assert!(!has_news(&pins));
+    pins.set_reading(id, true);
+    assert_eq!(wait(&mut pins), [Event::Readable(id)]);
+    assert_eq!(read(&mut pins, id), b"later");
+    assert!(!has_news(&pins));
+    drop(peer);
+    assert_eq!(wait(&mut pins), [Event::Readable(id)]);
+    assert_eq!(read(&mut pins, id), b"");
+    assert_eq!(turn(&mut pins), [Event::Departed(id)]);
+}
+
+#[test]
+fn a_reset_ends_a_pin_that_pauses() {
+    let mut pins = table(FanOut::Send);
+    let (socket, peer) = tcp();
+    let id = pins.insert(socket, Form::Plain, 0).unwrap();
+    pins.set_reading(id, false);
+    assert_eq!(pins.write(id, &Bytes::from_static(b"never read")), Outcome::Sent);
+    wait_for(&mut [PollFd::new(&peer.as_fd(), PollFlags::IN)]);
+    // A close with bytes unread is a reset.
+    drop(peer);
+    assert_eq!(wait(&mut pins), [Event::Departed(id)]);
+}
+
+#[test]
+fn a_full_queue_ends_with_the_farewell() {
+    for way in ways() {
+        let mut pins: Pins<u32> =
+            Pins::new(way, Limits { queue_bytes: 2 * FLOOD, send_timeout_ms: 10_000 }, START_MS).unwrap();
+        pins.set_farewell(Bytes::from_static(b"bye"));
+        let (socket, mut peer) = unix();
+        let id = pins.insert(socket, Form::Plain, 0).unwrap();
+        pins.set_reading(id, true);
+        let flood = raw(vec![b'x'; FLOOD]);
+        assert_eq!(fan_out(&mut pins, &[id, id], &flood).queued, 2);
+        assert_eq!(fan_out(&mut pins, &[id, id], &flood), Tally { overflow: 1, gone: 1, ..Tally::default() });
+        assert_eq!(turn(&mut pins), [Event::Overflow(id)]);
+        let mut got = Vec::new();
+        let mut events = Vec::new();
+        while events.is_empty() {
+            got.extend(peer.read_all());
+            events = turn(&mut pins);
+        }
+        assert_eq!(events, [Event::Finished(id)]);
+        got.extend(peer.read_all());
+        assert_eq!(got.len(), 2 * FLOOD + 3);
+        assert!(got.ends_with(b"xbye"), "{way:?}: whole items, then the farewell");
+    }
+}
+
+#[test]
+fn a_drained_queue_is_told_to_who_reads() {
+    let mut pins = table(FanOut::Send);
+    let (socket, mut peer) = unix();
+    let id = pins.insert(socket, Form::Plain, 0).unwrap();
+    pins.set_reading(id, false);
+    assert_eq!(fan_out(&mut pins, &[id], &raw(vec![b'x'; FLOOD])).queued, 1);
+    let mut events = Vec::new();
+    while events.is_empty() {
+        assert!(pins.queue_len(id) > 0);
+        peer.read_all();
+        events = turn(&mut pins);
+    }
+    assert_eq!(events, [Event::Drained(id)]);
+    assert_eq!(pins.queue_len(id), 0);
 }

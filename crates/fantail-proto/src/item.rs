@@ -63,7 +63,7 @@ pub enum HttpStream {
     Refresh,
 }
 
-/// The `ws-message` format, decoded and kept; WebSocket holds do not exist yet.
+/// The `ws-message` format.
 #[derive(Clone, Debug)]
 pub enum WsMessage {
     Send {

@@ -15,6 +15,7 @@
 //! - [`render`]: an item's bytes, once per transport
 //! - [`reply`]: the head of a response that Fantail writes itself
 //! - [`test_origin`]: what the built-in origin answers
+//! - [`websocket`]: WebSockets: messages, instructions, and the way over HTTP
 //! - [`json`]: a borrowed JSON value, for the parsers above
 
 pub mod duplicate;
@@ -32,3 +33,4 @@ pub mod reply;
 pub mod request;
 pub mod route;
 pub mod test_origin;
+pub mod websocket;

@@ -1,14 +1,24 @@
 //! An item's bytes, once per transport, shared by all subscribers.
 
+use std::sync::OnceLock;
+
 use bytes::{BufMut, Bytes, BytesMut};
 
-use crate::item::{HttpResponse, HttpStream, Item};
+use crate::{
+    item::{HttpResponse, HttpStream, Item, WsKind, WsMessage},
+    websocket::{
+        close::{self, Code},
+        deflate::Deflater,
+        frame::{CONTROL_MAX, Frame, Opcode},
+    },
+};
 
 /// What the shards need of an item. Actions that mean nothing to a transport leave no part.
 #[derive(Clone, Debug)]
 pub struct Rendered {
     pub stream: Option<StreamPart>,
     pub response: Option<HttpResponse>,
+    pub message: Option<MessagePart>,
     pub id: Option<String>,
     pub prev_id: Option<String>,
     pub meta: Vec<(String, String)>,
@@ -21,6 +31,58 @@ pub enum StreamPart {
     Send(Chunk),
     Hint,
     Close,
+}
+
+/// What a WebSocket gets.
+#[derive(Clone, Debug)]
+pub enum MessagePart {
+    Send(Message),
+    /// A close frame; what comes behind it is not delivered.
+    Close(Bytes),
+    /// Nothing for the client: its origin is to be asked (spec 5.6).
+    Refresh,
+}
+
+/// One message as one frame. It is compressed when the first subscriber needs that, for all of them.
+#[derive(Clone, Debug)]
+pub struct Message {
+    frame: Bytes,
+    /// Where the frame's payload begins.
+    head: usize,
+    opcode: Opcode,
+    deflated: OnceLock<Bytes>,
+}
+
+impl Message {
+    pub fn new(kind: WsKind, content: &[u8]) -> Self {
+        let opcode = Opcode::from(kind);
+        let frame = Frame::new(opcode, content).to_bytes();
+        // A control frame's content may have been cut.
+        let head =
+            frame.len() - content.len().min(if opcode.is_control() { CONTROL_MAX } else { usize::MAX });
+        Self { frame, head, opcode, deflated: OnceLock::new() }
+    }
+
+    /// The frame as it is.
+    pub fn plain(&self) -> &Bytes {
+        &self.frame
+    }
+
+    /// The frame for those who agreed to permessage-deflate: compressed from `least` bytes of content, and
+    /// where that makes it shorter.
+    pub fn deflated(&self, deflater: &mut Deflater, least: usize) -> &Bytes {
+        let content = &self.frame[self.head..];
+        if self.opcode.is_control() || content.len() < least {
+            return &self.frame;
+        }
+        self.deflated.get_or_init(|| {
+            let deflated = deflater.deflate(content);
+            deflated.map_or_else(
+                || self.frame.clone(),
+                |content| Frame::deflated(self.opcode, content).to_bytes(),
+            )
+        })
+    }
 }
 
 /// A chunk (RFC 9112 7.1) and, inside the same allocation, its content for connections that are not
@@ -98,7 +160,18 @@ impl From<Item> for Rendered {
             Some(HttpStream::Refresh) | None => None,
         };
         let response = item.response.filter(|response| !matches!(response, HttpResponse::Refresh));
-        Self { stream, response, id: item.id, prev_id: item.prev_id, meta: item.meta }
+        let message = item.message.and_then(|message| match message {
+            WsMessage::Send { kind, content } => Some(MessagePart::Send(Message::new(kind, &content))),
+            // Without a code the client sees 1000 and no reason (spec 5.6).
+            WsMessage::Close { code, reason } => {
+                let reason = if code.is_some() { &*reason } else { "" };
+                let payload = close::payload(Code::sendable(code.unwrap_or(0)), reason);
+                Some(MessagePart::Close(Frame::new(Opcode::Close, &payload).to_bytes()))
+            }
+            WsMessage::Refresh => Some(MessagePart::Refresh),
+            WsMessage::Hint => None,
+        });
+        Self { stream, response, message, id: item.id, prev_id: item.prev_id, meta: item.meta }
     }
 }
 

@@ -126,7 +126,7 @@ fn write_number(out: &mut Vec<u8>, number: u64) {
 }
 
 /// `content-type` as `Content-Type`: hyper writes relayed names so, too.
-fn write_name(out: &mut Vec<u8>, name: &HeaderName) {
+pub(crate) fn write_name(out: &mut Vec<u8>, name: &HeaderName) {
     let start = out.len();
     out.extend_from_slice(name.as_str().as_bytes());
     let mut after_dash = true;

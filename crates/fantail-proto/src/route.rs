@@ -72,6 +72,10 @@ pub struct Target {
     pub untrusted: bool,
     pub trust_connect_host: bool,
     pub insecure: bool,
+    /// WebSockets are asked about by POSTs of events (spec 7.2).
+    pub over_http: bool,
+    /// With `over_http`: a request for each event.
+    pub one_event: bool,
     /// `host=H[:port]`
     pub host: Option<String>,
     /// `sub=`, full channel names.

@@ -8,6 +8,16 @@ use std::{fs, path::Path};
 mod targets;
 
 #[test]
+fn control() {
+    replay("control", targets::control);
+}
+
+#[test]
+fn events() {
+    replay("events", targets::events);
+}
+
+#[test]
 fn grip_headers() {
     replay("grip_headers", targets::grip_headers);
 }
@@ -25,6 +35,11 @@ fn items() {
 #[test]
 fn routes() {
     replay("routes", |data| targets::routes(&String::from_utf8_lossy(data)));
+}
+
+#[test]
+fn websocket() {
+    replay("websocket", targets::websocket);
 }
 
 fn replay(target: &str, run: impl Fn(&[u8])) {

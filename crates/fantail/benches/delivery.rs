@@ -17,7 +17,7 @@ use fantail::{
     hub::{Hub, RealmId},
     metrics::Counters,
 };
-use fantail_pin::{FanOut, Framing, Limits};
+use fantail_pin::{FanOut, Form};
 use fantail_proto::item::{HttpStream, Item};
 
 const STREAMS: usize = 1000;
@@ -35,15 +35,15 @@ fn item() -> Item {
 fn holds(hub: &Arc<Hub>, fan_out: FanOut) -> (Holds, Vec<UnixStream>) {
     let counters = Arc::new(Counters::default());
     let connections = Connections::new(STREAMS, Arc::new(AtomicUsize::new(0)), Arc::clone(&counters));
-    let limits = Limits { queue_bytes: 1 << 20, send_timeout_ms: 60_000 };
-    let mut holds = Holds::new(Arc::clone(hub), 0, fan_out, limits, counters).expect("an epoll");
+    let config = config::Config::load(config::Sources::default()).expect("the defaults are good");
+    let mut holds = Holds::new(Arc::clone(hub), 0, fan_out, &config, counters).expect("an epoll");
     let mut clients = Vec::new();
     for _ in 0..STREAMS {
         let (ours, theirs) = UnixStream::pair().expect("descriptors for all streams");
         theirs.set_nonblocking(true).expect("a socket");
         let subscriptions = vec![Subscription { channel: "c".into(), filters: Vec::new() }];
         let asked = Asked { realm: RealmId(0), subscriptions, meta: Vec::new(), prefix: String::new() };
-        let id = holds.reserve_stream(asked, Framing::Chunked, true).expect("room for a pin");
+        let id = holds.reserve_stream(asked, Form::Coded, true).expect("room for a pin");
         let client = Client { peer: None, slot: connections.take() };
         holds.attach_stream(id, OwnedFd::from(ours), client, Vec::new(), None);
         clients.push(theirs);

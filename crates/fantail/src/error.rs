@@ -3,7 +3,7 @@
 
 use std::fmt::Write;
 
-use fantail_proto::{grip::InstructError, request::Refusal};
+use fantail_proto::{grip::InstructError, request::Refusal, websocket::handshake};
 use http::StatusCode;
 
 use crate::upstream::Failure;
@@ -15,8 +15,12 @@ pub enum Fault {
     Full,
     #[error("no route")]
     NoRoute,
-    #[error("WebSockets are not served")]
-    WebSocket,
+    #[error("no WebSocket: {0}")]
+    Handshake(handshake::Refusal),
+    #[error("a page of {0} may not open WebSockets")]
+    Page(String),
+    #[error("{target}: {why}")]
+    NotOpened { target: String, why: String },
     #[error("CDN-Loop names this server")]
     Loop,
     /// What is wrong with the client's body.
@@ -48,7 +52,15 @@ pub fn answer(fault: &Fault, debug: bool) -> (StatusCode, String) {
     match fault {
         // The same with and without debug (spec 1.1, 8).
         Fault::NoRoute => (StatusCode::BAD_GATEWAY, "Route not found\n".into()),
-        Fault::WebSocket => (StatusCode::NOT_IMPLEMENTED, "WebSockets are not supported.\n".into()),
+        // The same text whatever is wrong (spec 7.1); the log knows more.
+        Fault::Handshake(_) => (
+            StatusCode::BAD_REQUEST,
+            "Request contained an Upgrade header with value \"websocket\" but the request was not a valid \
+             WebSocket request.\n"
+                .into(),
+        ),
+        Fault::Page(_) => (StatusCode::FORBIDDEN, "This page may not open WebSockets here.\n".into()),
+        Fault::NotOpened { .. } => origin(StatusCode::BAD_GATEWAY, format!("{fault}\n")),
         Fault::Full => (StatusCode::SERVICE_UNAVAILABLE, "Too many connections.\n".into()),
         Fault::Loop => (StatusCode::LOOP_DETECTED, "Loop detected.\n".into()),
         Fault::Body(refusal) => (refusal.status(), format!("{refusal}\n")),

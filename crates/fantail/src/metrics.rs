@@ -148,12 +148,14 @@ families! {
         pins: "Held connections, by kind." {
             pins_stream [kind = stream]: Gauge,
             pins_poll [kind = poll]: Gauge,
+            pins_websocket [kind = websocket]: Gauge,
         }
         channels: "Channels with a subscriber on this shard." { channels: Gauge }
         subscriptions: "Subscriptions of pins to channels." { subscriptions: Gauge }
         deliveries: "Items written whole to a client, by kind of pin." {
             delivered_stream [kind = stream]: Count,
             delivered_poll [kind = poll]: Count,
+            delivered_websocket [kind = websocket]: Count,
         }
         deliveries_queued: "Items that had to wait in a connection's queue." { queued: Count }
         deliveries_filtered: "Items kept from a subscriber by a filter." { filtered: Count }
@@ -170,6 +172,22 @@ families! {
             ended_close [cause = close]: Count,
             ended_answered [cause = answered]: Count,
             ended_timeout [cause = timeout]: Count,
+            /// A WebSocket's client broke the protocol or a limit.
+            ended_violation [cause = violation]: Count,
+            /// A WebSocket's origin left, or could not be understood.
+            ended_origin [cause = origin]: Count,
+        }
+        websocket_messages: "Messages on WebSockets, by who sent them; what was published is under deliveries." {
+            messages_client [from = client]: Count,
+            messages_origin [from = origin]: Count,
+        }
+        websocket_refused: "WebSocket handshakes refused before the origin was asked, by cause." {
+            handshakes_invalid [cause = invalid]: Count,
+            /// The page's Origin is not in `websocket.origins`.
+            handshakes_origin [cause = origin]: Count,
+        }
+        websocket_dropped: "Messages of origins that reached nobody: no prefix, or an invalid control message." {
+            messages_dropped: Count,
         }
         keep_alives: "Keep-alives written to streams." { keep_alives: Count }
         pushed_bytes: "Bytes written to pins." { bytes_pushed: Count }

@@ -13,7 +13,7 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use fantail_pin::{FanOut, Limits};
+use fantail_pin::FanOut;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::{
     net::TcpListener,
@@ -183,10 +183,6 @@ impl Server {
         let mut counters = Vec::new();
         for index in 0..shards {
             let counted = Arc::new(Counters::default());
-            let limits = Limits {
-                queue_bytes: config.client.queue_bytes,
-                send_timeout_ms: u32::try_from(config.client.send_timeout.as_millis()).unwrap_or(u32::MAX),
-            };
             let thread = Thread {
                 index,
                 hub: Arc::clone(hub),
@@ -196,7 +192,6 @@ impl Server {
                 limit,
                 all: Arc::clone(&all),
                 fan_out: self.fan_out,
-                limits,
                 stopping: stopping.clone(),
             };
             let bounds =
@@ -327,7 +322,6 @@ struct Thread {
     limit: usize,
     all: Arc<AtomicUsize>,
     fan_out: FanOut,
-    limits: Limits,
     stopping: watch::Receiver<bool>,
 }
 
@@ -338,9 +332,10 @@ impl Thread {
     }
 
     async fn serve(self, bounds: Vec<Bound>) -> io::Result<()> {
-        let Self { index, hub, snapshot, counters, output, limit, all, fan_out, limits, stopping } = self;
+        let Self { index, hub, snapshot, counters, output, limit, all, fan_out, stopping } = self;
         let connections = Connections::new(limit, all, Arc::clone(&counters));
-        let holds = Holds::new(Arc::clone(&hub), index, fan_out, limits, Arc::clone(&counters))?;
+        let holds =
+            Holds::new(Arc::clone(&hub), index, fan_out, &snapshot.load().config, Arc::clone(&counters))?;
         let access = output.access();
         let shard = Shard::new(Parts { index, hub, snapshot, counters, connections, access, holds });
         for bound in bounds {

@@ -20,7 +20,7 @@ use tokio::{
 
 use crate::{
     client::Connections,
-    hold::{Holds, Released},
+    hold::{Holds, Onward},
     hub::Hub,
     log::AccessLog,
     metrics::Counters,
@@ -40,6 +40,8 @@ pub struct Shard {
     pub access: RefCell<AccessLog>,
     pub tokens: RefCell<Tokens>,
     pub flights: Flights,
+    /// What origins of WebSockets are read into, one at a time.
+    pub scratch: RefCell<Vec<u8>>,
     holds: RefCell<Holds>,
     /// The snapshot that was current at the last [`Self::tidy`].
     tidied: RefCell<Arc<Snapshot>>,
@@ -75,6 +77,7 @@ impl Shard {
             access: RefCell::new(parts.access),
             tokens: RefCell::default(),
             flights: Flights::default(),
+            scratch: RefCell::default(),
             holds: RefCell::new(parts.holds),
             started: Instant::now(),
             stir: Notify::new(),
@@ -89,14 +92,14 @@ impl Shard {
         let before = holds.next_expiry_ms();
         holds.set_now(self.now_ms());
         let result = change(&mut holds);
-        if holds.has_released() || holds.next_expiry_ms() != before {
+        if holds.has_onward() || holds.next_expiry_ms() != before {
             self.stir.notify_one();
         }
         result
     }
 
-    /// Delivers mail and minds the pins until it is dropped. `go_on` gets the sockets that live on.
-    pub async fn run(&self, go_on: impl Fn(Released)) -> io::Result<()> {
+    /// Delivers mail and minds the pins until it is dropped. `go_on` gets what is for others.
+    pub async fn run(&self, go_on: impl Fn(Onward)) -> io::Result<()> {
         #[expect(deprecated, reason = "sound for a descriptor that is owned; what replaces it is unsafe")]
         let epoll = AsyncFd::with_interest(self.holds.borrow().epoll()?, Interest::READABLE)?;
         loop {
@@ -116,7 +119,7 @@ impl Shard {
             let mut holds = self.holds.borrow_mut();
             holds.set_now(self.now_ms());
             holds.expire();
-            holds.released().for_each(&go_on);
+            holds.onward().for_each(&go_on);
         }
     }
 
@@ -147,7 +150,7 @@ impl Shard {
         self.drain.notified().await;
     }
 
-    async fn deliver(&self, go_on: &impl Fn(Released)) {
+    async fn deliver(&self, go_on: &impl Fn(Onward)) {
         {
             let mut holds = self.holds.borrow_mut();
             if self.hub.take(self.index, holds.batch()) {
@@ -160,11 +163,11 @@ impl Shard {
         }
     }
 
-    fn step(&self, go_on: &impl Fn(Released)) -> bool {
+    fn step(&self, go_on: &impl Fn(Onward)) -> bool {
         let mut holds = self.holds.borrow_mut();
         holds.set_now(self.now_ms());
         let more = holds.step();
-        holds.released().for_each(go_on);
+        holds.onward().for_each(go_on);
         more
     }
 
@@ -179,7 +182,8 @@ impl Shard {
         Ok(more)
     }
 
-    fn now_ms(&self) -> u64 {
+    /// The clock of the shard's holds, in milliseconds.
+    pub fn now_ms(&self) -> u64 {
         u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 }

@@ -15,7 +15,7 @@ const ARROWS: [(&str, &[&str]); 14] = [
     ("listen", &["client", "hold", "proxy", "shard"]),
     ("proxy", &["client", "hold", "route", "shard", "snapshot", "upstream"]),
     ("shard", &["client", "hold", "hub", "sign", "snapshot", "upstream"]),
-    ("hold", &["client", "hub"]),
+    ("hold", &["client", "hub", "route"]),
     ("snapshot", &["realm", "route", "sign", "upstream"]),
     ("route", &["hub", "realm", "sign"]),
     ("realm", &["hub", "sign"]),
@@ -37,10 +37,12 @@ const EXCEPTIONS: [(&str, &str, &str); 1] = [(
 )];
 
 /// Where threads and tasks begin; each keeps the handle, or the task ends with the connection it drives.
-const SPAWNS: [&str; 5] = [
+const SPAWNS: [&str; 7] = [
     "fantail/src/admin/mod.rs",
     "fantail/src/listen/connection.rs",
     "fantail/src/log.rs",
+    "fantail/src/proxy/native.rs",
+    "fantail/src/proxy/over_http.rs",
     "fantail/src/route/watch.rs",
     "fantail/src/server.rs",
 ];

@@ -133,7 +133,7 @@ fn refused(name: String) -> Reason {
 fn websocket(value: String) -> Result<bool, Reason> {
     match value.as_str() {
         "http" => Ok(false),
-        "ws" => Err(Reason::NotYet { what: "proto=ws".into(), feature: "WebSockets are not served" }),
+        "ws" => Ok(true),
         _ => Err(Reason::Value { name: "proto", value, wanted: "http or ws" }),
     }
 }

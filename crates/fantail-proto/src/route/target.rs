@@ -28,8 +28,18 @@ pub(super) fn read(section: Section, reasons: &mut Vec<Reason>) -> Target {
 }
 
 /// Parameters of a target.
-pub(super) const KNOWN: &[&str] =
-    &["ssl", "untrusted", "trust_connect_host", "insecure", "host", "sub", "client_cert", "client_key"];
+pub(super) const KNOWN: &[&str] = &[
+    "ssl",
+    "untrusted",
+    "trust_connect_host",
+    "insecure",
+    "host",
+    "sub",
+    "client_cert",
+    "client_key",
+    "over_http",
+    "one_event",
+];
 
 fn address(value: String) -> Result<Address, Reason> {
     if value == "test" {
@@ -58,6 +68,8 @@ fn set(target: &mut Target, name: String, value: String) -> Result<(), Reason> {
         "untrusted" => target.untrusted = true,
         "trust_connect_host" => target.trust_connect_host = true,
         "insecure" => target.insecure = true,
+        "over_http" => target.over_http = true,
+        "one_event" => target.one_event = true,
         "host" => target.host = Some(authority("host", value)?),
         "sub" => target.subs.push(filled("sub", value)?),
         "client_cert" => target.client_cert = Some(filled("client_cert", value)?),
@@ -69,7 +81,6 @@ fn set(target: &mut Target, name: String, value: String) -> Result<(), Reason> {
 
 fn refused(name: String) -> Reason {
     let feature = match name.as_str() {
-        "over_http" | "one_event" => "WebSockets are not served",
         "ipc_file_mode" => "origins are reached by HTTP only",
         _ => return Reason::unknown(name, KNOWN, condition::KNOWN, "the condition"),
     };

@@ -192,11 +192,7 @@ fn what_does_not_exist_yet_is_refused_by_name() {
         "*,log_level=2 test",
         "*,sockjs=/s test",
         "*,sockjs_as_path=/s test",
-        "*,proto=ws test",
-        "* a:1,over_http",
-        "* a:1,one_event",
         "* a:1,ipc_file_mode=777",
-        "* test,over_http",
         "* zhttp/ipc:///tmp/x",
         "* zhttpreq/tcp://127.0.0.1:1",
     ] {

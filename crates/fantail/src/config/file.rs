@@ -21,6 +21,7 @@ pub(super) struct File {
     proxy: Proxy,
     origin: Origin,
     grip: Grip,
+    websocket: WebSocket,
     hub: Hub,
     control: Control,
     #[serde(default)]
@@ -67,6 +68,8 @@ pub(super) enum Invalid {
     HeaderName(String),
     #[error(r#""{0}" cannot be in a CDN-Loop header: write letters, digits, "-", "." and "_""#)]
     CdnLoop(String),
+    #[error(r#""{0}" is not an origin: write "https://example.com", with a port if it is not the usual one"#)]
+    Origin(String),
     #[error(r#""{0}" is no level: write "error", "warn", "info", "debug" or "trace""#)]
     Level(String),
     #[error(r#""{0}" is not a realm's id: write 1 to 64 of A–Z, a–z, 0–9, "_" and "-""#)]
@@ -85,6 +88,7 @@ impl File {
             proxy: self.proxy.build()?,
             origin: self.origin.build(base)?,
             grip: self.grip.build()?,
+            websocket: self.websocket.build()?,
             hub: self.hub.build()?,
             control: self.control.build()?,
             realms: self.realm.into_iter().map(Realm::build).collect::<Result<_, _>>()?,
@@ -255,6 +259,40 @@ impl Grip {
             channel_bytes: at_least(1, self.channel_bytes)?,
             instruct_bytes: at_least(1, self.instruct_bytes)?,
             max_timeout: time_limit(&self.max_timeout)?,
+        })
+    }
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct WebSocket {
+    message_bytes: usize,
+    fragments: u32,
+    buffer_bytes: u32,
+    deflate: bool,
+    deflate_from: usize,
+    origins: Vec<String>,
+    close_timeout: String,
+    idle_timeout: String,
+    ping_every: String,
+}
+
+impl WebSocket {
+    fn build(self) -> Result<super::WebSocket, Invalid> {
+        let is_origin = |text: &str| text.contains("://") && !text.ends_with('/') && text.is_ascii();
+        if let Some(text) = self.origins.iter().find(|text| !is_origin(text)) {
+            return Err(Invalid::Origin(text.clone()));
+        }
+        Ok(super::WebSocket {
+            message_bytes: at_least(1, self.message_bytes)?,
+            fragments: at_least(1, self.fragments)?,
+            buffer_bytes: at_least(1, self.buffer_bytes)?,
+            deflate: self.deflate,
+            deflate_from: self.deflate_from,
+            origins: self.origins.into_iter().map(|text| text.to_ascii_lowercase()).collect(),
+            close_timeout: time_limit(&self.close_timeout)?,
+            idle_timeout: duration(&self.idle_timeout)?,
+            ping_every: duration(&self.ping_every)?,
         })
     }
 }

@@ -29,6 +29,7 @@ pub struct Config {
     pub proxy: Proxy,
     pub origin: Origin,
     pub grip: Grip,
+    pub websocket: WebSocket,
     pub hub: Hub,
     pub control: Control,
     /// The realm `default` is always there, and first.
@@ -138,6 +139,7 @@ impl Config {
             proxy: parts.proxy,
             origin: parts.origin,
             grip: parts.grip,
+            websocket: parts.websocket,
             hub: parts.hub,
             control: parts.control,
             realms,
@@ -270,6 +272,22 @@ pub struct Origin {
 }
 
 #[derive(Clone, Debug)]
+pub struct WebSocket {
+    pub message_bytes: usize,
+    pub fragments: u32,
+    pub buffer_bytes: u32,
+    pub deflate: bool,
+    pub deflate_from: usize,
+    /// Empty: any.
+    pub origins: Vec<String>,
+    pub close_timeout: Duration,
+    /// Zero: none.
+    pub idle_timeout: Duration,
+    /// Zero: never.
+    pub ping_every: Duration,
+}
+
+#[derive(Clone, Debug)]
 pub struct Grip {
     pub subscriptions: usize,
     pub channel_bytes: usize,
@@ -328,6 +346,7 @@ struct Parts {
     proxy: Proxy,
     origin: Origin,
     grip: Grip,
+    websocket: WebSocket,
     hub: Hub,
     control: Control,
     realms: Vec<Realm>,

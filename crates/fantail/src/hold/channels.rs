@@ -1,5 +1,5 @@
-//! Who subscribes to which channel on this shard: two lists a channel, one for streams and one for
-//! long-polls, because an item has a body for each. Joining and leaving cost a lookup and a swap.
+//! Who subscribes to which channel on this shard: three lists a channel, for streams, long-polls
+//! and WebSockets, because an item has a body for each. Joining and leaving cost a lookup and a swap.
 
 use std::sync::Arc;
 
@@ -25,7 +25,7 @@ pub(super) struct Channels {
 #[derive(Debug)]
 struct Channel {
     key: (RealmId, Box<str>),
-    lists: [Vec<PinId>; 2],
+    lists: [Vec<PinId>; 3],
     /// Subscriptions with filters: while there are none, a list is taken whole.
     filtered: usize,
 }
@@ -63,6 +63,12 @@ impl Channels {
         pins.push(pin);
         self.counters.subscriptions.add(1);
         Sub { channel: index, place: small(pins.len() - 1) }
+    }
+
+    /// A subscriber has filters that it had not, or the other way around.
+    pub(super) fn refilter(&mut self, sub: Sub, before: bool, after: bool) {
+        let channel = &mut self.all[sub.channel as usize];
+        channel.filtered = channel.filtered + usize::from(after) - usize::from(before);
     }
 
     /// Removes a subscriber. Returns whose place has changed: the last of the list is at `sub.place` now.

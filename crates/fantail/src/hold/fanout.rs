@@ -1,49 +1,73 @@
-//! Delivering a batch of items: who gets which of them, in one write a socket. The work is cut into
-//! chunks so that a broadcast does not starve the shard's other work; subscribers are looked up when
-//! the batch begins, so one that comes later does not get what was published before it came.
+//! Delivering a batch of items: who gets which of them, in one write a socket. Sorting subscribers by
+//! what they get is cut into chunks as writing is, so that a broadcast does not starve the shard's other
+//! work; subscribers are looked up when the batch begins, so one that comes later does not get what was
+//! published before it came.
 
-use std::{collections::HashSet, sync::Arc};
+use std::sync::Arc;
 
 use fantail_pin::{Outcome, Payload, PinId, Tally};
 use fantail_proto::{
     filter,
     item::HttpResponse,
-    render::{Chunk, Rendered, StreamPart},
+    render::{Chunk, Message, MessagePart, Rendered, StreamPart},
 };
-use hashbrown::HashMap;
+use hashbrown::{HashMap, HashSet};
+use smallvec::SmallVec;
 
 use super::{Hold, HoldKind, Holds, List};
 use crate::hub::{Delivery, Receipt};
 
-/// A batch that is being delivered.
+/// A batch that is being delivered: first all is sorted, then written, then answered. Lists are worked
+/// off from their ends.
 #[derive(Debug, Default)]
 pub(super) struct Work {
     batch: Vec<Arc<Delivery>>,
-    /// What happened so far, by place in `batch`.
+    /// By place in `batch`: the item's channel, if it had subscribers when the batch began, and what happened
+    /// so far.
+    channels: Vec<Option<u32>>,
     receipts: Vec<Receipt>,
-    tasks: Vec<Task>,
-    /// The task at work and how far it is.
-    task: usize,
-    at: usize,
+    sorts: Vec<Sort>,
+    writes: Vec<Write>,
+    /// Long-polls, a list a channel.
+    polls: Vec<Vec<PinId>>,
+    /// The place in `writes` of what gets these items.
+    by_items: HashMap<(List, Vec<usize>), usize>,
+    /// Of the holds with several channels, those that were seen to: they are on several lists.
+    met: HashSet<PinId>,
+    /// What the hold that is being sorted gets.
+    gets: Vec<usize>,
     /// Lists of targets to be used again: a broadcast allocates nothing per subscriber.
     spare: Vec<Vec<PinId>>,
 }
 
-/// One thing to do for many subscribers.
+/// A channel's streams or WebSockets, of which some may get other items than their neighbours.
 #[derive(Debug)]
-struct Task {
-    does: Does,
+struct Sort {
+    list: List,
     targets: Vec<PinId>,
+    /// The place in `writes` for those without a filter or another channel.
+    plain: usize,
 }
 
+/// What an item is to those who get it as it is: to streams and WebSockets.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Part {
+    Content,
+    /// The last thing that they get.
+    End,
+    /// Their origins are asked.
+    Refresh,
+}
+
+/// Holds that get the same bytes.
 #[derive(Debug)]
-enum Does {
-    /// Streams get the same bytes, made of some of the batch's items.
-    Write { payload: Payload, items: Vec<usize> },
-    /// Streams end.
-    Close { item: usize },
-    /// Long-polls are answered by an item, or sent to their origins again.
-    Answer { item: usize, channel: u32 },
+struct Write {
+    list: List,
+    /// In the hub's order; one that ends the holds is the last.
+    items: Vec<usize>,
+    targets: Vec<PinId>,
+    /// Made when the first of them is written to.
+    payload: Option<Payload>,
 }
 
 impl Holds {
@@ -52,131 +76,139 @@ impl Holds {
         &mut self.work.batch
     }
 
-    /// Begins to deliver what was put into [`Self::batch`].
+    /// Begins to deliver what was put into [`Self::batch`]. Takes the time of copying the lists of
+    /// subscribers, which is nothing beside writing to them.
     pub fn begin(&mut self) {
         let mut work = std::mem::take(&mut self.work);
         work.receipts.clear();
         work.receipts.resize(work.batch.len(), Receipt::default());
-        let channels: Vec<Option<u32>> =
-            work.batch.iter().map(|delivery| self.channels.find(delivery.realm, &delivery.channel)).collect();
-        self.plan_streams(&mut work, &channels);
-        self.plan_polls(&mut work, &channels);
+        work.channels.clear();
+        work.channels
+            .extend(work.batch.iter().map(|delivery| self.channels.find(delivery.realm, &delivery.channel)));
+        self.list_writes(&mut work, List::Streams);
+        self.list_writes(&mut work, List::WebSockets);
+        self.list_polls(&mut work);
         self.work = work;
     }
 
-    /// Delivers to at most [`CHUNK`] subscribers. False when the batch is done: its receipts are given then.
+    /// Does as much as [`CHUNK`] writes cost. False when the batch is done: its receipts are given then.
     pub fn step(&mut self) -> bool {
         let mut work = std::mem::take(&mut self.work);
-        let mut budget = CHUNK;
-        while let Some(task) = work.tasks.get(work.task)
-            && budget > 0
-        {
-            let targets = &task.targets[work.at..];
-            let part = &targets[..targets.len().min(budget)];
-            budget -= part.len();
-            self.run(&task.does, part, &work.batch, &mut work.receipts);
-            work.at += part.len();
-            if part.len() == targets.len() {
-                work.task += 1;
-                work.at = 0;
+        let mut spent = 0;
+        let mut more = true;
+        while more && spent < CHUNK {
+            if let Some(mut sort) = work.sorts.pop() {
+                while let Some(id) = sort.targets.pop_if(|_| spent < CHUNK) {
+                    spent += self.sort(&mut work, sort.list, id, sort.plain);
+                }
+                match sort.targets.is_empty() {
+                    true => work.put_by(sort.targets),
+                    false => work.sorts.push(sort),
+                }
+            } else if let Some(mut write) = work.writes.pop() {
+                spent += self.write(&mut work, &mut write, CHUNK - spent);
+                match write.targets.is_empty() {
+                    true => work.put_by(write.targets),
+                    false => work.writes.push(write),
+                }
+            } else if let Some(mut polls) = work.polls.pop() {
+                while let Some(id) = polls.pop_if(|_| spent < CHUNK) {
+                    spent += self.answer(&mut work, id);
+                }
+                match polls.is_empty() {
+                    true => work.put_by(polls),
+                    false => work.polls.push(polls),
+                }
+            } else {
+                work.finish();
+                more = false;
             }
-        }
-        let more = work.task < work.tasks.len();
-        if !more {
-            work.finish();
         }
         self.work = work;
         self.collect();
         more
     }
 
-    fn run(&mut self, does: &Does, part: &[PinId], batch: &[Arc<Delivery>], receipts: &mut [Receipt]) {
-        match does {
-            Does::Write { payload, items } => {
-                let mut tally = Tally::default();
-                self.pins.fan_out(part, payload, &mut tally);
-                self.count(&tally, items.len() as u64);
-                for item in items {
-                    add(&mut receipts[*item], &tally);
-                }
-            }
-            Does::Close { item } => {
-                for id in part {
-                    receipts[*item].delivered += u64::from(self.close_stream(*id));
-                }
-            }
-            Does::Answer { item, channel } => {
-                for id in part {
-                    self.answer(*id, *channel, &batch[*item].item, &mut receipts[*item]);
-                }
-            }
-        }
-    }
-
-    fn count(&self, tally: &Tally, items: u64) {
-        self.counters.delivered_stream.add(tally.sent * items);
-        self.counters.queued.add(tally.queued * items);
-        self.counters.dropped_gone.add(tally.gone * items);
-        self.counters.dropped_overflow.add(tally.overflow * items);
-        self.counters.bytes_pushed.add(tally.bytes);
-    }
-
-    /// Subscribers of one channel and no filter share what that channel's items make. The others are
+    /// Subscribers of one channel and no filter share what that channel's items make. The others are to be
     /// grouped by the items that they get, so that each gets one write, in the hub's order.
-    fn plan_streams(&mut self, work: &mut Work, channels: &[Option<u32>]) {
+    fn list_writes(&self, work: &mut Work, list: List) {
         let mut by_channel: Vec<(u32, Vec<usize>)> = Vec::new();
-        for (item, channel) in channels.iter().enumerate() {
-            let (Some(channel), Some(_)) = (*channel, &work.batch[item].item.stream) else { continue };
+        for (item, channel) in work.channels.iter().enumerate() {
+            let Some(channel) = *channel else { continue };
             match by_channel.iter_mut().find(|(c, _)| *c == channel) {
-                Some((_, items)) => items.push(item),
-                None => by_channel.push((channel, vec![item])),
-            }
-        }
-        let alone = by_channel.len() == 1;
-        let mut mixed: HashMap<Vec<usize>, Vec<PinId>> = HashMap::new();
-        let mut met: HashSet<PinId> = HashSet::new();
-        for (channel, items) in by_channel {
-            let subscribers = self.channels.subscribers(channel, List::Streams);
-            let mut targets = work.spare.pop().unwrap_or_default();
-            if alone && !self.channels.has_filters(channel) {
-                targets.extend_from_slice(subscribers);
-            } else {
-                for id in subscribers {
-                    let Some(hold) = self.pins.get(*id) else { continue };
-                    if hold.subs.len() == 1 && hold.filtering.is_none() {
-                        targets.push(*id);
-                    } else if met.insert(*id) {
-                        let gets = self.items_for(hold, work, channels);
-                        mixed.entry(gets).or_default().push(*id);
-                    }
+                Some((_, items)) => work.add(list, items, item),
+                None => {
+                    let mut items = Vec::new();
+                    work.add(list, &mut items, item);
+                    by_channel.push((channel, items));
                 }
             }
-            work.plan(&items, targets);
         }
-        for (items, targets) in mixed {
-            work.plan(&items, targets);
+        by_channel.retain(|(_, items)| !items.is_empty());
+        let alone = by_channel.len() == 1;
+        for (channel, items) in by_channel {
+            let subscribers = self.channels.subscribers(channel, list);
+            if subscribers.is_empty() {
+                continue;
+            }
+            let plain = work.write_of(list, &items);
+            if alone && !self.channels.has_filters(channel) {
+                work.writes[plain].targets.extend_from_slice(subscribers);
+            } else {
+                let targets = work.list(subscribers);
+                work.sorts.push(Sort { list, targets, plain });
+            }
         }
     }
 
-    /// The items of the batch that a stream gets, of all its channels.
-    fn items_for(&self, hold: &Hold, work: &mut Work, channels: &[Option<u32>]) -> Vec<usize> {
-        let mut gets = Vec::new();
-        for (item, channel) in channels.iter().enumerate() {
-            let Some(channel) = channel.filter(|c| hold.subs.iter().any(|sub| sub.channel == *c)) else {
-                continue;
-            };
+    fn list_polls(&self, work: &mut Work) {
+        let mut listed = HashSet::new();
+        for (delivery, channel) in work.batch.iter().zip(&work.channels) {
+            if let (Some(channel), Some(_)) = (*channel, &delivery.item.response) {
+                listed.insert(channel);
+            }
+        }
+        for channel in listed {
+            let polls = work.list(self.channels.subscribers(channel, List::Polls));
+            work.polls.push(polls);
+        }
+    }
+
+    /// Finds out what a hold gets. Returns the cost, in writes.
+    fn sort(&self, work: &mut Work, list: List, id: PinId, plain: usize) -> usize {
+        if work.met.contains(&id) {
+            return 1;
+        }
+        // Of one that has left since the batch began, the write takes note.
+        let Some(hold) = self.pins.get(id).filter(|hold| hold.subs.len() > 1 || hold.filtering.is_some())
+        else {
+            work.writes[plain].targets.push(id);
+            return 1;
+        };
+        if hold.subs.len() > 1 {
+            work.met.insert(id);
+        }
+        let mut gets = std::mem::take(&mut work.gets);
+        gets.clear();
+        for item in 0..work.batch.len() {
+            let Some(channel) = self.channel_of(hold, work, item) else { continue };
             let rendered = &work.batch[item].item;
-            if rendered.stream.is_none() {
+            if work.part(list, item).is_none() {
                 continue;
             }
             if self.passes(hold, channel, rendered) {
-                gets.push(item);
+                work.add(list, &mut gets, item);
             } else {
                 work.receipts[item].filtered += 1;
                 self.counters.filtered.add(1);
             }
         }
-        gets
+        if !gets.is_empty() {
+            let write = work.write_of(list, &gets);
+            work.writes[write].targets.push(id);
+        }
+        work.gets = gets;
+        cost(work.batch.len(), hold)
     }
 
     fn passes(&self, hold: &Hold, channel: u32, item: &Rendered) -> bool {
@@ -186,21 +218,109 @@ impl Holds {
         filter::passes(filters, &filtering.meta, &item.meta, subscribed)
     }
 
-    fn plan_polls(&mut self, work: &mut Work, channels: &[Option<u32>]) {
-        for (item, channel) in channels.iter().enumerate() {
-            let (Some(channel), Some(_)) = (*channel, &work.batch[item].item.response) else { continue };
-            let mut targets = work.spare.pop().unwrap_or_default();
-            targets.extend_from_slice(self.channels.subscribers(channel, List::Polls));
-            work.tasks.push(Task { does: Does::Answer { item, channel }, targets });
-        }
+    /// The channel that an item of the batch came on, if a hold has it. A WebSocket may have left it since, and
+    /// its number may be another's.
+    fn channel_of(&self, hold: &Hold, work: &Work, item: usize) -> Option<u32> {
+        let channel = work.channels[item]?;
+        let has = hold.subs.iter().any(|sub| sub.channel == channel);
+        (has && self.channels.name(channel) == &*work.batch[item].channel).then_some(channel)
     }
 
-    /// Answers a long-poll with an item, or asks its origin again.
-    fn answer(&mut self, id: PinId, channel: u32, item: &Rendered, receipt: &mut Receipt) {
+    /// Writes to as many holds as `budget` allows, at least one. Returns the cost, in writes.
+    fn write(&mut self, work: &mut Work, write: &mut Write, budget: usize) -> usize {
+        if write.targets.is_empty() {
+            return 0;
+        }
+        let mut spent = 0;
+        let payload = write.payload.get_or_insert_with(|| {
+            spent += write.items.len() / CONSIDERED;
+            match write.list {
+                List::WebSockets => self.frames(&work.batch, &write.items),
+                List::Streams | List::Polls => work.chunks(&write.items),
+            }
+        });
+        let from = write.targets.len().saturating_sub(budget.max(1));
+        let part = &write.targets[from..];
+        let content = write.items.iter().filter(|item| work.part(write.list, **item) == Some(Part::Content));
+        let content: SmallVec<[usize; 8]> = content.copied().collect();
+        if !content.is_empty() {
+            let mut tally = Tally::default();
+            self.pins.fan_out(part, payload, &mut tally);
+            self.count(write.list, &tally, content.len() as u64);
+            for item in content {
+                add(&mut work.receipts[item], &tally);
+            }
+        }
+        for item in &write.items {
+            match (work.part(write.list, *item), &work.batch[*item].item.message) {
+                (Some(Part::End), Some(MessagePart::Close(frame))) if write.list == List::WebSockets => {
+                    for id in part {
+                        work.receipts[*item].delivered += u64::from(self.close_websocket(*id, frame));
+                    }
+                }
+                (Some(Part::End), _) => {
+                    for id in part {
+                        work.receipts[*item].delivered += u64::from(self.close_stream(*id));
+                    }
+                }
+                (Some(Part::Refresh), _) => part.iter().for_each(|id| self.refresh(*id)),
+                (Some(Part::Content) | None, _) => {}
+            }
+        }
+        spent += part.len();
+        write.targets.truncate(from);
+        spent
+    }
+
+    /// Messages one after another, compressed too if somebody wants them so.
+    fn frames(&mut self, batch: &[Arc<Delivery>], items: &[usize]) -> Payload {
+        let messages: Vec<&Message> = items
+            .iter()
+            .filter_map(|item| match &batch[*item].item.message {
+                Some(MessagePart::Send(message)) => Some(message),
+                _ => None,
+            })
+            .collect();
+        self.payload(&messages)
+    }
+
+    fn count(&self, list: List, tally: &Tally, items: u64) {
+        let delivered = match list {
+            List::WebSockets => &self.counters.delivered_websocket,
+            List::Streams | List::Polls => &self.counters.delivered_stream,
+        };
+        delivered.add(tally.sent * items);
+        self.counters.queued.add(tally.queued * items);
+        self.counters.dropped_gone.add(tally.gone * items);
+        self.counters.dropped_overflow.add(tally.overflow * items);
+        self.counters.bytes_pushed.add(tally.bytes);
+    }
+
+    /// Answers a long-poll with the first item that it gets. Returns the cost, in writes.
+    fn answer(&mut self, work: &mut Work, id: PinId) -> usize {
+        let Some(hold) = self.pins.get(id) else { return 1 };
+        if hold.subs.len() > 1 && !work.met.insert(id) {
+            return 1;
+        }
+        let cost = cost(work.batch.len(), hold);
+        for item in 0..work.batch.len() {
+            let Some(hold) = self.pins.get(id) else { break };
+            let HoldKind::Poll(poll) = &hold.kind else { break };
+            if poll.answered {
+                break;
+            }
+            if let Some(channel) = self.channel_of(hold, work, item) {
+                self.answer_with(id, channel, &work.batch[item].item, &mut work.receipts[item]);
+            }
+        }
+        cost
+    }
+
+    /// Answers a long-poll with an item, or asks its origin again, or neither.
+    fn answer_with(&mut self, id: PinId, channel: u32, item: &Rendered, receipt: &mut Receipt) {
         let Some(hold) = self.pins.get(id) else { return };
         let HoldKind::Poll(poll) = &hold.kind else { return };
-        // An earlier item was the answer.
-        if poll.answered {
+        if item.response.is_none() {
             return;
         }
         if !self.passes(hold, channel, item) {
@@ -233,28 +353,47 @@ impl Holds {
 }
 
 impl Work {
-    /// Adds what `items`, in this order, mean for `targets`.
-    fn plan(&mut self, items: &[usize], targets: Vec<PinId>) {
-        let mut run = Vec::new();
-        for item in items {
-            match &self.batch[*item].item.stream {
-                Some(StreamPart::Send(_)) => run.push(*item),
-                Some(StreamPart::Close) => {
-                    let mut written = self.spare.pop().unwrap_or_default();
-                    written.extend_from_slice(&targets);
-                    self.plan_write(run, written);
-                    // What comes after the close has nobody to go to.
-                    self.tasks.push(Task { does: Does::Close { item: *item }, targets });
-                    return;
-                }
+    /// What an item is to the holds of a list, if anything.
+    fn part(&self, list: List, item: usize) -> Option<Part> {
+        let item = &self.batch[item].item;
+        match list {
+            List::Streams => match item.stream.as_ref()? {
+                StreamPart::Send(_) => Some(Part::Content),
+                StreamPart::Close => Some(Part::End),
                 // A hint asks the next link, which streams do not follow.
-                Some(StreamPart::Hint) | None => {}
-            }
+                StreamPart::Hint => None,
+            },
+            List::WebSockets => Some(match item.message.as_ref()? {
+                MessagePart::Send(_) => Part::Content,
+                MessagePart::Close(_) => Part::End,
+                MessagePart::Refresh => Part::Refresh,
+            }),
+            List::Polls => None,
         }
-        self.plan_write(run, targets);
     }
 
-    fn plan_write(&mut self, items: Vec<usize>, targets: Vec<PinId>) {
+    /// Adds an item to what a hold gets, if it means something to one and no earlier item ended it.
+    fn add(&self, list: List, gets: &mut Vec<usize>, item: usize) {
+        let ended = gets.last().is_some_and(|last| self.part(list, *last) == Some(Part::End));
+        if !ended && self.part(list, item).is_some() {
+            gets.push(item);
+        }
+    }
+
+    /// The place of what writes these items.
+    fn write_of(&mut self, list: List, items: &[usize]) -> usize {
+        let key = (list, items.to_vec());
+        if let Some(place) = self.by_items.get(&key) {
+            return *place;
+        }
+        let place = self.writes.len();
+        let targets = self.list(&[]);
+        self.writes.push(Write { list, items: items.to_vec(), targets, payload: None });
+        self.by_items.insert(key, place);
+        place
+    }
+
+    fn chunks(&self, items: &[usize]) -> Payload {
         let chunks: Vec<&Chunk> = items
             .iter()
             .filter_map(|item| match &self.batch[*item].item.stream {
@@ -262,13 +401,21 @@ impl Work {
                 _ => None,
             })
             .collect();
-        if chunks.is_empty() {
-            self.spare.push(targets);
-            return;
-        }
         let all = Chunk::concat(&chunks);
-        let payload = Payload { chunked: all.framed().clone(), raw: all.content() };
-        self.tasks.push(Task { does: Does::Write { payload, items }, targets });
+        Payload { coded: all.framed().clone(), plain: all.content() }
+    }
+
+    fn list(&mut self, targets: &[PinId]) -> Vec<PinId> {
+        let mut list = self.spare.pop().unwrap_or_default();
+        list.extend_from_slice(targets);
+        list
+    }
+
+    /// Keeps an empty list for the next batch.
+    fn put_by(&mut self, list: Vec<PinId>) {
+        if self.spare.len() < SPARE_LISTS {
+            self.spare.push(list);
+        }
     }
 
     /// Gives the receipts of a batch that is done, and makes ready for the next.
@@ -276,13 +423,14 @@ impl Work {
         for (delivery, receipt) in self.batch.drain(..).zip(&self.receipts) {
             delivery.report(*receipt);
         }
-        for Task { mut targets, .. } in self.tasks.drain(..) {
-            targets.clear();
-            self.spare.push(targets);
-        }
-        self.spare.truncate(SPARE_LISTS);
-        self.task = 0;
+        self.by_items.clear();
+        self.met.clear();
     }
+}
+
+/// What it costs, in writes, to look at all items for a hold.
+fn cost(items: usize, hold: &Hold) -> usize {
+    1 + items * hold.subs.len() / CONSIDERED
 }
 
 fn add(receipt: &mut Receipt, tally: &Tally) {
@@ -294,5 +442,10 @@ fn add(receipt: &mut Receipt, tally: &Tally) {
 
 /// Writes between two looks at the shard's other work: two to three milliseconds.
 const CHUNK: usize = 512;
+/// So many times an item is compared with a subscription, filters and all, in the time of a write.
+const CONSIDERED: usize = 32;
 /// A handful of channels is common in a batch; more lists than that are not worth keeping.
 const SPARE_LISTS: usize = 16;
+
+#[cfg(test)]
+mod tests;

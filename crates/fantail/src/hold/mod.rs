@@ -1,27 +1,43 @@
-//! A shard's holds: streams and long-polls, their channels, and the delivery of items to them. It owns
-//! the pins and who subscribes to what. It never reads from a client and knows no route and no origin;
-//! a socket whose hold has ended comes out as [`Released`].
+//! A shard's holds: streams, long-polls and WebSockets, their channels, and the delivery of items to them. It
+//! owns the pins and who subscribes to what. It keeps the route of a WebSocket and never looks at it, and asks
+//! no origin; what is for others to do comes out as [`Onward`].
 
 mod channels;
 mod fanout;
+mod onward;
 mod poll;
+mod websocket;
 
 use std::{collections::VecDeque, io, os::fd::OwnedFd, rc::Rc, sync::Arc};
 
 use bytes::Bytes;
-use fantail_pin::{Event, FanOut, Framing, KeepAlive, KeepAliveMode, Limits, Outcome, Payload, PinId, Pins};
-use fantail_proto::{filter::Filter, grip, render::Chunk};
+use fantail_pin::{Event, FanOut, Form, KeepAlive, KeepAliveMode, Limits, Outcome, Payload, PinId, Pins};
+use fantail_proto::{
+    filter::Filter,
+    grip,
+    render::Chunk,
+    websocket::{
+        close::Code,
+        control,
+        deflate::{Deflater, Inflater},
+        over_http::Farewell,
+    },
+};
 use smallvec::SmallVec;
 
+pub use onward::{Onward, Released, Replay, Socket};
 pub use poll::{Poll, Shape};
+pub use websocket::{Asking, Call, Far, Link, Next, Opened, OverHttp};
 
 use crate::{
     client::Client,
+    config,
     hub::{Hub, RealmId},
     metrics::Counters,
 };
 use channels::Channels;
 use fanout::Work;
+use websocket::WebSocket;
 
 /// All holds of one shard.
 #[derive(Debug)]
@@ -31,11 +47,30 @@ pub struct Holds {
     work: Work,
     counters: Arc<Counters>,
     events: Vec<Event>,
-    released: Vec<Released>,
+    onward: Vec<Onward>,
     /// Long-polls that wait to be replayed to their origins, and when the next of them are due.
     replays: VecDeque<PinId>,
     replay_at_ms: u64,
     now_ms: u64,
+    websocket: config::WebSocket,
+    subscriptions: Subscriptions,
+    inflater: Inflater,
+    deflater: Deflater,
+    /// What WebSockets are read into, one at a time.
+    buffer: Vec<u8>,
+    /// A client may have said more than was read.
+    unread: bool,
+    /// Sessions that go on without a client.
+    partings: usize,
+    /// The last keep-alive that an origin asked for: the next is often the same.
+    last_beats: Option<(control::KeepAlive, Rc<KeepAlive>)>,
+}
+
+/// What a WebSocket may subscribe to: how many channels, and how long their names may be.
+#[derive(Clone, Copy, Debug)]
+struct Subscriptions {
+    most: usize,
+    channel_bytes: usize,
 }
 
 /// A new hold: who, and subscribed to what.
@@ -57,41 +92,41 @@ pub struct Subscription {
     pub filters: Vec<Filter>,
 }
 
-/// A socket whose hold has ended and that lives on.
-#[derive(Debug)]
-pub struct Released {
-    pub socket: OwnedFd,
-    pub client: Client,
-    /// Bytes to be read before those of the socket.
-    pub unread: Vec<u8>,
-    /// The first request in `unread` is one that was held, to be sent to its origin again.
-    pub replay: Option<Replay>,
-}
-
-/// A held request that is asked again, and what its hold knew: `Grip-Last` names and ids.
-#[derive(Debug)]
-pub struct Replay {
-    pub last_ids: Vec<(String, String)>,
-}
-
 impl Holds {
     pub fn new(
         hub: Arc<Hub>,
         shard: usize,
         fan_out: FanOut,
-        limits: Limits,
+        config: &config::Config,
         counters: Arc<Counters>,
     ) -> io::Result<Self> {
+        let limits = Limits {
+            queue_bytes: config.client.queue_bytes,
+            send_timeout_ms: u32::try_from(config.client.send_timeout.as_millis()).unwrap_or(u32::MAX),
+        };
+        let mut pins = Pins::new(fan_out, limits, 0)?;
+        pins.set_farewell(websocket::close_frame(Code::TRY_AGAIN_LATER, ""));
         Ok(Self {
-            pins: Pins::new(fan_out, limits, 0)?,
+            pins,
             channels: Channels::new(hub, shard, Arc::clone(&counters)),
             work: Work::default(),
             counters,
             events: Vec::new(),
-            released: Vec::new(),
+            onward: Vec::new(),
             replays: VecDeque::new(),
             replay_at_ms: 0,
             now_ms: 0,
+            websocket: config.websocket.clone(),
+            subscriptions: Subscriptions {
+                most: config.grip.subscriptions,
+                channel_bytes: config.grip.channel_bytes,
+            },
+            inflater: Inflater::new(),
+            deflater: Deflater::new(),
+            buffer: Vec::new(),
+            unread: false,
+            partings: 0,
+            last_beats: None,
         })
     }
 
@@ -103,14 +138,14 @@ impl Holds {
     /// Subscribes a stream whose head is still to be written: items wait for [`Self::attach_stream`].
     /// `None`, as for a long-poll, when there can be no more pins.
     /// After a stream that ends in order, its client may use the connection again if `keep_alive`.
-    pub fn reserve_stream(&mut self, asked: Asked, framing: Framing, keep_alive: bool) -> Option<PinId> {
-        let keep_alive = keep_alive && framing == Framing::Chunked;
-        self.reserve(asked, framing, HoldKind::Stream { keep_alive })
+    pub fn reserve_stream(&mut self, asked: Asked, form: Form, keep_alive: bool) -> Option<PinId> {
+        let keep_alive = keep_alive && form == Form::Coded;
+        self.reserve(asked, form, HoldKind::Stream { keep_alive })
     }
 
     /// Subscribes a long-poll whose socket is not free yet.
     pub fn reserve_poll(&mut self, asked: Asked, poll: Poll) -> Option<PinId> {
-        self.reserve(asked, Framing::Raw, HoldKind::Poll(Box::new(poll)))
+        self.reserve(asked, Form::Plain, HoldKind::Poll(Box::new(poll)))
     }
 
     /// Gives a reserved stream its socket, at the end of what has been written so far, and `unread`, what
@@ -132,7 +167,7 @@ impl Holds {
         if let Some(keep_alive) = keep_alive {
             let every_ms = u32::try_from(keep_alive.timeout.as_millis()).unwrap_or(u32::MAX);
             let chunk = Chunk::new(&keep_alive.content);
-            let payload = Payload { chunked: chunk.framed().clone(), raw: chunk.content() };
+            let payload = Payload { coded: chunk.framed().clone(), plain: chunk.content() };
             let mode = match keep_alive.mode {
                 grip::KeepAliveMode::Idle => KeepAliveMode::Idle,
                 grip::KeepAliveMode::Interval => KeepAliveMode::Interval,
@@ -175,7 +210,7 @@ impl Holds {
         let more = self.pins.turn(&mut events);
         self.events = events;
         self.react();
-        more
+        Ok(more? | std::mem::take(&mut self.unread))
     }
 
     /// Keep-alives, time-outs and replays that are due.
@@ -229,18 +264,21 @@ impl Holds {
                 poll.shape.keep_alive = false;
                 self.time_out(id);
             }
+            Some(HoldKind::WebSocket(_)) => {
+                self.close_websocket(id, &websocket::close_frame(Code::GOING_AWAY, ""));
+            }
             _ => {}
         }
         self.collect();
     }
 
-    pub fn has_released(&self) -> bool {
-        !self.released.is_empty()
+    pub fn has_onward(&self) -> bool {
+        !self.onward.is_empty()
     }
 
-    /// Sockets that go on without a hold.
-    pub fn released(&mut self) -> impl Iterator<Item = Released> + '_ {
-        self.released.drain(..)
+    /// What is for others to do.
+    pub fn onward(&mut self) -> impl Iterator<Item = Onward> + '_ {
+        self.onward.drain(..)
     }
 
     pub fn len(&self) -> usize {
@@ -251,29 +289,62 @@ impl Holds {
         self.pins.is_empty()
     }
 
-    fn reserve(&mut self, asked: Asked, framing: Framing, kind: HoldKind) -> Option<PinId> {
+    fn reserve(&mut self, asked: Asked, form: Form, kind: HoldKind) -> Option<PinId> {
         let list = kind.list();
         let hold = Hold { subs: Subs::new(), kind, client: None, filtering: None, unread: None };
-        let id = self.pins.reserve(framing, hold)?;
+        let id = self.pins.reserve(form, hold)?;
         self.gauge(list, 1);
-        let mut filters = Vec::new();
-        let mut subs = Subs::new();
-        for subscription in asked.subscriptions {
-            let filtered = !subscription.filters.is_empty();
-            let sub = self.channels.join(asked.realm, &subscription.channel, list, id, filtered);
-            subs.push(sub);
-            if filtered {
-                filters.push((sub.channel, subscription.filters));
-            }
+        let filtered = asked.subscriptions.iter().any(|subscription| !subscription.filters.is_empty());
+        if filtered && let Some(hold) = self.pins.get_mut(id) {
+            let Asked { meta, prefix, .. } = &asked;
+            hold.filtering =
+                Some(Box::new(Filtering { filters: Vec::new(), meta: meta.clone(), prefix: prefix.clone() }));
         }
-        if let Some(hold) = self.pins.get_mut(id) {
-            hold.subs = subs;
-            if !filters.is_empty() {
-                hold.filtering =
-                    Some(Box::new(Filtering { filters, meta: asked.meta, prefix: asked.prefix }));
-            }
+        for Subscription { channel, filters } in asked.subscriptions {
+            self.join(id, asked.realm, &channel, list, filters);
         }
         Some(id)
+    }
+
+    /// Subscribes a hold to a channel that it does not have, or gives it other filters.
+    fn join(&mut self, id: PinId, realm: RealmId, name: &str, list: List, filters: Vec<Filter>) {
+        let known = self.channels.find(realm, name);
+        let Some(hold) = self.pins.get_mut(id) else { return };
+        let known = known.and_then(|known| hold.subs.iter().find(|sub| sub.channel == known)).copied();
+        let (before, after) =
+            (known.is_some_and(|sub| hold.filters(sub.channel).is_some()), !filters.is_empty());
+        let sub = match known {
+            Some(sub) => {
+                self.channels.refilter(sub, before, after);
+                sub
+            }
+            None => {
+                let sub = self.channels.join(realm, name, list, id, after);
+                hold.subs.push(sub);
+                sub
+            }
+        };
+        if let Some(filtering) = &mut hold.filtering {
+            filtering.filters.retain(|(channel, _)| *channel != sub.channel);
+            if after {
+                filtering.filters.push((sub.channel, filters));
+            }
+        }
+    }
+
+    /// Ends the subscription at a place among those of a hold.
+    fn leave(&mut self, id: PinId, place: usize) {
+        let Some(hold) = self.pins.get_mut(id) else { return };
+        let list = hold.kind.list();
+        let sub = hold.subs.remove(place);
+        let filtered = hold.filters(sub.channel).is_some();
+        if let Some(filtering) = &mut hold.filtering {
+            filtering.filters.retain(|(channel, _)| *channel != sub.channel);
+        }
+        let moved = self.channels.leave(sub, list, filtered);
+        if let Some(hold) = moved.and_then(|moved| self.pins.get_mut(moved)) {
+            channels::moved(&mut hold.subs, sub);
+        }
     }
 
     fn attach(&mut self, id: PinId, socket: OwnedFd, client: Client) {
@@ -311,19 +382,29 @@ impl Holds {
 
     fn react_to(&mut self, event: Event) {
         let (id, cause) = match event {
+            Event::Due(id) if self.is_websocket(id) => return self.due_websocket(id),
             Event::Due(id) => return self.time_out(id),
             Event::Finished(id) => return self.release(id),
+            Event::Readable(id) => return self.readable(id),
+            Event::Drained(id) => return self.drained(id),
             Event::Departed(id) => (id, &self.counters.ended_client),
             Event::Overflow(id) => (id, &self.counters.ended_overflow),
             Event::Stalled(id) => (id, &self.counters.ended_stalled),
         };
         cause.add(1);
-        self.drop_pin(id);
+        match event {
+            // It gets the rest and a close frame, if it reads.
+            Event::Overflow(_) if self.is_websocket(id) => {
+                self.part(id, Farewell::Disconnect);
+                self.unsubscribe_all(id);
+            }
+            _ => self.drop_pin(id),
+        }
     }
 
     fn close_stream(&mut self, id: PinId) -> bool {
-        let tail = match self.pins.framing(id) {
-            Some(Framing::Chunked) => LAST_CHUNK,
+        let tail = match self.pins.form(id) {
+            Some(Form::Coded) => LAST_CHUNK,
             _ => Bytes::new(),
         };
         let closed = matches!(self.pins.finish(id, &tail), Outcome::Sent | Outcome::Queued);
@@ -354,9 +435,10 @@ impl Holds {
         let unread = match hold.kind {
             HoldKind::Stream { keep_alive: true } => hold.unread.map(Vec::from).unwrap_or_default(),
             HoldKind::Poll(poll) if poll.shape.keep_alive => poll.unread,
+            HoldKind::WebSocket(_) => return self.onward.push(Onward::Closed(Socket { socket, client })),
             _ => return self.shut(&socket),
         };
-        self.released.push(Released { socket, client, unread, replay: None });
+        self.onward.push(Onward::Released(Released { socket, client, unread, replay: None }));
     }
 
     /// A close that loses nothing of what was written: the sending side first.
@@ -378,7 +460,7 @@ impl Holds {
             let Poll { mut request, unread, last_ids, .. } = *poll;
             request.extend_from_slice(&unread);
             let replay = Some(Replay { last_ids });
-            self.released.push(Released { socket, client, unread: request, replay });
+            self.onward.push(Onward::Released(Released { socket, client, unread: request, replay }));
         }
     }
 
@@ -387,23 +469,28 @@ impl Holds {
     }
 
     fn unsubscribe(&mut self, id: PinId) -> Option<(Option<OwnedFd>, Hold)> {
+        self.unsubscribe_all(id);
+        self.part(id, Farewell::Disconnect);
         let unpinned = self.pins.remove(id)?;
-        let hold = unpinned.value;
-        let list = hold.kind.list();
-        self.gauge(list, -1);
-        for sub in &hold.subs {
-            let moved = self.channels.leave(*sub, list, hold.filters(sub.channel).is_some());
-            if let Some(hold) = moved.and_then(|moved| self.pins.get_mut(moved)) {
-                channels::moved(&mut hold.subs, *sub);
-            }
+        self.gauge(unpinned.value.kind.list(), -1);
+        Some((unpinned.socket, unpinned.value))
+    }
+
+    fn unsubscribe_all(&mut self, id: PinId) {
+        while let Some(last) = self.pins.get(id).and_then(|hold| hold.subs.len().checked_sub(1)) {
+            self.leave(id, last);
         }
-        Some((unpinned.socket, hold))
+    }
+
+    fn is_websocket(&self, id: PinId) -> bool {
+        matches!(self.pins.get(id), Some(Hold { kind: HoldKind::WebSocket(_), .. }))
     }
 
     fn gauge(&self, list: List, by: i64) {
         match list {
             List::Streams => self.counters.pins_stream.add(by),
             List::Polls => self.counters.pins_poll.add(by),
+            List::WebSockets => self.counters.pins_websocket.add(by),
         }
     }
 }
@@ -434,13 +521,15 @@ struct Sub {
 enum HoldKind {
     Stream { keep_alive: bool },
     Poll(Box<Poll>),
+    WebSocket(Box<WebSocket>),
 }
 
 /// A channel's lists of subscribers.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 enum List {
     Streams,
     Polls,
+    WebSockets,
 }
 
 impl HoldKind {
@@ -448,6 +537,7 @@ impl HoldKind {
         match self {
             Self::Stream { .. } => List::Streams,
             Self::Poll(_) => List::Polls,
+            Self::WebSocket(_) => List::WebSockets,
         }
     }
 }

@@ -23,7 +23,7 @@ use super::{
 use crate::{
     client::Client,
     config, error,
-    hold::{Released, Replay},
+    hold::{self, Released, Replay},
     proxy::{self, Conversation},
     shard::Shard,
 };
@@ -33,6 +33,17 @@ use crate::{
 pub(super) struct Connection;
 
 impl Connection {
+    /// Closes without losing what was written.
+    pub(super) fn close(closed: hold::Socket) {
+        let hold::Socket { socket, client } = closed;
+        if let Ok(socket) = Socket::from_fd(socket, client.peer.is_some()) {
+            tokio::task::spawn_local(async move {
+                linger(socket).await;
+                drop(client);
+            });
+        }
+    }
+
     pub(super) fn start(shard: &Rc<Shard>, socket: Socket, client: Client) {
         tokio::task::spawn_local(serve(Rc::clone(shard), socket, client, None));
     }

@@ -21,7 +21,7 @@ use rustix::io::Errno;
 use socket2::{Domain, Protocol, TcpKeepalive, Type};
 use tokio::net::{TcpListener, UnixListener};
 
-use crate::{client::Client, config::Address, hold::Released, shard::Shard};
+use crate::{client::Client, config::Address, hold::Onward, proxy, shard::Shard};
 use connection::Connection;
 pub use socket::Socket;
 
@@ -114,9 +114,13 @@ pub async fn accept(shard: Rc<Shard>, bound: Bound) -> io::Result<()> {
     }
 }
 
-/// Serves a socket that comes back from a hold.
-pub fn go_on(shard: &Rc<Shard>, released: Released) {
-    Connection::go_on(shard, released);
+/// Takes what a hold leaves.
+pub fn go_on(shard: &Rc<Shard>, onward: Onward) {
+    match onward {
+        Onward::Released(released) => Connection::go_on(shard, released),
+        Onward::Closed(socket) => Connection::close(socket),
+        Onward::Ask(asking) => proxy::ask(shard, asking),
+    }
 }
 
 enum Listener {

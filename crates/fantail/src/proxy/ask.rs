@@ -1,6 +1,6 @@
 //! Asking the origin: which route, with which headers, at which of its targets.
 
-use std::{borrow::Cow, sync::Arc, time::SystemTime};
+use std::{borrow::Cow, sync::Arc};
 
 use bytes::Bytes;
 use fantail_proto::{
@@ -8,6 +8,7 @@ use fantail_proto::{
     grip,
     route::{Address, Asked, Target},
     test_origin,
+    websocket::handshake,
 };
 use http::{
     HeaderName, HeaderValue, Method, Request, Uri, Version, header, request, response, uri::PathAndQuery,
@@ -16,7 +17,7 @@ use http_body::Body;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 
-use super::{Exchange, upload::upload};
+use super::{Exchange, unix_time, upload::upload};
 use crate::{
     error::Fault,
     hold::Replay,
@@ -78,10 +79,6 @@ impl Ask {
         let (head, body) = request.into_parts();
         let snapshot = Arc::clone(&exchange.snapshot);
         let proxy = &snapshot.config.proxy;
-        if head.headers.get(header::UPGRADE).is_some_and(|v| v.as_bytes().eq_ignore_ascii_case(b"websocket"))
-        {
-            return Err(Fault::WebSocket);
-        }
         let host = host(&head);
         let tls = proxy.accept_x_forwarded_protocol && forward::claims_tls(&head.headers);
         let route = {
@@ -91,13 +88,13 @@ impl Ask {
                 host: &name,
                 path: head.uri.path(),
                 tls,
-                ws: false,
+                ws: handshake::is_upgrade(&head.headers),
                 id: id.and_then(|id| id.to_str().ok()).filter(|id| !id.is_empty()),
             };
             Arc::clone(snapshot.routes.find(asked).ok_or(Fault::NoRoute)?)
         };
         exchange.found(&route);
-        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        let now = unix_time();
         let trusted = snapshot.trusts(&head.headers, now);
         let signature = if trusted { None } else { exchange.sign(&route, now) };
         let shape = Shape {
@@ -182,8 +179,21 @@ impl Ask {
         Err(Fault::Unreached { tried })
     }
 
+    pub(super) fn route(&self) -> &Arc<Route> {
+        &self.route
+    }
+
+    pub(super) fn is_trusted(&self) -> bool {
+        self.trusted
+    }
+
+    /// The request, made that of a target by [`Self::prepare`].
+    pub(super) fn request(&self) -> &Request<Upload> {
+        &self.request
+    }
+
     /// Makes the request that of one target; `None` for the built-in origin.
-    fn prepare(&mut self, target: usize) -> Option<Destination> {
+    pub(super) fn prepare(&mut self, target: usize) -> Option<Destination> {
         let host = self.host.to_str().unwrap_or(LOCALHOST);
         let rule = &self.route.rule;
         let outgoing = rule.outgoing(&rule.targets[target], self.path_and_query.as_str(), host);
@@ -219,7 +229,7 @@ impl Ask {
 }
 
 /// Where a target's connections go; `None` for the built-in origin.
-fn destination(route: &Route, index: usize, host: &str) -> Option<Destination> {
+pub(super) fn destination(route: &Route, index: usize, host: &str) -> Option<Destination> {
     let target = &route.rule.targets[index];
     let Address::Tcp(address, port) = &target.address else { return None };
     let tls = target.tls.then(|| Tls {

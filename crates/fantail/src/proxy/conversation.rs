@@ -121,6 +121,7 @@ impl Conversation {
 pub enum Parked {
     Stream { reserved: Reserved, keep_alive: Option<KeepAlive> },
     Poll { reserved: Reserved, timeout_ms: u32 },
+    WebSocket { reserved: Reserved },
 }
 
 impl Parked {
@@ -136,6 +137,11 @@ impl Parked {
                 Self::Poll { reserved, timeout_ms } => {
                     let id = reserved.keep();
                     holds.attach_poll(id, socket, client, unread, timeout_ms);
+                    id
+                }
+                Self::WebSocket { reserved } => {
+                    let id = reserved.keep();
+                    holds.attach_websocket(id, socket, client, unread);
                     id
                 }
             };

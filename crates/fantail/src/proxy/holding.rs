@@ -4,7 +4,7 @@
 use std::{collections::VecDeque, rc::Rc};
 
 use bytes::Bytes;
-use fantail_pin::Framing;
+use fantail_pin::Form;
 use fantail_proto::grip::{Hold, Instruct, InstructError};
 use http::{HeaderValue, Response, StatusCode, header::CONTENT_ENCODING};
 use http_body_util::BodyExt;
@@ -70,8 +70,8 @@ pub(super) async fn take(exchange: &mut Exchange, mut answer: Answer) -> Result<
                 return Ok(exchange.with_head(instruct.reply, body));
             }
             let shape = answer.shape;
-            let framing = if shape.http11 { Framing::Chunked } else { Framing::Raw };
-            let id = exchange.shard().holds(|holds| holds.reserve_stream(asked, framing, shape.keep_alive));
+            let form = if shape.http11 { Form::Coded } else { Form::Plain };
+            let id = exchange.shard().holds(|holds| holds.reserve_stream(asked, form, shape.keep_alive));
             let id = id.ok_or(Fault::Full)?;
             let reserved = Reserved::new(Rc::clone(exchange.shard()), id);
             exchange.conversation.will_park(Parked::Stream { reserved, keep_alive });

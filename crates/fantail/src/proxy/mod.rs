@@ -5,19 +5,23 @@ mod access;
 mod ask;
 mod conversation;
 mod holding;
+mod native;
+mod over_http;
 mod relay;
 mod share;
+mod upgrade;
 mod upload;
 
-use std::{collections::VecDeque, convert::Infallible, rc::Rc, sync::Arc};
+use std::{collections::VecDeque, convert::Infallible, rc::Rc, sync::Arc, time::SystemTime};
 
 use bytes::Bytes;
-use fantail_proto::{grip::Reply, hop, route::Target};
+use fantail_proto::{grip::Reply, hop, route::Target, websocket::handshake};
 use http::{HeaderValue, Request, Response, StatusCode, Version, header};
 use http_body::Body;
 use hyper::{body::Incoming, ext::ReasonPhrase};
 
 pub use conversation::{Conversation, Parked};
+pub use over_http::ask;
 pub use relay::Relay;
 
 use crate::{
@@ -50,6 +54,10 @@ pub async fn answer(
         conversation,
         snapshot,
     };
+    if handshake::is_upgrade(request.headers()) {
+        let opened = Box::pin(upgrade::answer(&mut exchange, request)).await;
+        return Ok(opened.unwrap_or_else(|fault| exchange.fail(&fault)));
+    }
     let answered = match Ask::new(&mut exchange, request, replay.as_ref()) {
         Ok(ask) if exchange.snapshot.config.proxy.share_requests && ask.is_shareable() => {
             Box::pin(share::send(ask, &mut exchange)).await
@@ -120,6 +128,8 @@ impl Exchange {
             _ => fault,
         };
         match fault {
+            Fault::Handshake(_) => self.counters().handshakes_invalid.add(1),
+            Fault::Page(_) => self.counters().handshakes_origin.add(1),
             Fault::Body(refusal) if refusal.is_limit() => self.counters().refused_limit.add(1),
             Fault::Body(_) => self.counters().refused_malformed.add(1),
             Fault::Instruct { .. } | Fault::AnswerTooLarge { .. } => self.counters().instruct_errors.add(1),
@@ -132,6 +142,9 @@ impl Exchange {
         let mut response = Response::new(body);
         *response.status_mut() = status;
         response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain"));
+        if matches!(fault, Fault::Handshake(_)) {
+            response.headers_mut().insert(header::SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
+        }
         self.closes |= matches!(fault, Fault::Body(_) | Fault::BodyLost);
         self.seal(response)
     }
@@ -151,9 +164,7 @@ impl Exchange {
 
     /// `Grip-Sig` for the origin, if the route's requests are signed.
     fn sign(&self, route: &Route, now: u64) -> Option<HeaderValue> {
-        let signer = route.signer.as_ref()?;
-        let signed = self.shard().tokens.borrow_mut().get(signer, now);
-        signed.inspect_err(|error| tracing::error!(%error, "requests cannot be signed")).ok()
+        sign(self.shard(), route, now)
     }
 
     fn found(&mut self, route: &Route) {
@@ -183,4 +194,16 @@ impl Exchange {
     fn counters(&self) -> &Counters {
         &self.shard().counters
     }
+}
+
+/// `Grip-Sig` for the origin, if the route's requests are signed.
+fn sign(shard: &Shard, route: &Route, now: u64) -> Option<HeaderValue> {
+    let signer = route.signer.as_ref()?;
+    let signed = shard.tokens.borrow_mut().get(signer, now);
+    signed.inspect_err(|error| tracing::error!(%error, "requests cannot be signed")).ok()
+}
+
+/// Seconds since 1970.
+fn unix_time() -> u64 {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }

@@ -86,7 +86,7 @@ pub(super) type Stream = TokioIo<Wire>;
 
 /// A connection's bytes, plain or not.
 #[derive(Debug)]
-pub(super) enum Wire {
+pub enum Wire {
     Plain(TcpStream),
     Tls(Box<TlsStream<TcpStream>>),
 }

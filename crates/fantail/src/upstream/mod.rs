@@ -17,8 +17,9 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
 use hashbrown::HashMap;
-use http::{Method, Request, Response, header};
+use http::{Method, Request, Response, StatusCode, header, response};
 use hyper::client::conn::http1;
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
@@ -26,7 +27,7 @@ use tokio::{
 };
 
 pub use body::{Download, DownloadError, Progress, Upload, UploadError};
-pub use connect::{Destination, Tls, Trust, roots};
+pub use connect::{Destination, Tls, Trust, Wire, roots};
 pub use flights::{Flight, Flights, Key, Landed, Lead};
 
 use crate::{config, metrics::Counters};
@@ -80,6 +81,18 @@ pub struct Unanswered {
     pub request: Option<Box<Request<Upload>>>,
 }
 
+/// An origin's answer to a request to switch protocols.
+#[derive(Debug)]
+pub enum Switched {
+    /// `unread` came behind the head.
+    Yes {
+        head: response::Parts,
+        wire: Box<Wire>,
+        unread: Bytes,
+    },
+    No(Response<Download>),
+}
+
 impl Upstream {
     pub fn new(counters: Arc<Counters>) -> Self {
         Self {
@@ -127,6 +140,40 @@ impl Upstream {
         }
     }
 
+    /// Asks an origin to switch protocols, on a connection of its own. An answer that does not switch is one like
+    /// any other; a connection that has switched counts no more against the origin's limit.
+    pub async fn switch(
+        &self,
+        to: &Destination,
+        request: Box<Request<Upload>>,
+        config: &config::Origin,
+    ) -> Result<Switched, Unanswered> {
+        let permits = self.permits(to, config.connections);
+        let Some(permit) = wait(permits, config.response_timeout).await else {
+            let failure = Failure::Busy(config.connections);
+            self.count(&failure);
+            return Err(Unanswered { failure, request: Some(request) });
+        };
+        self.counters.origin_requests.add(1);
+        let asked = Instant::now();
+        let switched = match self.connect(to, config).await {
+            Ok(mut link) => match link.exchange(request, config.response_timeout, true).await {
+                Ok(response) => Ok((response, link)),
+                Err(unanswered) => Err(unanswered),
+            },
+            Err(failure) => Err(Unanswered { failure, request: Some(request) }),
+        };
+        let (response, link) = switched.inspect_err(|unanswered| self.count(&unanswered.failure))?;
+        self.counters.origin_latency.observe(asked.elapsed());
+        if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+            let parts = link.connection.into_parts();
+            let (head, _) = response.into_parts();
+            return Ok(Switched::Yes { head, wire: Box::new(parts.io.into_inner()), unread: parts.read_buf });
+        }
+        let in_use = InUse { link, origin: self.origin(to), _permit: permit };
+        Ok(Switched::No(response.map(|incoming| Download::new(incoming, in_use, config.idle_timeout))))
+    }
+
     /// Closes connections that were idle for longer than `keep_alive` and forgets origins without any.
     pub fn sweep(&self, keep_alive: Duration) {
         let now = Instant::now();
@@ -165,7 +212,7 @@ impl Upstream {
                     Err(failure) => return Err(Unanswered { failure, request: Some(request) }),
                 },
             };
-            match link.exchange(request, config.response_timeout).await {
+            match link.exchange(request, config.response_timeout, false).await {
                 Ok(response) => return Ok((response, link)),
                 Err(Unanswered { failure: failure @ Failure::Broken(_), request: back }) if reused => {
                     match back.or(again) {
@@ -281,6 +328,7 @@ impl Link {
         &mut self,
         request: Box<Request<Upload>>,
         patience: Duration,
+        switches: bool,
     ) -> Result<Response<hyper::body::Incoming>, Unanswered> {
         let Self { sender, connection } = self;
         let progress = request.body().progress();
@@ -312,6 +360,7 @@ impl Link {
         });
         match exchange.await {
             Ok(Ok(response)) => match malformed(&response) {
+                _ if switches && response.status() == StatusCode::SWITCHING_PROTOCOLS => Ok(response),
                 None => Ok(response),
                 Some(what) => Err(Unanswered { failure: Failure::Malformed(what), request: None }),
             },

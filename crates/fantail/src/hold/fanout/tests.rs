@@ -1,0 +1,259 @@
+//! Batches over Unix pairs, against what a subscriber would work out for itself.
+
+use std::{
+    io::{ErrorKind, Read},
+    os::{fd::OwnedFd, unix::net::UnixStream},
+    sync::{Arc, atomic::AtomicUsize},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use fantail_pin::{FanOut, Form};
+use fantail_proto::{
+    filter::Filter,
+    grip::Reply,
+    item::{HttpResponse, HttpStream, Item, Response, ResponseBody},
+};
+use proptest::prelude::*;
+
+use super::*;
+use crate::{
+    client::{Client, Connections},
+    config,
+    hold::{Asked, Poll, Shape, Subscription},
+    hub::{Hub, RealmId},
+    metrics::Counters,
+};
+
+struct Shard {
+    hub: Arc<Hub>,
+    holds: Holds,
+    connections: std::rc::Rc<Connections>,
+}
+
+impl Shard {
+    fn new() -> Self {
+        let config = config::Hub { id_ttl: Duration::from_mins(1), ids: 10, mailbox_items: 1000 };
+        let hub = Arc::new(Hub::new(1, &config));
+        let counters = Arc::new(Counters::default());
+        let config = config::Config::default();
+        let holds = Holds::new(Arc::clone(&hub), 0, FanOut::Send, &config, Arc::clone(&counters)).unwrap();
+        let connections = Connections::new(usize::MAX, Arc::new(AtomicUsize::new(0)), counters);
+        Self { hub, holds, connections }
+    }
+
+    fn client(&self) -> Client {
+        Client { peer: None, slot: self.connections.take() }
+    }
+
+    fn stream(&mut self, who: &Subscriber) -> (PinId, UnixStream) {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let id = self.holds.reserve_stream(who.asked(), Form::Plain, false).unwrap();
+        let client = self.client();
+        self.holds.attach_stream(id, OwnedFd::from(ours), client, Vec::new(), None);
+        theirs.set_nonblocking(true).unwrap();
+        (id, theirs)
+    }
+
+    fn poll(&mut self, who: &Subscriber) -> (PinId, UnixStream) {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let reply =
+            Reply { code: 200, reason: "OK".into(), headers: http::HeaderMap::new(), body: Bytes::new() };
+        let shape = Shape { http11: true, head: false, keep_alive: false };
+        let poll = Poll {
+            reply,
+            request: Vec::new(),
+            unread: Vec::new(),
+            shape,
+            last_ids: Vec::new(),
+            answered: false,
+        };
+        let id = self.holds.reserve_poll(who.asked(), poll).unwrap();
+        let client = self.client();
+        self.holds.attach_poll(id, OwnedFd::from(ours), client, Vec::new(), 60_000);
+        theirs.set_nonblocking(true).unwrap();
+        (id, theirs)
+    }
+
+    /// Takes the mail and delivers it. Between two steps, `meanwhile`. Returns the number of steps.
+    fn deliver(&mut self, mut meanwhile: impl FnMut(&mut Holds)) -> usize {
+        self.hub.take(0, self.holds.batch());
+        self.holds.begin();
+        let mut steps = 1;
+        while self.holds.step() {
+            meanwhile(&mut self.holds);
+            steps += 1;
+        }
+        steps
+    }
+}
+
+/// Channels are 0 to 3; with a filter, the item that says `skip_users: u` does not come.
+#[derive(Clone, Debug)]
+struct Subscriber {
+    channels: Vec<(u8, bool)>,
+}
+
+impl Subscriber {
+    fn asked(&self) -> Asked {
+        let subscription = |(channel, filtered): &(u8, bool)| Subscription {
+            channel: channel.to_string(),
+            filters: if *filtered { vec![Filter::SkipUsers] } else { Vec::new() },
+        };
+        Asked {
+            realm: RealmId(0),
+            subscriptions: self.channels.iter().map(subscription).collect(),
+            meta: vec![("user".into(), "u".into())],
+            prefix: String::new(),
+        }
+    }
+
+    /// Whether it gets an item, or why not.
+    fn gets(&self, item: &Published) -> Gets {
+        match self.channels.iter().find(|(channel, _)| *channel == item.channel) {
+            None => Gets::NotItsChannel,
+            Some((_, true)) if item.skip => Gets::Filtered,
+            Some(_) => Gets::Yes,
+        }
+    }
+}
+
+#[derive(Debug, PartialEq)]
+enum Gets {
+    Yes,
+    Filtered,
+    NotItsChannel,
+}
+
+#[derive(Clone, Debug)]
+struct Published {
+    channel: u8,
+    skip: bool,
+    close: bool,
+}
+
+impl Published {
+    fn item(&self, number: usize) -> Item {
+        let content = Bytes::from(format!("[{number}]"));
+        Item {
+            channel: self.channel.to_string(),
+            meta: if self.skip { vec![("skip_users".into(), "u".into())] } else { Vec::new() },
+            stream: Some(if self.close { HttpStream::Close } else { HttpStream::Send(content.clone()) }),
+            response: Some(HttpResponse::Send(Response {
+                code: 200,
+                reason: "OK".into(),
+                body: ResponseBody::Whole(content),
+                headers: Vec::new(),
+                expose: None,
+            })),
+            ..Item::default()
+        }
+    }
+}
+
+fn read(client: &mut UnixStream) -> String {
+    let mut got = Vec::new();
+    match client.read_to_end(&mut got) {
+        Ok(_) => {}
+        Err(error) => assert_eq!(error.kind(), ErrorKind::WouldBlock),
+    }
+    String::from_utf8(got).unwrap()
+}
+
+/// What a stream of `who` reads, and into `receipts` what it adds to them.
+fn stream_of(who: &Subscriber, items: &[Published], receipts: &mut [Receipt]) -> String {
+    let mut text = String::new();
+    let mut ended = false;
+    for (number, item) in items.iter().enumerate() {
+        match who.gets(item) {
+            Gets::Yes if !ended => {
+                receipts[number].delivered += 1;
+                ended = item.close;
+                if !ended {
+                    text.push_str(&format!("[{number}]"));
+                }
+            }
+            Gets::Filtered => receipts[number].filtered += 1,
+            Gets::Yes | Gets::NotItsChannel => {}
+        }
+    }
+    text
+}
+
+fn poll_of(who: &Subscriber, items: &[Published], receipts: &mut [Receipt]) -> String {
+    for (number, item) in items.iter().enumerate() {
+        match who.gets(item) {
+            Gets::Yes => {
+                receipts[number].delivered += 1;
+                return format!("[{number}]");
+            }
+            Gets::Filtered => receipts[number].filtered += 1,
+            Gets::NotItsChannel => {}
+        }
+    }
+    String::new()
+}
+
+fn subscribers(most: usize) -> impl Strategy<Value = Vec<Subscriber>> {
+    let channels = proptest::collection::btree_map(0..4u8, any::<bool>(), 1..4);
+    let one = channels.prop_map(|channels| Subscriber { channels: channels.into_iter().collect() });
+    proptest::collection::vec(one, 0..most)
+}
+
+fn items() -> impl Strategy<Value = Vec<Published>> {
+    let one = (0..5u8, any::<bool>(), proptest::bool::weighted(0.1))
+        .prop_map(|(channel, skip, close)| Published { channel, skip, close });
+    proptest::collection::vec(one, 1..12)
+}
+
+fn waited<T>(future: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(future)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
+
+    #[test]
+    fn each_gets_its_items_in_the_hubs_order_and_receipts_add_up(
+        streams in subscribers(40),
+        polls in subscribers(20),
+        items in items(),
+    ) {
+        let mut shard = Shard::new();
+        let stream_clients: Vec<_> = streams.iter().map(|who| shard.stream(who)).collect();
+        let poll_clients: Vec<_> = polls.iter().map(|who| shard.poll(who)).collect();
+        let published = items.iter().enumerate().map(|(number, item)| item.item(number)).collect();
+        let receipts = shard.hub.publish(RealmId(0), published, true).unwrap().receipts.unwrap();
+        shard.deliver(|_| {});
+        let mut wanted = vec![Receipt::default(); items.len()];
+        for (who, (_, mut client)) in streams.iter().zip(stream_clients) {
+            prop_assert_eq!(read(&mut client), stream_of(who, &items, &mut wanted));
+        }
+        for (who, (_, mut client)) in polls.iter().zip(poll_clients) {
+            let body = poll_of(who, &items, &mut wanted);
+            let answer = read(&mut client);
+            prop_assert_eq!(answer.rsplit("\r\n").next().unwrap_or_default(), body);
+        }
+        prop_assert_eq!(waited(receipts.wait()).unwrap(), wanted);
+    }
+}
+
+/// Sorting yields as writing does, and who leaves meanwhile is counted and nobody else is touched.
+#[test]
+fn a_batch_for_sorted_streams_is_cut_into_chunks() {
+    let mut shard = Shard::new();
+    let count = 3 * CHUNK;
+    let who = Subscriber { channels: vec![(0, true), (1, false)] };
+    let mut clients: Vec<_> = (0..count).map(|_| shard.stream(&who)).collect();
+    let item = Published { channel: 0, skip: false, close: false };
+    let accepted = shard.hub.publish(RealmId(0), vec![item.item(7)], true).unwrap();
+    let mut leaving: Vec<PinId> = [0, 1, count - 1].map(|place| clients[place].0).into();
+    let steps = shard.deliver(|holds| leaving.drain(..).for_each(|id| holds.abandon(id)));
+    assert!(steps >= 6, "{steps} steps for sorting and writing {count} streams by {CHUNK}");
+    let receipt = waited(accepted.receipts.unwrap().wait()).unwrap()[0];
+    assert_eq!((receipt.delivered, receipt.dropped_gone), (count as u64 - 3, 3));
+    for (place, (_, client)) in clients.iter_mut().enumerate() {
+        let wanted = if [0, 1, count - 1].contains(&place) { "" } else { "[7]" };
+        assert_eq!(read(client), wanted);
+    }
+}

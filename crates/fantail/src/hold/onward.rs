@@ -1,0 +1,42 @@
+//! What the holds leave to others: sockets that live on or are to be closed, origins that are to be asked. Values
+//! only.
+
+use std::os::fd::OwnedFd;
+
+use super::Asking;
+use crate::client::Client;
+
+/// What the holds leave to others.
+#[derive(Debug)]
+pub enum Onward {
+    /// A socket lives on.
+    Released(Released),
+    /// A socket is closed when its client has read everything.
+    Closed(Socket),
+    /// A WebSocket's origin is to be asked.
+    Ask(Asking),
+}
+
+/// A socket that is closed without losing what was written.
+#[derive(Debug)]
+pub struct Socket {
+    pub socket: OwnedFd,
+    pub client: Client,
+}
+
+/// A socket whose hold has ended and that lives on.
+#[derive(Debug)]
+pub struct Released {
+    pub socket: OwnedFd,
+    pub client: Client,
+    /// Bytes to be read before those of the socket.
+    pub unread: Vec<u8>,
+    /// The first request in `unread` is one that was held, to be sent to its origin again.
+    pub replay: Option<Replay>,
+}
+
+/// A held request that is asked again, and what its hold knew: `Grip-Last` names and ids.
+#[derive(Debug)]
+pub struct Replay {
+    pub last_ids: Vec<(String, String)>,
+}

@@ -1,0 +1,645 @@
+//! Held WebSockets: what their clients say, what their origins say, when they end. Everything that happens to one
+//! happens here, in order, whoever caused it; the sockets are the pins', the words of the origin's answers
+//! `fantail_proto`'s. Never asks an origin: who does is given [`Asking`].
+
+mod control;
+mod far;
+mod timers;
+
+use std::{os::fd::OwnedFd, rc::Rc};
+
+use bytes::Bytes;
+use fantail_pin::{Form, Outcome, Payload, PinId, Received};
+use fantail_proto::{
+    item::WsKind,
+    render,
+    websocket::{
+        close::{self, Close, Code},
+        control::{Message, Verdict},
+        deflate::Window,
+        frame::{Frame, Opcode},
+        over_http::{Action, Failure, Farewell},
+        reader::{self, Limits, Reader, Role, Violation},
+    },
+};
+use http::{HeaderMap, StatusCode};
+
+pub use far::{Asking, Call, Far, Link, Next, OverHttp};
+use timers::Timers;
+
+use super::{Asked, HoldKind, Holds, Onward};
+use crate::{client::Client, hub::RealmId};
+
+/// What a WebSocket is besides a pin.
+#[derive(Debug)]
+pub(super) struct WebSocket {
+    reader: Reader,
+    far: Far,
+    /// The message prefix, when the origin asked for GRIP.
+    grip: Option<Bytes>,
+    stage: Stage,
+    /// The first so many subscriptions are the target's own: the origin cannot end them.
+    implicit: u16,
+    debug: bool,
+    /// Of a client that agreed to permessage-deflate.
+    window: Option<Window>,
+    realm: RealmId,
+    prefix: Box<str>,
+    timers: Timers,
+}
+
+/// How far the closing handshake is (RFC 6455 section 7).
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Stage {
+    Open,
+    /// The client has sent its close frame and is to get one.
+    ClientClosed,
+    /// We have sent ours; the client's is awaited.
+    Closing,
+    /// Both were sent, or there is nothing to wait for: the last bytes go out.
+    Over,
+}
+
+/// A handshake that succeeded.
+#[derive(Debug)]
+pub struct Opened {
+    pub far: Far,
+    /// The message prefix, when the origin asked for GRIP.
+    pub grip: Option<Bytes>,
+    /// The 101 that the client gets.
+    pub head: Bytes,
+    /// Of a client that agreed to permessage-deflate.
+    pub window: Option<Window>,
+    /// The route explains errors to clients.
+    pub debug: bool,
+    /// The origin's first words.
+    pub actions: Vec<Action>,
+}
+
+impl Holds {
+    /// Subscribes a WebSocket to its target's own channels, queues its 101 and does what the origin said with it.
+    /// `None` when there can be no more pins.
+    pub fn reserve_websocket(&mut self, asked: Asked, opened: Opened) -> Option<PinId> {
+        let Opened { far, grip, head, window, debug, actions } = opened;
+        // Whoever can look back less far than we do is not sent what is compressed for all.
+        let form = if window == Some(Window::MAX) { Form::Coded } else { Form::Plain };
+        let socket = WebSocket {
+            reader: Reader::new(Role::Server, window.is_some()),
+            far,
+            grip,
+            stage: Stage::Open,
+            implicit: u16::try_from(asked.subscriptions.len()).unwrap_or(u16::MAX),
+            debug,
+            window,
+            realm: asked.realm,
+            prefix: asked.prefix.as_str().into(),
+            timers: Timers::new(self.now_ms),
+        };
+        let id = self.reserve(asked, form, HoldKind::WebSocket(Box::new(socket)))?;
+        match self.far(id) {
+            Some(Far::OverHttp(far)) => far.pin.set(Some(id)),
+            Some(Far::Native(link)) => link.pin.set(Some(id)),
+            _ => {}
+        }
+        self.pins.set_reading(id, true);
+        self.write_to(id, &head);
+        self.act(id, actions);
+        Some(id)
+    }
+
+    /// Gives a reserved WebSocket its socket; `unread` is what the client has said already.
+    pub fn attach_websocket(&mut self, id: PinId, socket: OwnedFd, client: Client, mut unread: Vec<u8>) {
+        self.attach(id, socket, client);
+        self.hear(id, &mut unread);
+        self.ask(id);
+        self.schedule(id);
+        self.collect();
+    }
+
+    /// Takes an origin's answer to the request on its way.
+    pub fn answered(
+        &mut self,
+        far: &Rc<OverHttp>,
+        status: StatusCode,
+        headers: &HeaderMap,
+        body: &Bytes,
+    ) -> Next {
+        let actions = far.session.borrow_mut().answered(status, headers, body, self.now_ms);
+        self.heard_back(far, actions)
+    }
+
+    /// The request on its way has no answer.
+    pub fn unanswered(&mut self, far: &Rc<OverHttp>, failure: Failure) -> Next {
+        let jitter = u64::from(super::jitter_ms());
+        let actions = far.session.borrow_mut().failed(failure, jitter, self.now_ms);
+        self.heard_back(far, actions)
+    }
+
+    /// What a session that has no client any more says next.
+    pub fn go_on_asking(&mut self, far: &Rc<OverHttp>) -> Next {
+        let mut session = far.session.borrow_mut();
+        if let Some(body) = session.next(self.now_ms) {
+            return Next::Ask(body);
+        }
+        match session.due_ms() {
+            Some(due_ms) if !session.is_ended() => Next::Wait(due_ms.saturating_sub(self.now_ms).max(1)),
+            _ => {
+                self.partings = self.partings.saturating_sub(1);
+                Next::Done
+            }
+        }
+    }
+
+    /// Takes what an origin's own server says.
+    ///
+    /// # Errors
+    /// The origin broke the protocol or a limit; its client has been closed.
+    pub fn hear_link(
+        &mut self,
+        link: &Link,
+        reader: &mut Reader,
+        mut bytes: &mut [u8],
+    ) -> Result<(), Violation> {
+        let limits = self.limits();
+        while !bytes.is_empty() {
+            match reader.read(&mut bytes, &limits, &mut self.inflater) {
+                Ok(Some(event)) => self.linked(link, event),
+                Ok(None) => break,
+                Err(violation) => {
+                    tracing::info!(target: "fantail::websocket", %violation, "an origin breaks the protocol");
+                    self.counters.ended_origin.add(1);
+                    if let Some(id) = link.pin.get() {
+                        self.fail(id, &format!("the origin broke the protocol: {violation}"));
+                    }
+                    self.collect();
+                    return Err(violation);
+                }
+            }
+        }
+        self.collect();
+        Ok(())
+    }
+
+    fn linked(&mut self, link: &Link, event: reader::Event) {
+        let Some(id) = link.pin.get() else { return };
+        let (kind, content, fragmented) = match event {
+            reader::Event::Text { payload, fragmented } => (WsKind::Text, payload, fragmented),
+            reader::Event::Binary(payload) => (WsKind::Binary, payload, false),
+            reader::Event::Ping(payload) => (WsKind::Ping, payload, false),
+            reader::Event::Pong(payload) => (WsKind::Pong, payload, false),
+            reader::Event::Close(close) => {
+                return self.origin_closes(id, close.as_ref().map(|close| (close.code, &*close.reason)));
+            }
+        };
+        self.origin_says(id, Message { kind, content, fragmented });
+    }
+
+    /// The connection to an origin's own server is over. Without a closing handshake the client sees none either.
+    pub fn unlinked(&mut self, link: &Link) {
+        let Some(id) = link.pin.take() else { return };
+        let Some(socket) = self.socket(id) else { return };
+        socket.far = Far::Detached;
+        if matches!(socket.stage, Stage::Open | Stage::ClientClosed) {
+            self.counters.ended_origin.add(1);
+            self.drop_pin(id);
+        }
+    }
+
+    /// What a native origin is sent has been written: the client may go on.
+    pub fn link_has_room(&mut self, link: &Link) {
+        if let Some(id) = link.pin.get()
+            && link.has_room()
+            && self.socket(id).is_some_and(|socket| socket.stage != Stage::ClientClosed)
+        {
+            self.pins.set_reading(id, true);
+        }
+    }
+
+    /// Whether so much waits for a link's client that its origin is not to be read.
+    pub fn is_behind(&self, link: &Link) -> bool {
+        link.pin.get().is_some_and(|id| self.pins.queue_len(id) >= BEHIND)
+    }
+
+    pub(super) fn readable(&mut self, id: PinId) {
+        let mut buffer = std::mem::take(&mut self.buffer);
+        buffer.resize(BUFFER, 0);
+        if let Received::Bytes(read) = self.pins.read(id, &mut buffer) {
+            self.hear(id, &mut buffer[..read]);
+            self.ask(id);
+            self.unread |= read == BUFFER;
+        }
+        self.buffer = buffer;
+    }
+
+    /// A slow client has caught up.
+    pub(super) fn drained(&mut self, id: PinId) {
+        match self.far(id) {
+            Some(Far::OverHttp(_)) => self.ask(id),
+            Some(Far::Native(link)) => link.drained.notify_one(),
+            _ => {}
+        }
+    }
+
+    /// The client's side is over, without a closing handshake.
+    pub(super) fn part(&mut self, id: PinId, farewell: Farewell) {
+        let Some(socket) = self.socket(id) else { return };
+        socket.timers.clear();
+        match std::mem::replace(&mut socket.far, Far::Detached) {
+            Far::OverHttp(far) => {
+                far.pin.set(None);
+                far.session.borrow_mut().leave(farewell);
+                // Over the limit, the origin hears nothing: it has to reckon with that anyway.
+                if self.partings < MAX_PARTINGS || far.asking.get() {
+                    self.partings += 1;
+                    if !far.asking.replace(true)
+                        && let Next::Ask(body) = self.go_on_asking(&far)
+                    {
+                        self.onward.push(Onward::Ask(Asking { far, body }));
+                    }
+                }
+            }
+            Far::Native(link) => {
+                if farewell == Farewell::Close {
+                    link.close(None);
+                }
+                link.end();
+            }
+            Far::Detached => {}
+        }
+    }
+
+    /// Sends a close frame of our own; the origin hears of a close without a code (spec 7.5).
+    pub(super) fn close_websocket(&mut self, id: PinId, frame: &Bytes) -> bool {
+        let Some(socket) = self.socket(id) else { return false };
+        if socket.stage != Stage::Open {
+            return false;
+        }
+        self.part(id, Farewell::Close);
+        let sent = self.send_close(id, frame);
+        self.collect();
+        sent
+    }
+
+    pub(super) fn due_websocket(&mut self, id: PinId) {
+        let now_ms = self.now_ms;
+        let written_ms = self.pins.last_write_ms(id).unwrap_or(now_ms);
+        let (idle_ms, ping_ms) = (millis(self.websocket.idle_timeout), millis(self.websocket.ping_every));
+        let Some(socket) = self.socket(id) else { return };
+        if socket.stage != Stage::Open && socket.timers.close_by_ms <= now_ms {
+            return self.give_up(id);
+        }
+        if let Some(delayed) = socket.timers.take_delayed(now_ms) {
+            self.write_message(id, delayed.kind, &delayed.content);
+        }
+        let Some(socket) = self.socket(id) else { return };
+        if socket.stage == Stage::Open {
+            if socket.timers.is_idle(written_ms, idle_ms, now_ms) {
+                self.counters.ended_timeout.add(1);
+                self.close_websocket(id, &close_frame(Code::GOING_AWAY, ""));
+            } else if socket.timers.is_silent(ping_ms, now_ms) {
+                self.counters.ended_stalled.add(1);
+                return self.drop_pin(id);
+            } else if socket.timers.wants_ping(ping_ms, now_ms) {
+                self.write_to(id, &Frame::new(Opcode::Ping, PING).to_bytes());
+            }
+        }
+        self.ask(id);
+        self.schedule(id);
+    }
+
+    /// Asks the origin, even if there is nothing to say (spec 5.6).
+    pub(super) fn refresh(&mut self, id: PinId) {
+        if let Some(Far::OverHttp(far)) = self.far(id) {
+            far.session.borrow_mut().refresh();
+            self.ask(id);
+        }
+    }
+
+    /// Messages one after another, in both forms if there is any client for the second.
+    pub(super) fn payload(&mut self, messages: &[&render::Message]) -> Payload {
+        let Self { deflater, websocket, .. } = self;
+        let plain = joined(&messages.iter().map(|message| message.plain()).collect::<Vec<_>>());
+        let coded = if websocket.deflate {
+            let least = websocket.deflate_from;
+            joined(&messages.iter().map(|message| message.deflated(deflater, least)).collect::<Vec<_>>())
+        } else {
+            Bytes::new()
+        };
+        Payload { plain, coded }
+    }
+
+    fn limits(&self) -> Limits {
+        Limits { message: self.websocket.message_bytes, fragments: self.websocket.fragments }
+    }
+
+    /// Reads frames and does what they say.
+    fn hear(&mut self, id: PinId, bytes: &mut [u8]) {
+        let mut input = bytes;
+        let limits = self.limits();
+        let now_ms = self.now_ms;
+        while !input.is_empty() {
+            let Some(hold) = self.pins.get_mut(id) else { return };
+            let HoldKind::WebSocket(socket) = &mut hold.kind else { return };
+            socket.timers.heard(now_ms);
+            match socket.reader.read(&mut input, &limits, &mut self.inflater) {
+                Ok(Some(event)) => self.client_says(id, event),
+                Ok(None) => return,
+                Err(violation) => return self.violated(id, violation),
+            }
+        }
+    }
+
+    fn client_says(&mut self, id: PinId, event: reader::Event) {
+        let (kind, payload) = match event {
+            reader::Event::Text { payload, .. } => (WsKind::Text, payload),
+            reader::Event::Binary(payload) => (WsKind::Binary, payload),
+            reader::Event::Ping(payload) => (WsKind::Ping, payload),
+            reader::Event::Pong(payload) if payload == PING => return,
+            reader::Event::Pong(payload) => (WsKind::Pong, payload),
+            reader::Event::Close(close) => return self.client_closes(id, close.as_ref()),
+        };
+        self.counters.messages_client.add(1);
+        let has_room = match self.far(id) {
+            Some(Far::OverHttp(far)) => far.session.borrow_mut().push(kind, &payload),
+            Some(Far::Native(link)) => {
+                link.send(kind.into(), &payload);
+                link.has_room()
+            }
+            Some(Far::Detached) | None => true,
+        };
+        if !has_room {
+            self.pins.set_reading(id, false);
+        }
+    }
+
+    fn client_closes(&mut self, id: PinId, close: Option<&Close>) {
+        let close_by_ms = self.now_ms + millis(self.websocket.close_timeout);
+        let Some(socket) = self.socket(id) else { return };
+        let before = socket.stage;
+        match &socket.far {
+            Far::OverHttp(far) => {
+                far.session
+                    .borrow_mut()
+                    .close(close.map(|close| (close.code.get(), close.reason.as_bytes())));
+            }
+            Far::Native(link) => link.close(close),
+            Far::Detached => {}
+        }
+        match before {
+            Stage::Open if !matches!(socket.far, Far::Detached) => {
+                socket.stage = Stage::ClientClosed;
+                socket.timers.close_by_ms = close_by_ms;
+                self.pins.set_reading(id, false);
+                self.schedule(id);
+            }
+            // Nobody else is to be asked: the answer is the same again.
+            Stage::Open => self.last_close(id, close.map(|close| (close.code, &*close.reason))),
+            Stage::Closing => self.over(id, &Bytes::new()),
+            Stage::ClientClosed | Stage::Over => {}
+        }
+    }
+
+    fn violated(&mut self, id: PinId, violation: Violation) {
+        tracing::debug!(target: "fantail::websocket", %violation, "a client is closed");
+        self.counters.ended_violation.add(1);
+        self.part(id, Farewell::Disconnect);
+        let frame = match self.socket(id).map(|socket| socket.stage) {
+            // It has had its close frame.
+            Some(Stage::Closing) => Bytes::new(),
+            _ => close_frame(violation.code(), ""),
+        };
+        self.over(id, &frame);
+    }
+
+    /// Does what an origin's answer says, in its order.
+    fn act(&mut self, id: PinId, actions: Vec<Action>) {
+        for action in actions {
+            match action {
+                Action::Open | Action::Reject => {}
+                Action::Message(kind, content) => {
+                    self.origin_says(id, Message { kind, content, fragmented: false });
+                }
+                Action::Close(close) => {
+                    let reason = close.as_ref().map(|(_, reason)| String::from_utf8_lossy(reason));
+                    let close = close.as_ref().map(|(code, _)| Code::sendable(*code));
+                    let close = close.zip(reason.as_deref());
+                    self.origin_closes(id, close);
+                }
+                Action::Drop(cause) => {
+                    tracing::info!(target: "fantail::websocket", %cause, "a client is let go");
+                    self.counters.ended_origin.add(1);
+                    // The session knows, and may have something to say to that.
+                    self.drop_pin(id);
+                }
+            }
+        }
+    }
+
+    fn origin_says(&mut self, id: PinId, message: Message) {
+        let kind = message.kind;
+        self.counters.messages_origin.add(1);
+        let Some(socket) = self.socket(id) else { return };
+        match message.classify(socket.grip.as_deref()) {
+            Verdict::Data(content) if kind == WsKind::Text && std::str::from_utf8(&content).is_err() => {
+                tracing::info!(target: "fantail::websocket", "a text of the origin is not UTF-8");
+                self.fail(id, "a text message is not UTF-8");
+            }
+            Verdict::Data(content) => self.write_message(id, kind, &content),
+            Verdict::Control(control) => self.obey(id, control),
+            Verdict::Dropped(why) => {
+                self.counters.messages_dropped.add(1);
+                tracing::debug!(target: "fantail::websocket", %why, "a message of the origin is dropped");
+            }
+            Verdict::Close(error) => {
+                tracing::info!(target: "fantail::websocket", %error, "a client is closed");
+                self.fail(id, &error.to_string());
+            }
+        }
+    }
+
+    /// Closes for a fault on our side of the connection; a client hears why with debug only.
+    fn fail(&mut self, id: PinId, why: &str) {
+        let debug = self.socket(id).is_some_and(|socket| socket.debug);
+        self.close_websocket(id, &close_frame(Code::INTERNAL_ERROR, if debug { why } else { "" }));
+    }
+
+    fn origin_closes(&mut self, id: PinId, close: Option<(Code, &str)>) {
+        match self.socket(id).map(|socket| socket.stage) {
+            Some(Stage::Open) => {
+                let frame = frame_of(close);
+                self.send_close(id, &frame);
+            }
+            Some(Stage::ClientClosed) => self.last_close(id, close),
+            _ => {}
+        }
+    }
+
+    /// Sends a close frame and waits for the client's.
+    fn send_close(&mut self, id: PinId, frame: &Bytes) -> bool {
+        let close_by_ms = self.now_ms + millis(self.websocket.close_timeout);
+        self.flush_delayed(id);
+        let sent = matches!(self.pins.seal(id, frame), Outcome::Sent | Outcome::Queued);
+        if let Some(socket) = self.socket(id) {
+            socket.stage = Stage::Closing;
+            socket.timers.close_by_ms = close_by_ms;
+            self.pins.set_reading(id, true);
+            self.unsubscribe_all(id);
+            self.schedule(id);
+        }
+        self.counters.ended_close.add(u64::from(sent));
+        sent
+    }
+
+    /// Answers the client's close frame, and that is all.
+    fn last_close(&mut self, id: PinId, close: Option<(Code, &str)>) {
+        self.counters.ended_client.add(1);
+        self.over(id, &frame_of(close));
+    }
+
+    /// Writes the last bytes; the connection ends when they are out.
+    fn over(&mut self, id: PinId, tail: &Bytes) {
+        if let Some(socket) = self.socket(id) {
+            socket.stage = Stage::Over;
+            self.unsubscribe_all(id);
+            self.pins.finish(id, tail);
+        }
+    }
+
+    /// The close frame that was waited for has not come.
+    fn give_up(&mut self, id: PinId) {
+        match self.socket(id).map(|socket| socket.stage) {
+            Some(Stage::ClientClosed) => {
+                self.part(id, Farewell::Disconnect);
+                self.last_close(id, None);
+            }
+            _ => self.drop_pin(id),
+        }
+    }
+
+    fn write_message(&mut self, id: PinId, kind: WsKind, content: &Bytes) {
+        let opcode = Opcode::from(kind);
+        let least = self.websocket.deflate_from;
+        let window = self.socket(id).and_then(|socket| socket.window);
+        let deflates = !opcode.is_control()
+            && content.len() >= least
+            && window.is_some_and(|window| window.fits(content.len()));
+        let deflated = if deflates { self.deflater.deflate(content) } else { None };
+        let frame =
+            deflated.map_or_else(|| Frame::new(opcode, content), |content| Frame::deflated(opcode, content));
+        let frame = frame.to_bytes();
+        self.write_to(id, &frame);
+    }
+
+    /// What an origin says is not dropped for a slow client: the origin waits for it.
+    fn write_to(&mut self, id: PinId, bytes: &Bytes) {
+        self.pins.write_patiently(id, bytes);
+        self.counters.bytes_pushed.add(bytes.len() as u64);
+    }
+
+    /// Asks the origin if there is something to ask, and reads the client again if there is room.
+    fn ask(&mut self, id: PinId) {
+        let Some(Far::OverHttp(far)) = self.far(id) else { return };
+        let far = Rc::clone(far);
+        if far.asking.get() || self.pins.queue_len(id) >= BEHIND {
+            return;
+        }
+        let body = far.session.borrow_mut().next(self.now_ms);
+        if let Some(body) = body {
+            far.asking.set(true);
+            self.onward.push(Onward::Ask(Asking { far, body }));
+        }
+    }
+
+    fn heard_back(&mut self, far: &Rc<OverHttp>, actions: Vec<Action>) -> Next {
+        if let Some(id) = far.pin.get() {
+            self.act(id, actions);
+            self.collect();
+        }
+        // Doing so may have ended it.
+        let Some(id) = far.pin.get() else { return self.go_on_asking(far) };
+        let (has_room, ended) = {
+            let session = far.session.borrow();
+            (session.has_room(), session.is_ended())
+        };
+        if has_room && self.socket(id).is_some_and(|socket| socket.stage != Stage::ClientClosed) {
+            self.pins.set_reading(id, true);
+        }
+        if !ended && self.pins.queue_len(id) < BEHIND {
+            let body = far.session.borrow_mut().next(self.now_ms);
+            if let Some(body) = body {
+                return Next::Ask(body);
+            }
+        }
+        far.asking.set(false);
+        self.schedule(id);
+        Next::Done
+    }
+
+    /// Sets the pin's deadline to whatever is due next.
+    fn schedule(&mut self, id: PinId) {
+        let now_ms = self.now_ms;
+        let written_ms = self.pins.last_write_ms(id).unwrap_or(now_ms);
+        let (idle_ms, ping_ms) = (millis(self.websocket.idle_timeout), millis(self.websocket.ping_every));
+        let Some(socket) = self.socket(id) else { return };
+        let poll_ms = match &socket.far {
+            Far::OverHttp(far) if !far.asking.get() => far.session.borrow().due_ms(),
+            _ => None,
+        };
+        let timers = match socket.stage {
+            Stage::Over => None,
+            Stage::Open => socket.timers.next_ms(written_ms, idle_ms, ping_ms),
+            Stage::ClientClosed | Stage::Closing => Some(socket.timers.close_by_ms),
+        };
+        if let Some(due_ms) = [poll_ms, timers].into_iter().flatten().min() {
+            let after_ms = u32::try_from(due_ms.saturating_sub(now_ms)).unwrap_or(u32::MAX);
+            self.pins.set_deadline(id, after_ms);
+        }
+    }
+
+    fn socket(&mut self, id: PinId) -> Option<&mut WebSocket> {
+        match &mut self.pins.get_mut(id)?.kind {
+            HoldKind::WebSocket(socket) => Some(socket),
+            _ => None,
+        }
+    }
+
+    fn far(&self, id: PinId) -> Option<&Far> {
+        match &self.pins.get(id)?.kind {
+            HoldKind::WebSocket(socket) => Some(&socket.far),
+            _ => None,
+        }
+    }
+}
+
+/// A close frame.
+pub(super) fn close_frame(code: Code, reason: &str) -> Bytes {
+    Frame::new(Opcode::Close, &close::payload(code, reason)).to_bytes()
+}
+
+fn frame_of(close: Option<(Code, &str)>) -> Bytes {
+    match close {
+        Some((code, reason)) => close_frame(code, reason),
+        None => Frame::new(Opcode::Close, &[]).to_bytes(),
+    }
+}
+
+/// Frames one after another; a single one is shared, not copied.
+fn joined(frames: &[&Bytes]) -> Bytes {
+    match frames {
+        [only] => (*only).clone(),
+        all => all.iter().flat_map(|frame| frame.iter()).copied().collect(),
+    }
+}
+
+fn millis(time: std::time::Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// One read of a client: few system calls for a fast one, little memory for the shard.
+const BUFFER: usize = 64 << 10;
+/// So much that waits for a slow client keeps its origin waiting, too (spec 7.2.5).
+const BEHIND: usize = 200_000;
+/// Sessions without a client that still have something to tell their origins.
+const MAX_PARTINGS: usize = 10_000;
+/// The content of our own pings, so that their pongs are not taken for the client's words.
+const PING: &[u8] = &[0x9e, 0x17, 0xc3, 0x42];

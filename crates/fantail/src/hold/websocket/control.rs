@@ -1,0 +1,121 @@
+//! What an origin instructs about one WebSocket (spec 7.4): its subscriptions, what filters know of it, what is
+//! sent to it by the clock. It decides nothing about the closing handshake.
+
+use std::rc::Rc;
+
+use fantail_pin::{KeepAlive, KeepAliveMode, Payload, PinId};
+use fantail_proto::{
+    filter::Filter,
+    grip,
+    websocket::{
+        control::{self, Control},
+        frame::Frame,
+        over_http::Farewell,
+    },
+};
+
+use super::{Stage, millis, timers::Delayed};
+use crate::hold::{Filtering, Hold, HoldKind, Holds, List, Subscriptions, jitter_ms};
+
+impl Holds {
+    pub(super) fn obey(&mut self, id: PinId, control: Control) {
+        match control {
+            Control::Subscribe { channel, filters, prev_id: _ } => self.subscribe(id, &channel, filters),
+            Control::Unsubscribe { channel } => self.leave_channel(id, &channel),
+            Control::Detach => self.part(id, Farewell::Close),
+            // There is no session service.
+            Control::Session { id: _ } => {}
+            Control::SetMeta { name, value } => self.set_meta(id, name, value),
+            Control::KeepAlive(None) => self.pins.clear_keep_alive(id),
+            Control::KeepAlive(Some(keep_alive)) => {
+                let beats = self.beats(keep_alive);
+                let first = beats.every_ms.saturating_sub(jitter_ms());
+                self.pins.set_keep_alive(id, beats, first);
+            }
+            Control::SendDelayed { kind, content, after } => {
+                self.flush_delayed(id);
+                let at_ms = self.now_ms + millis(after);
+                if let Some(socket) = self.socket(id) {
+                    socket.timers.delayed = Some(Box::new(Delayed { at_ms, kind, content }));
+                    self.schedule(id);
+                }
+            }
+            Control::FlushDelayed => self.flush_delayed(id),
+        }
+    }
+
+    pub(super) fn flush_delayed(&mut self, id: PinId) {
+        if let Some(delayed) = self.socket(id).and_then(|socket| socket.timers.delayed.take()) {
+            self.write_message(id, delayed.kind, &delayed.content);
+        }
+    }
+
+    /// Many clients are asked to have the same keep-alive: they share it.
+    fn beats(&mut self, asked: control::KeepAlive) -> Rc<KeepAlive> {
+        if let Some((last, beats)) = &self.last_beats
+            && *last == asked
+        {
+            return Rc::clone(beats);
+        }
+        let frame = Frame::new(asked.kind.into(), &asked.content).to_bytes();
+        let beats = Rc::new(KeepAlive {
+            payload: Payload { plain: frame.clone(), coded: frame },
+            every_ms: u32::try_from(asked.timeout.as_millis()).unwrap_or(u32::MAX),
+            mode: match asked.mode {
+                grip::KeepAliveMode::Idle => KeepAliveMode::Idle,
+                grip::KeepAliveMode::Interval => KeepAliveMode::Interval,
+            },
+        });
+        self.last_beats = Some((asked, Rc::clone(&beats)));
+        beats
+    }
+
+    fn subscribe(&mut self, id: PinId, channel: &str, filters: Vec<Filter>) {
+        let Subscriptions { most, channel_bytes } = self.subscriptions;
+        let Some(Hold { subs, kind: HoldKind::WebSocket(socket), .. }) = self.pins.get(id) else { return };
+        let (name, realm) = (format!("{}{channel}", socket.prefix), socket.realm);
+        if socket.stage != Stage::Open || subs.len() >= most || name.len() > channel_bytes {
+            tracing::debug!(target: "fantail::websocket", name, "a subscription over the limit is ignored");
+            return;
+        }
+        if !filters.is_empty() {
+            self.filtering(id);
+        }
+        self.join(id, realm, &name, List::WebSockets, filters);
+    }
+
+    fn leave_channel(&mut self, id: PinId, channel: &str) {
+        let Some(Hold { subs, kind: HoldKind::WebSocket(socket), .. }) = self.pins.get(id) else { return };
+        let name = format!("{}{channel}", socket.prefix);
+        let place = subs.iter().position(|sub| self.channels.name(sub.channel) == name);
+        if let Some(place) = place.filter(|place| *place >= usize::from(socket.implicit)) {
+            self.leave(id, place);
+        }
+    }
+
+    fn set_meta(&mut self, id: PinId, name: String, value: Option<String>) {
+        let Some(Filtering { meta, .. }) = self.filtering(id) else { return };
+        let bytes: usize = meta.iter().map(|(name, value)| name.len() + value.len()).sum();
+        meta.retain(|(known, _)| *known != name);
+        if let Some(value) = value
+            && meta.len() < MAX_META
+            && bytes + name.len() + value.len() <= MAX_META_BYTES
+        {
+            meta.push((name, value));
+        }
+    }
+
+    fn filtering(&mut self, id: PinId) -> Option<&mut Filtering> {
+        let Hold { filtering, kind: HoldKind::WebSocket(socket), .. } = self.pins.get_mut(id)? else {
+            return None;
+        };
+        let prefix = &socket.prefix;
+        Some(filtering.get_or_insert_with(|| {
+            Box::new(Filtering { filters: Vec::new(), meta: Vec::new(), prefix: prefix.to_string() })
+        }))
+    }
+}
+
+/// What an origin may note of a subscriber for filters.
+const MAX_META: usize = 64;
+const MAX_META_BYTES: usize = 8192;

@@ -1,0 +1,160 @@
+//! The origin's side of a held WebSocket: asked by POSTs, or connected to. What is shared here between a hold and
+//! the task that talks to the origin lives in one thread; the task exists only while there is something to
+//! say, or the origin is connected. Never opens a connection itself.
+
+use std::{
+    cell::{Cell, RefCell},
+    rc::Rc,
+    sync::Arc,
+};
+
+use bytes::Bytes;
+use fantail_pin::PinId;
+use fantail_proto::websocket::{
+    close::Close,
+    frame::{Frame, Opcode},
+    over_http::Session,
+};
+use http::HeaderMap;
+use tokio::sync::Notify;
+
+use crate::route::Route;
+
+/// Where a WebSocket's messages go.
+#[derive(Debug)]
+pub enum Far {
+    OverHttp(Rc<OverHttp>),
+    Native(Rc<Link>),
+    /// The origin is done with it (spec 7.4, `detach`): what the client says is for nobody.
+    Detached,
+}
+
+/// How an origin is asked about one WebSocket, each time; the hold only keeps it.
+#[derive(Debug)]
+pub struct Call {
+    pub route: Arc<Route>,
+    /// Which of the route's targets.
+    pub target: usize,
+    /// The client proved to be another Fantail or a Pushpin: requests are not signed.
+    pub trusted: bool,
+    /// Path and headers, as short as they can be kept.
+    pub request: Box<[u8]>,
+}
+
+/// A WebSocket that its origin knows as a series of POSTs.
+#[derive(Debug)]
+pub struct OverHttp {
+    pub call: Call,
+    pub(super) session: RefCell<Session>,
+    /// `None` when the client is gone.
+    pub(super) pin: Cell<Option<PinId>>,
+    /// A request is on its way, or its task is about to see to the next.
+    pub(super) asking: Cell<bool>,
+}
+
+impl OverHttp {
+    pub fn new(call: Call, session: Session) -> Rc<Self> {
+        Rc::new(Self { call, session: RefCell::new(session), pin: Cell::new(None), asking: Cell::new(false) })
+    }
+
+    /// Headers that the session adds to the request on its way.
+    pub fn write_headers(&self, headers: &mut HeaderMap) {
+        self.session.borrow().write_headers(headers);
+    }
+}
+
+/// A connection to an origin's own WebSocket server: what the client says waits here for the task that writes it.
+#[derive(Debug)]
+pub struct Link {
+    pub(super) pin: Cell<Option<PinId>>,
+    out: RefCell<Vec<u8>>,
+    /// Nothing more will be written behind what is in `out`.
+    ended: Cell<bool>,
+    written: Notify,
+    pub(super) drained: Notify,
+    limit: usize,
+}
+
+impl Link {
+    /// `limit`: bytes of frames that may wait before the client is read no more.
+    pub fn new(limit: usize) -> Rc<Self> {
+        Rc::new(Self {
+            pin: Cell::new(None),
+            out: RefCell::default(),
+            ended: Cell::new(false),
+            written: Notify::new(),
+            drained: Notify::new(),
+            limit,
+        })
+    }
+
+    /// What is to be written to the origin next; `None` when that was all for ever. Waits.
+    pub async fn next(&self) -> Option<Vec<u8>> {
+        loop {
+            let out = self.out.take();
+            if !out.is_empty() {
+                return Some(out);
+            }
+            if self.ended.get() {
+                return None;
+            }
+            self.written.notified().await;
+        }
+    }
+
+    /// Resolves when the client's queue has become shorter, or the client has left.
+    pub async fn drained(&self) {
+        if self.pin.get().is_some() {
+            self.drained.notified().await;
+        }
+    }
+
+    pub(super) fn has_room(&self) -> bool {
+        self.out.borrow().len() < self.limit
+    }
+
+    pub(super) fn send(&self, opcode: Opcode, payload: &[u8]) {
+        if !self.ended.get() {
+            Frame::new(opcode, payload).append_masked(key(), &mut self.out.borrow_mut());
+            self.written.notify_one();
+        }
+    }
+
+    /// Writes a close frame, the last.
+    pub(super) fn close(&self, close: Option<&Close>) {
+        self.send(Opcode::Close, &close.map(Close::payload).unwrap_or_default());
+    }
+
+    /// The client is gone: the connection ends when what waits is written.
+    pub(super) fn end(&self) {
+        self.pin.set(None);
+        self.ended.set(true);
+        self.written.notify_one();
+        self.drained.notify_one();
+    }
+}
+
+/// A mask's key, unforeseeable (RFC 6455 section 10.3).
+fn key() -> [u8; 4] {
+    let mut key = [0; 4];
+    aws_lc_rs::rand::fill(&mut key).expect("the system's generator works: TLS depends on it, too");
+    key
+}
+
+/// What is to be done outside of the holds for a WebSocket whose origin is asked by POSTs.
+#[derive(Debug)]
+pub struct Asking {
+    pub far: Rc<OverHttp>,
+    pub body: Bytes,
+}
+
+/// What follows an answer.
+#[derive(Debug)]
+pub enum Next {
+    /// Another request.
+    Ask(Bytes),
+    /// The client is gone, and the origin is to hear of it again so many milliseconds later.
+    Wait(u64),
+    /// Nothing for now: the hold says when.
+    Done,
+}

@@ -1,0 +1,67 @@
+//! When a WebSocket needs a look: for a message that waits, a close frame that is due, silence. Times are the
+//! shard's milliseconds; the pin has one deadline for all of them.
+
+use bytes::Bytes;
+use fantail_proto::item::WsKind;
+
+#[derive(Debug)]
+pub(super) struct Timers {
+    pub(super) delayed: Option<Box<Delayed>>,
+    /// When the other side's close frame must have come.
+    pub(super) close_by_ms: u64,
+    /// When the client last said something.
+    heard_ms: u64,
+    pinged: bool,
+}
+
+/// A message that waits (spec 7.4, `send-delayed`).
+#[derive(Debug)]
+pub(super) struct Delayed {
+    pub(super) at_ms: u64,
+    pub(super) kind: WsKind,
+    pub(super) content: Bytes,
+}
+
+impl Timers {
+    pub(super) const fn new(now_ms: u64) -> Self {
+        Self { delayed: None, close_by_ms: u64::MAX, heard_ms: now_ms, pinged: false }
+    }
+
+    pub(super) const fn heard(&mut self, now_ms: u64) {
+        self.heard_ms = now_ms;
+        self.pinged = false;
+    }
+
+    pub(super) fn clear(&mut self) {
+        self.delayed = None;
+    }
+
+    pub(super) fn take_delayed(&mut self, now_ms: u64) -> Option<Box<Delayed>> {
+        self.delayed.take_if(|delayed| delayed.at_ms <= now_ms)
+    }
+
+    /// Nothing went either way for `idle_ms`; 0: never.
+    pub(super) fn is_idle(&self, written_ms: u64, idle_ms: u64, now_ms: u64) -> bool {
+        idle_ms > 0 && self.heard_ms.max(written_ms) + idle_ms <= now_ms
+    }
+
+    /// A ping was not answered by anything; 0: there are none.
+    pub(super) fn is_silent(&self, ping_ms: u64, now_ms: u64) -> bool {
+        ping_ms > 0 && self.pinged && self.heard_ms + 2 * ping_ms <= now_ms
+    }
+
+    /// Whether to ping; notes that it was done.
+    pub(super) const fn wants_ping(&mut self, ping_ms: u64, now_ms: u64) -> bool {
+        let due = ping_ms > 0 && !self.pinged && self.heard_ms + ping_ms <= now_ms;
+        self.pinged |= due;
+        due
+    }
+
+    /// When an open one needs a look.
+    pub(super) fn next_ms(&self, written_ms: u64, idle_ms: u64, ping_ms: u64) -> Option<u64> {
+        let idle = (idle_ms > 0).then(|| self.heard_ms.max(written_ms) + idle_ms);
+        let ping = (ping_ms > 0).then(|| self.heard_ms + if self.pinged { 2 * ping_ms } else { ping_ms });
+        let delayed = self.delayed.as_ref().map(|delayed| delayed.at_ms);
+        [idle, ping, delayed].into_iter().flatten().min()
+    }
+}

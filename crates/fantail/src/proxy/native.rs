@@ -1,0 +1,156 @@
+//! WebSockets that are passed on to an origin's own server (spec 7.8): its handshake, and the task that carries
+//! frames between it and the hold while both live. Messages are the hold's; this knows bytes and frames.
+
+use std::{future::poll_fn, io, pin::Pin, rc::Rc};
+
+use bytes::Bytes;
+use fantail_proto::{
+    hop,
+    websocket::{
+        handshake,
+        reader::{Reader, Role},
+    },
+};
+use http::{HeaderName, HeaderValue, Method, Request, header};
+use tokio::io::{AsyncRead, AsyncWriteExt, ReadBuf, ReadHalf, WriteHalf};
+
+use super::{
+    Exchange,
+    ask::Ask,
+    upgrade::{Opening, Tried},
+};
+use crate::{
+    error::Fault,
+    hold::{Far, Link},
+    shard::Shard,
+    upstream::{Destination, Switched, Unanswered, Upload, Wire},
+};
+
+/// A connection that has become a WebSocket.
+pub(super) struct Connected {
+    link: Rc<Link>,
+    wire: Box<Wire>,
+    /// What the origin has said already.
+    unread: Bytes,
+}
+
+/// Asks an origin's own server.
+pub(super) async fn open(
+    exchange: &Exchange,
+    ask: &Ask,
+    target: usize,
+    to: &Destination,
+) -> Result<Tried, Fault> {
+    let address = || ask.route().rule.targets[target].address.to_string();
+    let mut random = [0; 16];
+    aws_lc_rs::rand::fill(&mut random).expect("the system's generator works: TLS depends on it, too");
+    let key = handshake::key(random);
+    let config = &exchange.snapshot.config;
+    let request = request(ask, key.clone());
+    let (mut head, wire, unread) = match exchange.shard().upstream.switch(to, request, &config.origin).await {
+        Ok(Switched::Yes { head, wire, unread }) => (head, wire, unread),
+        Ok(Switched::No(response)) => {
+            let (head, download) = response.into_parts();
+            return Ok(Tried::Refused { head, ready: Bytes::new(), download: Some(download) });
+        }
+        Err(Unanswered { failure, .. }) if failure.is_unreached() => return Ok(Tried::Unreached(failure)),
+        Err(Unanswered { failure, .. }) => return Err(Fault::Upstream { target: address(), failure }),
+    };
+    let agreed = handshake::check_answer(head.status, &head.headers, &key, false)
+        .map_err(|mismatch| Fault::NotOpened { target: address(), why: mismatch.to_string() })?;
+    let chained = head.headers.remove(header::SEC_WEBSOCKET_EXTENSIONS).filter(|_| ask.is_trusted());
+    hop::strip(&mut head.headers);
+    for name in HANDSHAKE {
+        head.headers.remove(name);
+    }
+    let speaks_grip = !ask.is_trusted() && !ask.route().rule.no_grip;
+    let link = Link::new(config.websocket.buffer_bytes as usize);
+    Ok(Tried::Open(Opening {
+        far: Far::Native(Rc::clone(&link)),
+        headers: head.headers,
+        grip: agreed.grip.filter(|_| speaks_grip),
+        extensions: chained,
+        actions: Vec::new(),
+        link: Some(Connected { link, wire, unread }),
+    }))
+}
+
+fn request(ask: &Ask, key: HeaderValue) -> Box<Request<Upload>> {
+    let mut request = Box::new(Request::new(Upload::Empty));
+    *request.method_mut() = Method::GET;
+    *request.uri_mut() = ask.request().uri().clone();
+    let mut headers = ask.request().headers().clone();
+    headers.remove(header::CONTENT_LENGTH);
+    headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+    headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
+    headers.insert(header::SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
+    headers.insert(header::SEC_WEBSOCKET_KEY, key);
+    headers.remove(header::SEC_WEBSOCKET_EXTENSIONS);
+    if !ask.route().rule.no_grip {
+        headers.insert(header::SEC_WEBSOCKET_EXTENSIONS, HeaderValue::from_static("grip"));
+    }
+    *request.headers_mut() = headers;
+    request
+}
+
+impl Connected {
+    /// Starts the task that carries frames, until one side is gone.
+    pub(super) fn start(self, shard: &Rc<Shard>) {
+        let shard = Rc::clone(shard);
+        tokio::task::spawn_local(async move {
+            let Self { link, wire, unread } = self;
+            let (reading, writing) = tokio::io::split(*wire);
+            let ended = tokio::select! {
+                ended = read(&shard, &link, reading, unread) => ended,
+                ended = write(&shard, &link, writing) => ended,
+            };
+            if let Err(error) = ended {
+                tracing::debug!(target: "fantail::websocket", %error, "an origin's connection ended");
+            }
+            shard.holds(|holds| holds.unlinked(&link));
+        });
+    }
+}
+
+/// Reads the origin as fast as the client takes it.
+async fn read(shard: &Shard, link: &Link, mut wire: ReadHalf<Wire>, unread: Bytes) -> io::Result<()> {
+    let mut reader = Reader::new(Role::Client, false);
+    let mut hear = |bytes: &mut [u8]| {
+        let heard = shard.holds(|holds| holds.hear_link(link, &mut reader, bytes));
+        heard.map_err(io::Error::other)
+    };
+    hear(&mut Vec::from(unread))?;
+    loop {
+        while shard.holds(|holds| holds.is_behind(link)) {
+            link.drained().await;
+        }
+        let read = poll_fn(|cx| {
+            // Lent for the time of one read, so that an idle connection has no buffer.
+            let mut scratch = shard.scratch.borrow_mut();
+            scratch.resize(SCRATCH, 0);
+            let mut buffer = ReadBuf::new(&mut scratch);
+            std::task::ready!(Pin::new(&mut wire).poll_read(cx, &mut buffer))?;
+            let filled = buffer.filled_mut();
+            let read = filled.len();
+            std::task::Poll::Ready(hear(filled).map(|()| read))
+        });
+        if read.await? == 0 {
+            return Ok(());
+        }
+    }
+}
+
+async fn write(shard: &Shard, link: &Link, mut wire: WriteHalf<Wire>) -> io::Result<()> {
+    while let Some(bytes) = link.next().await {
+        wire.write_all(&bytes).await?;
+        wire.flush().await?;
+        shard.holds(|holds| holds.link_has_room(link));
+    }
+    wire.shutdown().await
+}
+
+/// One read of an origin.
+const SCRATCH: usize = 64 << 10;
+/// Of the origin's handshake, not of the client's.
+const HANDSHAKE: [HeaderName; 3] =
+    [header::SEC_WEBSOCKET_ACCEPT, header::CONTENT_LENGTH, header::TRANSFER_ENCODING];
