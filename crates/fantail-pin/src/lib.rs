@@ -9,6 +9,7 @@
 mod fan_out;
 mod pins;
 mod queue;
+mod reading;
 mod record;
 mod ring;
 mod uring;

@@ -11,13 +11,12 @@ use std::rc::Rc;
 use bytes::Bytes;
 use rustix::event::{Timespec, epoll};
 use rustix::io::Errno;
-use rustix::net::{RecvFlags, recv};
 
 use crate::fan_out::Batches;
 use crate::queue::{Flushed, OutQueue, offer};
 use crate::record::{self, Reading, Record, State, TICK_MS, ticks};
 use crate::ring::{self, NEVER, Ring};
-use crate::{Event, FanOut, Form, KeepAlive, Limits, Outcome, PinId, Received, Rejected, Tally, Unpinned};
+use crate::{Event, FanOut, Form, KeepAlive, Limits, Outcome, PinId, Rejected, Tally, Unpinned};
 
 /// The held sockets of one shard, each with a value of its owner's. It belongs to one thread.
 ///
@@ -30,9 +29,9 @@ pub struct Pins<T> {
     pub(crate) limits: Limits,
     started_ms: u64,
     now_ms: u64,
-    pending: Vec<Event>,
+    pub(crate) pending: Vec<Event>,
     pub(crate) batches: Option<Batches>,
-    farewell: Bytes,
+    pub(crate) farewell: Bytes,
 }
 
 #[derive(Debug)]
@@ -63,11 +62,6 @@ impl<T> Pins<T> {
             batches,
             farewell: Bytes::new(),
         })
-    }
-
-    /// What a pin that is read gets at the end of its queue when that is full. Without one it just ends.
-    pub fn set_farewell(&mut self, farewell: Bytes) {
-        self.farewell = farewell;
     }
 
     /// Another descriptor of the poller, for the shard to wait on: when it is readable, call [`Self::turn`].
@@ -250,34 +244,6 @@ impl<T> Pins<T> {
         outcome
     }
 
-    /// Whether [`Event::Readable`] is wanted; to be called first before or after the pin gets its socket. A pin that
-    /// is read does not depart by its client's closing: that is read, too, behind what came before it.
-    pub fn set_reading(&mut self, id: PinId, wanted: bool) {
-        let reading = if wanted { Reading::Wanted } else { Reading::Paused };
-        let Some(record) = self.record_mut(id).filter(|record| record.reading != reading) else { return };
-        record.reading = reading;
-        if record.is_served() {
-            self.watch(id);
-        }
-    }
-
-    /// Reads what there is, up to the length of `buffer`. The end of the stream and a failure are an
-    /// [`Event::Departed`], found by writing.
-    pub fn read(&mut self, id: PinId, buffer: &mut [u8]) -> Received {
-        let Some(record) = self.record(id).filter(|record| record.is_served()) else {
-            return Received::Nothing;
-        };
-        let Some(socket) = &record.socket else { return Received::Nothing };
-        match recv(socket, buffer, RecvFlags::DONTWAIT) {
-            Ok((_, read @ 1..)) => Received::Bytes(read),
-            Err(Errno::AGAIN | Errno::INTR) => Received::Nothing,
-            Ok(_) | Err(_) => {
-                self.end(id, Event::Departed(id));
-                Received::Nothing
-            }
-        }
-    }
-
     /// Sends `keep_alive` from now on, first after `first_after_ms` (which the caller spreads, so that pins made
     /// together do not beat together) and then at its period. Replaces an earlier one.
     pub fn set_keep_alive(&mut self, id: PinId, keep_alive: Rc<KeepAlive>, first_after_ms: u32) {
@@ -437,23 +403,6 @@ impl<T> Pins<T> {
         if self.watch(id) { Outcome::Queued } else { Outcome::Gone }
     }
 
-    /// Ends a pin whose queue is full, with the farewell where there is one.
-    fn overflow(&mut self, id: PinId) {
-        let farewell = self.farewell.clone();
-        let Some(record) = self.record_mut(id) else { return };
-        let Some(queue) =
-            record.queue.as_mut().filter(|_| record.reading != Reading::Never && !farewell.is_empty())
-        else {
-            return self.end(id, Event::Overflow(id));
-        };
-        queue.push(farewell);
-        record.state = State::Finishing;
-        record.keep_alive = None;
-        record.deadline = NEVER;
-        self.pending.push(Event::Overflow(id));
-        self.watch(id);
-    }
-
     /// Acts on what the poller said about a socket; true if it would take more at once.
     fn react(&mut self, id: PinId, flags: epoll::EventFlags) -> bool {
         let Some(record) = self.record(id) else { return false };
@@ -537,7 +486,7 @@ impl<T> Pins<T> {
     }
 
     /// Ends a pin: no more writes, no more watching, and one last event.
-    fn end(&mut self, id: PinId, event: Event) {
+    pub(crate) fn end(&mut self, id: PinId, event: Event) {
         let Some(slot) = self.slots.get_mut(id.index as usize) else { return };
         let Some(record) = slot.record.as_mut() else { return };
         debug_assert_ne!(record.state, State::Ended, "an end is reported once");
@@ -551,7 +500,7 @@ impl<T> Pins<T> {
     }
 
     /// Tells the poller what to watch for; a socket that it will not watch is as good as gone.
-    fn watch(&mut self, id: PinId) -> bool {
+    pub(crate) fn watch(&mut self, id: PinId) -> bool {
         let Some(record) = self.record(id) else { return false };
         let Some(socket) = &record.socket else { return true };
         let watched = epoll::modify(&self.epoll, socket, data(id), record.watch()).is_ok();

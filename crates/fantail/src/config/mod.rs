@@ -405,4 +405,4 @@ pub const MAX_SHARDS: usize = 64;
 pub const DEFAULT_REALM: &str = "default";
 
 /// Keys and sections that a reload changes, those that the default file marks "(reload)".
-const RELOADED: &[&str] = &["client.body_bytes", "routes", "proxy", "origin", "grip", "realm"];
+const RELOADED: &[&str] = &["client.body_bytes", "routes", "proxy", "origin", "grip", "websocket", "realm"];

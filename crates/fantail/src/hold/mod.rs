@@ -56,6 +56,8 @@ pub struct Holds {
     subscriptions: Subscriptions,
     inflater: Inflater,
     deflater: Deflater,
+    /// WebSockets that take compressed items.
+    deflating: usize,
     /// What WebSockets are read into, one at a time.
     buffer: Vec<u8>,
     /// A client may have said more than was read.
@@ -71,6 +73,12 @@ pub struct Holds {
 struct Subscriptions {
     most: usize,
     channel_bytes: usize,
+}
+
+impl Subscriptions {
+    const fn new(config: &config::Grip) -> Self {
+        Self { most: config.subscriptions, channel_bytes: config.channel_bytes }
+    }
 }
 
 /// A new hold: who, and subscribed to what.
@@ -117,10 +125,8 @@ impl Holds {
             replay_at_ms: 0,
             now_ms: 0,
             websocket: config.websocket.clone(),
-            subscriptions: Subscriptions {
-                most: config.grip.subscriptions,
-                channel_bytes: config.grip.channel_bytes,
-            },
+            subscriptions: Subscriptions::new(&config.grip),
+            deflating: 0,
             inflater: Inflater::new(),
             deflater: Deflater::new(),
             buffer: Vec::new(),
@@ -196,6 +202,12 @@ impl Holds {
     /// Ends a hold that got no socket: its client left first.
     pub fn abandon(&mut self, id: PinId) {
         self.drop_pin(id);
+    }
+
+    /// Takes over what a reload has changed, for what happens from now on.
+    pub fn configure(&mut self, config: &config::Config) {
+        self.websocket = config.websocket.clone();
+        self.subscriptions = Subscriptions::new(&config.grip);
     }
 
     /// Moves the clock on: milliseconds since the shard started.
@@ -471,6 +483,7 @@ impl Holds {
     fn unsubscribe(&mut self, id: PinId) -> Option<(Option<OwnedFd>, Hold)> {
         self.unsubscribe_all(id);
         self.part(id, Farewell::Disconnect);
+        self.deflating -= usize::from(self.is_websocket(id) && self.pins.form(id) == Some(Form::Coded));
         let unpinned = self.pins.remove(id)?;
         self.gauge(unpinned.value.kind.list(), -1);
         Some((unpinned.socket, unpinned.value))

@@ -96,6 +96,7 @@ impl Holds {
             timers: Timers::new(self.now_ms),
         };
         let id = self.reserve(asked, form, HoldKind::WebSocket(Box::new(socket)))?;
+        self.deflating += usize::from(form == Form::Coded);
         match self.far(id) {
             Some(Far::OverHttp(far)) => far.pin.set(Some(id)),
             Some(Far::Native(link)) => link.pin.set(Some(id)),
@@ -317,9 +318,9 @@ impl Holds {
 
     /// Messages one after another, in both forms if there is any client for the second.
     pub(super) fn payload(&mut self, messages: &[&render::Message]) -> Payload {
-        let Self { deflater, websocket, .. } = self;
+        let Self { deflater, websocket, deflating, .. } = self;
         let plain = joined(&messages.iter().map(|message| message.plain()).collect::<Vec<_>>());
-        let coded = if websocket.deflate {
+        let coded = if *deflating > 0 {
             let least = websocket.deflate_from;
             joined(&messages.iter().map(|message| message.deflated(deflater, least)).collect::<Vec<_>>())
         } else {

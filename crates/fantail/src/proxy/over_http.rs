@@ -23,7 +23,7 @@ use crate::{
     error::Fault,
     hold::{Asking, Call, Far, Next, OverHttp},
     shard::Shard,
-    upstream::{Destination, Download, Failure, Unanswered, Upload},
+    upstream::{Destination, Download, DownloadError, Failure, Unanswered, Upload},
 };
 
 /// Starts the task that asks until the session has nothing more to say.
@@ -79,7 +79,7 @@ pub(super) async fn open(
         if head.status != StatusCode::OK || !over_http::is_events(&head.headers) {
             return Ok(Tried::Refused { head, ready: Bytes::new(), download: Some(download) });
         }
-        let body = collect(&mut download).await.map_err(&not_opened)?;
+        let body = collect(&mut download).await.map_err(|error| not_opened(error.to_string()))?;
         let mut actions = session.answered(head.status, &head.headers, &body, shard.now_ms());
         match actions.first() {
             None => {}
@@ -120,8 +120,8 @@ async fn post_events(shard: &Rc<Shard>, far: &Rc<OverHttp>, body: Bytes) -> Next
                     drop(download);
                     shard.holds(|holds| holds.answered(far, head.status, &head.headers, &body))
                 }
-                Err(why) => {
-                    tracing::info!(target: "fantail::websocket", why, "an answer of events is lost");
+                Err(error) => {
+                    tracing::info!(target: "fantail::websocket", %error, "an answer of events is lost");
                     shard.holds(|holds| holds.unanswered(far, over_http::Failure::Fatal))
                 }
             }
@@ -141,11 +141,20 @@ fn severity(failure: &Failure, is_unsent: bool) -> over_http::Failure {
     }
 }
 
-async fn collect(download: &mut Download) -> Result<Bytes, String> {
+/// An answer that ended before it could be read.
+#[derive(Debug, thiserror::Error)]
+enum Unreadable {
+    #[error(transparent)]
+    Lost(#[from] DownloadError),
+    #[error("the answer has more than {MAX_ANSWER_BYTES} bytes")]
+    TooLarge,
+}
+
+async fn collect(download: &mut Download) -> Result<Bytes, Unreadable> {
     let mut first = Bytes::new();
     let mut all = Vec::new();
     while let Some(frame) = download.frame().await {
-        let Ok(data) = frame.map_err(|error| error.to_string())?.into_data() else { continue };
+        let Ok(data) = frame?.into_data() else { continue };
         if first.is_empty() && all.is_empty() {
             first = data;
             continue;
@@ -154,12 +163,12 @@ async fn collect(download: &mut Download) -> Result<Bytes, String> {
             all.extend_from_slice(&first);
         }
         if all.len() + data.len() > MAX_ANSWER_BYTES {
-            return Err(format!("the answer has more than {MAX_ANSWER_BYTES} bytes"));
+            return Err(Unreadable::TooLarge);
         }
         all.extend_from_slice(&data);
     }
     if first.len() > MAX_ANSWER_BYTES {
-        return Err(format!("the answer has more than {MAX_ANSWER_BYTES} bytes"));
+        return Err(Unreadable::TooLarge);
     }
     Ok(if all.is_empty() { first } else { all.into() })
 }

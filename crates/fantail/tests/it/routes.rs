@@ -88,7 +88,7 @@ fn a_bad_file_changes_nothing() {
         "*,header=nocolon test\n",
         "*,realm=absent test\n",
         "*,sig_key=file:absent.pem test\n",
-        "* 127.0.0.1:1,over_http\n",
+        "* 127.0.0.1:1,ipc_file_mode=777\n",
         "* zhttp/tcp://127.0.0.1:1\n",
     ];
     for (n, line) in bad.iter().enumerate() {
@@ -130,7 +130,7 @@ fn sighup_reloads_the_configuration() {
 fn bad_routes_are_refused_at_start() {
     for line in [
         "x.example nohost",
-        "x.example 127.0.0.1:1,over_http",
+        "x.example 127.0.0.1:1,ipc_file_mode=777",
         "x.example,pathbeg=/x test",
         "x.example,realm=absent test",
     ] {
@@ -138,7 +138,7 @@ fn bad_routes_are_refused_at_start() {
         assert!(!status.success(), "{line}");
         let words: Vec<_> = line.split([' ', ',', '=']).collect();
         let at_fault =
-            words.iter().find(|w| ["nohost", "over_http", "pathbeg", "realm"].contains(w)).expect("one");
+            words.iter().find(|w| ["nohost", "ipc_file_mode", "pathbeg", "realm"].contains(w)).expect("one");
         assert!(text.contains(at_fault), "{line}: {text}");
     }
 }
