@@ -8,6 +8,7 @@ use crate::{
     json::Json,
     members::{Fault, Members},
     patch,
+    websocket::frame::CONTROL_MAX,
 };
 
 /// One message on one channel. Valid by construction: names and values of headers have no CR, LF or NUL.
@@ -209,6 +210,18 @@ fn ws_message(format: Members<'_, '_>) -> Result<WsMessage, Fault> {
                 None if matches!(kind, WsKind::Ping | WsKind::Pong) => Bytes::new(),
                 None => return Err(no_content("'ws-message'")),
             };
+            match kind {
+                // A client would have to end the connection.
+                WsKind::Text if std::str::from_utf8(&content).is_err() => {
+                    Err(Fault("'ws-message' of type text is not UTF-8".into()))?;
+                }
+                WsKind::Ping | WsKind::Pong if content.len() > CONTROL_MAX => {
+                    Err(Fault(format!(
+                        "'ws-message' of type ping or pong has more than {CONTROL_MAX} bytes"
+                    )))?;
+                }
+                _ => {}
+            }
             WsMessage::Send { kind, content }
         }
         Action::Hint => WsMessage::Hint,

@@ -13,7 +13,7 @@ use std::{
 use fantail_proto::{
     duplicate::Seen,
     item::{HttpResponse, Item, ResponseBody},
-    render::{Rendered, StreamPart},
+    render::{MessagePart, Rendered, StreamPart},
 };
 use hashbrown::HashMap;
 use parking_lot::Mutex;
@@ -365,7 +365,11 @@ fn weight(item: &Rendered) -> usize {
         },
         _ => 0,
     };
-    stream.max(response)
+    let message = match &item.message {
+        Some(MessagePart::Send(message)) => message.plain().len(),
+        _ => 0,
+    };
+    stream.max(response).max(message)
 }
 
 fn each(mut shards: u64) -> impl Iterator<Item = usize> {

@@ -135,6 +135,7 @@ fn formats_that_are_refused() {
             "'http-stream' contains 'content-filters', which do not exist yet",
         ),
         ("ws-message", "", "'ws-message' does not contain 'content' or 'content-bin'"),
+        ("ws-message", r#""type":"text","content-bin":"/w==""#, "'ws-message' of type text is not UTF-8"),
         ("ws-message", r#""type":"x","content":"""#, "'ws-message' contains 'type' with unknown value"),
         ("ws-message", r#""action":"close","code":-1"#, "'ws-message' contains 'code' with invalid value"),
         ("ws-message", r#""action":"close","code":"x""#, "'ws-message' contains 'code' with wrong type"),

@@ -58,9 +58,21 @@ pub struct Publish {
     /// Tell holds to ask the origin, instead of content
     #[arg(long, group = "action", conflicts_with = "content")]
     hint: bool,
-    /// End streams, instead of content
+    /// End streams and WebSockets, instead of content
     #[arg(long, group = "action", conflicts_with = "content")]
     close: bool,
+    /// The close code of ws-message [default: 1000]
+    #[arg(long, value_name = "N", requires = "close")]
+    close_code: Option<u16>,
+    /// The close reason of ws-message, with a code
+    #[arg(long, value_name = "TEXT", requires = "close_code")]
+    close_reason: Option<String>,
+    /// Have the origins of WebSockets over HTTP asked, instead of content
+    #[arg(long, group = "action", conflicts_with = "content")]
+    refresh: bool,
+    /// What ws-message is [default: text, or binary if the content is not UTF-8]
+    #[arg(long = "type", value_name = "TYPE")]
+    kind: Option<Kind>,
     /// CONTENT is a JSON Patch of the body that the origin gave with the hold (http-response only)
     #[arg(long, group = "action")]
     patch: bool,
@@ -95,6 +107,14 @@ enum Format {
     HttpResponse,
     HttpStream,
     WsMessage,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Kind {
+    Text,
+    Binary,
+    Ping,
+    Pong,
 }
 
 /// Why nothing was published.
@@ -145,7 +165,8 @@ fn try_publish(options: &Publish) -> Result<String, Error> {
     let grip_url = std::env::var("GRIP_URL").ok().filter(|url| !url.is_empty());
     let spec = options.spec.as_deref().or(grip_url.as_deref()).unwrap_or(LOCAL);
     let endpoint = Endpoint::new(spec, options)?;
-    let content = if options.hint || options.close { None } else { Some(Content::read(options)?) };
+    let content =
+        if options.hint || options.close || options.refresh { None } else { Some(Content::read(options)?) };
     let item = item(options, content.as_ref())?;
     let body = json!({ "items": [item] }).to_string();
     let runtime =
@@ -234,8 +255,15 @@ fn formats(options: &Publish, content: Option<&Content>) -> Result<Map<String, V
     let Some(content) = content else {
         return if options.hint {
             of(&[HttpResponse, HttpStream], "hint", &json!({ "action": "hint" }))
+        } else if options.refresh {
+            of(&[WsMessage], "refresh", &json!({ "action": "refresh" }))
         } else {
-            of(&[HttpStream, WsMessage], "close", &json!({ "action": "close" }))
+            let mut close = json!({ "action": "close" });
+            if let Some(code) = options.close_code {
+                close["code"] = json!(code);
+                close["reason"] = json!(options.close_reason.as_deref().unwrap_or_default());
+            }
+            of(&[HttpStream, WsMessage], "close", &close)
         };
     };
     let headers: Vec<_> = options.headers.iter().map(|(name, value)| json!([name, value])).collect();
@@ -249,11 +277,11 @@ fn formats(options: &Publish, content: Option<&Content>) -> Result<Map<String, V
     response[name] = body;
     let (name, stream) = member("content", content.for_http());
     let (ws_name, message) = member("content", content.bytes.clone());
-    let all = [
-        (HttpResponse, response),
-        (HttpStream, json!({ name: stream })),
-        (WsMessage, json!({ ws_name: message })),
-    ];
+    let mut ws_message = json!({ ws_name: message });
+    if let Some(kind) = options.kind {
+        ws_message["type"] = json!(kind.name());
+    }
+    let all = [(HttpResponse, response), (HttpStream, json!({ name: stream })), (WsMessage, ws_message)];
     Ok(all.into_iter().filter(|(f, _)| wanted(f)).map(|(f, value)| (f.name().to_owned(), value)).collect())
 }
 
@@ -262,6 +290,17 @@ fn member(name: &str, bytes: Vec<u8>) -> (String, Value) {
     match String::from_utf8(bytes) {
         Ok(text) => (name.to_owned(), Value::String(text)),
         Err(binary) => (format!("{name}-bin"), Value::String(BASE64.encode(binary.as_bytes()))),
+    }
+}
+
+impl Kind {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Text => "text",
+            Self::Binary => "binary",
+            Self::Ping => "ping",
+            Self::Pong => "pong",
+        }
     }
 }
 

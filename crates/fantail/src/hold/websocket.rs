@@ -252,10 +252,11 @@ impl Holds {
                 // Over the limit, the origin hears nothing: it has to reckon with that anyway.
                 if self.partings < MAX_PARTINGS || far.asking.get() {
                     self.partings += 1;
-                    if !far.asking.replace(true)
-                        && let Next::Ask(body) = self.go_on_asking(&far)
-                    {
-                        self.onward.push(Onward::Ask(Asking { far, body }));
+                    if !far.asking.replace(true) {
+                        match self.go_on_asking(&far) {
+                            Next::Done => {}
+                            next => self.onward.push(Onward::Ask(Asking { far, next })),
+                        }
                     }
                 }
             }
@@ -547,7 +548,7 @@ impl Holds {
         let body = far.session.borrow_mut().next(self.now_ms);
         if let Some(body) = body {
             far.asking.set(true);
-            self.onward.push(Onward::Ask(Asking { far, body }));
+            self.onward.push(Onward::Ask(Asking { far, next: Next::Ask(body) }));
         }
     }
 

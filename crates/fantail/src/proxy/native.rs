@@ -100,9 +100,15 @@ impl Connected {
         tokio::task::spawn_local(async move {
             let Self { link, wire, unread } = self;
             let (reading, writing) = tokio::io::split(*wire);
+            let patience = shard.snapshot.load().config.websocket.close_timeout;
+            let expired = async {
+                link.ended().await;
+                tokio::time::sleep(patience).await;
+            };
             let ended = tokio::select! {
                 ended = read(&shard, &link, reading, unread) => ended,
                 ended = write(&shard, &link, writing) => ended,
+                () = expired => Err(io::ErrorKind::TimedOut.into()),
             };
             if let Err(error) = ended {
                 tracing::debug!(target: "fantail::websocket", %error, "an origin's connection ended");

@@ -238,6 +238,16 @@ fn publish_makes_the_formats_asked_for() {
     assert_eq!(formats(&["--hint", "--format", "http-stream"]), json!({ "http-stream": hint }));
     let close = json!({"action": "close"});
     assert_eq!(formats(&["--close"]), json!({"http-stream": close, "ws-message": close}));
+    let with_code = json!({"action": "close", "code": 4000, "reason": "bye"});
+    assert_eq!(
+        formats(&["--close", "--close-code", "4000", "--close-reason", "bye", "--format", "ws-message"]),
+        json!({"ws-message": with_code})
+    );
+    assert_eq!(formats(&["--refresh"]), json!({"ws-message": {"action": "refresh"}}));
+    assert_eq!(
+        formats(&["x", "--type", "binary", "--format", "ws-message"]),
+        json!({"ws-message": {"content": "x", "type": "binary"}})
+    );
     let patch = r#"[{"op":"add","path":"/a","value":1}]"#;
     let body = serde_json::from_str::<Value>(patch).unwrap();
     let expected = json!({"code": 200, "headers": [], "body-patch": body});

@@ -71,6 +71,7 @@ pub struct Link {
     /// Nothing more will be written behind what is in `out`.
     ended: Cell<bool>,
     written: Notify,
+    over: Notify,
     pub(super) drained: Notify,
     limit: usize,
 }
@@ -83,6 +84,7 @@ impl Link {
             out: RefCell::default(),
             ended: Cell::new(false),
             written: Notify::new(),
+            over: Notify::new(),
             drained: Notify::new(),
             limit,
         })
@@ -99,6 +101,13 @@ impl Link {
                 return None;
             }
             self.written.notified().await;
+        }
+    }
+
+    /// Resolves when the client is gone: what waits then is written within a time, or not at all.
+    pub async fn ended(&self) {
+        while !self.ended.get() {
+            self.over.notified().await;
         }
     }
 
@@ -130,6 +139,7 @@ impl Link {
         self.pin.set(None);
         self.ended.set(true);
         self.written.notify_one();
+        self.over.notify_one();
         self.drained.notify_one();
     }
 }
@@ -145,13 +155,13 @@ fn key() -> [u8; 4] {
 #[derive(Debug)]
 pub struct Asking {
     pub far: Rc<OverHttp>,
-    pub body: Bytes,
+    pub next: Next,
 }
 
-/// What follows an answer.
+/// What a session that is being asked for does next.
 #[derive(Debug)]
 pub enum Next {
-    /// Another request.
+    /// A request with this body.
     Ask(Bytes),
     /// The client is gone, and the origin is to hear of it again so many milliseconds later.
     Wait(u64),
