@@ -103,7 +103,7 @@ impl<T> Pins<T> {
     /// cannot be watched, the event says so; a stale id closes the socket.
     pub fn attach(&mut self, id: PinId, socket: OwnedFd) {
         let tick = self.tick();
-        let send_timeout_ms = self.limits.send_timeout_ms;
+        let limits = self.limits;
         let Some(record) = self.record_mut(id) else { return };
         debug_assert!(record.socket.is_none(), "a pin has one socket for life");
         let queued = record.queue.is_some();
@@ -117,7 +117,7 @@ impl<T> Pins<T> {
             State::Open => WATCH_IDLE,
         };
         if let Some(queue) = &mut record.queue {
-            queue.moved = tick;
+            queue.restart(tick);
         }
         if epoll::add(&self.epoll, &socket, data(id), flags).is_err() {
             return self.end(id, Event::Departed(id));
@@ -125,7 +125,7 @@ impl<T> Pins<T> {
         let Some(record) = self.record_mut(id) else { return };
         record.socket = Some(socket);
         if queued {
-            let stall = record.stall_tick(send_timeout_ms);
+            let stall = record.stall_tick(&limits);
             self.ring.arm(id.index, stall);
             // What it leaves, the poller reports again: a queued socket is watched by level.
             self.flush(id);
@@ -357,7 +357,7 @@ impl<T> Pins<T> {
 
     fn enqueue(&mut self, id: PinId, bytes: Bytes, queue_limit: usize) -> Outcome {
         let tick = self.tick();
-        let send_timeout_ms = self.limits.send_timeout_ms;
+        let limits = self.limits;
         let Some(record) = self.record_mut(id) else { return Outcome::Gone };
         if let Some(queue) = &mut record.queue {
             if queue.cost_with(bytes.len()) > queue_limit {
@@ -368,7 +368,7 @@ impl<T> Pins<T> {
             return Outcome::Queued;
         }
         record.queue = Some(Box::new(OutQueue::new(bytes, tick)));
-        let stall = record.stall_tick(send_timeout_ms);
+        let stall = record.stall_tick(&limits);
         if stall != NEVER {
             self.ring.arm(id.index, stall);
         }
@@ -392,7 +392,7 @@ impl<T> Pins<T> {
 
     /// Offers the queue to the socket once; true if it took all that and there is more.
     fn flush(&mut self, id: PinId) -> bool {
-        let tick = self.tick();
+        let (tick, pace) = (self.tick(), self.limits.pace);
         let Some(record) = self.record_mut(id) else { return false };
         let (Some(queue), Some(socket)) = (&mut record.queue, &record.socket) else { return false };
         let flushed = queue.flush(socket);
@@ -408,12 +408,12 @@ impl<T> Pins<T> {
                 }
             }
             Ok(Flushed::Eager) => {
-                queue.moved = tick;
+                queue.moved(tick, pace);
                 record.touch(tick);
                 return true;
             }
             Ok(Flushed::Full { moved: true }) => {
-                queue.moved = tick;
+                queue.moved(tick, pace);
                 record.touch(tick);
             }
             Ok(Flushed::Full { moved: false }) => {}
@@ -423,11 +423,11 @@ impl<T> Pins<T> {
 
     fn expire_pin(&mut self, index: u32, tally: &mut Tally) {
         let now = self.tick();
-        let Limits { send_timeout_ms, queue_bytes } = self.limits;
+        let limits = self.limits;
         let Some(slot) = self.slots.get_mut(index as usize) else { return };
         let Some(record) = slot.record.as_mut() else { return };
         let id = PinId { index, generation: slot.generation };
-        if record.stall_tick(send_timeout_ms) <= now {
+        if record.stall_tick(&limits) <= now {
             self.end(id, Event::Stalled(id));
             return;
         }
@@ -437,10 +437,10 @@ impl<T> Pins<T> {
         }
         if let Some(keep_alive) = record.take_beat(now) {
             let bytes = keep_alive.payload.framed(record.framing);
-            tally.count(self.deliver(id, bytes, queue_bytes), bytes.len());
+            tally.count(self.deliver(id, bytes, limits.queue_bytes), bytes.len());
         }
         if let Some(record) = self.record(id).filter(|record| record.state != State::Ended) {
-            let tick = record.next_look(send_timeout_ms);
+            let tick = record.next_look(&limits);
             if tick != NEVER {
                 self.ring.arm(index, tick);
             }

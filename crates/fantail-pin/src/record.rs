@@ -6,7 +6,7 @@ use std::rc::Rc;
 
 use crate::queue::OutQueue;
 use crate::ring::NEVER;
-use crate::{Framing, KeepAlive, KeepAliveMode};
+use crate::{Framing, KeepAlive, KeepAliveMode, Limits};
 
 /// Milliseconds in a tick: keep-alives and time-outs are seconds, so a tenth is fine enough.
 pub(crate) const TICK_MS: u32 = 100;
@@ -61,15 +61,15 @@ impl<T> Record<T> {
     }
 
     /// The earliest tick at which this pin needs a look.
-    pub(crate) fn next_look(&self, send_timeout_ms: u32) -> u32 {
-        self.deadline.min(self.beat_tick()).min(self.stall_tick(send_timeout_ms))
+    pub(crate) fn next_look(&self, limits: &Limits) -> u32 {
+        self.deadline.min(self.beat_tick()).min(self.stall_tick(limits))
     }
 
-    /// When the queue counts as stalled: a tick more than the time-out, so as never to be early.
-    pub(crate) fn stall_tick(&self, send_timeout_ms: u32) -> u32 {
+    /// When the queue counts as stalled.
+    pub(crate) fn stall_tick(&self, limits: &Limits) -> u32 {
         // Who has no socket yet does not keep its client waiting.
         let queue = self.queue.as_ref().filter(|_| self.socket.is_some());
-        queue.map_or(NEVER, |queue| queue.moved.saturating_add(ticks(send_timeout_ms) + 1))
+        queue.map_or(NEVER, |queue| queue.stall_tick(limits))
     }
 
     fn beat_tick(&self) -> u32 {

@@ -10,14 +10,14 @@ use std::rc::Rc;
 
 use bytes::Bytes;
 use fantail_pin::{
-    Event, FanOut, Framing, ITEM_COST, KeepAlive, KeepAliveMode, Limits, Outcome, Payload, PinId, Pins,
+    Event, FanOut, Framing, ITEM_COST, KeepAlive, KeepAliveMode, Limits, Outcome, Pace, Payload, PinId, Pins,
     Tally, io_uring_available,
 };
 use proptest::prelude::*;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::sockopt;
 
-const LIMITS: Limits = Limits { queue_bytes: 1 << 20, send_timeout_ms: 10_000 };
+const LIMITS: Limits = Limits { queue_bytes: 1 << 20, send_timeout_ms: 10_000, pace: None };
 const START_MS: u64 = 77_777;
 /// More than any socket of these tests takes at once.
 const FLOOD: usize = 1 << 20;
@@ -342,6 +342,31 @@ fn a_queue_that_does_not_move_is_stalled() {
     assert_eq!(expire(&mut pins, late), (vec![Event::Stalled(id)], 0));
     assert_eq!(expire(&mut pins, late + 100_000), (vec![], 0));
     assert_eq!((turn(&mut pins), pins.next_expiry_ms()), (vec![], None));
+}
+
+/// A client takes a little every five seconds: whether it is enough, the pace says.
+#[test]
+fn a_queue_that_moves_too_slowly_is_stalled() {
+    for (bytes, enough) in [(100_000, false), (1_000, true)] {
+        let limits = Limits { pace: Some(Pace { bytes, within_ms: 20_000 }), ..LIMITS };
+        let mut pins = Pins::new(FanOut::Send, limits, START_MS).unwrap();
+        let (socket, mut peer) = unix();
+        let id = pins.insert(socket, Framing::Raw, 0).unwrap();
+        assert_eq!(pins.write(id, &vec![0; FLOOD].into()), Outcome::Queued);
+        let mut ended = None;
+        for seconds in (5..40).step_by(5) {
+            let (events, _) = expire(&mut pins, START_MS + seconds * 1000);
+            if !events.is_empty() {
+                ended = Some((seconds, events));
+                break;
+            }
+            assert!(!peer.read_all().is_empty());
+            assert_eq!(turn(&mut pins), []);
+        }
+        assert!(pins.queue_len(id) > 0);
+        let wanted = (!enough).then(|| (25, vec![Event::Stalled(id)]));
+        assert_eq!(ended, wanted, "{bytes} bytes in 20 s");
+    }
 }
 
 #[test]

@@ -7,13 +7,13 @@ use std::{
     pin::pin,
     process::ExitCode,
     rc::Rc,
-    sync::{Arc, atomic::AtomicUsize},
+    sync::Arc,
     thread,
     time::Duration,
 };
 
 use arc_swap::ArcSwap;
-use fantail_pin::{FanOut, Limits};
+use fantail_pin::{FanOut, Limits, Pace};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::{
     net::TcpListener,
@@ -25,7 +25,7 @@ use tokio::{
 use crate::{
     admin::{self, Phase},
     cli,
-    client::Connections,
+    client::{Connections, Crowd},
     config::{self, Address, Config},
     drain::{Signal, Signals},
     hold::Holds,
@@ -178,14 +178,18 @@ impl Server {
         let config = &self.snapshot().config;
         let shards = config.server.shards;
         let limit = connection_limit(config.client.connections);
-        let all = Arc::new(AtomicUsize::new(0));
+        let crowd = Crowd::new(limit, config.client.connections_per_address);
         let (ended, endings) = mpsc::channel(shards);
         let mut counters = Vec::new();
         for index in 0..shards {
             let counted = Arc::new(Counters::default());
             let limits = Limits {
                 queue_bytes: config.client.queue_bytes,
-                send_timeout_ms: u32::try_from(config.client.send_timeout.as_millis()).unwrap_or(u32::MAX),
+                send_timeout_ms: milliseconds(config.client.send_timeout),
+                pace: config.client.pace.map(|pace| Pace {
+                    bytes: usize::try_from(pace.bytes).unwrap_or(usize::MAX),
+                    within_ms: milliseconds(pace.within),
+                }),
             };
             let thread = Thread {
                 index,
@@ -193,8 +197,7 @@ impl Server {
                 snapshot: Arc::clone(&self.snapshot),
                 counters: Arc::clone(&counted),
                 output: output.clone(),
-                limit,
-                all: Arc::clone(&all),
+                crowd: Arc::clone(&crowd),
                 fan_out: self.fan_out,
                 limits,
                 stopping: stopping.clone(),
@@ -294,6 +297,10 @@ async fn stopped(mut stopping: watch::Receiver<bool>) {
     drop(stopping.wait_for(|stop| *stop).await);
 }
 
+fn milliseconds(time: Duration) -> u32 {
+    u32::try_from(time.as_millis()).unwrap_or(u32::MAX)
+}
+
 /// Connections that the limit of open files allows, which is raised as far as it goes.
 fn connection_limit(configured: usize) -> usize {
     let files = getrlimit(Resource::Nofile);
@@ -324,8 +331,7 @@ struct Thread {
     snapshot: Arc<ArcSwap<Snapshot>>,
     counters: Arc<Counters>,
     output: Output,
-    limit: usize,
-    all: Arc<AtomicUsize>,
+    crowd: Arc<Crowd>,
     fan_out: FanOut,
     limits: Limits,
     stopping: watch::Receiver<bool>,
@@ -338,8 +344,8 @@ impl Thread {
     }
 
     async fn serve(self, bounds: Vec<Bound>) -> io::Result<()> {
-        let Self { index, hub, snapshot, counters, output, limit, all, fan_out, limits, stopping } = self;
-        let connections = Connections::new(limit, all, Arc::clone(&counters));
+        let Self { index, hub, snapshot, counters, output, crowd, fan_out, limits, stopping } = self;
+        let connections = Connections::new(crowd, Arc::clone(&counters));
         let holds = Holds::new(Arc::clone(&hub), index, fan_out, limits, Arc::clone(&counters))?;
         let access = output.access();
         let shard = Shard::new(Parts { index, hub, snapshot, counters, connections, access, holds });

@@ -3,7 +3,7 @@
 use std::{
     io::{ErrorKind, Read},
     os::{fd::OwnedFd, unix::net::UnixStream},
-    sync::{Arc, atomic::AtomicUsize},
+    sync::Arc,
     time::Duration,
 };
 
@@ -18,7 +18,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::{
-    client::{Client, Connections},
+    client::{Client, Connections, Crowd},
     config,
     hold::{Asked, Poll, Shape, Subscription},
     hub::{Hub, RealmId},
@@ -36,14 +36,14 @@ impl Shard {
         let config = config::Hub { id_ttl: Duration::from_mins(1), ids: 10, mailbox_items: 1000 };
         let hub = Arc::new(Hub::new(1, &config));
         let counters = Arc::new(Counters::default());
-        let limits = Limits { queue_bytes: 1 << 20, send_timeout_ms: 60_000 };
+        let limits = Limits { queue_bytes: 1 << 20, send_timeout_ms: 60_000, pace: None };
         let holds = Holds::new(Arc::clone(&hub), 0, FanOut::Send, limits, Arc::clone(&counters)).unwrap();
-        let connections = Connections::new(usize::MAX, Arc::new(AtomicUsize::new(0)), counters);
+        let connections = Connections::new(Crowd::new(usize::MAX, 0), counters);
         Self { hub, holds, connections }
     }
 
     fn client(&self) -> Client {
-        Client { peer: None, slot: self.connections.take() }
+        self.connections.take(None).unwrap()
     }
 
     fn stream(&mut self, who: &Subscriber) -> (PinId, UnixStream) {
