@@ -153,7 +153,7 @@ pub enum KeepAliveMode {
 #[derive(Clone, Debug)]
 pub struct KeepAlive {
     pub payload: Payload,
-    /// The period in milliseconds; rounded up to the 100 ms of the ring.
+    /// The period in milliseconds, rounded up to the 100 ms of the ring; each is up to 900 ms shorter.
     pub every_ms: u32,
     pub mode: KeepAliveMode,
 }

@@ -14,7 +14,7 @@ use rustix::io::Errno;
 
 use crate::fan_out::Batches;
 use crate::queue::{Flushed, OutQueue, offer};
-use crate::record::{Record, State, TICK_MS, ticks};
+use crate::record::{Record, State, TICK_MS};
 use crate::ring::{self, NEVER, Ring};
 use crate::{Event, FanOut, Framing, KeepAlive, Limits, Outcome, PinId, Rejected, Tally, Unpinned};
 
@@ -26,6 +26,7 @@ pub struct Pins<T> {
     vacant: Vec<u32>,
     epoll: OwnedFd,
     ring: Ring,
+    draws: Draws,
     pub(crate) limits: Limits,
     started_ms: u64,
     now_ms: u64,
@@ -54,6 +55,7 @@ impl<T> Pins<T> {
             vacant: Vec::new(),
             epoll: epoll::create(epoll::CreateFlags::CLOEXEC)?,
             ring: Ring::new(FIRST_TICK),
+            draws: Draws(DRAWS_SEED),
             limits,
             started_ms: now_ms,
             now_ms,
@@ -217,12 +219,13 @@ impl<T> Pins<T> {
     }
 
     /// Sends `keep_alive` from now on, first after `first_after_ms` (which the caller spreads, so that pins made
-    /// together do not beat together) and then at its period. Replaces an earlier one.
+    /// together do not beat together) and then at its period, each time up to 0.9 s earlier, so that pins written
+    /// to together do not either. Replaces an earlier one.
     pub fn set_keep_alive(&mut self, id: PinId, keep_alive: Rc<KeepAlive>, first_after_ms: u32) {
         let first = self.tick_after(first_after_ms);
+        let early = self.draws.next();
         if let Some(record) = self.record_mut(id).filter(|record| record.state == State::Open) {
-            record.mark = first.saturating_sub(ticks(keep_alive.every_ms));
-            record.keep_alive = Some(keep_alive);
+            record.keep_alive(keep_alive, first, early);
             self.ring.arm(id.index, first);
         }
     }
@@ -424,6 +427,7 @@ impl<T> Pins<T> {
     fn expire_pin(&mut self, index: u32, tally: &mut Tally) {
         let now = self.tick();
         let limits = self.limits;
+        let early = self.draws.next();
         let Some(slot) = self.slots.get_mut(index as usize) else { return };
         let Some(record) = slot.record.as_mut() else { return };
         let id = PinId { index, generation: slot.generation };
@@ -435,7 +439,7 @@ impl<T> Pins<T> {
             record.deadline = NEVER;
             self.pending.push(Event::Due(id));
         }
-        if let Some(keep_alive) = record.take_beat(now) {
+        if let Some(keep_alive) = record.take_beat(now, early) {
             let bytes = keep_alive.payload.framed(record.framing);
             tally.count(self.deliver(id, bytes, limits.queue_bytes), bytes.len());
         }
@@ -511,6 +515,20 @@ fn unwatch(epoll: &OwnedFd, socket: &OwnedFd) {
     debug_assert!(unwatched.is_ok(), "a pin is watched until it ends: {unwatched:?}");
 }
 
+/// How much earlier the next keep-alive of a pin comes, in ticks, evenly drawn (xorshift: G. Marsaglia, 2003). It
+/// spreads load and hides nothing, so every table may draw the same.
+struct Draws(u32);
+
+impl Draws {
+    fn next(&mut self) -> u8 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 17;
+        self.0 ^= self.0 << 5;
+        // Below EARLY_TICKS, which fits.
+        ((u64::from(self.0) * u64::from(EARLY_TICKS)) >> 32) as u8
+    }
+}
+
 /// The price of a pin beside its value and the kernel's part.
 const _: () = assert!(size_of::<Slot<u64>>() - size_of::<u64>() + ring::LINK_SIZE <= 64);
 
@@ -520,6 +538,9 @@ const TURN_BATCH: usize = 256;
 const EXPIRY_BATCH: usize = 1024;
 /// Far enough from zero that any period can be subtracted (a period is at most 2^32 ms, 2^25.4 ticks).
 const FIRST_TICK: u32 = 1 << 26;
+/// A keep-alive is early by less than a second (spec 3.8).
+const EARLY_TICKS: u8 = 10;
+const DRAWS_SEED: u32 = 0x9E37_79B9;
 const NO_WAIT: Timespec = Timespec { tv_sec: 0, tv_nsec: 0 };
 
 /// With nothing queued only a departure matters, once.

@@ -34,6 +34,8 @@ pub(crate) struct Record<T> {
     pub(crate) deadline: u32,
     pub(crate) state: State,
     pub(crate) framing: Framing,
+    /// By so many ticks the keep-alive's current period is shorter.
+    early: u8,
     /// The batch being gathered has a write to this socket; a second one must wait for its result.
     pub(crate) in_batch: bool,
 }
@@ -49,6 +51,7 @@ impl<T> Record<T> {
             deadline: NEVER,
             state: State::Open,
             framing,
+            early: 0,
             in_batch: false,
         }
     }
@@ -72,15 +75,25 @@ impl<T> Record<T> {
         queue.map_or(NEVER, |queue| queue.stall_tick(limits))
     }
 
-    fn beat_tick(&self) -> u32 {
-        self.keep_alive
-            .as_ref()
-            .map_or(NEVER, |keep_alive| self.mark.saturating_add(ticks(keep_alive.every_ms)))
+    /// Beats from `first` on; the period after it is `early` ticks shorter.
+    pub(crate) fn keep_alive(&mut self, keep_alive: Rc<KeepAlive>, first: u32, early: u8) {
+        self.early = early;
+        self.mark = first.saturating_sub(self.period(&keep_alive));
+        self.keep_alive = Some(keep_alive);
     }
 
-    /// If a keep-alive is due, starts its next period and returns it unless something is queued: then the
-    /// client has bytes to come anyway.
-    pub(crate) fn take_beat(&mut self, now: u32) -> Option<Rc<KeepAlive>> {
+    fn beat_tick(&self) -> u32 {
+        let keep_alive = self.keep_alive.as_deref();
+        keep_alive.map_or(NEVER, |keep_alive| self.mark.saturating_add(self.period(keep_alive)))
+    }
+
+    fn period(&self, keep_alive: &KeepAlive) -> u32 {
+        ticks(keep_alive.every_ms).saturating_sub(self.early.into()).max(1)
+    }
+
+    /// If a keep-alive is due, starts its next period, `early` ticks shorter, and returns it unless something
+    /// is queued: then the client has bytes to come anyway.
+    pub(crate) fn take_beat(&mut self, now: u32, early: u8) -> Option<Rc<KeepAlive>> {
         let due = self.beat_tick();
         if due > now {
             return None;
@@ -88,8 +101,9 @@ impl<T> Record<T> {
         let keep_alive = self.keep_alive.clone()?;
         self.mark = match keep_alive.mode {
             KeepAliveMode::Idle => now,
-            KeepAliveMode::Interval => now - (now - due) % ticks(keep_alive.every_ms),
+            KeepAliveMode::Interval => now - (now - due) % self.period(&keep_alive),
         };
+        self.early = early;
         self.queue.is_none().then_some(keep_alive)
     }
 }
