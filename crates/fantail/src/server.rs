@@ -177,7 +177,8 @@ impl Server {
     ) -> io::Result<(mpsc::Receiver<usize>, Vec<Arc<Counters>>)> {
         let config = &self.snapshot().config;
         let shards = config.server.shards;
-        let limit = connection_limit(config.client.connections);
+        let origins = shards.saturating_mul(config.origin.connections);
+        let limit = connection_limit(config.client.connections, origins);
         let crowd = Crowd::new(limit, config.client.connections_per_address);
         let (ended, endings) = mpsc::channel(shards);
         let mut counters = Vec::new();
@@ -301,8 +302,9 @@ fn milliseconds(time: Duration) -> u32 {
     u32::try_from(time.as_millis()).unwrap_or(u32::MAX)
 }
 
-/// Connections that the limit of open files allows, which is raised as far as it goes.
-fn connection_limit(configured: usize) -> usize {
+/// Connections that the limit of open files allows, which is raised as far as it goes, when origins may have
+/// `origins` of them.
+fn connection_limit(configured: usize, origins: usize) -> usize {
     let files = getrlimit(Resource::Nofile);
     if let Some(most) = files.maximum
         && files.current != files.maximum
@@ -313,7 +315,9 @@ fn connection_limit(configured: usize) -> usize {
     let files = getrlimit(Resource::Nofile)
         .current
         .map_or(usize::MAX, |files| usize::try_from(files).unwrap_or(usize::MAX));
-    let reserve = (files / 8).clamp(RESERVED_FILES_MIN, RESERVED_FILES_MAX);
+    let own = (files / 8).clamp(RESERVED_FILES_MIN, RESERVED_FILES_MAX);
+    // A client's request needs one connection to an origin: more than half would be of no use.
+    let reserve = own.saturating_add(origins).min(files / 2);
     let allowed = files.saturating_sub(reserve).max(1);
     if configured == 0 {
         return allowed;
@@ -390,6 +394,6 @@ const CONTROL_THREADS: usize = 2;
 const DRAIN_GRACE: Duration = Duration::from_secs(1);
 /// Access lines are written, and idle connections to origins closed, so often.
 const TIDY_EVERY: Duration = Duration::from_millis(200);
-/// Files that clients leave to the control port, the log and origins.
+/// Files that clients leave to the control port, the log and whatever the process needs.
 const RESERVED_FILES_MIN: usize = 100;
 const RESERVED_FILES_MAX: usize = 1024;
