@@ -16,7 +16,7 @@ fn fan_out(criterion: &mut Criterion) {
     let payload = Payload { plain: vec![b'x'; ITEM].into(), ..Payload::default() };
     let ways = [Some(FanOut::Send), io_uring_available().then_some(FanOut::IoUring)];
     for way in ways.into_iter().flatten() {
-        let limits = Limits { queue_bytes: 1 << 16, send_timeout_ms: 10_000 };
+        let limits = Limits { queue_bytes: 1 << 16, send_timeout_ms: 10_000, pace: None };
         let mut pins = Pins::new(way, limits, 0).unwrap();
         let (sockets, mut peers): (Vec<_>, Vec<_>) = (0..PINS).map(|_| UnixStream::pair().unwrap()).unzip();
         let ids: Vec<_> =

@@ -73,7 +73,7 @@ impl Rival {
 
     fn table(way: FanOut, connections: usize, bytes: usize) -> Self {
         let (sockets, reader) = connect(connections, bytes);
-        let limits = Limits { queue_bytes: 1 << 16, send_timeout_ms: 10_000 };
+        let limits = Limits { queue_bytes: 1 << 16, send_timeout_ms: 10_000, pace: None };
         let mut pins = Box::new(Pins::new(way, limits, 0).unwrap());
         let ids = sockets.into_iter().map(|s| pins.insert(s, Form::Plain, ()).unwrap()).collect();
         Self { name: format!("{way:?}"), way: Way::Table { pins, ids }, reader, costs: Vec::new() }

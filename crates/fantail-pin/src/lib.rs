@@ -65,6 +65,15 @@ pub struct Limits {
     pub queue_bytes: usize,
     /// A pin whose queue has not moved for so long, in milliseconds, is ended as stalled.
     pub send_timeout_ms: u32,
+    /// A pin whose queue moves, but by less than this, is ended as stalled too.
+    pub pace: Option<Pace>,
+}
+
+/// The least progress of a queue: while something waits, each `bytes` go out within `within_ms` milliseconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pace {
+    pub bytes: usize,
+    pub within_ms: u32,
 }
 
 /// What a waiting item costs beside its bytes, which are shared: its entry in the queue.
@@ -126,7 +135,7 @@ pub enum Event {
     /// The queue passed [`Limits::queue_bytes`]. A pin that is read takes [`Pins::set_farewell`] as its tail, and
     /// another event follows when that is written, or will not be.
     Overflow(PinId),
-    /// Nothing of the queue went out for [`Limits::send_timeout_ms`].
+    /// Nothing of the queue went out for [`Limits::send_timeout_ms`], or less than [`Limits::pace`].
     Stalled(PinId),
     /// The time of [`Pins::set_deadline`] has come; the pin stays writable.
     Due(PinId),
@@ -160,7 +169,7 @@ pub enum KeepAliveMode {
 #[derive(Clone, Debug)]
 pub struct KeepAlive {
     pub payload: Payload,
-    /// The period in milliseconds; rounded up to the 100 ms of the ring.
+    /// The period in milliseconds, rounded up to the 100 ms of the ring; each is up to 900 ms shorter.
     pub every_ms: u32,
     pub mode: KeepAliveMode,
 }

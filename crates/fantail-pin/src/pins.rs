@@ -14,7 +14,7 @@ use rustix::io::Errno;
 
 use crate::fan_out::Batches;
 use crate::queue::{Flushed, OutQueue, offer};
-use crate::record::{self, Reading, Record, State, TICK_MS, ticks};
+use crate::record::{self, Reading, Record, State, TICK_MS};
 use crate::ring::{self, NEVER, Ring};
 use crate::{Event, FanOut, Form, KeepAlive, Limits, Outcome, PinId, Rejected, Tally, Unpinned};
 
@@ -26,6 +26,7 @@ pub struct Pins<T> {
     vacant: Vec<u32>,
     epoll: OwnedFd,
     ring: Ring,
+    draws: Draws,
     pub(crate) limits: Limits,
     started_ms: u64,
     now_ms: u64,
@@ -55,6 +56,7 @@ impl<T> Pins<T> {
             vacant: Vec::new(),
             epoll: epoll::create(epoll::CreateFlags::CLOEXEC)?,
             ring: Ring::new(FIRST_TICK),
+            draws: Draws(DRAWS_SEED),
             limits,
             started_ms: now_ms,
             now_ms,
@@ -105,7 +107,7 @@ impl<T> Pins<T> {
     /// cannot be watched, the event says so; a stale id closes the socket.
     pub fn attach(&mut self, id: PinId, socket: OwnedFd) {
         let tick = self.tick();
-        let send_timeout_ms = self.limits.send_timeout_ms;
+        let limits = self.limits;
         let Some(record) = self.record_mut(id) else { return };
         debug_assert!(record.socket.is_none(), "a pin has one socket for life");
         let queued = record.queue.is_some();
@@ -115,7 +117,7 @@ impl<T> Pins<T> {
         }
         let flags = record.watch();
         if let Some(queue) = &mut record.queue {
-            queue.moved = tick;
+            queue.restart(tick);
         }
         if epoll::add(&self.epoll, &socket, data(id), flags).is_err() {
             return self.end(id, Event::Departed(id));
@@ -123,7 +125,7 @@ impl<T> Pins<T> {
         let Some(record) = self.record_mut(id) else { return };
         record.socket = Some(socket);
         if queued {
-            let stall = record.stall_tick(send_timeout_ms);
+            let stall = record.stall_tick(&limits);
             self.ring.arm(id.index, stall);
             // What it leaves, the poller reports again: a queued socket is watched by level.
             self.flush(id);
@@ -245,12 +247,13 @@ impl<T> Pins<T> {
     }
 
     /// Sends `keep_alive` from now on, first after `first_after_ms` (which the caller spreads, so that pins made
-    /// together do not beat together) and then at its period. Replaces an earlier one.
+    /// together do not beat together) and then at its period, each time up to 0.9 s earlier, so that pins written
+    /// to together do not either. Replaces an earlier one.
     pub fn set_keep_alive(&mut self, id: PinId, keep_alive: Rc<KeepAlive>, first_after_ms: u32) {
         let first = self.tick_after(first_after_ms);
+        let early = self.draws.next();
         if let Some(record) = self.record_mut(id).filter(|record| record.state == State::Open) {
-            record.mark = first.saturating_sub(ticks(keep_alive.every_ms));
-            record.keep_alive = Some(keep_alive);
+            record.keep_alive(keep_alive, first, early);
             self.ring.arm(id.index, first);
         }
     }
@@ -385,7 +388,7 @@ impl<T> Pins<T> {
 
     fn enqueue(&mut self, id: PinId, bytes: Bytes, queue_limit: usize) -> Outcome {
         let tick = self.tick();
-        let send_timeout_ms = self.limits.send_timeout_ms;
+        let limits = self.limits;
         let Some(record) = self.record_mut(id) else { return Outcome::Gone };
         if let Some(queue) = &mut record.queue {
             if queue.cost_with(bytes.len()) > queue_limit {
@@ -396,7 +399,7 @@ impl<T> Pins<T> {
             return Outcome::Queued;
         }
         record.queue = Some(Box::new(OutQueue::new(bytes, tick)));
-        let stall = record.stall_tick(send_timeout_ms);
+        let stall = record.stall_tick(&limits);
         if stall != NEVER {
             self.ring.arm(id.index, stall);
         }
@@ -429,7 +432,7 @@ impl<T> Pins<T> {
 
     /// Offers the queue to the socket once; true if it took all that and there is more.
     fn flush(&mut self, id: PinId) -> bool {
-        let tick = self.tick();
+        let (tick, pace) = (self.tick(), self.limits.pace);
         let Some(record) = self.record_mut(id) else { return false };
         let (Some(queue), Some(socket)) = (&mut record.queue, &record.socket) else { return false };
         let flushed = queue.flush(socket);
@@ -446,12 +449,12 @@ impl<T> Pins<T> {
                 }
             }
             Ok(Flushed::Eager) => {
-                queue.moved = tick;
+                queue.moved(tick, pace);
                 record.touch(tick);
                 return true;
             }
             Ok(Flushed::Full { moved: true }) => {
-                queue.moved = tick;
+                queue.moved(tick, pace);
                 record.touch(tick);
             }
             Ok(Flushed::Full { moved: false }) => {}
@@ -461,11 +464,12 @@ impl<T> Pins<T> {
 
     fn expire_pin(&mut self, index: u32, tally: &mut Tally) {
         let now = self.tick();
-        let Limits { send_timeout_ms, queue_bytes } = self.limits;
+        let limits = self.limits;
+        let early = self.draws.next();
         let Some(slot) = self.slots.get_mut(index as usize) else { return };
         let Some(record) = slot.record.as_mut() else { return };
         let id = PinId { index, generation: slot.generation };
-        if record.stall_tick(send_timeout_ms) <= now {
+        if record.stall_tick(&limits) <= now {
             self.end(id, Event::Stalled(id));
             return;
         }
@@ -473,12 +477,12 @@ impl<T> Pins<T> {
             record.deadline = NEVER;
             self.pending.push(Event::Due(id));
         }
-        if let Some(keep_alive) = record.take_beat(now) {
+        if let Some(keep_alive) = record.take_beat(now, early) {
             let bytes = keep_alive.payload.in_form(record.form);
-            tally.count(self.deliver(id, bytes, queue_bytes), bytes.len());
+            tally.count(self.deliver(id, bytes, limits.queue_bytes), bytes.len());
         }
         if let Some(record) = self.record(id).filter(|record| record.state != State::Ended) {
-            let tick = record.next_look(send_timeout_ms);
+            let tick = record.next_look(&limits);
             if tick != NEVER {
                 self.ring.arm(index, tick);
             }
@@ -549,6 +553,20 @@ fn unwatch(epoll: &OwnedFd, socket: &OwnedFd) {
     debug_assert!(unwatched.is_ok(), "a pin is watched until it ends: {unwatched:?}");
 }
 
+/// How much earlier the next keep-alive of a pin comes, in ticks, evenly drawn (xorshift: G. Marsaglia, 2003). It
+/// spreads load and hides nothing, so every table may draw the same.
+struct Draws(u32);
+
+impl Draws {
+    fn next(&mut self) -> u8 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 17;
+        self.0 ^= self.0 << 5;
+        // Below EARLY_TICKS, which fits.
+        ((u64::from(self.0) * u64::from(EARLY_TICKS)) >> 32) as u8
+    }
+}
+
 /// The price of a pin beside its value and the kernel's part.
 const _: () = assert!(size_of::<Slot<u64>>() - size_of::<u64>() + ring::LINK_SIZE <= 64);
 
@@ -558,4 +576,7 @@ const TURN_BATCH: usize = 256;
 const EXPIRY_BATCH: usize = 1024;
 /// Far enough from zero that any period can be subtracted (a period is at most 2^32 ms, 2^25.4 ticks).
 const FIRST_TICK: u32 = 1 << 26;
+/// A keep-alive is early by less than a second (spec 3.8).
+const EARLY_TICKS: u8 = 10;
+const DRAWS_SEED: u32 = 0x9E37_79B9;
 const NO_WAIT: Timespec = Timespec { tv_sec: 0, tv_nsec: 0 };

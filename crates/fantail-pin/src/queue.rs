@@ -1,5 +1,5 @@
 //! What one socket would not take: whole items and the rest of a split one, in order.
-//! It knows its cost and when it last moved; limits and time-outs are for its owner to judge.
+//! It knows its cost, and when it last moved and how fast; its owner judges and acts.
 
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
@@ -9,7 +9,8 @@ use bytes::{Buf as _, Bytes};
 use rustix::io::Errno;
 use rustix::net::{SendAncillaryBuffer, SendFlags, send, sendmsg};
 
-use crate::ITEM_COST;
+use crate::record::ticks;
+use crate::{ITEM_COST, Limits, Pace};
 
 /// Never raises SIGPIPE and never waits, whatever mode the socket is in.
 pub(crate) const SEND_FLAGS: SendFlags = SendFlags::NOSIGNAL.union(SendFlags::DONTWAIT);
@@ -20,7 +21,10 @@ pub(crate) struct OutQueue {
     items: VecDeque<Bytes>,
     bytes: usize,
     /// The tick at which a byte last went out, or at which the queue began.
-    pub(crate) moved: u32,
+    moved: u32,
+    /// The tick from which the pace is measured, and the bytes that went out since.
+    paced: u32,
+    out: usize,
 }
 
 /// How far one flush came.
@@ -38,7 +42,26 @@ pub(crate) enum Flushed {
 impl OutQueue {
     pub(crate) fn new(first: Bytes, tick: u32) -> Self {
         let bytes = first.len();
-        Self { items: VecDeque::from([first]), bytes, moved: tick }
+        Self { items: VecDeque::from([first]), bytes, moved: tick, paced: tick, out: 0 }
+    }
+
+    /// The client's patience starts anew.
+    pub(crate) const fn restart(&mut self, tick: u32) {
+        (self.moved, self.paced, self.out) = (tick, tick, 0);
+    }
+
+    /// Some bytes went out by `tick`.
+    pub(crate) fn moved(&mut self, tick: u32, pace: Option<Pace>) {
+        self.moved = tick;
+        if pace.is_some_and(|pace| self.out >= pace.bytes) {
+            (self.paced, self.out) = (tick, 0);
+        }
+    }
+
+    /// When the queue counts as stalled: a tick more than its time, so as never to be early.
+    pub(crate) fn stall_tick(&self, limits: &Limits) -> u32 {
+        let silent = self.moved.saturating_add(ticks(limits.send_timeout_ms) + 1);
+        limits.pace.map_or(silent, |pace| silent.min(self.paced.saturating_add(ticks(pace.within_ms) + 1)))
     }
 
     pub(crate) fn push(&mut self, item: Bytes) {
@@ -79,6 +102,7 @@ impl OutQueue {
 
     fn advance(&mut self, mut taken: usize) {
         self.bytes -= taken;
+        self.out += taken;
         while let Some(first) = self.items.front_mut() {
             if taken < first.len() {
                 first.advance(taken);

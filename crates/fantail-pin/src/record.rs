@@ -8,7 +8,7 @@ use rustix::event::epoll;
 
 use crate::queue::OutQueue;
 use crate::ring::NEVER;
-use crate::{Form, KeepAlive, KeepAliveMode};
+use crate::{Form, KeepAlive, KeepAliveMode, Limits};
 
 /// Milliseconds in a tick: keep-alives and time-outs are seconds, so a tenth is fine enough.
 pub(crate) const TICK_MS: u32 = 100;
@@ -48,6 +48,8 @@ pub(crate) struct Record<T> {
     pub(crate) state: State,
     pub(crate) form: Form,
     pub(crate) reading: Reading,
+    /// By so many ticks the keep-alive's current period is shorter.
+    early: u8,
     /// The batch being gathered has a write to this socket; a second one must wait for its result.
     pub(crate) in_batch: bool,
 }
@@ -64,6 +66,7 @@ impl<T> Record<T> {
             state: State::Open,
             form,
             reading: Reading::Never,
+            early: 0,
             in_batch: false,
         }
     }
@@ -97,26 +100,36 @@ impl<T> Record<T> {
     }
 
     /// The earliest tick at which this pin needs a look.
-    pub(crate) fn next_look(&self, send_timeout_ms: u32) -> u32 {
-        self.deadline.min(self.beat_tick()).min(self.stall_tick(send_timeout_ms))
+    pub(crate) fn next_look(&self, limits: &Limits) -> u32 {
+        self.deadline.min(self.beat_tick()).min(self.stall_tick(limits))
     }
 
-    /// When the queue counts as stalled: a tick more than the time-out, so as never to be early.
-    pub(crate) fn stall_tick(&self, send_timeout_ms: u32) -> u32 {
+    /// When the queue counts as stalled.
+    pub(crate) fn stall_tick(&self, limits: &Limits) -> u32 {
         // Who has no socket yet does not keep its client waiting.
         let queue = self.queue.as_ref().filter(|_| self.socket.is_some());
-        queue.map_or(NEVER, |queue| queue.moved.saturating_add(ticks(send_timeout_ms) + 1))
+        queue.map_or(NEVER, |queue| queue.stall_tick(limits))
+    }
+
+    /// Beats from `first` on; the period after it is `early` ticks shorter.
+    pub(crate) fn keep_alive(&mut self, keep_alive: Rc<KeepAlive>, first: u32, early: u8) {
+        self.early = early;
+        self.mark = first.saturating_sub(self.period(&keep_alive));
+        self.keep_alive = Some(keep_alive);
     }
 
     fn beat_tick(&self) -> u32 {
-        self.keep_alive
-            .as_ref()
-            .map_or(NEVER, |keep_alive| self.mark.saturating_add(ticks(keep_alive.every_ms)))
+        let keep_alive = self.keep_alive.as_deref();
+        keep_alive.map_or(NEVER, |keep_alive| self.mark.saturating_add(self.period(keep_alive)))
     }
 
-    /// If a keep-alive is due, starts its next period and returns it unless something is queued: then the
-    /// client has bytes to come anyway.
-    pub(crate) fn take_beat(&mut self, now: u32) -> Option<Rc<KeepAlive>> {
+    fn period(&self, keep_alive: &KeepAlive) -> u32 {
+        ticks(keep_alive.every_ms).saturating_sub(self.early.into()).max(1)
+    }
+
+    /// If a keep-alive is due, starts its next period, `early` ticks shorter, and returns it unless something
+    /// is queued: then the client has bytes to come anyway.
+    pub(crate) fn take_beat(&mut self, now: u32, early: u8) -> Option<Rc<KeepAlive>> {
         let due = self.beat_tick();
         if due > now {
             return None;
@@ -124,8 +137,9 @@ impl<T> Record<T> {
         let keep_alive = self.keep_alive.clone()?;
         self.mark = match keep_alive.mode {
             KeepAliveMode::Idle => now,
-            KeepAliveMode::Interval => now - (now - due) % ticks(keep_alive.every_ms),
+            KeepAliveMode::Interval => now - (now - due) % self.period(&keep_alive),
         };
+        self.early = early;
         self.queue.is_none().then_some(keep_alive)
     }
 }

@@ -45,7 +45,7 @@ fn a_broadcast_allocates_nothing_for_a_subscriber() {
     setrlimit(Resource::Nofile, Rlimit { current: hard, maximum: hard }).unwrap();
     let ways = [Some(FanOut::Send), io_uring_available().then_some(FanOut::IoUring)];
     for way in ways.into_iter().flatten() {
-        let limits = Limits { queue_bytes: 1 << 16, send_timeout_ms: 10_000 };
+        let limits = Limits { queue_bytes: 1 << 16, send_timeout_ms: 10_000, pace: None };
         let mut pins = Pins::new(way, limits, 0).unwrap();
         let (mut peers, ids) = pin_all(&mut pins);
         let payload = Payload { plain: Bytes::from(vec![b'x'; 64]), ..Payload::default() };

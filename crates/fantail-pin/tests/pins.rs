@@ -10,14 +10,14 @@ use std::rc::Rc;
 
 use bytes::Bytes;
 use fantail_pin::{
-    Event, FanOut, Form, ITEM_COST, KeepAlive, KeepAliveMode, Limits, Outcome, Payload, PinId, Pins,
+    Event, FanOut, Form, ITEM_COST, KeepAlive, KeepAliveMode, Limits, Outcome, Pace, Payload, PinId, Pins,
     Received, Tally, io_uring_available,
 };
 use proptest::prelude::*;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::sockopt;
 
-const LIMITS: Limits = Limits { queue_bytes: 1 << 20, send_timeout_ms: 10_000 };
+const LIMITS: Limits = Limits { queue_bytes: 1 << 20, send_timeout_ms: 10_000, pace: None };
 const START_MS: u64 = 77_777;
 /// More than any socket of these tests takes at once.
 const FLOOD: usize = 1 << 20;
@@ -351,6 +351,31 @@ fn a_queue_that_does_not_move_is_stalled() {
     assert_eq!((turn(&mut pins), pins.next_expiry_ms()), (vec![], None));
 }
 
+/// A client takes a little every five seconds: whether it is enough, the pace says.
+#[test]
+fn a_queue_that_moves_too_slowly_is_stalled() {
+    for (bytes, enough) in [(100_000, false), (1_000, true)] {
+        let limits = Limits { pace: Some(Pace { bytes, within_ms: 20_000 }), ..LIMITS };
+        let mut pins = Pins::new(FanOut::Send, limits, START_MS).unwrap();
+        let (socket, mut peer) = unix();
+        let id = pins.insert(socket, Form::Plain, 0).unwrap();
+        assert_eq!(pins.write(id, &vec![0; FLOOD].into()), Outcome::Queued);
+        let mut ended = None;
+        for seconds in (5..40).step_by(5) {
+            let (events, _) = expire(&mut pins, START_MS + seconds * 1000);
+            if !events.is_empty() {
+                ended = Some((seconds, events));
+                break;
+            }
+            assert!(!peer.read_all().is_empty());
+            assert_eq!(turn(&mut pins), []);
+        }
+        assert!(pins.queue_len(id) > 0);
+        let wanted = (!enough).then(|| (25, vec![Event::Stalled(id)]));
+        assert_eq!(ended, wanted, "{bytes} bytes in 20 s");
+    }
+}
+
 #[test]
 fn an_emptied_queue_is_not_stalled() {
     let mut pins = table(FanOut::Send);
@@ -428,16 +453,16 @@ fn kept_alive(mode: KeepAliveMode) -> (Pins<u32>, PinId, Peer) {
     (pins, id, peer)
 }
 
-/// The seconds after the start at which a keep-alive comes, if the pin is written to at `writes`.
+/// The tenths of seconds after the start at which a keep-alive comes, if the pin is written to at `writes`.
 fn beats(mode: KeepAliveMode, writes: &[u64], seconds: u64) -> Vec<u64> {
     let (mut pins, id, mut peer) = kept_alive(mode);
     let mut beats = Vec::new();
-    for second in 0..=seconds {
-        let (events, sent) = expire(&mut pins, START_MS + second * 1000);
+    for tenth in 0..=seconds * 10 {
+        let (events, sent) = expire(&mut pins, START_MS + tenth * 100);
         assert_eq!(events, []);
         assert_eq!(peer.read_all().len() as u64, sent);
-        beats.extend((sent > 0).then_some(second));
-        if writes.contains(&second) {
+        beats.extend((sent > 0).then_some(tenth));
+        if writes.contains(&tenth) {
             assert_eq!(pins.write(id, &Bytes::from_static(b"x")), Outcome::Sent);
             assert_eq!(peer.read_all(), b"x");
         }
@@ -445,25 +470,61 @@ fn beats(mode: KeepAliveMode, writes: &[u64], seconds: u64) -> Vec<u64> {
     beats
 }
 
-#[test]
-fn an_idle_keep_alive_counts_from_the_last_write() {
-    assert_eq!(beats(KeepAliveMode::Idle, &[], 70), [5, 25, 45, 65]);
-    assert_eq!(beats(KeepAliveMode::Idle, &[3, 30, 49], 70), [23, 69]);
+/// A period of 20 s is less than a second shorter.
+fn is_period(tenths: u64) -> bool {
+    (191..=200).contains(&tenths)
 }
 
 #[test]
-fn an_interval_keep_alive_keeps_its_cadence() {
-    assert_eq!(beats(KeepAliveMode::Interval, &[], 70), [5, 25, 45, 65]);
-    assert_eq!(beats(KeepAliveMode::Interval, &[3, 30, 49], 70), [5, 25, 45, 65]);
+fn an_idle_keep_alive_counts_from_the_last_write() {
+    let alone = beats(KeepAliveMode::Idle, &[], 70);
+    assert_eq!((alone[0], alone.len()), (50, 4));
+    assert!(alone.windows(2).all(|pair| is_period(pair[1] - pair[0])), "{alone:?}");
+    let [first, second] = beats(KeepAliveMode::Idle, &[30, 300, 490], 70)[..] else { panic!("two beats") };
+    assert!(is_period(first - 30) && is_period(second - 490), "{first} {second}");
+}
+
+#[test]
+fn an_interval_keep_alive_does_not_mind_writes() {
+    let alone = beats(KeepAliveMode::Interval, &[], 70);
+    assert_eq!((alone[0], alone.len()), (50, 4));
+    assert!(alone.windows(2).all(|pair| is_period(pair[1] - pair[0])), "{alone:?}");
+    assert_eq!(beats(KeepAliveMode::Interval, &[30, 300, 490], 70), alone);
 }
 
 #[test]
 fn a_late_interval_beats_once_and_is_back_on_its_cadence() {
     let (mut pins, _, mut peer) = kept_alive(KeepAliveMode::Interval);
     assert_eq!(expire(&mut pins, START_MS + 52_000), (vec![], 1));
-    assert_eq!(expire(&mut pins, START_MS + 64_900), (vec![], 0));
+    assert_eq!(expire(&mut pins, START_MS + 60_000), (vec![], 0));
     assert_eq!(expire(&mut pins, START_MS + 65_000), (vec![], 1));
     assert_eq!(peer.read_all(), b"..");
+}
+
+/// Each beat is spread anew, and so are those of pins that were written to together.
+#[test]
+fn keep_alives_do_not_come_together() {
+    let mut pins = table(FanOut::Send);
+    let keep_alive = Rc::new(KeepAlive { payload: raw("."), every_ms: 20_000, mode: KeepAliveMode::Idle });
+    let (sockets, mut peers): (Vec<_>, Vec<_>) = (0..100).map(|_| unix()).unzip();
+    let insert = |socket| pins.insert(socket, Form::Plain, 0).unwrap();
+    let ids: Vec<_> = sockets.into_iter().map(insert).collect();
+    for &id in &ids {
+        pins.set_keep_alive(id, Rc::clone(&keep_alive), 19_000);
+    }
+    assert_eq!(fan_out(&mut pins, &ids, &raw("x")).sent, 100);
+    for round in 1..=3 {
+        let mut ticks = 0;
+        let mut all = 0;
+        for tenth in 191 * round..=200 * round {
+            let (_, sent) = expire(&mut pins, START_MS + tenth * 100);
+            assert!(sent < 50, "{sent} of 100 at once in round {round}");
+            ticks += u64::from(sent > 0);
+            all += sent;
+        }
+        assert!(ticks >= 8 && all == 100, "{all} beats in {ticks} ticks of round {round}");
+    }
+    assert!(peers.iter_mut().all(|peer| peer.read_all() == b"x..."));
 }
 
 #[test]
@@ -642,7 +703,8 @@ fn a_reset_ends_a_pin_that_pauses() {
 fn a_full_queue_ends_with_the_farewell() {
     for way in ways() {
         let mut pins: Pins<u32> =
-            Pins::new(way, Limits { queue_bytes: 2 * FLOOD, send_timeout_ms: 10_000 }, START_MS).unwrap();
+            Pins::new(way, Limits { queue_bytes: 2 * FLOOD, send_timeout_ms: 10_000, pace: None }, START_MS)
+                .unwrap();
         pins.set_farewell(Bytes::from_static(b"bye"));
         let (socket, mut peer) = unix();
         let id = pins.insert(socket, Form::Plain, 0).unwrap();

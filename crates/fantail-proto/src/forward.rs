@@ -112,13 +112,17 @@ impl Forward<'_> {
     /// be answered with 508. `Host` is left to whoever knows the target.
     #[must_use]
     pub fn apply(&self, headers: &mut HeaderMap) -> bool {
+        let copies = self.marked_copies(headers);
         if self.extend_cdn_loop(headers) {
             return true;
         }
         hop::strip(headers);
         self.set_route_headers(headers);
-        if self.route.orig_headers && !self.trusted {
-            self.add_marked_copies(headers);
+        for (name, value) in copies {
+            // Full only when a client may send tens of thousands of headers.
+            if headers.try_append(name, value).is_err() {
+                break;
+            }
         }
         self.remove_reserved(headers);
         if !self.trusted && !self.route.no_grip {
@@ -167,20 +171,18 @@ impl Forward<'_> {
         }
     }
 
-    fn add_marked_copies(&self, headers: &mut HeaderMap) {
+    /// What the client said, for a route with `orig_headers`: to be made before anything is changed.
+    fn marked_copies(&self, headers: &HeaderMap) -> Vec<(HeaderName, HeaderValue)> {
+        if !self.route.orig_headers || self.trusted {
+            return Vec::new();
+        }
         let unmarked = headers.iter().filter(|(name, _)| !name.as_str().starts_with(MARK));
-        let copies: Vec<(HeaderName, HeaderValue)> = unmarked
+        unmarked
             .filter(|(name, _)| !self.rules.need_mark.contains(name))
             .filter_map(|(name, value)| {
                 Some((HeaderName::try_from(format!("{MARK}{name}")).ok()?, value.clone()))
             })
-            .collect();
-        for (name, value) in copies {
-            // Full only when a client may send tens of thousands of headers.
-            if headers.try_append(name, value).is_err() {
-                break;
-            }
-        }
+            .collect()
     }
 
     /// What neither the client nor the route may say to the origin.

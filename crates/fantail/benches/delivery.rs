@@ -4,14 +4,14 @@
 use std::{
     io::Read,
     os::{fd::OwnedFd, unix::net::UnixStream},
-    sync::{Arc, atomic::AtomicUsize},
+    sync::Arc,
     time::Duration,
 };
 
 use bytes::Bytes;
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use fantail::{
-    client::{Client, Connections},
+    client::{Connections, Crowd},
     config,
     hold::{Asked, Holds, Subscription},
     hub::{Hub, RealmId},
@@ -34,7 +34,7 @@ fn item() -> Item {
 
 fn holds(hub: &Arc<Hub>, fan_out: FanOut) -> (Holds, Vec<UnixStream>) {
     let counters = Arc::new(Counters::default());
-    let connections = Connections::new(STREAMS, Arc::new(AtomicUsize::new(0)), Arc::clone(&counters));
+    let connections = Connections::new(Crowd::new(STREAMS, 0), Arc::clone(&counters));
     let config = config::Config::load(config::Sources::default()).expect("the defaults are good");
     let mut holds = Holds::new(Arc::clone(hub), 0, fan_out, &config, counters).expect("an epoll");
     let mut clients = Vec::new();
@@ -44,7 +44,7 @@ fn holds(hub: &Arc<Hub>, fan_out: FanOut) -> (Holds, Vec<UnixStream>) {
         let subscriptions = vec![Subscription { channel: "c".into(), filters: Vec::new() }];
         let asked = Asked { realm: RealmId(0), subscriptions, meta: Vec::new(), prefix: String::new() };
         let id = holds.reserve_stream(asked, Form::Coded, true).expect("room for a pin");
-        let client = Client { peer: None, slot: connections.take() };
+        let client = connections.take(None).expect("no limit for an address");
         holds.attach_stream(id, OwnedFd::from(ours), client, Vec::new(), None);
         clients.push(theirs);
     }

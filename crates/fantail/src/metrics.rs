@@ -133,6 +133,9 @@ families! {
     pub struct Counters {
         connections: "Client connections open, pins included." { connections: Gauge }
         connections_accepted: "Client connections accepted." { accepted: Count }
+        connections_refused: "Client connections closed at once, because their address had too many." {
+            crowded: Count,
+        }
         accept_pauses: "Times that accepting paused, at the limit of connections or of descriptors." {
             accept_pauses: Count,
         }
@@ -144,6 +147,8 @@ families! {
             refused_limit [cause = limit]: Count,
             /// Closed for a time-out before or in a request.
             refused_timeout [cause = timeout]: Count,
+            /// Closed for less than `client.least_rate`.
+            refused_slow [cause = slow]: Count,
         }
         pins: "Held connections, by kind." {
             pins_stream [kind = stream]: Gauge,

@@ -7,7 +7,7 @@ use std::{
     pin::pin,
     process::ExitCode,
     rc::Rc,
-    sync::{Arc, atomic::AtomicUsize},
+    sync::Arc,
     thread,
     time::Duration,
 };
@@ -25,7 +25,7 @@ use tokio::{
 use crate::{
     admin::{self, Phase},
     cli,
-    client::Connections,
+    client::{Connections, Crowd},
     config::{self, Address, Config},
     drain::{Signal, Signals},
     hold::Holds,
@@ -177,8 +177,9 @@ impl Server {
     ) -> io::Result<(mpsc::Receiver<usize>, Vec<Arc<Counters>>)> {
         let config = &self.snapshot().config;
         let shards = config.server.shards;
-        let limit = connection_limit(config.client.connections);
-        let all = Arc::new(AtomicUsize::new(0));
+        let origins = shards.saturating_mul(config.origin.connections);
+        let limit = connection_limit(config.client.connections, origins);
+        let crowd = Crowd::new(limit, config.client.connections_per_address);
         let (ended, endings) = mpsc::channel(shards);
         let mut counters = Vec::new();
         for index in 0..shards {
@@ -189,8 +190,7 @@ impl Server {
                 snapshot: Arc::clone(&self.snapshot),
                 counters: Arc::clone(&counted),
                 output: output.clone(),
-                limit,
-                all: Arc::clone(&all),
+                crowd: Arc::clone(&crowd),
                 fan_out: self.fan_out,
                 stopping: stopping.clone(),
             };
@@ -289,8 +289,9 @@ async fn stopped(mut stopping: watch::Receiver<bool>) {
     drop(stopping.wait_for(|stop| *stop).await);
 }
 
-/// Connections that the limit of open files allows, which is raised as far as it goes.
-fn connection_limit(configured: usize) -> usize {
+/// Connections that the limit of open files allows, which is raised as far as it goes, when origins may have
+/// `origins` of them.
+fn connection_limit(configured: usize, origins: usize) -> usize {
     let files = getrlimit(Resource::Nofile);
     if let Some(most) = files.maximum
         && files.current != files.maximum
@@ -301,7 +302,9 @@ fn connection_limit(configured: usize) -> usize {
     let files = getrlimit(Resource::Nofile)
         .current
         .map_or(usize::MAX, |files| usize::try_from(files).unwrap_or(usize::MAX));
-    let reserve = (files / 8).clamp(RESERVED_FILES_MIN, RESERVED_FILES_MAX);
+    let own = (files / 8).clamp(RESERVED_FILES_MIN, RESERVED_FILES_MAX);
+    // A client's request needs one connection to an origin: more than half would be of no use.
+    let reserve = own.saturating_add(origins).min(files / 2);
     let allowed = files.saturating_sub(reserve).max(1);
     if configured == 0 {
         return allowed;
@@ -319,8 +322,7 @@ struct Thread {
     snapshot: Arc<ArcSwap<Snapshot>>,
     counters: Arc<Counters>,
     output: Output,
-    limit: usize,
-    all: Arc<AtomicUsize>,
+    crowd: Arc<Crowd>,
     fan_out: FanOut,
     stopping: watch::Receiver<bool>,
 }
@@ -332,8 +334,8 @@ impl Thread {
     }
 
     async fn serve(self, bounds: Vec<Bound>) -> io::Result<()> {
-        let Self { index, hub, snapshot, counters, output, limit, all, fan_out, stopping } = self;
-        let connections = Connections::new(limit, all, Arc::clone(&counters));
+        let Self { index, hub, snapshot, counters, output, crowd, fan_out, stopping } = self;
+        let connections = Connections::new(crowd, Arc::clone(&counters));
         let holds =
             Holds::new(Arc::clone(&hub), index, fan_out, &snapshot.load().config, Arc::clone(&counters))?;
         let access = output.access();
@@ -379,6 +381,6 @@ const CONTROL_THREADS: usize = 2;
 const DRAIN_GRACE: Duration = Duration::from_secs(1);
 /// Access lines are written, and idle connections to origins closed, so often.
 const TIDY_EVERY: Duration = Duration::from_millis(200);
-/// Files that clients leave to the control port, the log and origins.
+/// Files that clients leave to the control port, the log and whatever the process needs.
 const RESERVED_FILES_MIN: usize = 100;
 const RESERVED_FILES_MAX: usize = 1024;

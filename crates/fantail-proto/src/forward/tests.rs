@@ -117,7 +117,9 @@ fn headers_of_the_route() {
 #[test]
 fn marked_copies() {
     let rules = Rules { need_mark: vec![HeaderName::from_static("x-b")], ..Rules::default() };
-    let route = Route { orig_headers: true, ..no_grip() };
+    let rules = Rules { cdn_loop: Some(HeaderValue::from_static("mine")), ..rules };
+    let own = |name, value| (HeaderName::from_static(name), HeaderValue::from_static(value));
+    let route = Route { orig_headers: true, headers: vec![own("x-own", "ours")], ..no_grip() };
     let lines = [
         ("x-a", "1"),
         ("x-a", "2"),
@@ -125,21 +127,35 @@ fn marked_copies() {
         ("grip-sig", "g"),
         ("eb9bf0f5-x-c", "4"),
         ("accept-encoding", "br"),
+        ("connection", "x-hop, eb9bf0f5-x-d"),
+        ("x-hop", "5"),
+        ("eb9bf0f5-x-d", "6"),
+        ("cdn-loop", "other"),
+        ("x-own", "theirs"),
     ];
     let expected = [
+        "cdn-loop: other, mine",
         "eb9bf0f5-accept-encoding: br",
+        "eb9bf0f5-cdn-loop: other",
+        "eb9bf0f5-connection: x-hop, eb9bf0f5-x-d",
         "eb9bf0f5-grip-sig: g",
         "eb9bf0f5-x-a: 1",
         "eb9bf0f5-x-a: 2",
         "eb9bf0f5-x-c: 4",
+        "eb9bf0f5-x-hop: 5",
+        "eb9bf0f5-x-own: theirs",
         "x-a: 1",
         "x-a: 2",
         "x-b: 3",
+        "x-own: ours",
     ];
     assert_eq!(seen(&lines, &plain(&route, &rules)), expected);
+    let rest = ["x-a: 1", "x-a: 2", "x-b: 3", "x-own: ours"];
     let trusted = Forward { trusted: true, ..plain(&route, &rules) };
-    assert_eq!(seen(&lines, &trusted), ["eb9bf0f5-x-c: 4", "grip-sig: g", "x-a: 1", "x-a: 2", "x-b: 3"]);
-    assert_eq!(seen(&lines, &plain(&no_grip(), &rules)), ["x-a: 1", "x-a: 2", "x-b: 3"]);
+    let passed = ["cdn-loop: other, mine", "eb9bf0f5-x-c: 4", "grip-sig: g"];
+    assert_eq!(seen(&lines, &trusted), [&passed[..], &rest].concat());
+    let unmarked = Route { orig_headers: false, ..route };
+    assert_eq!(seen(&lines, &plain(&unmarked, &rules)), [&passed[..1], &rest].concat());
 }
 
 #[test]

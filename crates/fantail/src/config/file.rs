@@ -10,7 +10,7 @@ use std::{
 
 use serde::Deserialize;
 
-use super::{Address, FanOut, LogFormat, SetProtocol};
+use super::{Address, FanOut, LogFormat, Pace, SetProtocol};
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -139,6 +139,7 @@ impl Server {
 #[serde(deny_unknown_fields)]
 struct Client {
     connections: usize,
+    connections_per_address: usize,
     head_bytes: usize,
     headers: usize,
     target_bytes: usize,
@@ -147,13 +148,19 @@ struct Client {
     body_bytes: u64,
     body_timeout: String,
     send_timeout: String,
+    least_rate: u32,
+    least_rate_window: String,
     queue_bytes: usize,
 }
 
 impl Client {
     fn build(self) -> Result<super::Client, Invalid> {
+        let within = time_limit(&self.least_rate_window)?;
+        let bytes =
+            u64::try_from(u128::from(self.least_rate) * within.as_millis() / 1000).unwrap_or(u64::MAX);
         Ok(super::Client {
             connections: self.connections,
+            connections_per_address: self.connections_per_address,
             head_bytes: at_least(MIN_HEAD, self.head_bytes)?,
             headers: at_least(1, self.headers)?,
             target_bytes: at_least(1, self.target_bytes)?,
@@ -162,6 +169,7 @@ impl Client {
             body_bytes: self.body_bytes,
             body_timeout: time_limit(&self.body_timeout)?,
             send_timeout: time_limit(&self.send_timeout)?,
+            pace: (bytes > 0).then_some(Pace { bytes, within }),
             queue_bytes: at_least(1, self.queue_bytes)?,
         })
     }

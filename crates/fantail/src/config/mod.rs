@@ -217,6 +217,8 @@ pub enum FanOut {
 pub struct Client {
     /// 0: from the limit of open files.
     pub connections: usize,
+    /// 0: no limit.
+    pub connections_per_address: usize,
     pub head_bytes: usize,
     pub headers: usize,
     pub target_bytes: usize,
@@ -225,7 +227,16 @@ pub struct Client {
     pub body_bytes: u64,
     pub body_timeout: Duration,
     pub send_timeout: Duration,
+    /// None: any progress will do.
+    pub pace: Option<Pace>,
     pub queue_bytes: usize,
+}
+
+/// The least progress of a client that is waited for: each `bytes` pass within this time of waiting.
+#[derive(Clone, Copy, Debug)]
+pub struct Pace {
+    pub bytes: u64,
+    pub within: Duration,
 }
 
 #[derive(Clone, Debug)]

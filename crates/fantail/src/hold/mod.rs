@@ -8,10 +8,12 @@ mod onward;
 mod poll;
 mod websocket;
 
-use std::{collections::VecDeque, io, os::fd::OwnedFd, rc::Rc, sync::Arc};
+use std::{collections::VecDeque, io, os::fd::OwnedFd, rc::Rc, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use fantail_pin::{Event, FanOut, Form, KeepAlive, KeepAliveMode, Limits, Outcome, Payload, PinId, Pins};
+use fantail_pin::{
+    Event, FanOut, Form, KeepAlive, KeepAliveMode, Limits, Outcome, Pace, Payload, PinId, Pins,
+};
 use fantail_proto::{
     filter::Filter,
     grip,
@@ -110,7 +112,11 @@ impl Holds {
     ) -> io::Result<Self> {
         let limits = Limits {
             queue_bytes: config.client.queue_bytes,
-            send_timeout_ms: u32::try_from(config.client.send_timeout.as_millis()).unwrap_or(u32::MAX),
+            send_timeout_ms: milliseconds(config.client.send_timeout),
+            pace: config.client.pace.map(|pace| Pace {
+                bytes: usize::try_from(pace.bytes).unwrap_or(usize::MAX),
+                within_ms: milliseconds(pace.within),
+            }),
         };
         let mut pins = Pins::new(fan_out, limits, 0)?;
         pins.set_farewell(websocket::close_frame(Code::TRY_AGAIN_LATER, ""));
@@ -568,6 +574,10 @@ impl Hold {
         let found = self.filtering.as_ref()?.filters.iter().find(|(c, _)| *c == channel)?;
         Some(&found.1)
     }
+}
+
+fn milliseconds(time: Duration) -> u32 {
+    u32::try_from(time.as_millis()).unwrap_or(u32::MAX)
 }
 
 /// Spreads keep-alives of holds that were made together (spec 3.6): up to a second early.

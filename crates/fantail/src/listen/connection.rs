@@ -19,6 +19,7 @@ use tokio::{
 use super::{
     Socket,
     guard::{Guard, State, Wait},
+    meter::Meter,
 };
 use crate::{
     client::Client,
@@ -155,16 +156,19 @@ async fn drive(
             alarm.as_mut().reset(deadline);
             return alarm.as_mut().poll(cx).map(|()| End::Closed);
         }
-        Poll::Ready(late(state, conversation))
+        Poll::Ready(late(state, conversation, &clock))
     })
     .await
 }
 
 /// What happens to a client that is late: it is told, if it can still be.
-fn late(state: &State, conversation: &Conversation) -> End {
+fn late(state: &State, conversation: &Conversation, clock: &Clock) -> End {
     let wait = state.wait();
-    if !matches!(wait, Wait::Request(_)) {
-        conversation.shard().counters.refused_timeout.add(1);
+    let counters = &conversation.shard().counters;
+    if clock.slow {
+        counters.refused_slow.add(1);
+    } else if !matches!(wait, Wait::Request(_)) {
+        counters.refused_timeout.add(1);
     }
     match wait {
         Wait::Head(_) => End::Refused(StatusCode::REQUEST_TIMEOUT, "the head is late".into()),
@@ -187,6 +191,10 @@ struct Clock {
     send_timeout: Duration,
     /// Bytes that the client had taken, and since when no more.
     written: (u64, Instant),
+    takes: Meter,
+    sends: Meter,
+    /// What the deadline is for: a client that is too slow, not one that is silent.
+    slow: bool,
 }
 
 impl Clock {
@@ -200,10 +208,32 @@ impl Clock {
             body_timeout: config.body_timeout,
             send_timeout: config.send_timeout,
             written: (0, start),
+            takes: Meter::new(config.pace),
+            sends: Meter::new(config.pace),
+            slow: false,
         }
     }
 
     fn deadline(&mut self, state: &State) -> Option<Instant> {
+        let silent = self.silent(state);
+        let slow = if state.flushed() {
+            self.takes.rests(Instant::now);
+            match state.wait() {
+                Wait::Body(since) => self.sends.waits(since, state.body()),
+                _ => {
+                    self.sends.rests(Instant::now);
+                    None
+                }
+            }
+        } else {
+            self.takes.waits(self.written.1, self.written.0)
+        };
+        self.slow = slow.is_some_and(|slow| silent.is_none_or(|silent| slow < silent));
+        if self.slow { slow } else { silent }
+    }
+
+    /// When a client is late that does nothing at all.
+    fn silent(&mut self, state: &State) -> Option<Instant> {
         if !state.flushed() {
             if self.written.0 != state.written() {
                 self.written = (state.written(), Instant::now());

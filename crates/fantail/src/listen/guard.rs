@@ -113,7 +113,7 @@ impl<S> Guard<S> {
                     match body.take(rest) {
                         Ok((taken, ended)) => {
                             out.put_slice(&rest[..taken]);
-                            self.state.record(&rest[..taken]);
+                            self.state.body_came(&rest[..taken]);
                             used += taken;
                             if ended {
                                 self.stage = self.state.received();

@@ -3,6 +3,7 @@
 
 mod connection;
 pub mod guard;
+mod meter;
 mod socket;
 
 use std::{
@@ -21,7 +22,7 @@ use rustix::io::Errno;
 use socket2::{Domain, Protocol, TcpKeepalive, Type};
 use tokio::net::{TcpListener, UnixListener};
 
-use crate::{client::Client, config::Address, hold::Onward, proxy, shard::Shard};
+use crate::{config::Address, hold::Onward, proxy, shard::Shard};
 use connection::Connection;
 pub use socket::Socket;
 
@@ -100,8 +101,9 @@ pub async fn accept(shard: Rc<Shard>, bound: Bound) -> io::Result<()> {
         };
         match accepted {
             Ok((socket, peer)) => {
-                let client = Client { peer, slot: shard.connections.take() };
-                Connection::start(&shard, socket, client);
+                if let Some(client) = shard.connections.take(peer) {
+                    Connection::start(&shard, socket, client);
+                }
             }
             Err(error) if is_exhaustion(&error) => {
                 shard.counters.accept_pauses.add(1);

@@ -10,6 +10,7 @@ use std::{
 
 use fantail_pin::PinId;
 use fantail_proto::grip::KeepAlive;
+use hyper::body::Incoming;
 
 use crate::{client::Client, hold::Replay, listen::guard::State, shard::Shard};
 
@@ -24,6 +25,8 @@ pub struct Conversation {
     stage: Cell<Stage>,
     parked: RefCell<Option<Parked>>,
     uploaded: Cell<u64>,
+    /// The request's body, when its origin was done with it before its end.
+    unread: RefCell<Option<Incoming>>,
 }
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -47,6 +50,7 @@ impl Conversation {
             stage: Cell::new(Stage::Idle),
             parked: RefCell::default(),
             uploaded: Cell::new(0),
+            unread: RefCell::default(),
         })
     }
 
@@ -84,10 +88,12 @@ impl Conversation {
     pub(super) fn begin(&self) -> Option<Replay> {
         self.stage.set(Stage::Asking);
         self.uploaded.set(0);
+        self.unread.take();
         self.replay.take()
     }
 
     pub(super) fn respond(&self) {
+        self.unread.take();
         self.stage.set(Stage::Answering);
     }
 
@@ -104,6 +110,17 @@ impl Conversation {
 
     pub(super) fn upload(&self, bytes: usize) {
         self.uploaded.set(self.uploaded.get() + bytes as u64);
+    }
+
+    /// Keeps what the origin did not read, while it can still be of use: hyper waits for whoever has it.
+    pub(super) fn leave_unread(&self, body: Incoming) {
+        if self.stage.get() == Stage::Asking {
+            self.unread.replace(Some(body));
+        }
+    }
+
+    pub(super) fn take_unread(&self) -> Option<Incoming> {
+        self.unread.take()
     }
 
     /// Makes the request a hold, as soon as [`Self::park`] says that its response is written so far.

@@ -1,22 +1,24 @@
 //! An answer that asks for something: it is collected, read, and its request becomes a hold, or a
 //! rewritten response (spec 3).
 
-use std::{collections::VecDeque, rc::Rc};
+use std::{collections::VecDeque, future::poll_fn, rc::Rc, task::Poll};
 
 use bytes::Bytes;
 use fantail_pin::Form;
 use fantail_proto::grip::{Hold, Instruct, InstructError};
 use http::{HeaderValue, Response, StatusCode, header::CONTENT_ENCODING};
 use http_body_util::BodyExt;
+use tokio::time::timeout;
 
 use super::{
     Exchange, Parked, Relay,
     ask::{Answer, Shape},
     conversation::Reserved,
+    upload,
 };
 use crate::{
     error::Fault,
-    hold::{self, Asked, Poll, Subscription},
+    hold::{self, Asked, Subscription},
     log::Outcome,
     upstream::Download,
 };
@@ -27,10 +29,11 @@ pub(super) async fn take(exchange: &mut Exchange, mut answer: Answer) -> Result<
     if exchange.conversation.uploaded() > config.instruct_bytes as u64 {
         return Err(Fault::RequestTooLarge);
     }
-    let Collected { ready, rest } = collect(&mut answer, config.instruct_bytes).await.map_err(|error| {
-        tracing::debug!(%error, "an answer broke off");
-        Fault::AnswerLost { target: answer.target().address.to_string() }
-    })?;
+    let Collected { ready, mut rest } =
+        collect(&mut answer, config.instruct_bytes).await.map_err(|error| {
+            tracing::debug!(%error, "an answer broke off");
+            Fault::AnswerLost { target: answer.target().address.to_string() }
+        })?;
     let whole = if rest.is_none() { concat(&ready) } else { Bytes::new() };
     let reason = answer.head.extensions.get::<hyper::ext::ReasonPhrase>();
     let reason = reason.and_then(|reason| std::str::from_utf8(reason.as_bytes()).ok()).unwrap_or_default();
@@ -44,12 +47,7 @@ pub(super) async fn take(exchange: &mut Exchange, mut answer: Answer) -> Result<
     let ready =
         if rest.is_some() { ready } else { VecDeque::from([std::mem::take(&mut instruct.reply.body)]) };
     let Some(hold) = hold else { return Ok(exchange.reply(instruct.reply, ready)) };
-    if !exchange.conversation.state().is_complete() {
-        return Err(at(
-            &answer,
-            InstructError("the request was answered before it had arrived whole".into()),
-        ));
-    }
+    arrive(exchange, &answer, rest.as_mut()).await?;
     if streams && instruct.reply.headers.get(CONTENT_ENCODING).is_some_and(|coding| coding != "identity") {
         let why = "a stream with Content-Encoding cannot be held: items are not encoded";
         return Err(at(&answer, InstructError(why.into())));
@@ -105,7 +103,7 @@ async fn park_poll(
         *value = HeaderValue::from_bytes(value.as_bytes()).unwrap_or_else(|_| value.clone());
     }
     let last_ids = instruct.channels.into_iter().filter_map(|channel| Some((channel.name, channel.prev_id?)));
-    let poll = Poll {
+    let poll = hold::Poll {
         request,
         unread: Vec::new(),
         shape: hold::Shape { http11, head, keep_alive },
@@ -188,6 +186,37 @@ async fn collect(answer: &mut Answer, limit: usize) -> Result<Collected, crate::
         }
     }
     Ok(Collected { ready, rest: None })
+}
+
+/// Waits for the rest of a request that its origin did not wait for: nothing of it may be left in the
+/// socket of a hold. What arrives while the answer goes on, at `rest`, still goes to the origin.
+async fn arrive(exchange: &Exchange, answer: &Answer, rest: Option<&mut Download>) -> Result<(), Fault> {
+    let config = &exchange.snapshot.config;
+    let conversation = &exchange.conversation;
+    let limit = config.grip.instruct_bytes as u64;
+    let done = || conversation.state().is_complete() || conversation.uploaded() > limit;
+    if done() {
+        return Ok(());
+    }
+    match rest {
+        // The driver of the connection minds that the client is in time.
+        None => upload::drain(conversation, limit).await?,
+        // An origin may neither read nor end its answer.
+        Some(download) => {
+            let sent = poll_fn(|cx| if done() { Poll::Ready(()) } else { download.poll_upload(cx) });
+            if timeout(config.client.body_timeout, sent).await.is_err() {
+                tracing::debug!("an origin does not read what it has answered");
+            }
+        }
+    }
+    if conversation.uploaded() > limit {
+        return Err(Fault::RequestTooLarge);
+    }
+    if !conversation.state().is_complete() {
+        let why = "the request was answered before it had arrived whole";
+        return Err(at(answer, InstructError(why.into())));
+    }
+    Ok(())
 }
 
 fn concat(parts: &VecDeque<Bytes>) -> Bytes {

@@ -158,6 +158,13 @@ impl Download {
         }
     }
 
+    /// Drives the connection without reading the answer, so that the request's body goes on. Ready when the
+    /// connection has ended.
+    pub fn poll_upload(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.drive(cx);
+        if self.ended || self.in_use.is_none() { Poll::Ready(()) } else { Poll::Pending }
+    }
+
     fn release(&mut self) {
         if let Some(in_use) = self.in_use.take()
             && !self.ended

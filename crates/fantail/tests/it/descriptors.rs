@@ -54,3 +54,21 @@ fn a_reserve_is_kept_for_the_origin_side() {
     }
     assert!(server.open_files() < 256);
 }
+
+/// The reserve is as large as origins may need, but never more than half.
+#[test]
+fn the_reserve_grows_with_the_connections_to_origins() {
+    for (shards, origins, room) in [("1", "40", 260), ("2", "40", 220), ("2", "1000", 200)] {
+        let server = TestServer::start(&["* test"], |o| {
+            o.descriptors(400).set("server.shards", shards).set("origin.connections", origins);
+        });
+        let _crowd: Vec<_> = (0..300).map(|_| server.connect()).collect();
+        server.wait_until(Duration::from_secs(10), "accepting pauses", || {
+            server.metric("fantail_accept_pauses_total", &[]) >= 1.0
+        });
+        // Each shard may be accepting one when the last place is taken.
+        server.wait_until(Duration::from_secs(10), "as many as there is room for", || {
+            (room..room + 2).contains(&(server.metric("fantail_connections", &[]) as usize))
+        });
+    }
+}

@@ -221,3 +221,21 @@ fn a_taken_control_address_is_refused() {
     });
     assert!(!status.success() && text.contains(&server.control.port().to_string()), "{text}");
 }
+
+/// One address has its share; others are let in, and a place that becomes free is given again.
+#[test]
+fn connections_of_one_address() {
+    let server = TestServer::start(&["* test"], |o| {
+        o.set("client.connections_per_address", "3");
+    });
+    let mut held: Vec<_> = (0..3).map(|_| server.stream("/stream")).collect();
+    server.connect().expect_closed();
+    server.wait_metric("fantail_connections_refused_total", &[], 1.0);
+    let mut other = Client::connect_from([127, 0, 0, 2].into(), server.client);
+    assert_eq!(other.get("/").response().status(), 200);
+    drop(held.pop());
+    server.wait_pins("stream", 2);
+    server.wait_metric("fantail_connections", &[], 3.0);
+    assert_eq!(server.get("/").status(), 200);
+    assert_eq!(server.metric("fantail_connections_refused_total", &[]), 1.0);
+}

@@ -8,6 +8,7 @@ mod departure;
 mod descriptors;
 mod docs;
 mod drain;
+mod early;
 mod harness;
 mod limits;
 mod long_poll;

@@ -432,6 +432,22 @@ fn cdn_loop_is_appended_and_seen() {
     assert_eq!(origin.requests().len(), 1);
 }
 
+/// What the client said reaches the origin beside what became of it.
+#[test]
+fn original_headers_are_the_clients() {
+    let origin = ok();
+    let server = TestServer::start(&[&format!("*,orig_headers,header=X-Own:ours {origin}")], |o| {
+        o.set("proxy.cdn_loop", "me");
+    });
+    let fields = [("CDN-Loop", "other"), ("Connection", "X-Hop"), ("X-Hop", "1"), ("X-Own", "theirs")];
+    server.request("GET", "/", &fields, b"");
+    let head = origin.request().head;
+    let both = |name: &str| (head.field(name), head.field(&format!("eb9bf0f5-{name}")));
+    assert_eq!(both("cdn-loop"), (Some("other, me"), Some("other")));
+    assert_eq!(both("x-hop"), (None, Some("1")));
+    assert_eq!(both("x-own"), (Some("ours"), Some("theirs")));
+}
+
 #[test]
 fn head_requests_have_no_body_and_keep_the_connection() {
     let origin = Origin::answering(|r| match r.method() {

@@ -180,3 +180,73 @@ fn slow_heads_by_many_do_not_keep_others_out() {
     }
     server.wait_metric("fantail_connections", &[], 0.0);
 }
+
+/// A body that comes, but by a byte at a time.
+#[test]
+fn a_body_that_comes_too_slowly_ends_with_408() {
+    let origin = Origin::answering(|_| answer("200 OK", &[], "fine"));
+    let server = TestServer::start(&[&format!("* {origin}")], |o| {
+        o.set("client.least_rate", "1000").set("client.least_rate_window", "1s");
+    });
+    let mut client = server.connect();
+    client.send("POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 100000\r\n\r\n");
+    let start = Instant::now();
+    while !client.hears_within(Duration::from_millis(50)) && start.elapsed() < Duration::from_secs(10) {
+        client.send_part("x");
+    }
+    let took = start.elapsed();
+    assert_eq!(client.response().status(), 408);
+    assert!(took > Duration::from_millis(900) && took < Duration::from_secs(5), "{took:?}");
+    server.wait_metric("fantail_requests_refused_total", &["cause=\"slow\""], 1.0);
+    server.wait_metric("fantail_connections", &[], 0.0);
+}
+
+/// An answer that is taken, but by too little at a time.
+#[test]
+fn a_client_that_takes_too_little_is_closed() {
+    let origin = Origin::answering(|request| match request.target() {
+        "/held" => hold("stream", "c", &[], "z".repeat(90_000)),
+        _ => answer("200 OK", &[], "w".repeat(50_000_000)),
+    });
+    let server = TestServer::start(&[&format!("* {origin}")], |o| {
+        o.set("client.least_rate", "50000000").set("client.least_rate_window", "1s");
+        o.set("client.queue_bytes", "50000000");
+    });
+    let mut slow = server.connect();
+    slow.narrow().get("/").head();
+    server.wait_until(Duration::from_secs(5), "the end of who takes too little", || {
+        slow.content(1000);
+        server.metric("fantail_requests_refused_total", &["cause=\"slow\""]) > 0.0
+    });
+
+    let mut slow = server.connect();
+    slow.narrow().get("/held").head();
+    server.wait_pins("stream", 1);
+    for _ in 0..100 {
+        server.publish_stream("c", &"z".repeat(100_000));
+    }
+    server.wait_until(Duration::from_secs(5), "the end of who takes too little", || {
+        slow.content(1000);
+        server.metric("fantail_pins_ended_total", &["cause=\"stalled\""]) > 0.0
+    });
+}
+
+/// The time of a slow origin is not its client's.
+#[test]
+fn who_waits_for_the_origin_is_not_slow() {
+    let origin = Origin::scripted(|exchange| {
+        exchange.pause(Duration::from_secs(2));
+        let body = exchange.read_body().expect("the whole request");
+        exchange.send(format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\nf", body.len()));
+        exchange.pause(Duration::from_secs(2));
+        exchange.send(&body[1..]);
+        Then::Next
+    });
+    let server = TestServer::start(&[&format!("* {origin}")], |o| {
+        o.set("client.least_rate", "50000000").set("client.least_rate_window", "1s");
+    });
+    let body = "f".repeat(10_000_000);
+    let got = server.request("POST", "/", &[], body.as_bytes());
+    assert_eq!((got.status(), got.body.len()), (200, body.len()));
+    assert_eq!(server.metric("fantail_requests_refused_total", &["cause=\"slow\""]), 0.0);
+}

@@ -3,7 +3,7 @@
 use std::{
     io::{ErrorKind, Read},
     os::{fd::OwnedFd, unix::net::UnixStream},
-    sync::{Arc, atomic::AtomicUsize},
+    sync::Arc,
     time::Duration,
 };
 
@@ -18,7 +18,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::{
-    client::{Client, Connections},
+    client::{Client, Connections, Crowd},
     config,
     hold::{Asked, Poll, Shape, Subscription},
     hub::{Hub, RealmId},
@@ -38,12 +38,12 @@ impl Shard {
         let counters = Arc::new(Counters::default());
         let config = config::Config::default();
         let holds = Holds::new(Arc::clone(&hub), 0, FanOut::Send, &config, Arc::clone(&counters)).unwrap();
-        let connections = Connections::new(usize::MAX, Arc::new(AtomicUsize::new(0)), counters);
+        let connections = Connections::new(Crowd::new(usize::MAX, 0), counters);
         Self { hub, holds, connections }
     }
 
     fn client(&self) -> Client {
-        Client { peer: None, slot: self.connections.take() }
+        self.connections.take(None).unwrap()
     }
 
     fn stream(&mut self, who: &Subscriber) -> (PinId, UnixStream) {

@@ -24,6 +24,7 @@ pub struct State {
     record_limit: usize,
     flushed: Cell<bool>,
     written: Cell<u64>,
+    body: Cell<u64>,
     waker: RefCell<Option<Waker>>,
 }
 
@@ -62,6 +63,7 @@ impl State {
             record_limit,
             flushed: Cell::new(true),
             written: Cell::default(),
+            body: Cell::default(),
             waker: RefCell::default(),
         }
     }
@@ -122,6 +124,11 @@ impl State {
         self.written.get()
     }
 
+    /// Bytes of the current message's body that have come, framing included.
+    pub fn body(&self) -> u64 {
+        self.body.get()
+    }
+
     pub(super) fn refuse(&self, refusal: Refusal) {
         self.refused.set(Some(refusal));
     }
@@ -129,6 +136,7 @@ impl State {
     pub(super) fn begin(&self, head: &Head, bytes: &[u8]) {
         self.message.set(Message::Arriving { done: false });
         self.upgrade.set(head.upgrade);
+        self.body.set(0);
         self.record.replace(Some(Vec::new()));
         if head.expect {
             without_expect(bytes).for_each(|line| self.record(line));
@@ -137,7 +145,12 @@ impl State {
         }
     }
 
-    pub(super) fn record(&self, bytes: &[u8]) {
+    pub(super) fn body_came(&self, bytes: &[u8]) {
+        self.body.set(self.body.get() + bytes.len() as u64);
+        self.record(bytes);
+    }
+
+    fn record(&self, bytes: &[u8]) {
         let mut record = self.record.borrow_mut();
         match record.as_mut() {
             Some(record) if record.len() + bytes.len() <= self.record_limit => {

@@ -3,7 +3,7 @@
 
 use std::{
     io::Write,
-    net::{Shutdown, SocketAddr, TcpStream},
+    net::{IpAddr, Shutdown, SocketAddr, TcpStream},
     time::Duration,
 };
 
@@ -41,7 +41,19 @@ impl Response {
 
 impl Client {
     pub fn connect(address: SocketAddr) -> Self {
-        let socket = TcpStream::connect_timeout(&address, DEADLINE).expect("the server accepts");
+        Self::over(TcpStream::connect_timeout(&address, DEADLINE).expect("the server accepts"))
+    }
+
+    /// From an address of our own.
+    pub fn connect_from(from: IpAddr, address: SocketAddr) -> Self {
+        let socket = socket2::Socket::new(socket2::Domain::for_address(address), socket2::Type::STREAM, None)
+            .expect("a socket");
+        socket.bind(&SocketAddr::new(from, 0).into()).expect("an address of this machine");
+        socket.connect(&address.into()).expect("the server accepts");
+        Self::over(socket.into())
+    }
+
+    fn over(socket: TcpStream) -> Self {
         Self {
             wire: Wire::new(socket),
             due: std::collections::VecDeque::new(),
