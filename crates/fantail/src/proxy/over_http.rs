@@ -30,16 +30,15 @@ use crate::{
 pub fn ask(shard: &Rc<Shard>, asking: Asking) {
     let shard = Rc::clone(shard);
     tokio::task::spawn_local(async move {
-        let Asking { far, mut body } = asking;
+        let Asking { far, mut next } = asking;
         loop {
-            let mut next = post_events(&shard, &far, body).await;
-            body = loop {
-                match next {
-                    Next::Ask(body) => break body,
-                    Next::Wait(ms) => tokio::time::sleep(Duration::from_millis(ms)).await,
-                    Next::Done => return,
+            next = match next {
+                Next::Ask(body) => post_events(&shard, &far, body).await,
+                Next::Wait(ms) => {
+                    tokio::time::sleep(Duration::from_millis(ms)).await;
+                    shard.holds(|holds| holds.go_on_asking(&far))
                 }
-                next = shard.holds(|holds| holds.go_on_asking(&far));
+                Next::Done => return,
             };
         }
     });

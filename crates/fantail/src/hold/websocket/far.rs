@@ -70,6 +70,9 @@ pub struct Link {
     out: RefCell<Vec<u8>>,
     /// Nothing more will be written behind what is in `out`.
     ended: Cell<bool>,
+    /// The last of that is a close frame, which the origin is to answer.
+    closed: Cell<bool>,
+    left: Notify,
     written: Notify,
     pub(super) drained: Notify,
     limit: usize,
@@ -82,6 +85,8 @@ impl Link {
             pin: Cell::new(None),
             out: RefCell::default(),
             ended: Cell::new(false),
+            closed: Cell::new(false),
+            left: Notify::new(),
             written: Notify::new(),
             drained: Notify::new(),
             limit,
@@ -100,6 +105,18 @@ impl Link {
             }
             self.written.notified().await;
         }
+    }
+
+    /// Resolves when the client has left, and no sooner.
+    pub async fn left(&self) {
+        while !self.ended.get() {
+            self.left.notified().await;
+        }
+    }
+
+    /// Whether the origin was sent a close frame.
+    pub fn is_closed(&self) -> bool {
+        self.closed.get()
     }
 
     /// Resolves when the client's queue has become shorter, or the client has left.
@@ -123,6 +140,7 @@ impl Link {
     /// Writes a close frame, the last.
     pub(super) fn close(&self, close: Option<&Close>) {
         self.send(Opcode::Close, &close.map(Close::payload).unwrap_or_default());
+        self.closed.set(true);
     }
 
     /// The client is gone: the connection ends when what waits is written.
@@ -131,6 +149,7 @@ impl Link {
         self.ended.set(true);
         self.written.notify_one();
         self.drained.notify_one();
+        self.left.notify_one();
     }
 }
 
@@ -145,7 +164,8 @@ fn key() -> [u8; 4] {
 #[derive(Debug)]
 pub struct Asking {
     pub far: Rc<OverHttp>,
-    pub body: Bytes,
+    /// What to begin with.
+    pub next: Next,
 }
 
 /// What follows an answer.
