@@ -26,6 +26,12 @@ impl<T> Pins<T> {
         }
     }
 
+    /// Whether the owner wants to read a pin; not of a stale id.
+    #[must_use]
+    pub fn is_reading(&self, id: PinId) -> bool {
+        self.record(id).is_some_and(|record| record.reading == Reading::Wanted)
+    }
+
     /// Reads what there is, up to the length of `buffer`. The end of the stream and a failure are an
     /// [`Event::Departed`], found by writing.
     pub fn read(&mut self, id: PinId, buffer: &mut [u8]) -> Received {

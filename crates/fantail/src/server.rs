@@ -359,7 +359,7 @@ impl Thread {
         }
         shard.start_draining();
         let deadline = Instant::now() + shard.snapshot.load().config.server.drain_timeout;
-        while shard.connections.open() > 0 && timeout_at(deadline, shard.connections.room()).await.is_ok() {}
+        while shard.is_busy() && timeout_at(deadline, shard.connections.room()).await.is_ok() {}
         shard.tidy();
         Ok(())
     }

@@ -142,6 +142,11 @@ impl Shard {
         self.holds(Holds::drain);
     }
 
+    /// Whether a client is still there, or an origin is still to hear of one.
+    pub fn is_busy(&self) -> bool {
+        self.connections.open() > 0 || self.holds.borrow().has_partings()
+    }
+
     pub fn is_draining(&self) -> bool {
         self.draining.get()
     }

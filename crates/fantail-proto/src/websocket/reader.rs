@@ -130,6 +130,11 @@ impl Reader {
         self.partial.is_some()
     }
 
+    /// After a close or a violation nothing is read any more.
+    pub fn is_ended(&self) -> bool {
+        self.ended
+    }
+
     fn advance(
         &mut self,
         input: &mut &mut [u8],

@@ -43,6 +43,11 @@ impl Channels {
         &self.all[channel as usize].key.1
     }
 
+    pub(super) fn is(&self, channel: u32, realm: RealmId, name: &str) -> bool {
+        let (its_realm, its_name) = &self.all[channel as usize].key;
+        *its_realm == realm && **its_name == *name
+    }
+
     pub(super) fn subscribers(&self, channel: u32, list: List) -> &[PinId] {
         &self.all[channel as usize].lists[list as usize]
     }

@@ -223,7 +223,8 @@ impl Holds {
     fn channel_of(&self, hold: &Hold, work: &Work, item: usize) -> Option<u32> {
         let channel = work.channels[item]?;
         let has = hold.subs.iter().any(|sub| sub.channel == channel);
-        (has && self.channels.name(channel) == &*work.batch[item].channel).then_some(channel)
+        let Delivery { realm, channel: name, .. } = &*work.batch[item];
+        (has && self.channels.is(channel, *realm, name)).then_some(channel)
     }
 
     /// Writes to as many holds as `budget` allows, at least one. Returns the cost, in writes.

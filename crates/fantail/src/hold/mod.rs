@@ -35,7 +35,7 @@ use crate::{
     client::Client,
     config,
     hub::{Hub, RealmId},
-    metrics::Counters,
+    metrics::{Count, Counters},
 };
 use channels::Channels;
 use fanout::Work;
@@ -290,6 +290,11 @@ impl Holds {
         self.collect();
     }
 
+    /// Whether origins are still to hear of clients that are gone.
+    pub fn has_partings(&self) -> bool {
+        self.partings > 0
+    }
+
     pub fn has_onward(&self) -> bool {
         !self.onward.is_empty()
     }
@@ -399,23 +404,19 @@ impl Holds {
     }
 
     fn react_to(&mut self, event: Event) {
-        let (id, cause) = match event {
+        let (id, cause): (_, fn(&Counters) -> &Count) = match event {
             Event::Due(id) if self.is_websocket(id) => return self.due_websocket(id),
             Event::Due(id) => return self.time_out(id),
             Event::Finished(id) => return self.release(id),
             Event::Readable(id) => return self.readable(id),
             Event::Drained(id) => return self.drained(id),
-            Event::Departed(id) => (id, &self.counters.ended_client),
-            Event::Overflow(id) => (id, &self.counters.ended_overflow),
-            Event::Stalled(id) => (id, &self.counters.ended_stalled),
+            Event::Departed(id) => (id, |counters| &counters.ended_client),
+            Event::Overflow(id) => (id, |counters| &counters.ended_overflow),
+            Event::Stalled(id) => (id, |counters| &counters.ended_stalled),
         };
-        cause.add(1);
+        self.count_end(id, cause);
         match event {
-            // It gets the rest and a close frame, if it reads.
-            Event::Overflow(_) if self.is_websocket(id) => {
-                self.part(id, Farewell::Disconnect);
-                self.unsubscribe_all(id);
-            }
+            Event::Overflow(_) if self.is_websocket(id) => self.overflowed(id),
             _ => self.drop_pin(id),
         }
     }
@@ -523,7 +524,7 @@ struct Hold {
     client: Option<Client>,
     /// Only when a filter was given.
     filtering: Option<Box<Filtering>>,
-    /// What a stream's client had sent behind its request.
+    /// What a stream's client had sent behind its request, or what a WebSocket's has said and there is no room for.
     unread: Option<Box<[u8]>>,
 }
 

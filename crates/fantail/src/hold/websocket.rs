@@ -2,6 +2,7 @@
 //! happens here, in order, whoever caused it; the sockets are the pins', the words of the origin's answers
 //! `fantail_proto`'s. Never asks an origin: who does is given [`Asking`].
 
+mod closing;
 mod control;
 mod far;
 mod timers;
@@ -9,25 +10,26 @@ mod timers;
 use std::{os::fd::OwnedFd, rc::Rc};
 
 use bytes::Bytes;
-use fantail_pin::{Form, Outcome, Payload, PinId, Received};
+use fantail_pin::{Form, Payload, PinId, Received};
 use fantail_proto::{
     item::WsKind,
     render,
     websocket::{
-        close::{self, Close, Code},
+        close::Code,
         control::{Message, Verdict},
         deflate::Window,
         frame::{Frame, Opcode},
-        over_http::{Action, Failure, Farewell},
+        over_http::{Action, Failure},
         reader::{self, Limits, Reader, Role, Violation},
     },
 };
 use http::{HeaderMap, StatusCode};
 
+pub(super) use closing::close_frame;
 pub use far::{Asking, Call, Far, Link, Next, OverHttp};
 use timers::Timers;
 
-use super::{Asked, HoldKind, Holds, Onward};
+use super::{Asked, Hold, HoldKind, Holds, Onward};
 use crate::{client::Client, hub::RealmId};
 
 /// What a WebSocket is besides a pin.
@@ -41,6 +43,8 @@ pub(super) struct WebSocket {
     /// The first so many subscriptions are the target's own: the origin cannot end them.
     implicit: u16,
     debug: bool,
+    /// Why it ended has been counted.
+    counted: bool,
     /// Of a client that agreed to permessage-deflate.
     window: Option<Window>,
     realm: RealmId,
@@ -88,8 +92,9 @@ impl Holds {
             far,
             grip,
             stage: Stage::Open,
-            implicit: u16::try_from(asked.subscriptions.len()).unwrap_or(u16::MAX),
+            implicit: 0,
             debug,
+            counted: false,
             window,
             realm: asked.realm,
             prefix: asked.prefix.as_str().into(),
@@ -97,6 +102,9 @@ impl Holds {
         };
         let id = self.reserve(asked, form, HoldKind::WebSocket(Box::new(socket)))?;
         self.deflating += usize::from(form == Form::Coded);
+        if let Some(Hold { subs, kind: HoldKind::WebSocket(socket), .. }) = self.pins.get_mut(id) {
+            socket.implicit = u16::try_from(subs.len()).unwrap_or(u16::MAX);
+        }
         match self.far(id) {
             Some(Far::OverHttp(far)) => far.pin.set(Some(id)),
             Some(Far::Native(link)) => link.pin.set(Some(id)),
@@ -168,7 +176,6 @@ impl Holds {
                 Ok(None) => break,
                 Err(violation) => {
                     tracing::info!(target: "fantail::websocket", %violation, "an origin breaks the protocol");
-                    self.counters.ended_origin.add(1);
                     if let Some(id) = link.pin.get() {
                         self.fail(id, &format!("the origin broke the protocol: {violation}"));
                     }
@@ -201,7 +208,7 @@ impl Holds {
         let Some(socket) = self.socket(id) else { return };
         socket.far = Far::Detached;
         if matches!(socket.stage, Stage::Open | Stage::ClientClosed) {
-            self.counters.ended_origin.add(1);
+            self.count_end(id, |counters| &counters.ended_origin);
             self.drop_pin(id);
         }
     }
@@ -212,7 +219,8 @@ impl Holds {
             && link.has_room()
             && self.socket(id).is_some_and(|socket| socket.stage != Stage::ClientClosed)
         {
-            self.pins.set_reading(id, true);
+            self.go_on_reading(id);
+            self.collect();
         }
     }
 
@@ -241,47 +249,6 @@ impl Holds {
         }
     }
 
-    /// The client's side is over, without a closing handshake.
-    pub(super) fn part(&mut self, id: PinId, farewell: Farewell) {
-        let Some(socket) = self.socket(id) else { return };
-        socket.timers.clear();
-        match std::mem::replace(&mut socket.far, Far::Detached) {
-            Far::OverHttp(far) => {
-                far.pin.set(None);
-                far.session.borrow_mut().leave(farewell);
-                // Over the limit, the origin hears nothing: it has to reckon with that anyway.
-                if self.partings < MAX_PARTINGS || far.asking.get() {
-                    self.partings += 1;
-                    if !far.asking.replace(true) {
-                        match self.go_on_asking(&far) {
-                            Next::Done => {}
-                            next => self.onward.push(Onward::Ask(Asking { far, next })),
-                        }
-                    }
-                }
-            }
-            Far::Native(link) => {
-                if farewell == Farewell::Close {
-                    link.close(None);
-                }
-                link.end();
-            }
-            Far::Detached => {}
-        }
-    }
-
-    /// Sends a close frame of our own; the origin hears of a close without a code (spec 7.5).
-    pub(super) fn close_websocket(&mut self, id: PinId, frame: &Bytes) -> bool {
-        let Some(socket) = self.socket(id) else { return false };
-        if socket.stage != Stage::Open {
-            return false;
-        }
-        self.part(id, Farewell::Close);
-        let sent = self.send_close(id, frame);
-        self.collect();
-        sent
-    }
-
     pub(super) fn due_websocket(&mut self, id: PinId) {
         let now_ms = self.now_ms;
         let written_ms = self.pins.last_write_ms(id).unwrap_or(now_ms);
@@ -293,13 +260,18 @@ impl Holds {
         if let Some(delayed) = socket.timers.take_delayed(now_ms) {
             self.write_message(id, delayed.kind, &delayed.content);
         }
+        let paused = !self.pins.is_reading(id);
         let Some(socket) = self.socket(id) else { return };
         if socket.stage == Stage::Open {
+            if paused {
+                // Whoever is not read cannot be heard.
+                socket.timers.heard(now_ms);
+            }
             if socket.timers.is_idle(written_ms, idle_ms, now_ms) {
-                self.counters.ended_timeout.add(1);
+                self.count_end(id, |counters| &counters.ended_timeout);
                 self.close_websocket(id, &close_frame(Code::GOING_AWAY, ""));
             } else if socket.timers.is_silent(ping_ms, now_ms) {
-                self.counters.ended_stalled.add(1);
+                self.count_end(id, |counters| &counters.ended_stalled);
                 return self.drop_pin(id);
             } else if socket.timers.wants_ping(ping_ms, now_ms) {
                 self.write_to(id, &Frame::new(Opcode::Ping, PING).to_bytes());
@@ -334,20 +306,33 @@ impl Holds {
         Limits { message: self.websocket.message_bytes, fragments: self.websocket.fragments }
     }
 
-    /// Reads frames and does what they say.
+    /// Reads frames and does what they say, as long as there is room for what follows from them.
     fn hear(&mut self, id: PinId, bytes: &mut [u8]) {
         let mut input = bytes;
         let limits = self.limits();
         let now_ms = self.now_ms;
         while !input.is_empty() {
+            let has_room = self.pins.is_reading(id);
             let Some(hold) = self.pins.get_mut(id) else { return };
             let HoldKind::WebSocket(socket) = &mut hold.kind else { return };
+            if !has_room && !socket.reader.is_ended() {
+                hold.unread = Some((&*input).into());
+                return;
+            }
             socket.timers.heard(now_ms);
             match socket.reader.read(&mut input, &limits, &mut self.inflater) {
                 Ok(Some(event)) => self.client_says(id, event),
                 Ok(None) => return,
                 Err(violation) => return self.violated(id, violation),
             }
+        }
+    }
+
+    /// Reads the client, and first what of it has been read already.
+    fn go_on_reading(&mut self, id: PinId) {
+        self.pins.set_reading(id, true);
+        if let Some(mut unread) = self.pins.get_mut(id).and_then(|hold| hold.unread.take()) {
+            self.hear(id, &mut unread);
         }
     }
 
@@ -374,48 +359,13 @@ impl Holds {
         }
     }
 
-    fn client_closes(&mut self, id: PinId, close: Option<&Close>) {
-        let close_by_ms = self.now_ms + millis(self.websocket.close_timeout);
-        let Some(socket) = self.socket(id) else { return };
-        let before = socket.stage;
-        match &socket.far {
-            Far::OverHttp(far) => {
-                far.session
-                    .borrow_mut()
-                    .close(close.map(|close| (close.code.get(), close.reason.as_bytes())));
-            }
-            Far::Native(link) => link.close(close),
-            Far::Detached => {}
-        }
-        match before {
-            Stage::Open if !matches!(socket.far, Far::Detached) => {
-                socket.stage = Stage::ClientClosed;
-                socket.timers.close_by_ms = close_by_ms;
-                self.pins.set_reading(id, false);
-                self.schedule(id);
-            }
-            // Nobody else is to be asked: the answer is the same again.
-            Stage::Open => self.last_close(id, close.map(|close| (close.code, &*close.reason))),
-            Stage::Closing => self.over(id, &Bytes::new()),
-            Stage::ClientClosed | Stage::Over => {}
-        }
-    }
-
-    fn violated(&mut self, id: PinId, violation: Violation) {
-        tracing::debug!(target: "fantail::websocket", %violation, "a client is closed");
-        self.counters.ended_violation.add(1);
-        self.part(id, Farewell::Disconnect);
-        let frame = match self.socket(id).map(|socket| socket.stage) {
-            // It has had its close frame.
-            Some(Stage::Closing) => Bytes::new(),
-            _ => close_frame(violation.code(), ""),
-        };
-        self.over(id, &frame);
-    }
-
     /// Does what an origin's answer says, in its order.
     fn act(&mut self, id: PinId, actions: Vec<Action>) {
         for action in actions {
+            // It may have closed, or be done with the client, by what it said before.
+            if matches!(self.far(id), None | Some(Far::Detached)) {
+                return;
+            }
             match action {
                 Action::Open | Action::Reject => {}
                 Action::Message(kind, content) => {
@@ -429,7 +379,7 @@ impl Holds {
                 }
                 Action::Drop(cause) => {
                     tracing::info!(target: "fantail::websocket", %cause, "a client is let go");
-                    self.counters.ended_origin.add(1);
+                    self.count_end(id, |counters| &counters.ended_origin);
                     // The session knows, and may have something to say to that.
                     self.drop_pin(id);
                 }
@@ -459,65 +409,6 @@ impl Holds {
         }
     }
 
-    /// Closes for a fault on our side of the connection; a client hears why with debug only.
-    fn fail(&mut self, id: PinId, why: &str) {
-        let debug = self.socket(id).is_some_and(|socket| socket.debug);
-        self.close_websocket(id, &close_frame(Code::INTERNAL_ERROR, if debug { why } else { "" }));
-    }
-
-    fn origin_closes(&mut self, id: PinId, close: Option<(Code, &str)>) {
-        match self.socket(id).map(|socket| socket.stage) {
-            Some(Stage::Open) => {
-                let frame = frame_of(close);
-                self.send_close(id, &frame);
-            }
-            Some(Stage::ClientClosed) => self.last_close(id, close),
-            _ => {}
-        }
-    }
-
-    /// Sends a close frame and waits for the client's.
-    fn send_close(&mut self, id: PinId, frame: &Bytes) -> bool {
-        let close_by_ms = self.now_ms + millis(self.websocket.close_timeout);
-        self.flush_delayed(id);
-        let sent = matches!(self.pins.seal(id, frame), Outcome::Sent | Outcome::Queued);
-        if let Some(socket) = self.socket(id) {
-            socket.stage = Stage::Closing;
-            socket.timers.close_by_ms = close_by_ms;
-            self.pins.set_reading(id, true);
-            self.unsubscribe_all(id);
-            self.schedule(id);
-        }
-        self.counters.ended_close.add(u64::from(sent));
-        sent
-    }
-
-    /// Answers the client's close frame, and that is all.
-    fn last_close(&mut self, id: PinId, close: Option<(Code, &str)>) {
-        self.counters.ended_client.add(1);
-        self.over(id, &frame_of(close));
-    }
-
-    /// Writes the last bytes; the connection ends when they are out.
-    fn over(&mut self, id: PinId, tail: &Bytes) {
-        if let Some(socket) = self.socket(id) {
-            socket.stage = Stage::Over;
-            self.unsubscribe_all(id);
-            self.pins.finish(id, tail);
-        }
-    }
-
-    /// The close frame that was waited for has not come.
-    fn give_up(&mut self, id: PinId) {
-        match self.socket(id).map(|socket| socket.stage) {
-            Some(Stage::ClientClosed) => {
-                self.part(id, Farewell::Disconnect);
-                self.last_close(id, None);
-            }
-            _ => self.drop_pin(id),
-        }
-    }
-
     fn write_message(&mut self, id: PinId, kind: WsKind, content: &Bytes) {
         let opcode = Opcode::from(kind);
         let least = self.websocket.deflate_from;
@@ -538,7 +429,7 @@ impl Holds {
         self.counters.bytes_pushed.add(bytes.len() as u64);
     }
 
-    /// Asks the origin if there is something to ask, and reads the client again if there is room.
+    /// Asks the origin if there is something to ask.
     fn ask(&mut self, id: PinId) {
         let Some(Far::OverHttp(far)) = self.far(id) else { return };
         let far = Rc::clone(far);
@@ -557,15 +448,16 @@ impl Holds {
             self.act(id, actions);
             self.collect();
         }
-        // Doing so may have ended it.
-        let Some(id) = far.pin.get() else { return self.go_on_asking(far) };
-        let (has_room, ended) = {
-            let session = far.session.borrow();
-            (session.has_room(), session.is_ended())
-        };
-        if has_room && self.socket(id).is_some_and(|socket| socket.stage != Stage::ClientClosed) {
-            self.pins.set_reading(id, true);
+        if let Some(id) = far.pin.get()
+            && far.session.borrow().has_room()
+            && self.socket(id).is_some_and(|socket| socket.stage != Stage::ClientClosed)
+        {
+            self.go_on_reading(id);
+            self.collect();
         }
+        // What it said, or the client, may have ended it.
+        let Some(id) = far.pin.get() else { return self.go_on_asking(far) };
+        let ended = far.session.borrow().is_ended();
         if !ended && self.pins.queue_len(id) < BEHIND {
             let body = far.session.borrow_mut().next(self.now_ms);
             if let Some(body) = body {
@@ -613,18 +505,6 @@ impl Holds {
     }
 }
 
-/// A close frame.
-pub(super) fn close_frame(code: Code, reason: &str) -> Bytes {
-    Frame::new(Opcode::Close, &close::payload(code, reason)).to_bytes()
-}
-
-fn frame_of(close: Option<(Code, &str)>) -> Bytes {
-    match close {
-        Some((code, reason)) => close_frame(code, reason),
-        None => Frame::new(Opcode::Close, &[]).to_bytes(),
-    }
-}
-
 /// Frames one after another; a single one is shared, not copied.
 fn joined(frames: &[&Bytes]) -> Bytes {
     match frames {
@@ -641,7 +521,5 @@ fn millis(time: std::time::Duration) -> u64 {
 const BUFFER: usize = 64 << 10;
 /// So much that waits for a slow client keeps its origin waiting, too (spec 7.2.5).
 const BEHIND: usize = 200_000;
-/// Sessions without a client that still have something to tell their origins.
-const MAX_PARTINGS: usize = 10_000;
 /// The content of our own pings, so that their pongs are not taken for the client's words.
 const PING: &[u8] = &[0x9e, 0x17, 0xc3, 0x42];

@@ -1,7 +1,7 @@
 //! WebSockets that are passed on to an origin's own server (spec 7.8): its handshake, and the task that carries
 //! frames between it and the hold while both live. Messages are the hold's; this knows bytes and frames.
 
-use std::{future::poll_fn, io, pin::Pin, rc::Rc};
+use std::{future::poll_fn, io, pin::Pin, rc::Rc, time::Duration};
 
 use bytes::Bytes;
 use fantail_proto::{
@@ -94,21 +94,17 @@ fn request(ask: &Ask, key: HeaderValue) -> Box<Request<Upload>> {
 }
 
 impl Connected {
-    /// Starts the task that carries frames, until one side is gone.
-    pub(super) fn start(self, shard: &Rc<Shard>) {
+    /// Starts the task that carries frames, until one side is gone. When that is the client, the origin has
+    /// `patience` to take what waits for it and to answer a close.
+    pub(super) fn start(self, shard: &Rc<Shard>, patience: Duration) {
         let shard = Rc::clone(shard);
         tokio::task::spawn_local(async move {
             let Self { link, wire, unread } = self;
             let (reading, writing) = tokio::io::split(*wire);
-            let patience = shard.snapshot.load().config.websocket.close_timeout;
-            let expired = async {
-                link.ended().await;
-                tokio::time::sleep(patience).await;
-            };
             let ended = tokio::select! {
                 ended = read(&shard, &link, reading, unread) => ended,
                 ended = write(&shard, &link, writing) => ended,
-                () = expired => Err(io::ErrorKind::TimedOut.into()),
+                () = late(&link, patience) => Ok(()),
             };
             if let Err(error) = ended {
                 tracing::debug!(target: "fantail::websocket", %error, "an origin's connection ended");
@@ -152,7 +148,17 @@ async fn write(shard: &Shard, link: &Link, mut wire: WriteHalf<Wire>) -> io::Res
         wire.flush().await?;
         shard.holds(|holds| holds.link_has_room(link));
     }
-    wire.shutdown().await
+    wire.shutdown().await?;
+    if link.is_closed() {
+        // It is for the origin to end the connection (RFC 6455 section 7.1.1), and for the reader to see it.
+        std::future::pending::<()>().await;
+    }
+    Ok(())
+}
+
+async fn late(link: &Link, patience: Duration) {
+    link.left().await;
+    tokio::time::sleep(patience).await;
 }
 
 /// One read of an origin.

@@ -118,7 +118,7 @@ async fn park(
     };
     let id = exchange.shard().holds(|holds| holds.reserve_websocket(asked, opened)).ok_or(Fault::Full)?;
     if let Some(link) = link {
-        link.start(exchange.shard());
+        link.start(exchange.shard(), exchange.snapshot.config.websocket.close_timeout);
     }
     if let Some(entry) = exchange.entry.take() {
         entry.write(exchange.shard(), Outcome::Accept);

@@ -10,7 +10,6 @@ use fantail_proto::{
     websocket::{
         control::{self, Control},
         frame::Frame,
-        over_http::Farewell,
     },
 };
 
@@ -22,7 +21,7 @@ impl Holds {
         match control {
             Control::Subscribe { channel, filters, prev_id: _ } => self.subscribe(id, &channel, filters),
             Control::Unsubscribe { channel } => self.leave_channel(id, &channel),
-            Control::Detach => self.part(id, Farewell::Close),
+            Control::Detach => self.detach(id),
             // There is no session service.
             Control::Session { id: _ } => {}
             Control::SetMeta { name, value } => self.set_meta(id, name, value),

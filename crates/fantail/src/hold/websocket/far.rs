@@ -70,8 +70,10 @@ pub struct Link {
     out: RefCell<Vec<u8>>,
     /// Nothing more will be written behind what is in `out`.
     ended: Cell<bool>,
+    /// The last of that is a close frame, which the origin is to answer.
+    closed: Cell<bool>,
+    left: Notify,
     written: Notify,
-    over: Notify,
     pub(super) drained: Notify,
     limit: usize,
 }
@@ -83,8 +85,9 @@ impl Link {
             pin: Cell::new(None),
             out: RefCell::default(),
             ended: Cell::new(false),
+            closed: Cell::new(false),
+            left: Notify::new(),
             written: Notify::new(),
-            over: Notify::new(),
             drained: Notify::new(),
             limit,
         })
@@ -104,11 +107,16 @@ impl Link {
         }
     }
 
-    /// Resolves when the client is gone: what waits then is written within a time, or not at all.
-    pub async fn ended(&self) {
+    /// Resolves when the client has left, and no sooner.
+    pub async fn left(&self) {
         while !self.ended.get() {
-            self.over.notified().await;
+            self.left.notified().await;
         }
+    }
+
+    /// Whether the origin was sent a close frame.
+    pub fn is_closed(&self) -> bool {
+        self.closed.get()
     }
 
     /// Resolves when the client's queue has become shorter, or the client has left.
@@ -132,6 +140,7 @@ impl Link {
     /// Writes a close frame, the last.
     pub(super) fn close(&self, close: Option<&Close>) {
         self.send(Opcode::Close, &close.map(Close::payload).unwrap_or_default());
+        self.closed.set(true);
     }
 
     /// The client is gone: the connection ends when what waits is written.
@@ -139,8 +148,8 @@ impl Link {
         self.pin.set(None);
         self.ended.set(true);
         self.written.notify_one();
-        self.over.notify_one();
         self.drained.notify_one();
+        self.left.notify_one();
     }
 }
 
@@ -155,6 +164,7 @@ fn key() -> [u8; 4] {
 #[derive(Debug)]
 pub struct Asking {
     pub far: Rc<OverHttp>,
+    /// What to begin with.
     pub next: Next,
 }
 

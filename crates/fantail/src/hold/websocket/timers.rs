@@ -32,10 +32,6 @@ impl Timers {
         self.pinged = false;
     }
 
-    pub(super) fn clear(&mut self) {
-        self.delayed = None;
-    }
-
     pub(super) fn take_delayed(&mut self, now_ms: u64) -> Option<Box<Delayed>> {
         self.delayed.take_if(|delayed| delayed.at_ms <= now_ms)
     }

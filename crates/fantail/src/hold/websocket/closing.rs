@@ -1,0 +1,199 @@
+//! How WebSockets end: the closing handshake (RFC 6455 section 7) from either side, faults of either side, and
+//! what the other one hears of it. Each end is counted once, by its first cause.
+
+use bytes::Bytes;
+use fantail_pin::{Outcome, PinId};
+use fantail_proto::websocket::{
+    close::{self, Close, Code},
+    frame::{Frame, Opcode},
+    over_http::Farewell,
+    reader::Violation,
+};
+
+use super::{Asking, Far, Next, Stage, millis};
+use crate::{
+    hold::{Holds, Onward},
+    metrics::{Count, Counters},
+};
+
+impl Holds {
+    /// Counts why a hold has ended; for a WebSocket, what happens while it closes is no cause any more.
+    pub(in crate::hold) fn count_end(&mut self, id: PinId, cause: impl FnOnce(&Counters) -> &Count) {
+        let counted = self.socket(id).is_some_and(|socket| std::mem::replace(&mut socket.counted, true));
+        if !counted {
+            cause(&self.counters).add(1);
+        }
+    }
+
+    /// The client is nothing to its origin any more: without a closing handshake, or with one that is ours.
+    pub(in crate::hold) fn part(&mut self, id: PinId, farewell: Farewell) {
+        let Some(socket) = self.socket(id) else { return };
+        match std::mem::replace(&mut socket.far, Far::Detached) {
+            Far::OverHttp(far) => {
+                far.pin.set(None);
+                far.session.borrow_mut().leave(farewell);
+                // Over the limit, the origin hears nothing: it has to reckon with that anyway.
+                if self.partings < MAX_PARTINGS || far.asking.get() {
+                    self.partings += 1;
+                    if !far.asking.replace(true) {
+                        match self.go_on_asking(&far) {
+                            Next::Done => {}
+                            next => self.onward.push(Onward::Ask(Asking { far, next })),
+                        }
+                    }
+                }
+            }
+            Far::Native(link) => {
+                if farewell == Farewell::Close {
+                    link.close(None);
+                }
+                link.end();
+            }
+            Far::Detached => {}
+        }
+    }
+
+    /// Sends a close frame of our own; the origin hears of a close without a code (spec 7.5).
+    pub(in crate::hold) fn close_websocket(&mut self, id: PinId, frame: &Bytes) -> bool {
+        if self.socket(id).is_none_or(|socket| socket.stage != Stage::Open) {
+            return false;
+        }
+        self.part(id, Farewell::Close);
+        let sent = self.send_close(id, frame);
+        self.collect();
+        sent
+    }
+
+    /// A client's queue is full. It gets what has waited and a close frame, if it reads.
+    pub(in crate::hold) fn overflowed(&mut self, id: PinId) {
+        self.part(id, Farewell::Disconnect);
+        self.unsubscribe_all(id);
+    }
+
+    pub(super) fn client_closes(&mut self, id: PinId, close: Option<&Close>) {
+        let close_by_ms = self.now_ms + millis(self.websocket.close_timeout);
+        let Some(socket) = self.socket(id) else { return };
+        let before = socket.stage;
+        match &socket.far {
+            Far::OverHttp(far) => {
+                far.session
+                    .borrow_mut()
+                    .close(close.map(|close| (close.code.get(), close.reason.as_bytes())));
+            }
+            Far::Native(link) => link.close(close),
+            Far::Detached => {}
+        }
+        match before {
+            Stage::Open if !matches!(socket.far, Far::Detached) => {
+                socket.stage = Stage::ClientClosed;
+                socket.timers.close_by_ms = close_by_ms;
+                self.pins.set_reading(id, false);
+                self.schedule(id);
+            }
+            // Nobody else is to be asked: the answer is the same again.
+            Stage::Open => self.last_close(id, close.map(|close| (close.code, &*close.reason))),
+            Stage::Closing => self.over(id, &Bytes::new()),
+            Stage::ClientClosed | Stage::Over => {}
+        }
+    }
+
+    pub(super) fn violated(&mut self, id: PinId, violation: Violation) {
+        tracing::debug!(target: "fantail::websocket", %violation, "a client is closed");
+        self.count_end(id, |counters| &counters.ended_violation);
+        self.part(id, Farewell::Disconnect);
+        let frame = match self.socket(id).map(|socket| socket.stage) {
+            // It has had its close frame.
+            Some(Stage::Closing) => Bytes::new(),
+            _ => close_frame(violation.code(), ""),
+        };
+        self.over(id, &frame);
+    }
+
+    /// Closes for a fault on our side of the connection; a client hears why with debug only.
+    pub(super) fn fail(&mut self, id: PinId, why: &str) {
+        let debug = self.socket(id).is_some_and(|socket| socket.debug);
+        self.count_end(id, |counters| &counters.ended_origin);
+        self.close_websocket(id, &close_frame(Code::INTERNAL_ERROR, if debug { why } else { "" }));
+    }
+
+    pub(super) fn origin_closes(&mut self, id: PinId, close: Option<(Code, &str)>) {
+        match self.socket(id).map(|socket| socket.stage) {
+            Some(Stage::Open) => {
+                let frame = frame_of(close);
+                self.send_close(id, &frame);
+            }
+            Some(Stage::ClientClosed) => self.last_close(id, close),
+            _ => {}
+        }
+    }
+
+    /// The origin is done with a client that stays (spec 7.4).
+    pub(super) fn detach(&mut self, id: PinId) {
+        self.part(id, Farewell::Close);
+        match self.socket(id).map(|socket| socket.stage) {
+            // What it says is for nobody, and is read all the same: it may be a close.
+            Some(Stage::Open) => self.go_on_reading(id),
+            Some(Stage::ClientClosed) => self.last_close(id, None),
+            _ => {}
+        }
+    }
+
+    /// The close frame that was waited for has not come.
+    pub(super) fn give_up(&mut self, id: PinId) {
+        match self.socket(id).map(|socket| socket.stage) {
+            Some(Stage::ClientClosed) => {
+                self.part(id, Farewell::Disconnect);
+                self.last_close(id, None);
+            }
+            _ => self.drop_pin(id),
+        }
+    }
+
+    /// Sends a close frame and waits for the client's.
+    fn send_close(&mut self, id: PinId, frame: &Bytes) -> bool {
+        let close_by_ms = self.now_ms + millis(self.websocket.close_timeout);
+        self.flush_delayed(id);
+        let sent = matches!(self.pins.seal(id, frame), Outcome::Sent | Outcome::Queued);
+        if sent {
+            self.count_end(id, |counters| &counters.ended_close);
+        }
+        if let Some(socket) = self.socket(id) {
+            socket.stage = Stage::Closing;
+            socket.timers.close_by_ms = close_by_ms;
+            self.unsubscribe_all(id);
+            self.go_on_reading(id);
+            self.schedule(id);
+        }
+        sent
+    }
+
+    /// Answers the client's close frame, and that is all.
+    fn last_close(&mut self, id: PinId, close: Option<(Code, &str)>) {
+        self.count_end(id, |counters| &counters.ended_client);
+        self.over(id, &frame_of(close));
+    }
+
+    /// Writes the last bytes; the connection ends when they are out.
+    fn over(&mut self, id: PinId, tail: &Bytes) {
+        if let Some(socket) = self.socket(id) {
+            socket.stage = Stage::Over;
+            self.unsubscribe_all(id);
+            self.pins.finish(id, tail);
+        }
+    }
+}
+
+/// A close frame.
+pub(in crate::hold) fn close_frame(code: Code, reason: &str) -> Bytes {
+    Frame::new(Opcode::Close, &close::payload(code, reason)).to_bytes()
+}
+
+fn frame_of(close: Option<(Code, &str)>) -> Bytes {
+    match close {
+        Some((code, reason)) => close_frame(code, reason),
+        None => Frame::new(Opcode::Close, &[]).to_bytes(),
+    }
+}
+
+/// Sessions without a client that still have something to tell their origins.
+const MAX_PARTINGS: usize = 10_000;
