@@ -1,7 +1,8 @@
-// The Node GRIP libraries, unmodified, drive streams and long-polls through Fantail.
+// The Node GRIP libraries, unmodified, drive streams, long-polls and WebSockets through Fantail.
 //
 // An Express application with @fanoutio/serve-grip and a bare node:http one with @fanoutio/grip are the
-// origins; both publish. Usage: node interop.js PATH-TO-FANTAIL
+// origins; both publish. The WebSockets' clients are the library ws and headless Chromium.
+// Usage: node interop.js PATH-TO-FANTAIL
 import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
@@ -9,9 +10,19 @@ import http from 'node:http';
 import path from 'node:path';
 import { createInterface } from 'node:readline';
 
-import { GripInstruct, HttpResponseFormat, HttpStreamFormat, Publisher, validateSig } from '@fanoutio/grip';
+import {
+  GripInstruct,
+  HttpResponseFormat,
+  HttpStreamFormat,
+  Publisher,
+  validateSig,
+  WebSocketMessageFormat,
+} from '@fanoutio/grip';
 import { ServeGrip } from '@fanoutio/serve-grip';
 import express from 'express';
+import { WebSocket } from 'ws';
+
+import { browser } from './browser.js';
 
 const KEY = 'a-key-that-is-long-enough-for-hs256-tokens';
 const DEADLINE = 20_000;
@@ -31,7 +42,7 @@ async function listen(server) {
 async function fantail(routes) {
   const args = ['serve', '--listen', '127.0.0.1:0', '--control', '127.0.0.1:0'];
   for (const route of routes) args.push('--route', route);
-  const env = { ...process.env, FANTAIL_LOG__FORMAT: 'json', FANTAIL_PROXY__SIG_KEY: KEY };
+  const env = { ...process.env, FANTAIL_LOG__FORMAT: 'json', FANTAIL_PROXY__SIG_KEY: KEY, FANTAIL_WEBSOCKET__DEFLATE: 'true' };
   const child = spawn(path.resolve(process.argv[2]), args, { env, stdio: ['ignore', 'pipe', 'inherit'] });
   process.on('exit', () => child.kill('SIGKILL'));
   const running = { child };
@@ -73,14 +84,14 @@ async function expect(response, wanted) {
   response.unread = response.unread.slice(wanted.length);
 }
 
-/** Waits until that many long-polls are held. */
-async function held(server, count) {
+/** Waits until that many of a kind are held. */
+async function held(server, count, kind = 'poll') {
   for (const start = Date.now(); Date.now() - start < DEADLINE; ) {
     const page = await text(await ask(server.control, '/metrics'));
-    const samples = page.split('\n').filter((l) => l.startsWith('fantail_pins{') && l.includes('kind="poll"'));
+    const samples = page.split('\n').filter((l) => l.startsWith('fantail_pins{') && l.includes(`kind="${kind}"`));
     if (samples.reduce((sum, l) => sum + Number(l.split(' ').pop()), 0) === count) return;
   }
-  assert.fail(`never ${count} long-polls`);
+  assert.fail(`never ${count} of ${kind}`);
 }
 
 /** The Express application: serve-grip as its users install it. */
@@ -101,12 +112,47 @@ function expressApplication(control) {
     instruct.setHoldLongPoll(20);
     res.set('X-Kept', 'kept').send('nothing\n');
   });
+  app.all('/socket', room);
   app.get('/plain', (req, res) => res.send(`proxied=${req.grip.isProxied}\n`));
+  app.post('/send', express.text(), async (req, res) => {
+    await serveGrip.getPublisher().publishFormats(req.query.channel, new WebSocketMessageFormat(req.body));
+    res.send('sent\n');
+  });
   app.post('/publish', express.text(), async (req, res) => {
     await serveGrip.getPublisher().publishHttpStream(req.query.channel, req.body);
     res.send('posted\n');
   });
   return app;
+}
+
+/** Echoes, counts in the meta, and does what some messages ask for. */
+function room(req, res) {
+  const ws = req.grip.wsContext;
+  if (ws === null) return res.status(426).send('WebSockets only\n');
+  const { channel } = req.query;
+  if (channel === 'private') return res.status(403).send('not for you\n');
+  if (ws.isOpening()) {
+    ws.accept();
+    ws.subscribe(channel);
+    ws.meta.count = '0';
+    if (req.get('Sec-WebSocket-Protocol')?.includes('room')) res.set('Sec-WebSocket-Protocol', 'room');
+  }
+  while (ws.canRecv()) {
+    const message = ws.recvRaw();
+    if (message === null) {
+      ws.close(ws.closeCode ?? undefined);
+      break;
+    }
+    ws.meta.count = String(Number(ws.meta.count) + 1);
+    if (message === 'count') ws.send(ws.meta.count);
+    else if (message === 'leave') (ws.unsubscribe(channel), ws.send('left'));
+    else if (message === 'detach') (ws.send('on your own'), ws.detach());
+    else if (message === 'close') ws.close();
+    else if (message === 'close 4001') ws.close(4001);
+    else if (typeof message === 'string') ws.send(message);
+    else ws.sendBinary(message);
+  }
+  res.end();
 }
 
 /** A bare node:http application: instructs made by hand. */
@@ -157,10 +203,117 @@ async function checkBare(server, publisher) {
   stream.destroy();
 }
 
+/** A WebSocket of the library ws; what comes is kept until it is asked for. */
+async function opened(server, options, protocols = []) {
+  const socket = new WebSocket(`ws://${server.client}/socket?channel=w`, protocols, options);
+  const arrived = [];
+  socket.on('message', (data, isBinary) => arrived.push(isBinary ? [...data] : String(data)));
+  socket.next = async () => {
+    if (arrived.length === 0) await once(socket, 'message');
+    return arrived.shift();
+  };
+  socket.end = new Promise((resolve, reject) => {
+    socket.on('close', (code, reason) => resolve(`${code} ${reason}`.trim()));
+    socket.on('error', reject);
+  });
+  await Promise.race([once(socket, 'open'), socket.end]);
+  return socket;
+}
+
+async function said(socket, ...messages) {
+  const answers = [];
+  for (const message of messages) {
+    socket.send(message);
+    answers.push(await socket.next());
+  }
+  return answers;
+}
+
+async function checkWebSocket(server, publisher, perMessageDeflate) {
+  const publish = (...format) => publisher.publishFormats('w', new WebSocketMessageFormat(...format));
+  let socket = await opened(server, { perMessageDeflate }, ['other', 'room']);
+  assert.equal(socket.protocol, 'room');
+  assert.equal(socket.extensions, perMessageDeflate ? 'permessage-deflate' : '');
+  const texts = ['hello', '', 'grüße '.repeat(1000)];
+  assert.deepEqual(await said(socket, ...texts, 'count'), [...texts, '4']);
+  assert.deepEqual(await said(socket, new Uint8Array([0, 255])), [[0, 255]]);
+  await publish('news '.repeat(100));
+  await publish(new Uint8Array([0, 255]));
+  assert.equal(await socket.next(), 'news '.repeat(100));
+  assert.deepEqual(await socket.next(), [0, 255]);
+  assert.deepEqual(await said(socket, 'leave'), ['left']);
+  await publish('not for those who left');
+  assert.deepEqual(await said(socket, 'still here'), ['still here']);
+  socket.send('close 4001');
+  assert.equal(await socket.end, '4001');
+  socket = await opened(server, { perMessageDeflate });
+  socket.send('close');
+  assert.equal(await socket.end, '1000');
+  socket = await opened(server, { perMessageDeflate });
+  socket.close(3001);
+  assert.equal(await socket.end, '3001');
+  socket = await opened(server, { perMessageDeflate });
+  socket.close();
+  assert.equal(await socket.end, '1000');
+  socket = await opened(server, { perMessageDeflate });
+  assert.deepEqual(await said(socket, 'detach'), ['on your own']);
+  await publish('for those who were let go');
+  assert.equal(await socket.next(), 'for those who were let go');
+  await publish(null, true, 4002);
+  assert.equal(await socket.end, '4002');
+  await held(server, 0, 'websocket');
+}
+
+async function checkRefusal(server) {
+  const socket = new WebSocket(`ws://${server.client}/socket?channel=private`);
+  const [, refusal] = await once(socket, 'unexpected-response');
+  assert.equal(`${refusal.statusCode} ${await text(refusal)}`, '403 not for you\n');
+  assert.equal((await ask(server.client, '/socket')).statusCode, 426);
+}
+
+/** What a page sees: run in Chromium. */
+async function page(address) {
+  const open = (protocols) => new WebSocket(`ws://${address}/socket?channel=b`, protocols);
+  const next = (socket, event) => new Promise((resolve) => (socket['on' + event] = resolve));
+  const facts = [];
+  let socket = open(['room']);
+  await next(socket, 'open');
+  facts.push(socket.protocol, socket.extensions.split(';')[0]);
+  socket.binaryType = 'arraybuffer';
+  for (const message of ['grüße', '', new Uint8Array([0, 255]), 'x'.repeat(100_000)]) {
+    socket.send(message);
+    const { data } = await next(socket, 'message');
+    facts.push(typeof data === 'string' ? data.length : [...new Uint8Array(data)]);
+  }
+  const published = next(socket, 'message');
+  await fetch('/send?channel=b', { method: 'POST', body: 'from the page' });
+  facts.push((await published).data);
+  for (const message of ['close 4001', 'close', null]) {
+    if (message === null) socket.close(3001);
+    else socket.send(message);
+    const { code, wasClean } = await next(socket, 'close');
+    facts.push(code, wasClean);
+    socket = open();
+    await next(socket, 'open');
+  }
+  return facts;
+}
+
+async function checkBrowser(server) {
+  const seen = await browser(async (chromium) => {
+    const tab = await chromium.newPage();
+    await tab.goto(`http://${server.client}/plain`);
+    return tab.evaluate(page, server.client);
+  });
+  const echoed = [5, 0, [0, 255], 100_000];
+  const ends = [4001, true, 1000, true, 3001, true];
+  assert.deepEqual(seen, ['room', 'permessage-deflate', ...echoed, 'from the page', ...ends]);
+}
+
 async function main() {
   const [app, bare] = [http.createServer(), http.createServer(bareApplication)];
   const [first, second] = [await listen(app), await listen(bare)];
-  const server = await fantail([`*,path_beg=/bare ${second}`, `* ${first}`]);
+  const server = await fantail([`*,path_beg=/bare ${second}`, `* ${first},over_http`]);
   const control = `http://${server.control}`;
   app.on('request', expressApplication(control));
   const publisher = new Publisher({ control_uri: control });
@@ -169,11 +322,14 @@ async function main() {
   await checkStream(server, publisher);
   await checkPoll(server, publisher);
   await checkBare(server, publisher);
+  for (const deflate of [false, true]) await checkWebSocket(server, publisher, deflate);
+  await checkRefusal(server);
+  await checkBrowser(server);
   server.child.kill('SIGTERM');
   const [status] = await once(server.child, 'exit');
   assert.equal(status, 0);
   clearTimeout(deadline);
-  console.log('node: @fanoutio/serve-grip and @fanoutio/grip drive streams and long-polls');
+  console.log('node: @fanoutio/serve-grip and @fanoutio/grip drive streams, long-polls and WebSockets');
   process.exit(0);
 }
 

@@ -1,6 +1,7 @@
-"""The Python GRIP libraries, unmodified, drive streams and long-polls through Fantail.
+"""The Python GRIP libraries, unmodified, drive streams, long-polls and WebSockets through Fantail.
 
-A real Django application with django-grip under waitress is the origin; it and gripcontrol publish.
+A real Django application with django-grip under waitress is the origin; it and gripcontrol publish. The WebSockets'
+client is the library `websockets`.
 Usage: interop.py PATH-TO-FANTAIL
 """
 
@@ -16,11 +17,15 @@ from django.http import HttpResponse, HttpResponseNotModified
 from django.urls import path
 from django.views.decorators.csrf import csrf_exempt
 from fantail import Fantail
+from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.sync.client import connect
 
 KEY = "a-key-that-is-long-enough-for-hs256-tokens"
 CONFIG = f"""
 [proxy]
 sig_key = "{KEY}"
+[websocket]
+deflate = true
 [[realm]]
 id = "acme"
 keys = ["{KEY}"]
@@ -67,12 +72,62 @@ def publish(request):
     return HttpResponse("posted\n")
 
 
+@csrf_exempt
+def socket_room(request):
+    """Echoes, counts in the meta, and does what some messages ask for."""
+    ws = request.wscontext
+    if not ws:
+        return HttpResponse("WebSockets only\n", status=426)
+    if request.GET["channel"] == "private":
+        return HttpResponse("not for you\n", status=403)
+    if ws.is_opening():
+        ws.accept()
+        ws.subscribe(request.GET["channel"])
+        ws.meta["count"] = "0"
+    while ws.can_recv():
+        message = ws.recv()
+        if message is None:
+            ws.close(ws.close_code)
+            break
+        ws.meta["count"] = str(int(ws.meta["count"]) + 1)
+        if message == "count":
+            ws.send(ws.meta["count"])
+        elif message == "leave":
+            ws.unsubscribe(request.GET["channel"])
+            ws.send("left")
+        elif message == "detach":
+            ws.send("on your own")
+            ws.detach()
+        elif message == "close":
+            ws.close()
+        elif message == "close 4001":
+            ws.close(4001)
+        elif isinstance(message, str):
+            ws.send(message)
+        else:
+            ws.send_binary(message)
+    return HttpResponse()
+
+
+def protocols(get_response):
+    """django-grip makes its answer anew: a subprotocol is chosen around it."""
+
+    def middleware(request):
+        response = get_response(request)
+        if "room" in request.META.get("HTTP_SEC_WEBSOCKET_PROTOCOL", ""):
+            response["Sec-WebSocket-Protocol"] = "room"
+        return response
+
+    return middleware
+
+
 urlpatterns = [
     path("stream", stream),
     path("poll", poll),
     path("not-modified", not_modified),
     path("instruct", instruct),
     path("publish", publish),
+    path("socket", socket_room),
 ]
 
 
@@ -179,16 +234,90 @@ def check_realm(fantail, control):
     raise AssertionError("a wrong key was accepted")
 
 
+def opened(fantail, query="channel=w", **more):
+    return connect("ws://%s:%d/socket?%s" % (*fantail.client, query), close_timeout=20, legacy=True, **more)
+
+
+def said(client, *messages):
+    """What is answered to messages, one each."""
+    for message in messages:
+        client.send(message)
+    return [client.recv(20) for _ in messages]
+
+
+def closed(client):
+    """How the other side closes: its code and reason."""
+    try:
+        message = client.recv(20)
+    except ConnectionClosed as end:
+        return (end.rcvd.code, end.rcvd.reason) if end.rcvd else None
+    raise AssertionError(f"{message!r}, not a close")
+
+
+def check_websocket(fantail, publisher, compression):
+    from gripcontrol import WebSocketMessageFormat
+    from pubcontrol import Item
+
+    publish = lambda *format, **more: publisher.publish(
+        "w", Item(WebSocketMessageFormat(*format, **more)), blocking=True
+    )
+    client = opened(fantail, compression=compression, subprotocols=["other", "room"])
+    same((client.subprotocol, bool(client.protocol.extensions)), ("room", compression is not None))
+    hidden = [name for name in client.response.headers if name.lower().startswith(("set-meta", "grip"))]
+    same(hidden, [])
+    texts = ["hello", "", "gr\u00fc\u00dfe " * 1000, b"", b"\x00\xff" * 5000]
+    same(said(client, *texts), texts)
+    same(said(client, "count"), ["6"])
+    same(client.ping(b"payload").wait(20), True)
+    publish("news " * 100)
+    publish(b"\x00\xff", True)
+    same([client.recv(20), client.recv(20)], ["news " * 100, b"\x00\xff"])
+    same(said(client, "leave"), ["left"])
+    publish("not for those who left")
+    same(said(client, "still here"), ["still here"])
+    client.send("close 4001")
+    same(closed(client), (4001, ""))
+    client = opened(fantail, compression=compression)
+    client.send("close")
+    same(closed(client), (1000, ""))
+    client = opened(fantail, compression=compression)
+    client.close(3001)
+    same(client.protocol.close_rcvd.code, 3001)
+    client = opened(fantail, compression=compression)
+    # The library takes a close with a reason for one without a code, and answers 0.
+    client.close(3001, "enough")
+    same(client.protocol.close_rcvd.code, 1000)
+    client = opened(fantail, compression=compression)
+    same(said(client, "detach"), ["on your own"])
+    publish("for those who were let go")
+    same(client.recv(20), "for those who were let go")
+    publish(action="close", code=4002, reason="done")
+    same(closed(client), (4002, "done"))
+    held(fantail, "websocket", 0)
+
+
+def check_refusal(fantail):
+    try:
+        opened(fantail, "channel=private")
+    except InvalidStatus as refusal:
+        same((refusal.response.status_code, refusal.response.body), (403, b"not for you\n"))
+    else:
+        raise AssertionError("opened what the origin refused")
+    plain = Client(fantail, "/socket?channel=w")
+    same((plain.head().status, plain.response.read()), (426, b"WebSockets only\n"))
+
+
 def main():
     listener = socket.create_server(("127.0.0.1", 0))
     origin = "127.0.0.1:%d" % listener.getsockname()[1]
-    fantail = Fantail(os.path.abspath(sys.argv[1]), [f"* {origin}", f"acme.example,realm=acme {origin}"], CONFIG)
+    routes = [f"*,proto=ws {origin},over_http", f"* {origin}", f"acme.example,realm=acme {origin}"]
+    fantail = Fantail(os.path.abspath(sys.argv[1]), routes, CONFIG)
     control = "http://%s:%d" % fantail.control
     settings.configure(
         ALLOWED_HOSTS=["*"],
         GRIP_PROXIES=[{"control_uri": control, "key": KEY}],
         GRIP_PROXY_REQUIRED=True,
-        MIDDLEWARE=["django_grip.GripMiddleware"],
+        MIDDLEWARE=[f"{__name__}.protocols", "django_grip.GripMiddleware"],
         ROOT_URLCONF=__name__,
         SECRET_KEY="for tests only",
     )
@@ -204,8 +333,11 @@ def main():
     check_stream(fantail, publisher)
     check_poll(fantail, publisher)
     check_realm(fantail, control)
+    for compression in (None, "deflate"):
+        check_websocket(fantail, publisher, compression)
+    check_refusal(fantail)
     fantail.stop()
-    print("python: django-grip, gripcontrol and pubcontrol drive streams and long-polls")
+    print("python: django-grip, gripcontrol and pubcontrol drive streams, long-polls and WebSockets")
 
 
 if __name__ == "__main__":

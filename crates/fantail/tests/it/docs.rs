@@ -10,7 +10,12 @@ use bytes::Bytes;
 use fantail::{cli, config::Config};
 use fantail_proto::{
     grip::{Hold, Instruct},
+    item::WsKind,
     route::Table,
+    websocket::{
+        control::{Control, Message, Verdict},
+        events::{self, Event},
+    },
 };
 use http::{HeaderMap, HeaderValue, header::CONTENT_TYPE};
 
@@ -118,6 +123,19 @@ fn examples_of_the_references_are_good() {
     let instruct = Instruct::parse(200, "OK", &headers, Bytes::from(body)).unwrap();
     assert!(matches!(instruct.hold, Some(Hold::Response { .. })), "{instruct:?}");
     assert_eq!((instruct.channels.len(), instruct.reply.code), (1, 200));
+}
+
+#[test]
+fn the_readme_has_good_events() {
+    let readme = read("README.md");
+    let (_, block) = readme.split_once("```\nOPEN\n").expect("events");
+    let (lines, _) = block.split_once("```").expect("a block ends");
+    let body = Bytes::from(format!("OPEN\n{lines}").replace('\n', "\r\n"));
+    let events = events::decode(&body).unwrap();
+    let [Event::Open, Event::Message(WsKind::Text, content)] = &events[..] else { panic!("{events:?}") };
+    let message = Message { kind: WsKind::Text, content: content.clone(), fragmented: false };
+    let verdict = message.classify(Some(b"m:"));
+    assert!(matches!(verdict, Verdict::Control(Control::Subscribe { .. })), "{verdict:?}");
 }
 
 #[test]
