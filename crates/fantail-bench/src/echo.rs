@@ -63,8 +63,9 @@ pub(crate) fn run(options: &Echo) -> Result<Report, Error> {
     if server.named() {
         report.real("server_cpu_us_per_round_trip", cpu * 1e6 / tally.echoes as f64);
         report.real("round_trips_per_server_cpu_second", tally.echoes as f64 / cpu);
-        report.count("server_rss_bytes_before", memory.rss);
-        report.count("server_rss_bytes_at_peak", server.memory()?.peak);
+        let peak = server.memory()?.peak;
+        report.count("server_rss_bytes_at_peak", peak);
+        report.count("server_rss_bytes_grown", peak.saturating_sub(memory.rss));
     }
     report.real("generator_cpu_seconds", own);
     let faults = missing + tally.duplicates + tally.reordered + tally.altered;
