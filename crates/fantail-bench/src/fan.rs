@@ -1,4 +1,4 @@
-//! `fan` and `burst`: messages to many streams, each checked on each: did it arrive, once, in order,
+//! `fan` and `burst`: messages to many streams or WebSockets, each checked on each: did it arrive, once, in order,
 //! and how long after it was published.
 
 use crate::error::Error;
@@ -22,14 +22,15 @@ const LAST_ANSWERS: u64 = SECOND;
 pub(crate) fn run(options: &Fan, window: usize) -> Result<Report, Error> {
     socket::reserve_descriptors(options.n)?;
     let poller = Poller::new()?;
-    let mut streams = Streams::new(&options.target);
+    let mut streams = Streams::new(&options.target, options.websocket);
     let opening = streams.open_up_to(&poller, options.n)?;
     streams.rest(&poller, SETTLE)?;
+    let format = if options.websocket { Format::WsMessage } else { Format::HttpStream };
     let window = options.window.unwrap_or(window).max(1);
     let mut round = Round {
         tally: Tally::new(options.n, options.m, streams.open),
         pace: options.rate.map_or(Pace::Window(window), Pace::Rate),
-        publisher: Publisher::new(&options.publish, &Format::HttpStream),
+        publisher: Publisher::new(&options.publish, &format),
         poller,
         streams,
         published: 0,
@@ -203,10 +204,7 @@ impl Tally {
         report.count("reordered", self.reordered);
         report.real("seconds", seconds);
         report.real("deliveries_per_second", self.delivered as f64 / seconds);
-        for (name, percent) in [("p50", 50.0), ("p90", 90.0), ("p99", 99.0), ("p99.9", 99.9), ("max", 100.0)]
-        {
-            report.real(&format!("latency_us_{name}"), self.latencies.percentile(percent));
-        }
+        report.latencies(&self.latencies);
         report.passed &= missing == 0 && self.duplicates == 0 && (self.reordered == 0 || !ordered);
     }
 }

@@ -10,13 +10,12 @@ use rustix::io::Errno;
 use crate::error::Error;
 use crate::options::Floor;
 use crate::report::Report;
+use crate::request::{self, Parsed};
 use crate::socket::{self, EventFlags, Poller, READ_BYTES};
 
 const HEAD: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nTransfer-Encoding: chunked\r\n\r\n";
 const ACCEPTED: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
 const REFUSED: &[u8] = b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
-/// A publish request, head and body; more is refused.
-const PUBLISH_BYTES: usize = 2 * 1024 * 1024;
 
 /// Serves until it is killed. Its addresses are the first line that it prints.
 pub(crate) fn run(options: &Floor) -> Result<Report, Error> {
@@ -150,30 +149,19 @@ enum Request {
 /// Takes one publish request off the front. Its message is the text of the body from the first `@` up to
 /// the characters `\n`, a line feed, or the end.
 fn take_request(input: &mut Vec<u8>) -> Request {
-    let Some(head) = memmem::find(input, b"\r\n\r\n") else {
-        return if input.len() > PUBLISH_BYTES { Request::Malformed } else { Request::Incomplete };
+    let range = match request::parse(input) {
+        Parsed::Incomplete => return Request::Incomplete,
+        Parsed::Whole(range) if !range.is_empty() => range,
+        Parsed::Whole(_) | Parsed::Malformed => return Request::Malformed,
     };
-    let Some(length) = content_length(&input[..head]) else { return Request::Malformed };
-    let end = head + 4 + length;
-    if end > input.len() {
-        return Request::Incomplete;
-    }
-    let body = &input[head + 4..end];
+    let body = &input[range.clone()];
     let message = &body[memchr(b'@', body).unwrap_or(0)..];
     let stop = memmem::find(message, b"\\n").or_else(|| memchr(b'\n', message)).unwrap_or(message.len());
     let mut chunk = format!("{:x}\r\n", stop + 1).into_bytes();
     chunk.extend_from_slice(&message[..stop]);
     chunk.extend_from_slice(b"\n\r\n");
-    input.drain(..end);
+    input.drain(..range.end);
     Request::Message(chunk)
-}
-
-fn content_length(head: &[u8]) -> Option<usize> {
-    let lines = str::from_utf8(head).ok()?.split("\r\n");
-    let value = lines
-        .filter_map(|line| line.split_once(':'))
-        .find(|(name, _)| name.eq_ignore_ascii_case("content-length"));
-    value?.1.trim().parse().ok().filter(|length| *length <= PUBLISH_BYTES)
 }
 
 fn token(socket: &OwnedFd) -> u64 {
@@ -191,7 +179,5 @@ mod tests {
         assert_eq!(take_request(&mut input), Request::Message(b"5\r\n@1:2\n\r\n".to_vec()));
         assert_eq!((take_request(&mut input), input.len()), (Request::Incomplete, 20));
         assert_eq!(take_request(&mut b"POST / HTTP/1.1\r\n\r\n".to_vec()), Request::Malformed);
-        let huge = b"POST / HTTP/1.1\r\nContent-Length: 99999999\r\n\r\n";
-        assert_eq!(take_request(&mut huge.to_vec()), Request::Malformed);
     }
 }

@@ -1,4 +1,4 @@
-//! `hold`: streams opened and left alone. How fast, at what CPU, and how much memory each keeps: the
+//! `hold`: streams or WebSockets opened and left alone. How fast, at what CPU, and how much memory each keeps: the
 //! slope between two sizes, so that what a server takes once does not count.
 
 use crate::error::Error;
@@ -21,7 +21,7 @@ pub(crate) fn run(options: &Hold) -> Result<Report, Error> {
     socket::reserve_descriptors(largest)?;
     let server = Processes(&options.target.pids);
     let poller = Poller::new()?;
-    let mut streams = Streams::new(&options.target);
+    let mut streams = Streams::new(&options.target, options.websocket);
     let mut readings = vec![Reading { open: 0, server: server.memory()?, slab: kernel_slab() }];
     let (mut seconds, mut cpu, mut idle) = (0.0, 0.0, 0.0);
     for &size in sizes {
@@ -70,7 +70,7 @@ mod tests {
 
     #[test]
     fn a_slope_leaves_out_what_is_taken_once() {
-        let reading = |open, pss| Reading { open, server: Memory { pss, anonymous: 0 }, slab: 0 };
+        let reading = |open, pss| Reading { open, server: Memory { pss, ..Memory::default() }, slab: 0 };
         let readings = [reading(0, 1_000), reading(10, 9_000), reading(30, 10_000)];
         assert_eq!(slope(&readings, |reading| reading.server.pss), 50.0);
         assert_eq!(slope(&readings[..2], |reading| reading.server.pss), 800.0);

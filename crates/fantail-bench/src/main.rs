@@ -3,23 +3,29 @@
 //! time, so loss, repeats, order and latency are measured on every connection. One epoll loop, loopback
 //! only. Exit status: 0 when all arrived once and in order, 1 when not, 2 when it could not be measured.
 //!
-//! Modules in reading order: [`options`] → [`hold`], [`fan`], [`setup`], [`proxy`], [`floor`] (one a
-//! subcommand) → [`streams`], [`line`] and [`publisher`] (the connections) → [`marker`], [`answer`],
-//! [`latency`] (pure) → [`socket`], [`process`] (the system) → [`report`], [`error`].
+//! Modules in reading order: [`options`] → [`hold`], [`fan`], [`setup`], [`proxy`], [`echo`], [`floor`],
+//! [`origin`] (one a subcommand) → [`streams`], [`line`] and [`publisher`] (the connections) → [`marker`],
+//! [`answer`], [`request`], [`frame`], [`events`], [`latency`] (pure) → [`socket`], [`process`] (the system)
+//! → [`report`], [`error`].
 
 mod answer;
+mod echo;
 mod error;
+mod events;
 mod fan;
 mod floor;
+mod frame;
 mod hold;
 mod latency;
 mod line;
 mod marker;
 mod options;
+mod origin;
 mod process;
 mod proxy;
 mod publisher;
 mod report;
+mod request;
 mod setup;
 mod socket;
 mod streams;
@@ -52,6 +58,8 @@ fn run(options: Options) -> Result<Report, Error> {
         Command::Burst(fan) => fan::run(&fan, 64),
         Command::Setup(setup) => setup::run(&setup),
         Command::Proxy(proxy) => proxy::run(&proxy),
+        Command::Echo(echo) => echo::run(&echo),
         Command::Floor(floor) => floor::run(&floor),
+        Command::EventsOrigin(origin) => origin::run(&origin),
     }
 }

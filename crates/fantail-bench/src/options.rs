@@ -25,8 +25,12 @@ pub(crate) enum Command {
     Setup(Setup),
     /// Plain requests on keep-alive connections: rate, latency, the server's CPU for each
     Proxy(Proxy),
+    /// WebSockets whose origin echoes: every message back, whole, once, in order; rate, latency, the server's CPU
+    Echo(Echo),
     /// Serve: a bare loop of `send`, the least that a server can do
     Floor(Floor),
+    /// Serve: an origin of WebSockets over HTTP that opens, subscribes and echoes
+    EventsOrigin(EventsOrigin),
 }
 
 /// Whom to ask, and for what.
@@ -60,8 +64,21 @@ pub(crate) struct Target {
 impl Target {
     /// The bytes of a GET for this target.
     pub(crate) fn request(&self) -> Vec<u8> {
-        format!("GET {} HTTP/1.1\r\nHost: {}\r\n{}\r\n", self.path, self.host, lines(&self.headers))
-            .into_bytes()
+        self.get("")
+    }
+
+    /// The bytes of a WebSocket's handshake for this target.
+    pub(crate) fn handshake(&self) -> Vec<u8> {
+        // The key of RFC 6455, section 1.3: any will do.
+        self.get(
+            "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
+             Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n",
+        )
+    }
+
+    fn get(&self, more: &str) -> Vec<u8> {
+        let Self { path, host, headers, .. } = self;
+        format!("GET {path} HTTP/1.1\r\nHost: {host}\r\n{more}{}\r\n", lines(headers)).into_bytes()
     }
 }
 
@@ -106,6 +123,9 @@ impl Publish {
 pub(crate) struct Hold {
     #[command(flatten)]
     pub(crate) target: Target,
+    /// Open WebSockets, not streams
+    #[arg(long)]
+    pub(crate) websocket: bool,
     /// Connections; with several ascending sizes, memory is the slope from the first to the last
     #[arg(short, default_value = "2000,15000", value_delimiter = ',')]
     pub(crate) n: Vec<usize>,
@@ -120,6 +140,9 @@ pub(crate) struct Fan {
     pub(crate) target: Target,
     #[command(flatten)]
     pub(crate) publish: Publish,
+    /// Open WebSockets, not streams, and publish for them
+    #[arg(long)]
+    pub(crate) websocket: bool,
     /// Connections
     #[arg(short, default_value_t = 1000)]
     pub(crate) n: usize,
@@ -161,6 +184,27 @@ pub(crate) struct Proxy {
 }
 
 #[derive(Args, Debug)]
+pub(crate) struct Echo {
+    #[command(flatten)]
+    pub(crate) target: Target,
+    /// WebSockets, one message in flight on each
+    #[arg(short, default_value_t = 32)]
+    pub(crate) n: usize,
+    /// Seconds
+    #[arg(long, default_value_t = 4, value_name = "SECONDS")]
+    pub(crate) duration: u64,
+    /// So many messages in all, however long it takes
+    #[arg(long, conflicts_with = "duration")]
+    pub(crate) messages: Option<u64>,
+    /// Say all messages without waiting for echoes
+    #[arg(long, requires = "messages")]
+    pub(crate) pipeline: bool,
+    /// Bytes of a message
+    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub(crate) size: u32,
+}
+
+#[derive(Args, Debug)]
 pub(crate) struct Floor {
     /// The address for clients; port 0 takes a free one
     #[arg(long, default_value = "127.0.0.1:9001")]
@@ -168,6 +212,32 @@ pub(crate) struct Floor {
     /// The address for publishers
     #[arg(long, default_value = "127.0.0.1:9002")]
     pub(crate) pub_listen: Loopback,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct EventsOrigin {
+    /// Port 0 takes a free one
+    #[arg(long, default_value = "127.0.0.1:9003")]
+    pub(crate) listen: Loopback,
+    /// Answer so many milliseconds late
+    #[arg(long, default_value_t = 0, value_name = "MS", value_parser = clap::value_parser!(u64).range(..=60_000))]
+    pub(crate) delay: u64,
+    /// Ask for GRIP, and subscribe each WebSocket to this channel
+    #[arg(long, value_name = "CHANNEL")]
+    pub(crate) subscribe: Option<Channel>,
+}
+
+/// A channel whose name can stand in a JSON string as it is.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) struct Channel(pub(crate) String);
+
+impl FromStr for Channel {
+    type Err = OptionError;
+
+    fn from_str(text: &str) -> Result<Self, OptionError> {
+        let plain = !text.is_empty() && !text.contains(|c: char| matches!(c, '"' | '\\') || c.is_control());
+        if plain { Ok(Self(text.into())) } else { Err(OptionError::Channel) }
+    }
 }
 
 /// An IPv4 address of this machine's loopback, with a port: a load generator must not reach others.
@@ -224,6 +294,8 @@ pub(crate) enum OptionError {
     Header,
     #[error("want %M% where the message goes")]
     Template,
+    #[error("want a name without quotes, backslashes and control characters")]
+    Channel,
 }
 
 fn lines(headers: &[HeaderLine]) -> String {
@@ -249,6 +321,8 @@ mod tests {
         assert_eq!("A: b\r\nC: d".parse::<HeaderLine>(), Err(OptionError::Header));
         assert_eq!("no colon".parse::<HeaderLine>(), Err(OptionError::Header));
         assert_eq!("{}".parse::<Template>(), Err(OptionError::Template));
+        assert_eq!("a\"b".parse::<Channel>(), Err(OptionError::Channel));
+        assert_eq!("a b".parse(), Ok(Channel("a b".into())));
         assert_eq!("a%M%b".parse(), Ok(Template { before: "a".into(), after: "b".into() }));
     }
 

@@ -14,6 +14,9 @@ pub(crate) struct Memory {
     /// Proportional set size: shared pages divided among those that map them.
     pub(crate) pss: u64,
     pub(crate) anonymous: u64,
+    /// Resident set size, and the largest that it has ever been.
+    pub(crate) rss: u64,
+    pub(crate) peak: u64,
 }
 
 impl Processes<'_> {
@@ -36,6 +39,9 @@ impl Processes<'_> {
             let text = read(pid, "smaps_rollup")?;
             sum.pss += field_bytes(&text, "Pss:").unwrap_or(0);
             sum.anonymous += field_bytes(&text, "Anonymous:").unwrap_or(0);
+            let text = read(pid, "status")?;
+            sum.rss += field_bytes(&text, "VmRSS:").unwrap_or(0);
+            sum.peak += field_bytes(&text, "VmHWM:").unwrap_or(0);
         }
         Ok(sum)
     }
@@ -78,7 +84,8 @@ mod tests {
     #[test]
     fn this_process_has_memory_and_a_gone_one_is_an_error() {
         let own = [std::process::id()];
-        assert!(Processes(&own).memory().unwrap().pss > 0);
+        let memory = Processes(&own).memory().unwrap();
+        assert!(memory.pss > 0 && memory.rss > 0 && memory.peak >= memory.rss);
         assert!(Processes(&[u32::MAX]).cpu().is_err());
     }
 }

@@ -52,9 +52,7 @@ pub(crate) fn run(options: &Proxy) -> Result<Report, Error> {
     report.count("failed", failed);
     report.real("seconds", seconds);
     report.real("requests_per_second", answers as f64 / seconds);
-    for (name, percent) in [("p50", 50.0), ("p90", 90.0), ("p99", 99.0), ("p99.9", 99.9), ("max", 100.0)] {
-        report.real(&format!("latency_us_{name}"), latencies.percentile(percent));
-    }
+    report.latencies(&latencies);
     if server.named() {
         report.real("server_cpu_us_per_request", cpu * 1e6 / answers as f64);
     }

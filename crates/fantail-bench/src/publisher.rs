@@ -26,6 +26,7 @@ pub(crate) struct Publisher<'a> {
 pub(crate) enum Format {
     HttpStream,
     HttpResponse,
+    WsMessage,
 }
 
 impl Format {
@@ -33,6 +34,7 @@ impl Format {
         let member = match self {
             Self::HttpStream => r#""http-stream":{"content""#,
             Self::HttpResponse => r#""http-response":{"body""#,
+            Self::WsMessage => r#""ws-message":{"content""#,
         };
         let before = format!(r#"{{"items":[{{"channel":"test","formats":{{{member}:""#);
         Template { before, after: r#""}}}]}"#.into() }

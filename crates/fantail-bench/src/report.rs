@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use crate::latency::Latencies;
+
 #[derive(Debug)]
 pub(crate) struct Report {
     figures: Vec<(String, Figure)>,
@@ -28,6 +30,14 @@ impl Report {
     /// A quotient of nothing by nothing is printed as `null`.
     pub(crate) fn real(&mut self, name: &str, value: f64) {
         self.figures.push((name.into(), Figure::Real(value)));
+    }
+
+    /// Microseconds.
+    pub(crate) fn latencies(&mut self, latencies: &Latencies) {
+        for (name, percent) in [("p50", 50.0), ("p90", 90.0), ("p99", 99.0), ("p99.9", 99.9), ("max", 100.0)]
+        {
+            self.real(&format!("latency_us_{name}"), latencies.percentile(percent));
+        }
     }
 }
 

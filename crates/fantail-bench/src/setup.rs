@@ -23,7 +23,7 @@ pub(crate) fn run(options: &Setup) -> Result<Report, Error> {
 
 fn streams(options: &Setup) -> Result<Report, Error> {
     let (server, poller) = (Processes(&options.target.pids), Poller::new()?);
-    let mut streams = Streams::new(&options.target);
+    let mut streams = Streams::new(&options.target, false);
     let cpu = server.cpu()?;
     let seconds = streams.open_up_to(&poller, options.n)?;
     let cpu = server.cpu()? - cpu;

@@ -1,5 +1,5 @@
 //! The held connections of a run: opened with one request each, then read for ever. A connection counts
-//! as held when its response begins with status 200. What arrives on it is handed on, not understood.
+//! as held when its response begins with status 200, a WebSocket's with 101. What arrives on it is handed on, not understood.
 
 use rustix::fd::OwnedFd;
 use rustix::io::Errno;
@@ -15,6 +15,8 @@ const STATUS_BYTES: usize = 12;
 pub(crate) struct Streams<'a> {
     target: &'a Target,
     request: Vec<u8>,
+    /// The status of a hold.
+    wanted: &'static [u8],
     list: Vec<Stream>,
     buffer: Vec<u8>,
     /// Held at this moment.
@@ -40,11 +42,13 @@ enum Phase {
 }
 
 impl<'a> Streams<'a> {
-    pub(crate) fn new(target: &'a Target) -> Self {
-        let request = target.request();
+    pub(crate) fn new(target: &'a Target, websocket: bool) -> Self {
+        let (request, wanted): (_, &[u8]) =
+            if websocket { (target.handshake(), b" 101") } else { (target.request(), b" 200") };
         Self {
             target,
             request,
+            wanted,
             list: Vec::new(),
             buffer: vec![0; READ_BYTES],
             open: 0,
@@ -119,7 +123,7 @@ impl<'a> Streams<'a> {
             if start.len() < STATUS_BYTES {
                 return Ok(None);
             }
-            if !start[..STATUS_BYTES].ends_with(b" 200") {
+            if !start[..STATUS_BYTES].ends_with(self.wanted) {
                 let shown = &start[..start.len().min(200)];
                 self.refusal.get_or_insert_with(|| String::from_utf8_lossy(shown).into_owned());
                 self.lose(index);

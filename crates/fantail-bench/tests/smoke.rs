@@ -79,6 +79,52 @@ fn plain_requests_are_counted_and_refusals_fail() {
 }
 
 #[test]
+fn echoes_are_checked() {
+    let table = [
+        (Fault::None, 0, r#""faults":0"#),
+        (Fault::Loses, 1, r#""missing":1"#),
+        (Fault::Repeats, 1, r#""duplicates":1"#),
+        (Fault::Swaps, 1, r#""reordered":1"#),
+    ];
+    for (fault, status, figure) in table {
+        let clients = listener();
+        let address = clients.local_addr().unwrap().to_string();
+        let server = thread::spawn(move || echo(&clients, fault));
+        let line = ["echo", "-n", "1", "--messages", "4", "--pipeline", "--size", "30"];
+        let more = ["--timeout", "1", "--json", "--sub", &address];
+        let output = Command::new(BENCH).args(line).args(more).output().unwrap();
+        let text = String::from_utf8(output.stdout).unwrap();
+        assert_eq!(output.status.code(), Some(status), "{fault:?}: {text}");
+        assert!(text.contains(figure), "{fault:?}: {figure} in {text}");
+        server.join().unwrap();
+    }
+}
+
+#[test]
+fn an_origin_answers_events_late() {
+    let line = ["events-origin", "--listen", "127.0.0.1:0", "--delay", "30", "--subscribe", "test"];
+    let mut process = Command::new(BENCH).args(line).stdout(Stdio::piped()).spawn().unwrap();
+    let mut output = BufReader::new(process.stdout.take().unwrap());
+    let mut line = String::new();
+    output.read_line(&mut line).unwrap();
+    let mut client = TcpStream::connect(line.trim().strip_prefix("origin ").unwrap()).unwrap();
+    let subscribed = "OPEN\r\nTEXT 27\r\nc:{\"type\":\"subscribe\",\"channel\":\"test\"}\r\n";
+    for (events, expected) in [("OPEN\r\n", subscribed), ("TEXT 2\r\nhi\r\n", "TEXT 4\r\nm:hi\r\n")] {
+        let asked = std::time::SystemTime::now();
+        let length = events.len();
+        write!(client, "POST / HTTP/1.1\r\nContent-Length: {length}\r\n\r\n{events}").unwrap();
+        let head = read_head(&mut client).unwrap();
+        assert!(head.contains("\r\nSec-WebSocket-Extensions: grip\r\n"), "{head}");
+        let mut body = vec![0; expected.len()];
+        client.read_exact(&mut body).unwrap();
+        assert_eq!(String::from_utf8(body).unwrap(), expected);
+        assert!(asked.elapsed().unwrap().as_millis() >= 30);
+    }
+    process.kill().unwrap();
+    process.wait().unwrap();
+}
+
+#[test]
 fn what_cannot_be_measured_is_an_error() {
     let free = listener().local_addr().unwrap().to_string();
     let table = [
@@ -137,6 +183,18 @@ enum Fault {
     Swaps,
 }
 
+impl Fault {
+    /// What becomes of four messages.
+    fn order(self) -> &'static [usize] {
+        match self {
+            Self::None => &[0, 1, 2, 3],
+            Self::Loses => &[0, 1, 3],
+            Self::Repeats => &[0, 1, 1, 2, 3],
+            Self::Swaps => &[0, 2, 1, 3],
+        }
+    }
+}
+
 /// Holds three clients, takes four messages and commits one fault on the last client.
 fn serve(clients: &TcpListener, publishers: &TcpListener, fault: Fault) {
     let mut held: Vec<_> = (0..3).map(|_| clients.accept().unwrap().0).collect();
@@ -155,16 +213,27 @@ fn serve(clients: &TcpListener, publishers: &TcpListener, fault: Fault) {
         messages.push(body);
     }
     for (index, client) in held.iter_mut().enumerate() {
-        let order: &[usize] = match fault {
-            Fault::Loses if index == 2 => &[0, 1, 3],
-            Fault::Repeats if index == 2 => &[0, 1, 1, 2, 3],
-            Fault::Swaps if index == 2 => &[0, 2, 1, 3],
-            _ => &[0, 1, 2, 3],
-        };
-        order.iter().for_each(|&number| client.write_all(&messages[number]).unwrap());
+        let fault = if index == 2 { fault } else { Fault::None };
+        fault.order().iter().for_each(|&number| client.write_all(&messages[number]).unwrap());
     }
     // The generator leaves first.
     held.iter_mut().for_each(|client| drop(client.read(&mut [0])));
+}
+
+/// Opens one WebSocket, takes four messages of 30 bytes and echoes them with one fault.
+fn echo(clients: &TcpListener, fault: Fault) {
+    let (mut client, _) = clients.accept().unwrap();
+    assert!(read_head(&mut client).unwrap().contains("Upgrade: websocket\r\n"));
+    client.write_all(b"HTTP/1.1 101 Switching Protocols\r\n\r\n").unwrap();
+    let messages = [(); 4].map(|()| {
+        let mut frame = [0; 36];
+        client.read_exact(&mut frame).unwrap();
+        let (head, payload) = frame.split_at(6);
+        let unmasked = payload.iter().zip(head[2..].iter().cycle()).map(|(byte, mask)| byte ^ mask);
+        [0x81, 30].into_iter().chain(unmasked).collect::<Vec<u8>>()
+    });
+    fault.order().iter().for_each(|&number| client.write_all(&messages[number]).unwrap());
+    drop(client.read(&mut [0]));
 }
 
 fn listener() -> TcpListener {
