@@ -80,13 +80,6 @@ impl ForwardedFor {
         Ok(parsed)
     }
 
-    /// The client's address for logs and statistics: what the first hop said, where these rules
-    /// believe it, or else the peer.
-    pub fn client_address(&self, headers: &HeaderMap, peer: Option<IpAddr>) -> Option<IpAddr> {
-        let said = || addresses(headers).next().and_then(|first| first.parse().ok());
-        if self.keep == Some(0) { peer } else { said().or(peer) }
-    }
-
     fn apply(&self, headers: &mut HeaderMap, peer: Option<IpAddr>) {
         if !self.append && self.keep.is_none() && headers.get_all(X_FORWARDED_FOR).iter().nth(1).is_none() {
             return;

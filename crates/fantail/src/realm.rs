@@ -12,13 +12,10 @@ use http::HeaderValue;
 use subtle::{Choice, ConstantTimeEq};
 
 use crate::{
-    config::Config,
+    config::{Config, DEFAULT_REALM},
     hub::RealmId,
     sign::{Key, KeyError, Verifier},
 };
-
-/// The realm of `/publish/` and of routes without `realm=`. It always exists, with number 0.
-pub const DEFAULT: &str = "default";
 
 #[cfg(test)]
 mod tests;
@@ -56,7 +53,7 @@ impl Realms {
         let mut realms = HashMap::new();
         let mut numbers = previous.map(|previous| previous.numbers.clone()).unwrap_or_default();
         let configured = config.realms.iter().map(|realm| (realm.id.as_str(), &realm.keys[..]));
-        for (name, keys) in std::iter::once((DEFAULT, &[][..])).chain(configured) {
+        for (name, keys) in std::iter::once((DEFAULT_REALM, &[][..])).chain(configured) {
             let next = u32::try_from(numbers.len()).expect("2^32 names do not fit into a configuration");
             let number = *numbers.entry(name.to_owned()).or_insert(RealmId(next));
             let read = |(at, spec): (usize, &String)| Secret::read(name, at + 1, spec, config);
@@ -78,7 +75,7 @@ impl Realms {
 
     /// Everybody may publish to the default realm: it has no keys.
     pub fn is_open(&self) -> bool {
-        self.realms.get(DEFAULT).is_none_or(|realm| realm.keys.is_empty())
+        self.realms.get(DEFAULT_REALM).is_none_or(|realm| realm.keys.is_empty())
     }
 
     /// May a request with this `Authorization` publish to `realm`, at `now` in Unix seconds? Good are:
@@ -95,7 +92,7 @@ impl Realms {
         now: u64,
     ) -> Result<RealmId, Denied> {
         let known = self.realms.get(realm);
-        if let Some(open) = known.filter(|known| realm == DEFAULT && known.keys.is_empty()) {
+        if let Some(open) = known.filter(|known| realm == DEFAULT_REALM && known.keys.is_empty()) {
             return Ok(open.number);
         }
         let credentials = authorization.and_then(Credentials::parse).ok_or(Denied)?;
@@ -153,7 +150,7 @@ impl Secret {
     fn accepts(&self, credentials: &Credentials, realm: &str, now: u64) -> Choice {
         let [plain, encoded] = &self.digests;
         let equal = plain.ct_eq(&credentials.digest) | encoded.ct_eq(&credentials.digest);
-        let named = |name: Option<&str>| realm == DEFAULT || name == Some(realm);
+        let named = |name: Option<&str>| realm == DEFAULT_REALM || name == Some(realm);
         match &credentials.scheme {
             Scheme::Basic { user } => equal & Choice::from(u8::from(named(Some(user)))),
             Scheme::Bearer { token } => {

@@ -12,9 +12,9 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem, pem::PemObject};
 
 pub use self::watch::Watch;
 use crate::{
-    config::Config,
+    config::{Config, DEFAULT_REALM},
     hub::RealmId,
-    realm::{self, Realms},
+    realm::Realms,
     sign::{KeyError, Signer},
 };
 
@@ -87,23 +87,6 @@ impl Routes {
         if errors.is_empty() { Ok(Self { table, routes }) } else { Err(errors) }
     }
 
-    /// Like [`Routes::load`], telling the log how it went. `None`: stay with the routes that there are.
-    pub fn reload(config: &Config, realms: &Realms) -> Option<Self> {
-        match Self::load(config, realms) {
-            Ok(routes) => {
-                tracing::info!("routes loaded with {} entries", routes.routes.len());
-                Some(routes)
-            }
-            Err(errors) => {
-                for error in &errors {
-                    tracing::error!("{error}");
-                }
-                tracing::error!("routes not loaded: {} errors, nothing has changed", errors.len());
-                None
-            }
-        }
-    }
-
     /// The route of a request ([`Table::find`]).
     pub fn find(&self, asked: Asked<'_>) -> Option<&Arc<Route>> {
         self.table.position(asked).and_then(|at| self.routes.get(at))
@@ -128,7 +111,7 @@ impl Route {
         signer: Option<&Arc<Signer>>,
     ) -> Result<Self, Vec<Fault>> {
         let mut faults = Vec::new();
-        let name = rule.realm.as_deref().unwrap_or(realm::DEFAULT);
+        let name = rule.realm.as_deref().unwrap_or(DEFAULT_REALM);
         let realm = realms.get(name).unwrap_or_else(|| {
             faults.push(Fault::Realm(name.to_owned()));
             RealmId::default()

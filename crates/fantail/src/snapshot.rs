@@ -3,14 +3,11 @@
 
 use std::{fmt, io, sync::Arc};
 
-use fantail_proto::{
-    forward::{self, ForwardedFor},
-    request,
-};
-use http::{HeaderMap, HeaderName, HeaderValue};
+use fantail_proto::{forward, request};
+use http::HeaderMap;
 
 use crate::{
-    config::{self, Config},
+    config::Config,
     realm::{RealmError, Realms},
     route::{RouteError, Routes},
     sign::{KeyError, Verifier},
@@ -22,8 +19,6 @@ pub struct Snapshot {
     pub config: Config,
     pub routes: Routes,
     pub realms: Arc<Realms>,
-    /// Decides about headers on the way to origins.
-    pub forward: forward::Rules,
     pub request_limits: request::Limits,
     /// Of a request, kept while it may become a hold that is asked again.
     pub record_bytes: usize,
@@ -41,51 +36,6 @@ pub enum Invalid {
     CaFile(io::Error),
     #[error("proxy.upstream_key: {0}")]
     UpstreamKey(KeyError),
-    #[error("proxy.{key}: {error}")]
-    ForwardedFor { key: &'static str, error: forward::RuleError },
-    #[error("proxy.cdn_loop: not a name that a header can say")]
-    CdnLoop,
-    #[error("proxy.orig_headers_need_mark: {0:?} is no header")]
-    NeedMark(String),
-}
-
-fn rules(proxy: &config::Proxy) -> Result<forward::Rules, AllInvalid> {
-    let mut wrong = Vec::new();
-    let mut addresses = |key, text: &str| {
-        ForwardedFor::parse(text).unwrap_or_else(|error| {
-            wrong.push(Invalid::ForwardedFor { key, error });
-            ForwardedFor::default()
-        })
-    };
-    let forwarded_for = addresses("x_forwarded_for", &proxy.x_forwarded_for);
-    let forwarded_for_trusted = addresses("x_forwarded_for_trusted", &proxy.x_forwarded_for_trusted);
-    let cdn_loop = HeaderValue::from_str(&proxy.cdn_loop).unwrap_or_else(|_| {
-        wrong.push(Invalid::CdnLoop);
-        HeaderValue::from_static("")
-    });
-    let mut need_mark = Vec::new();
-    for name in &proxy.orig_headers_need_mark {
-        match HeaderName::try_from(name) {
-            Ok(name) => need_mark.push(name),
-            Err(_) => wrong.push(Invalid::NeedMark(name.clone())),
-        }
-    }
-    if !wrong.is_empty() {
-        return Err(AllInvalid(wrong));
-    }
-    Ok(forward::Rules {
-        forwarded_for,
-        forwarded_for_trusted,
-        set_protocol: match proxy.set_x_forwarded_protocol {
-            config::SetProtocol::Off => forward::SetProtocol::Off,
-            config::SetProtocol::ProtoOnly => forward::SetProtocol::ProtoOnly,
-            config::SetProtocol::Both => forward::SetProtocol::Both,
-        },
-        accept_protocol: proxy.accept_x_forwarded_protocol,
-        need_mark,
-        accept_pushpin_route: proxy.accept_pushpin_route,
-        cdn_loop: Some(cdn_loop).filter(|name| !name.is_empty()),
-    })
 }
 
 /// Everything that is wrong, one a line.
@@ -119,7 +69,6 @@ impl Snapshot {
         }
         let client = &config.client;
         Ok(Self {
-            forward: rules(&config.proxy)?,
             request_limits: request::Limits {
                 head_bytes: client.head_bytes,
                 headers: client.headers,

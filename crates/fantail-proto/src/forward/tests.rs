@@ -219,18 +219,6 @@ fn forwarded_for() {
 }
 
 #[test]
-fn the_client_address() {
-    let peer = "9.9.9.9".parse().ok();
-    let address = |rules, line| {
-        ForwardedFor::parse(rules).unwrap().client_address(&headers(&[("x-forwarded-for", line)]), peer)
-    };
-    assert_eq!(address("", "1.1.1.1, 2.2.2.2"), "1.1.1.1".parse().ok());
-    assert_eq!(address("append", "::1"), "::1".parse().ok());
-    assert_eq!(address("", "unknown, 2.2.2.2"), peer);
-    assert_eq!(address("truncate:0,append", "1.1.1.1"), peer);
-}
-
-#[test]
 fn loops_are_seen() {
     let rules = Rules { cdn_loop: Some(HeaderValue::from_static("mine")), ..Rules::default() };
     let route = no_grip();

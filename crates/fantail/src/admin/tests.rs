@@ -13,12 +13,12 @@ use tokio::{
 
 use super::{Limits, Phase, SEATS, State, serve};
 use crate::{
-    config::{self, Config},
+    config::{self, Config, DEFAULT_REALM},
     hub::{Hub, RealmId, Receipt},
     log::Output,
     metrics::{Counters, Process},
     publish::Publisher,
-    realm::{DEFAULT, Realms},
+    realm::Realms,
     snapshot::Snapshot,
 };
 
@@ -508,7 +508,7 @@ const KEY_B: &str = "key-of-realm-b-0123456789-0123456789";
 fn realms(default_keys: Vec<String>) -> Vec<config::Realm> {
     let realm = |id: &str, keys: Vec<String>| config::Realm { id: id.into(), keys };
     vec![
-        realm(DEFAULT, default_keys),
+        realm(DEFAULT_REALM, default_keys),
         realm("a", vec![KEY_A.into()]),
         realm("b", vec![KEY_B.into()]),
         realm("keyless", Vec::new()),

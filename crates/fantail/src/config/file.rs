@@ -8,9 +8,11 @@ use std::{
     time::Duration,
 };
 
+use fantail_proto::forward::{self, ForwardedFor, RuleError};
+use http::{HeaderName, HeaderValue};
 use serde::Deserialize;
 
-use super::{Address, FanOut, LogFormat, Pace, SetProtocol};
+use super::{Address, FanOut, LogFormat, Pace};
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -62,8 +64,8 @@ pub(super) enum Invalid {
     NoAddress,
     #[error(r#""{0}" is there twice"#)]
     Twice(String),
-    #[error(r#""{0}" is no rule: write "append", "truncate:N", or both with a comma between"#)]
-    Forwarded(String),
+    #[error(transparent)]
+    Forwarded(#[from] RuleError),
     #[error(r#""{0}" is not a header's name"#)]
     HeaderName(String),
     #[error(r#""{0}" cannot be in a CDN-Loop header: write letters, digits, "-", "." and "_""#)]
@@ -200,28 +202,42 @@ struct Proxy {
     share_requests: bool,
 }
 
+#[derive(Debug, Deserialize)]
+enum SetProtocol {
+    #[serde(rename = "false")]
+    Off,
+    #[serde(rename = "proto-only")]
+    ProtoOnly,
+    #[serde(rename = "true")]
+    Both,
+}
+
 impl Proxy {
     fn build(self) -> Result<super::Proxy, Invalid> {
-        let header = |name: &String| http::HeaderName::from_bytes(name.as_bytes()).is_err();
-        if let Some(name) = self.orig_headers_need_mark.iter().find(|n| header(n)) {
-            return Err(Invalid::HeaderName(name.clone()));
-        }
+        let header = |name: String| HeaderName::try_from(&name).map_err(|_| Invalid::HeaderName(name));
         let in_cdn_id = |c: char| c.is_ascii_alphanumeric() || "-._".contains(c);
-        if !self.cdn_loop.chars().all(in_cdn_id) {
-            return Err(Invalid::CdnLoop(self.cdn_loop));
-        }
+        let cdn_loop = HeaderValue::from_str(&self.cdn_loop)
+            .ok()
+            .filter(|_| self.cdn_loop.chars().all(in_cdn_id))
+            .ok_or(Invalid::CdnLoop(self.cdn_loop))?;
         Ok(super::Proxy {
             debug: self.debug,
             sig_iss: self.sig_iss,
             sig_key: self.sig_key,
             upstream_key: self.upstream_key,
-            x_forwarded_for: forwarded(self.x_forwarded_for)?,
-            x_forwarded_for_trusted: forwarded(self.x_forwarded_for_trusted)?,
-            set_x_forwarded_protocol: self.set_x_forwarded_protocol,
-            accept_x_forwarded_protocol: self.accept_x_forwarded_protocol,
-            orig_headers_need_mark: self.orig_headers_need_mark,
-            accept_pushpin_route: self.accept_pushpin_route,
-            cdn_loop: self.cdn_loop,
+            forward: forward::Rules {
+                forwarded_for: ForwardedFor::parse(&self.x_forwarded_for)?,
+                forwarded_for_trusted: ForwardedFor::parse(&self.x_forwarded_for_trusted)?,
+                set_protocol: match self.set_x_forwarded_protocol {
+                    SetProtocol::Off => forward::SetProtocol::Off,
+                    SetProtocol::ProtoOnly => forward::SetProtocol::ProtoOnly,
+                    SetProtocol::Both => forward::SetProtocol::Both,
+                },
+                accept_protocol: self.accept_x_forwarded_protocol,
+                need_mark: self.orig_headers_need_mark.into_iter().map(header).collect::<Result<_, _>>()?,
+                accept_pushpin_route: self.accept_pushpin_route,
+                cdn_loop: Some(cdn_loop).filter(|name| !name.is_empty()),
+            },
             share_requests: self.share_requests,
         })
     }
@@ -468,18 +484,6 @@ fn socket_address(text: &str) -> Result<SocketAddr, Invalid> {
     }
 }
 
-/// Checks the rules (spec 1.9) and gives them back.
-fn forwarded(rules: String) -> Result<String, Invalid> {
-    let good = |rule: &str| match rule.strip_prefix("truncate:") {
-        Some(count) => count.parse::<u32>().is_ok(),
-        None => rule == "append",
-    };
-    match rules.split(',').map(str::trim).find(|rule| !good(rule)) {
-        Some(rule) if !rules.is_empty() => Err(Invalid::Forwarded(rule.into())),
-        _ => Ok(rules),
-    }
-}
-
 fn path(text: &str, base: &Path) -> Option<PathBuf> {
     (!text.is_empty()).then(|| base.join(text))
 }
@@ -553,22 +557,6 @@ mod tests {
         let long = format!("unix:/{}", "x".repeat(UNIX_PATH));
         assert!(matches!(address(&long, Path::new("/")), Err(Invalid::UnixPath { .. })));
         assert!(matches!(socket_address("example.com:80"), Err(Invalid::Name(_))));
-    }
-
-    #[test]
-    fn forwarded_rules() {
-        for (rules, good) in [
-            ("", true),
-            ("append", true),
-            ("truncate:0,append", true),
-            ("truncate:1, append", true),
-            ("truncate", false),
-            ("truncate:-1", false),
-            ("append,", false),
-            ("prepend", false),
-        ] {
-            assert_eq!(forwarded(rules.into()).is_ok(), good, "{rules}");
-        }
     }
 
     proptest! {

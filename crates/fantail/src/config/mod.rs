@@ -7,6 +7,7 @@ use std::{
     time::Duration,
 };
 
+use fantail_proto::forward;
 use serde::Deserialize;
 
 mod document;
@@ -245,31 +246,15 @@ pub struct Routes {
     pub lines: Vec<String>,
 }
 
-#[expect(clippy::struct_excessive_bools, reason = "keys that are independent of each other")]
 #[derive(Clone, Debug)]
 pub struct Proxy {
     pub debug: bool,
     pub sig_iss: String,
     pub sig_key: String,
     pub upstream_key: String,
-    pub x_forwarded_for: String,
-    pub x_forwarded_for_trusted: String,
-    pub set_x_forwarded_protocol: SetProtocol,
-    pub accept_x_forwarded_protocol: bool,
-    pub orig_headers_need_mark: Vec<String>,
-    pub accept_pushpin_route: bool,
-    pub cdn_loop: String,
+    /// Decides about headers on the way to origins.
+    pub forward: forward::Rules,
     pub share_requests: bool,
-}
-
-#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq)]
-pub enum SetProtocol {
-    #[serde(rename = "false")]
-    Off,
-    #[serde(rename = "proto-only")]
-    ProtoOnly,
-    #[serde(rename = "true")]
-    Both,
 }
 
 #[derive(Clone, Debug)]
@@ -416,4 +401,18 @@ pub const MAX_SHARDS: usize = 64;
 pub const DEFAULT_REALM: &str = "default";
 
 /// Keys and sections that a reload changes, those that the default file marks "(reload)".
-const RELOADED: &[&str] = &["client.body_bytes", "routes", "proxy", "origin", "grip", "websocket", "realm"];
+const RELOADED: &[&str] = &[
+    "client.head_bytes",
+    "client.headers",
+    "client.target_bytes",
+    "client.head_timeout",
+    "client.idle_timeout",
+    "client.body_bytes",
+    "client.body_timeout",
+    "routes",
+    "proxy",
+    "origin",
+    "grip",
+    "websocket",
+    "realm",
+];

@@ -281,12 +281,12 @@ fn a_reload_names_what_needs_a_restart() {
     let file = folder.path().join("f.toml");
     std::fs::write(&file, "").unwrap();
     let old = Config::load(Sources { file: Some(file.clone()), ..Sources::default() }).unwrap();
-    let text = "[server]\nshards = 3\n[client]\nbody_bytes = 1\nheaders = 9\n[grip]\nsubscriptions = 1\n\
+    let text = "[server]\nshards = 3\n[client]\nbody_bytes = 1\nheaders = 9\nconnections = 5\n[grip]\nsubscriptions = 1\n\
                 [routes]\nlines = [\"* test,sub=x\"]\n[[realm]]\nid = \"a\"\n";
     std::fs::write(&file, text).unwrap();
     let new = old.reload().unwrap();
     assert_eq!(new.grip.subscriptions, 1);
-    assert_eq!(old.restart_needed(&new), ["server.shards", "client.headers"]);
+    assert_eq!(old.restart_needed(&new), ["server.shards", "client.connections"]);
     assert!(old.restart_needed(&old.reload().unwrap()).contains(&"server.shards"));
     assert!(new.restart_needed(&new).is_empty());
     std::fs::write(&file, "[server]\nshard = 3\n").unwrap();

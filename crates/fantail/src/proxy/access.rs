@@ -1,6 +1,6 @@
 //! A request's access line, gathered while it is answered; only when the log wants it.
 
-use std::net::IpAddr;
+use std::{net::IpAddr, sync::Arc};
 
 use fantail_proto::route::Target;
 use http::{Method, Request, Uri, header};
@@ -9,6 +9,7 @@ use tokio::time::Instant;
 
 use super::Conversation;
 use crate::{
+    config::DEFAULT_REALM,
     log::{Access, Outcome},
     route::Route,
     shard::Shard,
@@ -24,8 +25,7 @@ pub(super) struct Entry {
     from: Option<IpAddr>,
     replay: bool,
     target: String,
-    route: String,
-    realm: String,
+    route: Option<Arc<Route>>,
 }
 
 impl Entry {
@@ -48,14 +48,12 @@ impl Entry {
             from: conversation.peer(),
             replay,
             target: String::new(),
-            route: String::new(),
-            realm: String::new(),
+            route: None,
         }))
     }
 
-    pub(super) fn route(&mut self, route: &Route) {
-        self.route.clone_from(&route.rule.id);
-        self.realm = route.rule.realm.clone().unwrap_or_default();
+    pub(super) fn route(&mut self, route: &Arc<Route>) {
+        self.route = Some(Arc::clone(route));
     }
 
     pub(super) fn target(&mut self, target: &Target) {
@@ -65,14 +63,15 @@ impl Entry {
     pub(super) fn write(&self, shard: &Shard, outcome: Outcome) {
         let host = self.host.as_ref().and_then(|host| host.to_str().ok()).unwrap_or_default();
         let path = self.uri.path_and_query().map_or("", |path| path.as_str());
+        let rule = self.route.as_ref().map(|route| &*route.rule);
         shard.access.borrow_mut().line(&Access {
             method: self.method.as_str(),
             uri: &format!("http://{host}{path}"),
             target: &self.target,
             outcome,
             took: self.started.elapsed(),
-            realm: &self.realm,
-            route: &self.route,
+            realm: rule.map_or("", |rule| rule.realm.as_deref().unwrap_or(DEFAULT_REALM)),
+            route: rule.map_or("", |rule| &rule.id),
             from: self.from,
             user_agent: self.user_agent.as_ref().map(http::HeaderValue::as_bytes),
             retry: self.replay,

@@ -80,10 +80,10 @@ impl Ask {
         let snapshot = Arc::clone(&exchange.snapshot);
         let proxy = &snapshot.config.proxy;
         let host = host(&head);
-        let tls = proxy.accept_x_forwarded_protocol && forward::claims_tls(&head.headers);
+        let tls = proxy.forward.accept_protocol && forward::claims_tls(&head.headers);
         let route = {
             let name = name(&host);
-            let id = head.headers.get(PUSHPIN_ROUTE).filter(|_| proxy.accept_pushpin_route);
+            let id = head.headers.get(PUSHPIN_ROUTE).filter(|_| proxy.forward.accept_pushpin_route);
             let asked = Asked {
                 host: &name,
                 path: head.uri.path(),
@@ -111,7 +111,7 @@ impl Ask {
             signature,
             last_ids: replay.map_or(&[][..], |replay| &replay.last_ids),
             route: &route.rule,
-            rules: &snapshot.forward,
+            rules: &proxy.forward,
         }
         .apply(&mut headers);
         if loops {

@@ -167,7 +167,7 @@ impl Exchange {
         sign(self.shard(), route, now)
     }
 
-    fn found(&mut self, route: &Route) {
+    fn found(&mut self, route: &Arc<Route>) {
         self.debug |= route.rule.debug;
         if let Some(entry) = &mut self.entry {
             entry.route(route);

@@ -26,7 +26,12 @@ use super::{
     Name, Pending, Publisher, Refusal,
     answer::{self, Format},
 };
-use crate::{config, hub::Receipt, metrics::Process, realm, realm::Denied};
+use crate::{
+    config::{self, DEFAULT_REALM},
+    hub::Receipt,
+    metrics::Process,
+    realm::Denied,
+};
 
 /// The endpoints of publishers.
 #[derive(Debug)]
@@ -174,7 +179,7 @@ fn denied() -> Response<Body> {
 type Shared = State<Arc<Endpoints>>;
 
 async fn publish(State(endpoints): Shared, request: Request) -> Response<Body> {
-    endpoints.publish(realm::DEFAULT, None, request).await
+    endpoints.publish(DEFAULT_REALM, None, request).await
 }
 
 async fn publish_to_realm(
@@ -194,7 +199,7 @@ async fn publish_to_channel(
 }
 
 async fn recover(State(endpoints): Shared, request: Request) -> Response<Body> {
-    if endpoints.publisher.authorize(realm::DEFAULT, request.headers().get(AUTHORIZATION)).is_err() {
+    if endpoints.publisher.authorize(DEFAULT_REALM, request.headers().get(AUTHORIZATION)).is_err() {
         return denied();
     }
     endpoints.publisher.recover();

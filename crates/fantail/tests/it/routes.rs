@@ -1,6 +1,9 @@
 //! Which route takes a request, and how routes change while the server runs (checks 21, 22, 24, 25, 27).
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use rustix::process::Signal;
 
@@ -61,13 +64,13 @@ fn a_changed_file_is_loaded() {
     let (server, file) = with_file(&format!("# a comment\n\n* {held}\n"));
     let mut stream = server.stream("/");
     replace(&file, &format!("* {next}\n"));
-    server.wait_until(std::time::Duration::from_secs(5), "the new routes", || {
+    server.wait_until(Duration::from_secs(5), "the new routes", || {
         server.connect().get("/").try_head().is_ok_and(|h| h.field("content-length") == Some("4"))
     });
     server.publish_stream("c", "still here");
     stream.expect("still here");
     std::fs::write(&file, format!("only.example {next}\n")).expect("written in place");
-    server.wait_until(std::time::Duration::from_secs(5), "the third routes", || {
+    server.wait_until(Duration::from_secs(5), "the third routes", || {
         server.connect().get("/").try_head().is_ok_and(|h| h.status() == 502)
     });
 }
@@ -103,7 +106,7 @@ fn a_bad_file_changes_nothing() {
     assert_eq!(server.get("/").text(), "one");
     replace(&file, &format!("* {two}\n"));
     server.signal(Signal::HUP);
-    server.wait_until(std::time::Duration::from_secs(5), "the good file", || server.get("/").text() == "two");
+    server.wait_until(Duration::from_secs(5), "the good file", || server.get("/").text() == "two");
 }
 
 #[test]
@@ -120,9 +123,7 @@ fn sighup_reloads_the_configuration() {
     assert_eq!(server.get("/").text(), "Error while proxying to origin.\n");
     std::fs::write(&file, "[proxy]\ndebug = true\n").expect("a file");
     server.signal(Signal::HUP);
-    server.wait_until(std::time::Duration::from_secs(5), "debug", || {
-        server.get("/").text().contains("Grip-Hold")
-    });
+    server.wait_until(Duration::from_secs(5), "debug", || server.get("/").text().contains("Grip-Hold"));
 }
 
 /// A server that cannot do what its routes say does not start, and says why.
@@ -202,4 +203,40 @@ fn the_test_origin_takes_hostile_channel_names() {
         assert!(!head.has("x-evil"), "{name}");
         assert!([200, 400].contains(&head.status()), "{name}: {head:?}");
     }
+}
+
+/// A reload changes what new connections may do, and warns of nothing but what it cannot change.
+#[test]
+fn a_reload_changes_the_limits_of_clients() {
+    let server = TestServer::start(&["* test"], |o| {
+        o.config("[client]\nheaders = 50\n");
+    });
+    let many: Vec<_> = (0..20).map(|_| ("X-A", "b")).collect();
+    assert_eq!(server.request("GET", "/", &many, b"").status(), 200);
+    let file = server.folder.path().join("fantail.toml");
+    replace(&file, "[client]\nheaders = 10\n");
+    server.signal(Signal::HUP);
+    server.wait_until(Duration::from_secs(5), "the lower limit", || {
+        server.request("GET", "/", &many, b"").status() == 431
+    });
+    replace(&file, "[client]\nheaders = 10\nqueue_bytes = 5\n");
+    server.signal(Signal::HUP);
+    server.log_text("only a restart changes client.queue_bytes");
+    assert!(!server.log().iter().any(|line| line.contains("client.headers")), "{:?}", server.log());
+}
+
+/// Each line says whose request it was.
+#[test]
+fn access_lines_name_the_realm() {
+    let server = TestServer::start(&["a.example,realm=a test", "b.example test"], |o| {
+        o.config("[[realm]]\nid = \"a\"\n");
+    });
+    for (host, realm) in [("a.example", "a"), ("b.example", "default")] {
+        server.request("GET", "/", &[("Host", host)], b"");
+        let line = server.log_line(|line| line.to_string().contains(&format!("http://{host}/")));
+        assert_eq!(line["realm"], realm, "{line}");
+    }
+    server.request("GET", "/", &[("Host", "c.example")], b"");
+    let line = server.log_line(|line| line.to_string().contains("http://c.example/"));
+    assert_eq!(line.get("realm"), None, "{line}");
 }
