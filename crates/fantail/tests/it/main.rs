@@ -23,3 +23,6 @@ mod sharing;
 mod slow;
 mod smuggling;
 mod stream;
+mod websocket_native;
+mod websocket_over_http;
+mod websocket_publish;
