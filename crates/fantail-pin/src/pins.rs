@@ -194,9 +194,17 @@ impl<T> Pins<T> {
         if self.is_open(id) { self.deliver(id, bytes, self.limits.queue_bytes) } else { Outcome::Gone }
     }
 
-    /// As [`Self::write`], but whatever waits already: for an owner that itself waits while much does.
+    /// As [`Self::write`], but whatever waits already, and without a share in what counts against the limit: for an
+    /// owner that itself waits while much does.
     pub fn write_patiently(&mut self, id: PinId, bytes: &Bytes) -> Outcome {
-        if self.is_open(id) { self.deliver(id, bytes, usize::MAX) } else { Outcome::Gone }
+        if !self.is_open(id) {
+            return Outcome::Gone;
+        }
+        let outcome = self.deliver(id, bytes, usize::MAX);
+        if let Some(queue) = self.record_mut(id).and_then(|record| record.queue.as_mut()) {
+            queue.tolerate(bytes.len());
+        }
+        outcome
     }
 
     /// Writes what nothing but the tail of [`Self::finish`] may follow. Keep-alives end.
@@ -274,7 +282,7 @@ impl<T> Pins<T> {
     }
 
     /// Asks the kernel what happened to the sockets, without waiting: flushes queues and notices departures, for
-    /// at most [`TURN_BATCH`] of them. True if there may be more at once: call again, after other work.
+    /// at most [`TURN_BATCH`] of them. True unless there was nothing: call again, after other work.
     ///
     /// # Errors
     /// The poller itself failed, which a working kernel does not do.
@@ -285,7 +293,9 @@ impl<T> Pins<T> {
             Err(Errno::INTR) => &mut [],
             Err(error) => return Err(error.into()),
         };
-        let mut more = ready.len() == TURN_BATCH;
+        // What was told by level stays on the poller's list until an ask finds it gone, and while it is there the
+        // poller wakes nobody for it: only an ask that finds nothing may be the last.
+        let mut more = !ready.is_empty();
         for &mut epoll::Event { flags, data } in ready {
             more |= self.react(pin_id(data), flags);
         }

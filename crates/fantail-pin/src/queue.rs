@@ -20,6 +20,8 @@ pub(crate) const SEND_FLAGS: SendFlags = SendFlags::NOSIGNAL.union(SendFlags::DO
 pub(crate) struct OutQueue {
     items: VecDeque<Bytes>,
     bytes: usize,
+    /// Of these, at most so many were taken whatever waited: they are no reason to end.
+    patient: usize,
     /// The tick at which a byte last went out, or at which the queue began.
     moved: u32,
     /// The tick from which the pace is measured, and the bytes that went out since.
@@ -42,7 +44,7 @@ pub(crate) enum Flushed {
 impl OutQueue {
     pub(crate) fn new(first: Bytes, tick: u32) -> Self {
         let bytes = first.len();
-        Self { items: VecDeque::from([first]), bytes, moved: tick, paced: tick, out: 0 }
+        Self { items: VecDeque::from([first]), bytes, patient: 0, moved: tick, paced: tick, out: 0 }
     }
 
     /// The client's patience starts anew.
@@ -73,9 +75,14 @@ impl OutQueue {
         self.bytes
     }
 
+    /// The last `len` bytes that were written do not count against the limit.
+    pub(crate) fn tolerate(&mut self, len: usize) {
+        self.patient = (self.patient + len).min(self.bytes);
+    }
+
     /// What the queue would cost, as [`crate::Limits::queue_bytes`] counts, with `len` more bytes in it.
     pub(crate) fn cost_with(&self, len: usize) -> usize {
-        self.bytes.saturating_add(len).saturating_add((self.items.len() + 1) * ITEM_COST)
+        (self.bytes - self.patient).saturating_add(len).saturating_add((self.items.len() + 1) * ITEM_COST)
     }
 
     /// Offers up to [`SLICES`] items to the socket in one call.
@@ -102,6 +109,7 @@ impl OutQueue {
 
     fn advance(&mut self, mut taken: usize) {
         self.bytes -= taken;
+        self.patient = self.patient.min(self.bytes);
         self.out += taken;
         while let Some(first) = self.items.front_mut() {
             if taken < first.len() {

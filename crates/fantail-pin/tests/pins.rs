@@ -14,7 +14,7 @@ use fantail_pin::{
     Received, Tally, io_uring_available,
 };
 use proptest::prelude::*;
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, epoll, poll};
 use rustix::net::sockopt;
 
 const LIMITS: Limits = Limits { queue_bytes: 1 << 20, send_timeout_ms: 10_000, pace: None };
@@ -108,9 +108,18 @@ fn raw(bytes: impl Into<Bytes>) -> Payload {
 
 /// What has happened by now.
 fn turn(pins: &mut Pins<u32>) -> Vec<Event> {
-    let mut events = Vec::new();
-    while pins.turn(&mut events).unwrap() {}
-    events
+    let mut events: Vec<Event> = Vec::new();
+    loop {
+        let before = events.len();
+        let more = pins.turn(&mut events).unwrap();
+        // What can be read is told again in each turn.
+        let again = events.split_off(before);
+        let news: Vec<_> = again.into_iter().filter(|event| !events.contains(event)).collect();
+        if !more || news.is_empty() {
+            return events;
+        }
+        events.extend(news);
+    }
 }
 
 /// What happens next, as a shard waits for it.
@@ -741,4 +750,38 @@ fn a_drained_queue_is_told_to_who_reads() {
     }
     assert_eq!(events, [Event::Drained(id)]);
     assert_eq!(pins.queue_len(id), 0);
+}
+
+#[test]
+fn a_pause_right_after_a_read_does_not_lose_what_comes_next() {
+    let mut pins = table(FanOut::Send);
+    let (socket, mut peer) = unix();
+    let id = pins.insert(socket, Form::Plain, 0).unwrap();
+    pins.set_reading(id, true);
+    peer.write(b"first");
+    let epoll = pins.epoll().unwrap();
+    let outer = epoll::create(epoll::CreateFlags::CLOEXEC).unwrap();
+    epoll::add(&outer, &epoll, epoll::EventData::new_u64(0), epoll::EventFlags::IN | epoll::EventFlags::ET)
+        .unwrap();
+    let woken = || {
+        let mut events = Vec::with_capacity(1);
+        let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
+        epoll::wait(&outer, rustix::buffer::spare_capacity(&mut events), Some(&at_once)).unwrap() > 0
+    };
+    assert!(woken());
+    // As a shard does: turns until there is no more, each event acted on at once.
+    let mut events = Vec::new();
+    loop {
+        let more = pins.turn(&mut events).unwrap();
+        for _ in events.drain(..) {
+            read(&mut pins, id);
+            pins.set_reading(id, false);
+        }
+        if !more {
+            break;
+        }
+    }
+    peer.write(b"second");
+    pins.set_reading(id, true);
+    assert!(woken(), "nobody would read it");
 }

@@ -70,10 +70,29 @@ impl Connections {
         Some(Client { peer, connections: Rc::clone(self) })
     }
 
+    /// A place for a connection that lasts as long as a client's own, to its origin; `None` when there is no room.
+    pub fn second(self: &Rc<Self>) -> Option<Place> {
+        if self.is_full() {
+            return None;
+        }
+        self.all.open.fetch_add(1, Relaxed);
+        Some(Place(Arc::clone(&self.all)))
+    }
+
     /// Resolves when a connection of this shard ended since the last call, or after a moment: one of
     /// another shard may have.
     pub async fn room(&self) {
         drop(timeout(OTHERS, self.room.notified()).await);
+    }
+}
+
+/// A descriptor among those of all clients, given back on drop.
+#[derive(Debug)]
+pub struct Place(Arc<Crowd>);
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.leave(None);
     }
 }
 

@@ -173,6 +173,11 @@ impl Shard {
         let mut holds = self.holds.borrow_mut();
         holds.set_now(self.now_ms());
         let more = holds.step();
+        // Between chunks others have their turn, and this task is the one that sees to the pins.
+        if let Err(error) = holds.turn() {
+            tracing::error!(%error, "the poller");
+        }
+        holds.expire();
         holds.onward().for_each(go_on);
         more
     }

@@ -221,6 +221,11 @@ impl Session {
         bytes.saturating_add(flying) < self.limit as usize && events < MAX_PENDING_EVENTS
     }
 
+    /// Bytes of events that wait or are on their way.
+    pub fn bytes(&self) -> usize {
+        self.backlog.size().0 + self.flight.as_ref().map_or(0, |flight| flight.offer.body.len())
+    }
+
     /// The client's close frame. Behind the origin's own CLOSE it ends the client's part; else the origin is
     /// to answer with CLOSE.
     pub fn close(&mut self, close: Option<(u16, &[u8])>) {

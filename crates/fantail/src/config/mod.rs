@@ -276,6 +276,7 @@ pub struct WebSocket {
     pub deflate_from: usize,
     /// Empty: any.
     pub origins: Vec<String>,
+    pub message_timeout: Duration,
     pub close_timeout: Duration,
     /// Zero: none.
     pub idle_timeout: Duration,

@@ -20,6 +20,7 @@ pub(super) struct Channels {
     hub: Arc<Hub>,
     shard: usize,
     counters: Arc<Counters>,
+    changes: u64,
 }
 
 #[derive(Debug)]
@@ -32,7 +33,7 @@ struct Channel {
 
 impl Channels {
     pub(super) fn new(hub: Arc<Hub>, shard: usize, counters: Arc<Counters>) -> Self {
-        Self { by_name: HashMap::new(), all: Slab::new(), hub, shard, counters }
+        Self { by_name: HashMap::new(), all: Slab::new(), hub, shard, counters, changes: 0 }
     }
 
     pub(super) fn find(&self, realm: RealmId, name: &str) -> Option<u32> {
@@ -70,10 +71,16 @@ impl Channels {
         Sub { channel: index, place: small(pins.len() - 1) }
     }
 
+    /// Grows whenever a WebSocket leaves a channel or gets other filters.
+    pub(super) const fn changes(&self) -> u64 {
+        self.changes
+    }
+
     /// A subscriber has filters that it had not, or the other way around.
     pub(super) fn refilter(&mut self, sub: Sub, before: bool, after: bool) {
         let channel = &mut self.all[sub.channel as usize];
         channel.filtered = channel.filtered + usize::from(after) - usize::from(before);
+        self.changes += 1;
     }
 
     /// Removes a subscriber. Returns whose place has changed: the last of the list is at `sub.place` now.
@@ -82,6 +89,7 @@ impl Channels {
         channel.filtered -= usize::from(filtered);
         let pins = &mut channel.lists[list as usize];
         pins.swap_remove(sub.place as usize);
+        self.changes += u64::from(list == List::WebSockets);
         self.counters.subscriptions.add(-1);
         let moved = pins.get(sub.place as usize).copied();
         if channel.lists.iter().all(Vec::is_empty) {

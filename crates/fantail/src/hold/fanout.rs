@@ -26,6 +26,8 @@ pub(super) struct Work {
     /// so far.
     channels: Vec<Option<u32>>,
     receipts: Vec<Receipt>,
+    /// The state of subscriptions when the batch began.
+    changes: u64,
     sorts: Vec<Sort>,
     writes: Vec<Write>,
     /// Long-polls, a list a channel.
@@ -82,6 +84,7 @@ impl Holds {
         let mut work = std::mem::take(&mut self.work);
         work.receipts.clear();
         work.receipts.resize(work.batch.len(), Receipt::default());
+        work.changes = self.channels.changes();
         work.channels.clear();
         work.channels
             .extend(work.batch.iter().map(|delivery| self.channels.find(delivery.realm, &delivery.channel)));
@@ -232,6 +235,11 @@ impl Holds {
         if write.targets.is_empty() {
             return 0;
         }
+        let from = write.targets.len().saturating_sub(budget.max(1));
+        if write.list == List::WebSockets && self.channels.changes() != work.changes {
+            self.sort_out(work, write, from);
+        }
+        let from = from.min(write.targets.len());
         let mut spent = 0;
         let payload = write.payload.get_or_insert_with(|| {
             spent += write.items.len() / CONSIDERED;
@@ -240,7 +248,6 @@ impl Holds {
                 List::Streams | List::Polls => work.chunks(&write.items),
             }
         });
-        let from = write.targets.len().saturating_sub(budget.max(1));
         let part = &write.targets[from..];
         let content = write.items.iter().filter(|item| work.part(write.list, **item) == Some(Part::Content));
         let content: SmallVec<[usize; 8]> = content.copied().collect();
@@ -256,12 +263,14 @@ impl Holds {
             match (work.part(write.list, *item), &work.batch[*item].item.message) {
                 (Some(Part::End), Some(MessagePart::Close(frame))) if write.list == List::WebSockets => {
                     for id in part {
-                        work.receipts[*item].delivered += u64::from(self.close_websocket(*id, frame));
+                        let outcome = self.close_websocket(*id, frame);
+                        note(&mut work.receipts[*item], outcome);
                     }
                 }
                 (Some(Part::End), _) => {
                     for id in part {
-                        work.receipts[*item].delivered += u64::from(self.close_stream(*id));
+                        let outcome = self.close_stream(*id);
+                        note(&mut work.receipts[*item], outcome);
                     }
                 }
                 (Some(Part::Refresh), _) => part.iter().for_each(|id| self.refresh(*id)),
@@ -271,6 +280,35 @@ impl Holds {
         spent += part.len();
         write.targets.truncate(from);
         spent
+    }
+
+    /// Takes out those of the last targets of a write that have left a channel of its items since the batch began,
+    /// or have other filters, and gives them what they still get.
+    fn sort_out(&mut self, work: &mut Work, write: &mut Write, from: usize) {
+        let mut at = from;
+        while at < write.targets.len() {
+            let id = write.targets[at];
+            let gets = |item: &usize| {
+                self.pins.get(id).is_some_and(|hold| {
+                    self.channel_of(hold, work, *item)
+                        .is_some_and(|channel| self.passes(hold, channel, &work.batch[*item].item))
+                })
+            };
+            let left: Vec<usize> = write.items.iter().copied().filter(gets).collect();
+            if left.len() == write.items.len() {
+                at += 1;
+                continue;
+            }
+            write.targets.swap_remove(at);
+            for item in left {
+                let outcome = match &work.batch[item].item.message {
+                    Some(MessagePart::Send(message)) => self.pins.write(id, message.plain()),
+                    Some(MessagePart::Close(frame)) => self.close_websocket(id, frame),
+                    Some(MessagePart::Refresh) | None => continue,
+                };
+                note(&mut work.receipts[item], outcome);
+            }
+        }
     }
 
     /// Messages one after another, compressed too if somebody wants them so.
@@ -432,6 +470,15 @@ impl Work {
 /// What it costs, in writes, to look at all items for a hold.
 fn cost(items: usize, hold: &Hold) -> usize {
     1 + items * hold.subs.len() / CONSIDERED
+}
+
+fn note(receipt: &mut Receipt, outcome: Outcome) {
+    *match outcome {
+        Outcome::Sent => &mut receipt.delivered,
+        Outcome::Queued => &mut receipt.queued,
+        Outcome::Gone => &mut receipt.dropped_gone,
+        Outcome::Overflow => &mut receipt.dropped_overflow,
+    } += 1;
 }
 
 fn add(receipt: &mut Receipt, tally: &Tally) {

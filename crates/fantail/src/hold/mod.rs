@@ -66,6 +66,7 @@ pub struct Holds {
     unread: bool,
     /// Sessions that go on without a client.
     partings: usize,
+    parting_bytes: usize,
     /// The last keep-alive that an origin asked for: the next is often the same.
     last_beats: Option<(control::KeepAlive, Rc<KeepAlive>)>,
 }
@@ -138,6 +139,7 @@ impl Holds {
             buffer: Vec::new(),
             unread: false,
             partings: 0,
+            parting_bytes: 0,
             last_beats: None,
         })
     }
@@ -421,14 +423,14 @@ impl Holds {
         }
     }
 
-    fn close_stream(&mut self, id: PinId) -> bool {
+    fn close_stream(&mut self, id: PinId) -> Outcome {
         let tail = match self.pins.form(id) {
             Some(Form::Coded) => LAST_CHUNK,
             _ => Bytes::new(),
         };
-        let closed = matches!(self.pins.finish(id, &tail), Outcome::Sent | Outcome::Queued);
-        self.counters.ended_close.add(u64::from(closed));
-        closed
+        let outcome = self.pins.finish(id, &tail);
+        self.counters.ended_close.add(u64::from(matches!(outcome, Outcome::Sent | Outcome::Queued)));
+        outcome
     }
 
     fn time_out(&mut self, id: PinId) {

@@ -154,6 +154,7 @@ impl Holds {
             Some(due_ms) if !session.is_ended() => Next::Wait(due_ms.saturating_sub(self.now_ms).max(1)),
             _ => {
                 self.partings = self.partings.saturating_sub(1);
+                self.parting_bytes -= far.parting_bytes.take();
                 Next::Done
             }
         }
@@ -209,7 +210,7 @@ impl Holds {
         socket.far = Far::Detached;
         if matches!(socket.stage, Stage::Open | Stage::ClientClosed) {
             self.count_end(id, |counters| &counters.ended_origin);
-            self.drop_pin(id);
+            self.let_go(id);
         }
     }
 
@@ -257,6 +258,11 @@ impl Holds {
         if socket.stage != Stage::Open && socket.timers.close_by_ms <= now_ms {
             return self.give_up(id);
         }
+        if socket.timers.is_late(now_ms) {
+            self.count_end(id, |counters| &counters.ended_violation);
+            self.close_websocket(id, &close_frame(Code::POLICY, ""));
+            return self.collect();
+        }
         if let Some(delayed) = socket.timers.take_delayed(now_ms) {
             self.write_message(id, delayed.kind, &delayed.content);
         }
@@ -266,6 +272,7 @@ impl Holds {
             if paused {
                 // Whoever is not read cannot be heard.
                 socket.timers.heard(now_ms);
+                socket.timers.complete_by_ms = u64::MAX;
             }
             if socket.timers.is_idle(written_ms, idle_ms, now_ms) {
                 self.count_end(id, |counters| &counters.ended_timeout);
@@ -321,7 +328,15 @@ impl Holds {
             }
             socket.timers.heard(now_ms);
             match socket.reader.read(&mut input, &limits, &mut self.inflater) {
-                Ok(Some(event)) => self.client_says(id, event),
+                Ok(Some(event)) => {
+                    socket.timers.complete_by_ms = u64::MAX;
+                    self.client_says(id, event);
+                }
+                Ok(None) if socket.reader.is_partial() && socket.timers.complete_by_ms == u64::MAX => {
+                    socket.timers.complete_by_ms =
+                        now_ms.saturating_add(millis(self.websocket.message_timeout));
+                    return self.schedule(id);
+                }
                 Ok(None) => return,
                 Err(violation) => return self.violated(id, violation),
             }
@@ -384,7 +399,7 @@ impl Holds {
                     tracing::info!(target: "fantail::websocket", %cause, "a client is let go");
                     self.count_end(id, |counters| &counters.ended_origin);
                     // The session knows, and may have something to say to that.
-                    self.drop_pin(id);
+                    self.let_go(id);
                 }
             }
         }
@@ -512,7 +527,11 @@ impl Holds {
 fn joined(frames: &[&Bytes]) -> Bytes {
     match frames {
         [only] => (*only).clone(),
-        all => all.iter().flat_map(|frame| frame.iter()).copied().collect(),
+        all => {
+            let mut bytes = Vec::with_capacity(all.iter().map(|frame| frame.len()).sum());
+            all.iter().for_each(|frame| bytes.extend_from_slice(frame));
+            bytes.into()
+        }
     }
 }
 

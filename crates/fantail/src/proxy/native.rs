@@ -12,7 +12,10 @@ use fantail_proto::{
     },
 };
 use http::{HeaderName, HeaderValue, Method, Request, header};
-use tokio::io::{AsyncRead, AsyncWriteExt, ReadBuf, ReadHalf, WriteHalf};
+use tokio::{
+    io::{AsyncRead, AsyncWriteExt, ReadBuf, ReadHalf, WriteHalf},
+    time::timeout,
+};
 
 use super::{
     Exchange,
@@ -20,6 +23,7 @@ use super::{
     upgrade::{Opening, Tried},
 };
 use crate::{
+    client::Place,
     error::Fault,
     hold::{Far, Link},
     shard::Shard,
@@ -32,6 +36,7 @@ pub(super) struct Connected {
     wire: Box<Wire>,
     /// What the origin has said already.
     unread: Bytes,
+    place: Place,
 }
 
 /// Asks an origin's own server.
@@ -42,6 +47,7 @@ pub(super) async fn open(
     to: &Destination,
 ) -> Result<Tried, Fault> {
     let address = || ask.route().rule.targets[target].address.to_string();
+    let place = exchange.shard().connections.second().ok_or(Fault::Full)?;
     let mut random = [0; 16];
     aws_lc_rs::rand::fill(&mut random).expect("the system's generator works: TLS depends on it, too");
     let key = handshake::key(random);
@@ -71,7 +77,7 @@ pub(super) async fn open(
         grip: agreed.grip.filter(|_| speaks_grip),
         extensions: chained,
         actions: Vec::new(),
-        link: Some(Connected { link, wire, unread }),
+        link: Some(Connected { link, wire, unread, place }),
     }))
 }
 
@@ -99,7 +105,7 @@ impl Connected {
     pub(super) fn start(self, shard: &Rc<Shard>, patience: Duration) {
         let shard = Rc::clone(shard);
         tokio::task::spawn_local(async move {
-            let Self { link, wire, unread } = self;
+            let Self { link, wire, unread, place: _place } = self;
             let (reading, writing) = tokio::io::split(*wire);
             let ended = tokio::select! {
                 ended = read(&shard, &link, reading, unread) => ended,
@@ -142,10 +148,16 @@ async fn read(shard: &Shard, link: &Link, mut wire: ReadHalf<Wire>, unread: Byte
     }
 }
 
+/// An origin that takes nothing has as long as a client that does not.
 async fn write(shard: &Shard, link: &Link, mut wire: WriteHalf<Wire>) -> io::Result<()> {
+    let patience = shard.snapshot.load().config.client.send_timeout;
     while let Some(bytes) = link.next().await {
-        wire.write_all(&bytes).await?;
-        wire.flush().await?;
+        let mut left = &bytes[..];
+        while !left.is_empty() {
+            let written = timeout(patience, wire.write(left)).await??;
+            left = &left[written..];
+        }
+        timeout(patience, wire.flush()).await??;
         shard.holds(|holds| holds.link_has_room(link));
     }
     wire.shutdown().await?;

@@ -33,15 +33,21 @@ pub fn ask(shard: &Rc<Shard>, asking: Asking) {
     let shard = Rc::clone(shard);
     tokio::task::spawn_local(async move {
         let Asking { far, mut next } = asking;
-        loop {
-            next = match next {
-                Next::Ask(body) => post_events(&shard, &far, body).await,
-                Next::Wait(ms) => {
-                    tokio::time::sleep(Duration::from_millis(ms)).await;
-                    shard.holds(|holds| holds.go_on_asking(&far))
-                }
-                Next::Done => return,
-            };
+        let asks = async {
+            loop {
+                next = match next {
+                    Next::Ask(body) => post_events(&shard, &far, body).await,
+                    Next::Wait(ms) => {
+                        tokio::time::sleep(Duration::from_millis(ms)).await;
+                        shard.holds(|holds| holds.go_on_asking(&far))
+                    }
+                    Next::Done => return,
+                };
+            }
+        };
+        tokio::select! {
+            () = asks => {}
+            () = far.given_up() => {}
         }
     });
 }

@@ -54,12 +54,18 @@ impl Holds {
 
     fn leave_origin(&mut self, far: Rc<OverHttp>, farewell: Farewell) {
         far.pin.set(None);
-        far.session.borrow_mut().leave(farewell);
-        // Over the limit, the origin hears nothing: it has to reckon with that anyway.
-        if !self.may_part() && !far.asking.get() {
-            return;
+        let bytes = {
+            let mut session = far.session.borrow_mut();
+            session.leave(farewell);
+            session.bytes()
+        };
+        // Over the limits, the origin hears nothing: it has to reckon with that anyway.
+        if !self.may_part() || self.parting_bytes + bytes > MAX_PARTING_BYTES {
+            return far.give_up();
         }
         self.partings += 1;
+        self.parting_bytes += bytes;
+        far.parting_bytes.set(bytes);
         if !far.asking.replace(true) {
             match self.go_on_asking(&far) {
                 Next::Done => {}
@@ -69,9 +75,9 @@ impl Holds {
     }
 
     /// Sends a close frame of our own; the origin hears of a close without a code (spec 7.5).
-    pub(in crate::hold) fn close_websocket(&mut self, id: PinId, frame: &Bytes) -> bool {
+    pub(in crate::hold) fn close_websocket(&mut self, id: PinId, frame: &Bytes) -> Outcome {
         if self.socket(id).is_none_or(|socket| socket.stage != Stage::Open) {
-            return false;
+            return Outcome::Gone;
         }
         self.part(id, Farewell::Close);
         let sent = self.send_close(id, frame);
@@ -153,8 +159,24 @@ impl Holds {
         }
     }
 
+    /// Ends without a close frame, behind what waits for the client.
+    pub(super) fn let_go(&mut self, id: PinId) {
+        self.part(id, Farewell::Disconnect);
+        self.over(id, &Bytes::new());
+    }
+
     /// The close frame that was waited for has not come.
     pub(super) fn give_up(&mut self, id: PinId) {
+        let waits = self.pins.queue_len(id) > 0;
+        let close_by_ms = self.now_ms + millis(self.websocket.close_timeout);
+        match self.socket(id).map(|socket| (socket.stage, &mut socket.timers)) {
+            // It cannot answer what it has not got: the pace of its reading is watched elsewhere.
+            Some((Stage::Closing, timers)) if waits => {
+                timers.close_by_ms = close_by_ms;
+                return self.schedule(id);
+            }
+            _ => {}
+        }
         match self.socket(id).map(|socket| socket.stage) {
             Some(Stage::ClientClosed) => {
                 self.part(id, Farewell::Disconnect);
@@ -165,11 +187,11 @@ impl Holds {
     }
 
     /// Sends a close frame and waits for the client's.
-    fn send_close(&mut self, id: PinId, frame: &Bytes) -> bool {
+    fn send_close(&mut self, id: PinId, frame: &Bytes) -> Outcome {
         let close_by_ms = self.now_ms + millis(self.websocket.close_timeout);
         self.flush_delayed(id);
-        let sent = matches!(self.pins.seal(id, frame), Outcome::Sent | Outcome::Queued);
-        if sent {
+        let outcome = self.pins.seal(id, frame);
+        if matches!(outcome, Outcome::Sent | Outcome::Queued) {
             self.count_end(id, |counters| &counters.ended_close);
         }
         if let Some(socket) = self.socket(id) {
@@ -179,7 +201,7 @@ impl Holds {
             self.go_on_reading(id);
             self.schedule(id);
         }
-        sent
+        outcome
     }
 
     /// Answers the client's close frame, and that is all.
@@ -212,3 +234,5 @@ fn frame_of(close: Option<(Code, &str)>) -> Bytes {
 
 /// Sessions without a client that still have something to tell their origins.
 const MAX_PARTINGS: usize = 10_000;
+/// What these may hold: a client must not leave much behind by leaving.
+const MAX_PARTING_BYTES: usize = 32 << 20;

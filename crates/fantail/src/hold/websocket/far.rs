@@ -50,11 +50,36 @@ pub struct OverHttp {
     pub(super) pin: Cell<Option<PinId>>,
     /// A request is on its way, or its task is about to see to the next.
     pub(super) asking: Cell<bool>,
+    /// What it holds while it goes on without a client.
+    pub(super) parting_bytes: Cell<usize>,
+    gave_up: Cell<bool>,
+    giving_up: Notify,
 }
 
 impl OverHttp {
     pub fn new(call: Call, session: Session) -> Rc<Self> {
-        Rc::new(Self { call, session: RefCell::new(session), pin: Cell::new(None), asking: Cell::new(false) })
+        Rc::new(Self {
+            call,
+            session: RefCell::new(session),
+            pin: Cell::new(None),
+            asking: Cell::new(false),
+            parting_bytes: Cell::new(0),
+            gave_up: Cell::new(false),
+            giving_up: Notify::new(),
+        })
+    }
+
+    /// Nobody is to be told anything more.
+    pub(super) fn give_up(&self) {
+        self.gave_up.set(true);
+        self.giving_up.notify_one();
+    }
+
+    /// Resolves when there is no more use in asking, and no sooner.
+    pub async fn given_up(&self) {
+        while !self.gave_up.get() {
+            self.giving_up.notified().await;
+        }
     }
 
     /// The body of the next request, if one is due.

@@ -9,6 +9,8 @@ pub(super) struct Timers {
     pub(super) delayed: Option<Box<Delayed>>,
     /// When the other side's close frame must have come.
     pub(super) close_by_ms: u64,
+    /// When the message that has begun must be complete; `u64::MAX`: none has.
+    pub(super) complete_by_ms: u64,
     /// When the client last said something.
     heard_ms: u64,
     pinged: bool,
@@ -24,12 +26,23 @@ pub(super) struct Delayed {
 
 impl Timers {
     pub(super) const fn new(now_ms: u64) -> Self {
-        Self { delayed: None, close_by_ms: u64::MAX, heard_ms: now_ms, pinged: false }
+        Self {
+            delayed: None,
+            close_by_ms: u64::MAX,
+            complete_by_ms: u64::MAX,
+            heard_ms: now_ms,
+            pinged: false,
+        }
     }
 
     pub(super) const fn heard(&mut self, now_ms: u64) {
         self.heard_ms = now_ms;
         self.pinged = false;
+    }
+
+    /// A message that has begun does not end.
+    pub(super) const fn is_late(&self, now_ms: u64) -> bool {
+        self.complete_by_ms <= now_ms
     }
 
     pub(super) fn take_delayed(&mut self, now_ms: u64) -> Option<Box<Delayed>> {
@@ -58,6 +71,7 @@ impl Timers {
         let idle = (idle_ms > 0).then(|| self.heard_ms.max(written_ms) + idle_ms);
         let ping = (ping_ms > 0).then(|| self.heard_ms + if self.pinged { 2 * ping_ms } else { ping_ms });
         let delayed = self.delayed.as_ref().map(|delayed| delayed.at_ms);
-        [idle, ping, delayed].into_iter().flatten().min()
+        let message = (self.complete_by_ms < u64::MAX).then_some(self.complete_by_ms);
+        [idle, ping, delayed, message].into_iter().flatten().min()
     }
 }
