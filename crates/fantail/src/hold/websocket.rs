@@ -371,11 +371,14 @@ impl Holds {
                 Action::Message(kind, content) => {
                     self.origin_says(id, Message { kind, content, fragmented: false });
                 }
-                Action::Close(close) => {
-                    let reason = close.as_ref().map(|(_, reason)| String::from_utf8_lossy(reason));
-                    let close = close.as_ref().map(|(code, _)| Code::sendable(*code));
-                    let close = close.zip(reason.as_deref());
-                    self.origin_closes(id, close);
+                Action::Close(Some((code, reason))) => {
+                    let reason = String::from_utf8_lossy(&reason);
+                    self.origin_closes(id, Some((Code::sendable(code), &reason)));
+                }
+                // The answer to a close may be without a code; a close of the origin's own is a normal one.
+                Action::Close(None) => {
+                    let own = self.socket(id).is_some_and(|socket| socket.stage == Stage::Open);
+                    self.origin_closes(id, own.then_some((Code::NORMAL, "")));
                 }
                 Action::Drop(cause) => {
                     tracing::info!(target: "fantail::websocket", %cause, "a client is let go");

@@ -1,7 +1,7 @@
 //! WebSockets whose origins are asked by POSTs of events (spec 7.2). What is to be said, and what an answer means,
 //! is the session's; this sends it. A task exists only while there is something to send.
 
-use std::{rc::Rc, time::Duration};
+use std::{rc::Rc, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use fantail_proto::websocket::{
@@ -9,9 +9,11 @@ use fantail_proto::websocket::{
     over_http::{self, Action, MAX_ANSWER_BYTES, Session},
 };
 use http::{
-    HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, Uri, header, response, uri::PathAndQuery,
+    HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, header, response,
+    uri::PathAndQuery,
 };
 use http_body_util::BodyExt;
+use tokio::sync::oneshot;
 
 use super::{
     Exchange,
@@ -23,6 +25,7 @@ use crate::{
     error::Fault,
     hold::{Asking, Call, Far, Next, OverHttp},
     shard::Shard,
+    snapshot::Snapshot,
     upstream::{Destination, Download, DownloadError, Failure, Unanswered, Upload},
 };
 
@@ -44,50 +47,167 @@ pub fn ask(shard: &Rc<Shard>, asking: Asking) {
     });
 }
 
-/// Asks the origin for the first time.
+/// Asks the origin for the first time. That goes on when the client leaves meanwhile: an origin that takes it in
+/// is to hear that it has gone.
 pub(super) async fn open(
     exchange: &Exchange,
     ask: &Ask,
     target: usize,
     to: &Destination,
 ) -> Result<Tried, Fault> {
-    let shard = exchange.shard();
-    let rule = &ask.route().rule;
-    let config = &exchange.snapshot.config;
-    let call = call(ask, target);
-    let address = || rule.targets[target].address.to_string();
-    let not_opened = |why: String| Fault::NotOpened { target: address(), why };
-    let mut session = Session::new(config.websocket.buffer_bytes, rule.targets[target].one_event);
-    let mut reached = false;
-    loop {
-        let Some(body) = session.next(shard.now_ms()) else {
-            // It wants to be asked again later: the client waits meanwhile (spec 7.2.3).
-            let Some(due_ms) = session.due_ms() else { return Err(not_opened("no answer".into())) };
-            tokio::time::sleep(Duration::from_millis(due_ms.saturating_sub(shard.now_ms()).max(1))).await;
-            continue;
+    let config = &exchange.snapshot.config.websocket;
+    let session = Session::new(config.buffer_bytes, ask.route().rule.targets[target].one_event);
+    let far = OverHttp::new(call(ask, target), session);
+    let (tell, answer) = oneshot::channel();
+    let first = First {
+        shard: Rc::clone(exchange.shard()),
+        snapshot: Arc::clone(&exchange.snapshot),
+        to: to.clone(),
+        far,
+        tell,
+    };
+    tokio::task::spawn_local(first.ask());
+    match answer.await {
+        Ok(Ok(Heard::Accepted { head, accepted, actions })) => {
+            Ok(Tried::Open(opening(ask, &head, accepted.claim(), actions)))
+        }
+        Ok(Ok(Heard::Refused { head, download })) => {
+            Ok(Tried::Refused { head, ready: Bytes::new(), download: Some(download) })
+        }
+        Ok(Ok(Heard::Unreached(failure))) => Ok(Tried::Unreached(failure)),
+        Ok(Err(fault)) => Err(fault),
+        // Its task was stopped.
+        Err(_) => {
+            let target = ask.route().rule.targets[target].address.to_string();
+            Err(Fault::NotOpened { target, why: "no answer".into() })
+        }
+    }
+}
+
+/// What an origin has said to OPEN.
+enum Heard {
+    Accepted { head: response::Parts, accepted: Accepted, actions: Vec<Action> },
+    Refused { head: response::Parts, download: Download },
+    Unreached(Failure),
+}
+
+/// A session that the origin takes for open. If no hold claims it, its client has left.
+struct Accepted {
+    shard: Rc<Shard>,
+    far: Option<Rc<OverHttp>>,
+}
+
+impl Accepted {
+    fn claim(mut self) -> Rc<OverHttp> {
+        self.far.take().expect("taken here only, and self ends here")
+    }
+}
+
+impl Drop for Accepted {
+    fn drop(&mut self) {
+        if let Some(far) = self.far.take() {
+            self.shard.holds(|holds| holds.part_unheld(far));
+        }
+    }
+}
+
+/// The asking of a session's first request, and again while the origin has not made up its mind.
+struct First {
+    shard: Rc<Shard>,
+    snapshot: Arc<Snapshot>,
+    to: Destination,
+    far: Rc<OverHttp>,
+    tell: oneshot::Sender<Result<Heard, Fault>>,
+}
+
+impl First {
+    async fn ask(mut self) {
+        let mut reached = false;
+        let heard = loop {
+            let Some(body) = self.far.next(self.shard.now_ms()) else {
+                match self.wait().await {
+                    Some(heard) => break Err(heard),
+                    None if self.tell.is_closed() => {
+                        let Self { shard, far, .. } = self;
+                        return drop(Accepted { shard, far: Some(far) });
+                    }
+                    None => continue,
+                }
+            };
+            match self.post(body, reached).await {
+                None => reached = true,
+                Some(heard) => break heard,
+            }
         };
-        let request = request(shard, &call, body, |headers| session.write_headers(headers));
-        let (head, mut download) = match shard.upstream.send(to, request, &config.origin).await {
+        // What a client that has left does not claim, drops.
+        drop(self.tell.send(heard));
+    }
+
+    /// Waits as long as the origin has asked for, or the client is there (spec 7.2.3).
+    async fn wait(&mut self) -> Option<Fault> {
+        let Some(due_ms) = self.far.due_ms() else { return Some(self.not_opened("no answer".into())) };
+        let wait = Duration::from_millis(due_ms.saturating_sub(self.shard.now_ms()).max(1));
+        tokio::select! {
+            () = tokio::time::sleep(wait) => {}
+            () = self.tell.closed() => {}
+        }
+        None
+    }
+
+    /// `None` when the origin wants to be asked again.
+    async fn post(&mut self, body: Bytes, reached: bool) -> Option<Result<Heard, Fault>> {
+        let Some(sent) = self.send(body).await else {
+            return Some(Err(self.not_opened("too many clients have left".into())));
+        };
+        let (head, mut download) = match sent {
             Ok(response) => response.into_parts(),
             Err(Unanswered { failure, .. }) if failure.is_unreached() && !reached => {
-                return Ok(Tried::Unreached(failure));
+                return Some(Ok(Heard::Unreached(failure)));
             }
-            Err(Unanswered { failure, .. }) => return Err(Fault::Upstream { target: address(), failure }),
+            Err(Unanswered { failure, .. }) => {
+                return Some(Err(Fault::Upstream { target: self.address(), failure }));
+            }
         };
-        reached = true;
         if head.status != StatusCode::OK || !over_http::is_events(&head.headers) {
-            return Ok(Tried::Refused { head, ready: Bytes::new(), download: Some(download) });
+            return Some(Ok(Heard::Refused { head, download }));
         }
-        let body = collect(&mut download).await.map_err(|error| not_opened(error.to_string()))?;
-        let mut actions = session.answered(head.status, &head.headers, &body, shard.now_ms());
+        let body = match collect(&mut download).await {
+            Ok(body) => body,
+            Err(error) => return Some(Err(self.not_opened(error.to_string()))),
+        };
+        let Self { shard, far, .. } = self;
+        let mut actions = far.answered(head.status, &head.headers, &body, shard.now_ms());
         match actions.first() {
-            None => {}
-            Some(Action::Drop(cause)) => return Err(not_opened(cause.to_string())),
+            None => None,
+            Some(Action::Drop(cause)) => Some(Err(self.not_opened(cause.to_string()))),
             Some(_) => {
                 actions.remove(0);
-                return Ok(Tried::Open(opening(ask, &head, OverHttp::new(call, session), actions)));
+                let accepted = Accepted { shard: Rc::clone(shard), far: Some(Rc::clone(far)) };
+                Some(Ok(Heard::Accepted { head, accepted, actions }))
             }
         }
+    }
+
+    /// `None` when the client has left and its origin is not to hear of that.
+    async fn send(&mut self, body: Bytes) -> Option<Result<Response<Download>, Unanswered>> {
+        let Self { shard, snapshot, to, far, tell } = self;
+        let request = request(shard, &far.call, body, |headers| far.write_headers(headers));
+        let mut sent = std::pin::pin!(shard.upstream.send(to, request, &snapshot.config.origin));
+        tokio::select! {
+            biased;
+            sent = &mut sent => return Some(sent),
+            () = tell.closed() => {}
+        }
+        if shard.holds(|holds| holds.may_part()) { Some(sent.await) } else { None }
+    }
+
+    fn not_opened(&self, why: String) -> Fault {
+        Fault::NotOpened { target: self.address(), why }
+    }
+
+    fn address(&self) -> String {
+        let Call { route, target, .. } = &self.far.call;
+        route.rule.targets[*target].address.to_string()
     }
 }
 

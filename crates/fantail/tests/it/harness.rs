@@ -5,9 +5,11 @@
 mod client;
 mod origin;
 mod server;
+pub mod websocket;
 mod wire;
 
 pub use client::Client;
-pub use origin::{Origin, Then, answer, hold};
+pub use origin::{Origin, Request, Then, answer, hold};
 pub use server::{JSON, TestServer, poll_item, stream_item};
-pub use wire::{Framing, ReadError, find};
+pub use websocket::{Said, WebSocket};
+pub use wire::{DEADLINE, Framing, ReadError, find};

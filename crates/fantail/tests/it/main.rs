@@ -22,3 +22,6 @@ mod sharing;
 mod slow;
 mod smuggling;
 mod stream;
+mod websocket_native;
+mod websocket_over_http;
+mod websocket_publish;

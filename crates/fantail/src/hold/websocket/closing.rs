@@ -1,6 +1,8 @@
 //! How WebSockets end: the closing handshake (RFC 6455 section 7) from either side, faults of either side, and
 //! what the other one hears of it. Each end is counted once, by its first cause.
 
+use std::rc::Rc;
+
 use bytes::Bytes;
 use fantail_pin::{Outcome, PinId};
 use fantail_proto::websocket::{
@@ -10,7 +12,7 @@ use fantail_proto::websocket::{
     reader::Violation,
 };
 
-use super::{Asking, Far, Next, Stage, millis};
+use super::{Asking, Far, Next, OverHttp, Stage, millis};
 use crate::{
     hold::{Holds, Onward},
     metrics::{Count, Counters},
@@ -29,20 +31,7 @@ impl Holds {
     pub(in crate::hold) fn part(&mut self, id: PinId, farewell: Farewell) {
         let Some(socket) = self.socket(id) else { return };
         match std::mem::replace(&mut socket.far, Far::Detached) {
-            Far::OverHttp(far) => {
-                far.pin.set(None);
-                far.session.borrow_mut().leave(farewell);
-                // Over the limit, the origin hears nothing: it has to reckon with that anyway.
-                if self.partings < MAX_PARTINGS || far.asking.get() {
-                    self.partings += 1;
-                    if !far.asking.replace(true) {
-                        match self.go_on_asking(&far) {
-                            Next::Done => {}
-                            next => self.onward.push(Onward::Ask(Asking { far, next })),
-                        }
-                    }
-                }
-            }
+            Far::OverHttp(far) => self.leave_origin(far, farewell),
             Far::Native(link) => {
                 if farewell == Farewell::Close {
                     link.close(None);
@@ -50,6 +39,32 @@ impl Holds {
                 link.end();
             }
             Far::Detached => {}
+        }
+    }
+
+    /// The client of a session left before it could be held.
+    pub fn part_unheld(&mut self, far: Rc<OverHttp>) {
+        self.leave_origin(far, Farewell::Disconnect);
+    }
+
+    /// Whether one more origin can be told of a client that is gone.
+    pub fn may_part(&self) -> bool {
+        self.partings < MAX_PARTINGS
+    }
+
+    fn leave_origin(&mut self, far: Rc<OverHttp>, farewell: Farewell) {
+        far.pin.set(None);
+        far.session.borrow_mut().leave(farewell);
+        // Over the limit, the origin hears nothing: it has to reckon with that anyway.
+        if !self.may_part() && !far.asking.get() {
+            return;
+        }
+        self.partings += 1;
+        if !far.asking.replace(true) {
+            match self.go_on_asking(&far) {
+                Next::Done => {}
+                next => self.onward.push(Onward::Ask(Asking { far, next })),
+            }
         }
     }
 

@@ -13,9 +13,9 @@ use fantail_pin::PinId;
 use fantail_proto::websocket::{
     close::Close,
     frame::{Frame, Opcode},
-    over_http::Session,
+    over_http::{Action, Session},
 };
-use http::HeaderMap;
+use http::{HeaderMap, StatusCode};
 use tokio::sync::Notify;
 
 use crate::route::Route;
@@ -55,6 +55,27 @@ pub struct OverHttp {
 impl OverHttp {
     pub fn new(call: Call, session: Session) -> Rc<Self> {
         Rc::new(Self { call, session: RefCell::new(session), pin: Cell::new(None), asking: Cell::new(false) })
+    }
+
+    /// The body of the next request, if one is due.
+    pub fn next(&self, now_ms: u64) -> Option<Bytes> {
+        self.session.borrow_mut().next(now_ms)
+    }
+
+    /// When there is a next request without any other cause.
+    pub fn due_ms(&self) -> Option<u64> {
+        self.session.borrow().due_ms()
+    }
+
+    /// What an answer means while nothing is held yet.
+    pub fn answered(
+        &self,
+        status: StatusCode,
+        headers: &HeaderMap,
+        body: &Bytes,
+        now_ms: u64,
+    ) -> Vec<Action> {
+        self.session.borrow_mut().answered(status, headers, body, now_ms)
     }
 
     /// Headers that the session adds to the request on its way.

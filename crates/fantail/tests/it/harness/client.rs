@@ -129,6 +129,16 @@ impl Client {
         Ok(Response { head, framing: self.framing, body })
     }
 
+    /// The head of a 101 and the connection behind it, or the answer when it is another.
+    pub fn switch(mut self) -> Result<(Head, Wire), Response> {
+        let head = self.head();
+        if head.status() == 101 {
+            return Ok((head, self.wire));
+        }
+        let body = self.wire.read_body(self.framing).unwrap_or_else(|e| panic!("no whole answer: {e:?}"));
+        Err(Response { head, framing: self.framing, body })
+    }
+
     pub fn framing(&self) -> Framing {
         self.framing
     }

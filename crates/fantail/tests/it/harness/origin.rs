@@ -71,6 +71,13 @@ impl Exchange<'_> {
         self.wire.socket.write_all(raw.as_ref()).is_ok()
     }
 
+    /// The connection, when it is to be no HTTP any more.
+    pub fn switch(&mut self) -> Wire {
+        let mut wire = Wire::new(self.wire.socket.try_clone().expect("a live socket"));
+        wire.ahead = std::mem::take(&mut self.wire.ahead);
+        wire
+    }
+
     /// Waits until the proxy closes this connection; false when it did not within the deadline.
     pub fn proxy_leaves(&mut self) -> bool {
         let until = Instant::now() + DEADLINE;
@@ -123,16 +130,15 @@ impl fmt::Display for Origin {
 }
 
 impl Origin {
+    /// As [`Self::scripted`], at an address that was another's.
+    pub fn reborn(address: SocketAddr, answer: impl Fn(&Request) -> Vec<u8> + Send + Sync + 'static) -> Self {
+        let listener = TcpListener::bind(address).expect("its last owner has left");
+        Self::listening(listener, answering(answer))
+    }
+
     /// Reads each request whole and sends what `answer` returns; the connection stays open.
     pub fn answering(answer: impl Fn(&Request) -> Vec<u8> + Send + Sync + 'static) -> Self {
-        Self::scripted(move |exchange| {
-            if exchange.read_body().is_err() {
-                return Then::Close;
-            }
-            let raw = answer(&exchange.request);
-            exchange.send(raw);
-            Then::Next
-        })
+        Self::scripted(answering(answer))
     }
 
     /// The same answer to everything.
@@ -152,6 +158,13 @@ impl Origin {
     /// `script` gets each request after its head.
     pub fn scripted(script: impl Fn(&mut Exchange<'_>) -> Then + Send + Sync + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        Self::listening(listener, script)
+    }
+
+    fn listening(
+        listener: TcpListener,
+        script: impl Fn(&mut Exchange<'_>) -> Then + Send + Sync + 'static,
+    ) -> Self {
         let address = listener.local_addr().expect("a bound socket");
         let (seen, stop) = (Arc::new(Seen::default()), Arc::new(Stop::default()));
         let origin = Self { address, seen: seen.clone(), stop: stop.clone() };
@@ -228,6 +241,19 @@ impl Origin {
 impl Drop for Origin {
     fn drop(&mut self) {
         self.stop();
+    }
+}
+
+fn answering(
+    answer: impl Fn(&Request) -> Vec<u8> + Send + Sync + 'static,
+) -> impl Fn(&mut Exchange<'_>) -> Then + Send + Sync + 'static {
+    move |exchange| {
+        if exchange.read_body().is_err() {
+            return Then::Close;
+        }
+        let raw = answer(&exchange.request);
+        exchange.send(raw);
+        Then::Next
     }
 }
 
