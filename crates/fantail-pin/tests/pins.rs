@@ -115,10 +115,11 @@ fn turn(pins: &mut Pins<u32>) -> Vec<Event> {
         // What can be read is told again in each turn.
         let again = events.split_off(before);
         let news: Vec<_> = again.into_iter().filter(|event| !events.contains(event)).collect();
-        if !more || news.is_empty() {
+        let done = !more || news.is_empty();
+        events.extend(news);
+        if done {
             return events;
         }
-        events.extend(news);
     }
 }
 

@@ -9,7 +9,8 @@ use fantail_proto::websocket::{
     over_http::{self, Action, MAX_ANSWER_BYTES, Session},
 };
 use http::{
-    HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, Uri, header, response, uri::PathAndQuery,
+    HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, header, response,
+    uri::PathAndQuery,
 };
 use http_body_util::BodyExt;
 use tokio::sync::oneshot;
@@ -161,18 +162,8 @@ impl First {
 
     /// `None` when the origin wants to be asked again.
     async fn post(&mut self, body: Bytes, reached: bool) -> Option<Result<Heard, Fault>> {
-        let Self { shard, snapshot, to, far, tell } = self;
-        let request = request(shard, &far.call, body, |headers| far.write_headers(headers));
-        let mut sent = std::pin::pin!(shard.upstream.send(to, request, &snapshot.config.origin));
-        let sent = tokio::select! {
-            biased;
-            sent = &mut sent => sent,
-            () = tell.closed() => {
-                if !shard.holds(|holds| holds.may_part()) {
-                    return Some(Err(self.not_opened("too many clients have left".into())));
-                }
-                sent.await
-            }
+        let Some(sent) = self.send(body).await else {
+            return Some(Err(self.not_opened("too many clients have left".into())));
         };
         let (head, mut download) = match sent {
             Ok(response) => response.into_parts(),
@@ -190,6 +181,7 @@ impl First {
             Ok(body) => body,
             Err(error) => return Some(Err(self.not_opened(error.to_string()))),
         };
+        let Self { shard, far, .. } = self;
         let mut actions = far.answered(head.status, &head.headers, &body, shard.now_ms());
         match actions.first() {
             None => None,
@@ -200,6 +192,19 @@ impl First {
                 Some(Ok(Heard::Accepted { head, accepted, actions }))
             }
         }
+    }
+
+    /// `None` when the client has left and its origin is not to hear of that.
+    async fn send(&mut self, body: Bytes) -> Option<Result<Response<Download>, Unanswered>> {
+        let Self { shard, snapshot, to, far, tell } = self;
+        let request = request(shard, &far.call, body, |headers| far.write_headers(headers));
+        let mut sent = std::pin::pin!(shard.upstream.send(to, request, &snapshot.config.origin));
+        tokio::select! {
+            biased;
+            sent = &mut sent => return Some(sent),
+            () = tell.closed() => {}
+        }
+        if shard.holds(|holds| holds.may_part()) { Some(sent.await) } else { None }
     }
 
     fn not_opened(&self, why: String) -> Fault {

@@ -99,6 +99,8 @@ pub struct Origin {
     address: SocketAddr,
     seen: Arc<Seen>,
     stop: Arc<Stop>,
+    /// Ends when the port is closed.
+    accepting: Mutex<Option<thread::JoinHandle<()>>>,
 }
 
 #[derive(Debug, Default)]
@@ -167,9 +169,9 @@ impl Origin {
     ) -> Self {
         let address = listener.local_addr().expect("a bound socket");
         let (seen, stop) = (Arc::new(Seen::default()), Arc::new(Stop::default()));
-        let origin = Self { address, seen: seen.clone(), stop: stop.clone() };
+        let (its_seen, its_stop) = (seen.clone(), stop.clone());
         let script = Arc::new(script);
-        thread::spawn(move || {
+        let accepting = thread::spawn(move || {
             for (connection, socket) in listener.incoming().enumerate() {
                 let Ok(socket) = socket else { return };
                 if stop.flag.load(SeqCst) {
@@ -189,7 +191,7 @@ impl Origin {
                 });
             }
         });
-        origin
+        Self { address, seen: its_seen, stop: its_stop, accepting: Mutex::new(Some(accepting)) }
     }
 
     pub fn address(&self) -> SocketAddr {
@@ -232,6 +234,8 @@ impl Origin {
         }
         self.stop.rung.notify_all();
         drop(TcpStream::connect(self.address));
+        let accepting = self.accepting.lock().expect("no panic holds it").take();
+        drop(accepting.map(thread::JoinHandle::join));
         for socket in self.stop.sockets.lock().expect("no panic holds it").values() {
             drop(socket.shutdown(std::net::Shutdown::Both));
         }

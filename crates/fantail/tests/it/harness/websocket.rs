@@ -79,7 +79,7 @@ impl WebSocket {
     }
 
     /// Reads the answer to a handshake that was sent.
-    pub fn begun(mut client: Client) -> Result<Self, Box<Response>> {
+    pub fn begun(client: Client) -> Result<Self, Box<Response>> {
         let (head, wire) = client.switch().map_err(Box::new)?;
         assert_eq!(head.field("sec-websocket-accept"), Some(ACCEPT), "{head:?}");
         let deflate =
