@@ -132,7 +132,8 @@ pub enum Event {
     Due(PinId),
     /// Everything up to the tail of [`Pins::finish`] has been taken by the kernel.
     Finished(PinId),
-    /// There is something to [`Pins::read`]. Reported in each turn while there is.
+    /// There is something to [`Pins::read`]. Reported in each turn while there is, and again behind what was read
+    /// before the end.
     Readable(PinId),
     /// The queue of a pin that is read, or that pauses, has become empty.
     Drained(PinId),

@@ -423,6 +423,9 @@ impl<T> Pins<T> {
         }
         if flags.contains(epoll::EventFlags::IN) {
             self.pending.push(Event::Readable(id));
+            if let Some(record) = self.record_mut(id) {
+                record.hung_up = flags.contains(epoll::EventFlags::RDHUP);
+            }
         }
         flags.contains(epoll::EventFlags::OUT) && self.flush(id)
     }

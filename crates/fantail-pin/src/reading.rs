@@ -39,8 +39,14 @@ impl<T> Pins<T> {
             return Received::Nothing;
         };
         let Some(socket) = &record.socket else { return Received::Nothing };
+        let hung_up = record.hung_up;
         match recv(socket, buffer, RecvFlags::DONTWAIT) {
-            Ok((_, read @ 1..)) => Received::Bytes(read),
+            Ok((_, read @ 1..)) => {
+                if hung_up {
+                    self.pending.push(Event::Readable(id));
+                }
+                Received::Bytes(read)
+            }
             Err(Errno::AGAIN | Errno::INTR) => Received::Nothing,
             Ok(_) | Err(_) => {
                 self.end(id, Event::Departed(id));

@@ -48,6 +48,8 @@ pub(crate) struct Record<T> {
     pub(crate) state: State,
     pub(crate) form: Form,
     pub(crate) reading: Reading,
+    /// The client has closed its sending side: the end waits behind what is to be read, and no news will say so.
+    pub(crate) hung_up: bool,
     /// The batch being gathered has a write to this socket; a second one must wait for its result.
     pub(crate) in_batch: bool,
 }
@@ -64,6 +66,7 @@ impl<T> Record<T> {
             state: State::Open,
             form,
             reading: Reading::Never,
+            hung_up: false,
             in_batch: false,
         }
     }
@@ -83,9 +86,8 @@ impl<T> Record<T> {
             (_, Reading::Never) => IDLE,
             (_, Reading::Paused) if queued => epoll::EventFlags::OUT,
             (_, Reading::Paused) => epoll::EventFlags::empty(),
-            (_, Reading::Wanted) if queued => epoll::EventFlags::IN.union(epoll::EventFlags::OUT),
-            // A departure is something to read, too.
-            (_, Reading::Wanted) => epoll::EventFlags::IN,
+            (_, Reading::Wanted) if queued => READ.union(epoll::EventFlags::OUT),
+            (_, Reading::Wanted) => READ,
         }
     }
 
@@ -132,6 +134,8 @@ impl<T> Record<T> {
 
 /// With nothing queued only a departure matters, once.
 pub(crate) const IDLE: epoll::EventFlags = epoll::EventFlags::RDHUP.union(epoll::EventFlags::ET);
+/// A departure is something to read, too.
+const READ: epoll::EventFlags = epoll::EventFlags::IN.union(epoll::EventFlags::RDHUP);
 /// Level-triggered while something is queued: a flush is bounded, and what it leaves is reported again.
 const QUEUED: epoll::EventFlags = epoll::EventFlags::RDHUP.union(epoll::EventFlags::OUT);
 

@@ -598,7 +598,10 @@ fn what_a_client_sends_is_read_up_to_its_end() {
         assert_eq!(wait(&mut pins), [Event::Readable(id)], "data goes before the departure");
         assert_eq!(pins.write(id, &Bytes::from_static(b"x")), Outcome::Sent);
         assert_eq!(read(&mut pins, id), b"hello");
-        assert_eq!(turn(&mut pins), [Event::Readable(id)]);
+        // No news would tell a shard that sleeps: the poller has spoken of the end.
+        let mut events = Vec::new();
+        pins.drain_events(&mut events);
+        assert_eq!(events, [Event::Readable(id)]);
         assert_eq!(read(&mut pins, id), b"");
         assert_eq!(turn(&mut pins), [Event::Departed(id)]);
         assert_eq!(read(&mut pins, id), b"");
