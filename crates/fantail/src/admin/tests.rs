@@ -141,6 +141,18 @@ async fn a_receipt_says_what_became_of_each_item() {
 }
 
 #[tokio::test]
+async fn a_receipt_that_is_late_is_202_and_the_item_stays_accepted() {
+    let port = Port::with(|options| options.receipt_timeout = Duration::from_millis(20)).await;
+    port.hub.join(0, RealmId(0), "c");
+    let item = r#"{"items":[{"channel":"c","id":"1","http-stream":{"content":"x"}}]}"#;
+    let answer = port.post("/publish/?receipt=true", "", item).await;
+    assert_eq!((answer.status, &*answer.body), (202, "{\"message\":\"Published\"}\n"));
+    let mut batch = Vec::new();
+    port.hub.take(0, &mut batch);
+    assert_eq!(batch.len(), 1);
+}
+
+#[tokio::test]
 async fn a_full_mailbox_is_waited_for_and_then_503() {
     let port = Port::with(|options| options.patience = Duration::from_millis(20)).await;
     port.hub.join(0, RealmId(0), "c");
@@ -397,6 +409,7 @@ struct Options {
     seats: usize,
     head_timeout: Duration,
     body_timeout: Duration,
+    receipt_timeout: Duration,
 }
 
 struct Answer {
@@ -417,6 +430,7 @@ impl Port {
             seats: SEATS,
             head_timeout: SOON,
             body_timeout: SOON,
+            receipt_timeout: SOON,
         };
         change(&mut options);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -436,7 +450,9 @@ impl Port {
         let shards = vec![Arc::new(Counters::default()), Arc::new(Counters::default())];
         let publisher = Arc::new(publisher);
         let mut state = State::new(publisher, Arc::clone(&hub), shards, Arc::clone(&process), log, &control);
-        Arc::get_mut(&mut state.endpoints).unwrap().body_timeout = options.body_timeout;
+        let endpoints = Arc::get_mut(&mut state.endpoints).unwrap();
+        endpoints.body_timeout = options.body_timeout;
+        endpoints.receipt_timeout = options.receipt_timeout;
         state.limits = Limits { seats: options.seats, head_timeout: options.head_timeout, ..state.limits };
         let state = Arc::new(state);
         let (drain, drained) = oneshot::channel();

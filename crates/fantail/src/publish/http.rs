@@ -40,6 +40,7 @@ pub struct Endpoints {
     counts: Arc<Process>,
     body_bytes: usize,
     pub(crate) body_timeout: Duration,
+    pub(crate) receipt_timeout: Duration,
     patience: Duration,
     at_once: Semaphore,
 }
@@ -51,6 +52,7 @@ impl Endpoints {
             counts,
             body_bytes: control.body_bytes,
             body_timeout: BODY_TIMEOUT,
+            receipt_timeout: RECEIPT_TIMEOUT,
             patience: control.publish_timeout,
             at_once: Semaphore::new(AT_ONCE),
         }
@@ -85,7 +87,7 @@ impl Endpoints {
         count.add(1);
         match outcome {
             Ok(Accepted::Plain(format)) => answer::done(format, "Published"),
-            Ok(Accepted::Receipts(pending)) => receipts(pending).await,
+            Ok(Accepted::Receipts(pending)) => receipts(pending, self.receipt_timeout).await,
             Err(refused) => refused.response(),
         }
     }
@@ -222,8 +224,8 @@ fn announced(request: &Request) -> Option<u64> {
     request.headers().get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
 
-/// 200 with a receipt per item, or 202 when they are not all there in time.
-async fn receipts(pending: Pending) -> Response<Body> {
+/// 200 with a receipt per item, or 202 when they are not all there in time; the items stay accepted.
+async fn receipts(pending: Pending, patience: Duration) -> Response<Body> {
     #[derive(Serialize)]
     struct Published {
         message: &'static str,
@@ -231,7 +233,7 @@ async fn receipts(pending: Pending) -> Response<Body> {
         items: Option<Vec<Line>>,
     }
     let message = "Published";
-    match timeout(RECEIPT_TIMEOUT, pending.wait()).await {
+    match timeout(patience, pending.wait()).await {
         Ok(Some(receipts)) => {
             let items = Some(receipts.into_iter().map(Line::from).collect());
             answer::json(StatusCode::OK, &Published { message, items })

@@ -239,3 +239,35 @@ fn connections_of_one_address() {
     assert_eq!(server.get("/").status(), 200);
     assert_eq!(server.metric("fantail_connections_refused_total", &[]), 1.0);
 }
+
+/// So many publish requests may have their bodies in memory at once; more wait, and are told to come again.
+#[test]
+fn publishes_at_once() {
+    let server = TestServer::start(&["* test"], |o| {
+        o.set("control.publish_timeout", "300ms");
+    });
+    let item = json!([stream_item("c", "x")]);
+    let body = json!({ "items": item }).to_string();
+    let mut slow: Vec<_> = (0..128)
+        .map(|_| {
+            let mut client = Client::connect(server.control);
+            client.send(format!(
+                "POST /publish/ HTTP/1.1\r\nHost: {}\r\nContent-Length: {}\r\n\r\n{{",
+                server.control,
+                body.len()
+            ));
+            client
+        })
+        .collect();
+    server.wait_until(Duration::from_secs(10), "too many at once", || {
+        let (status, text) = server.try_publish(&item);
+        status == 503 && text == "Too many publish requests at once.\n"
+    });
+    assert!(server.metric("fantail_publishes_total", &["result=\"overload\""]) >= 1.0);
+    assert_eq!(server.control("GET", "/healthz", &[], b"").status(), 200);
+    assert_eq!(slow[0].send_part(&body[1..]).response().status(), 200);
+    server.publish(&item);
+    for client in &mut slow[1..] {
+        assert_eq!(client.send_part(&body[1..]).response().status(), 200);
+    }
+}

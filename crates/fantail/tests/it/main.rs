@@ -10,6 +10,7 @@ mod docs;
 mod drain;
 mod early;
 mod harness;
+mod keys;
 mod limits;
 mod long_poll;
 mod many;

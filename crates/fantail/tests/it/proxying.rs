@@ -2,7 +2,6 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use base64::{Engine, prelude::BASE64_STANDARD as BASE64};
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
 use serde_json::{Value, json};
 
@@ -65,52 +64,6 @@ fn requests_are_signed_with_the_configured_key() {
     assert!((3590..=3600).contains(&left), "{left}");
     assert_eq!(claims["iss"], "pushpin");
     assert_eq!(claims.as_object().expect("an object").len(), 2, "{claims}");
-}
-
-/// Check 3.
-#[test]
-fn keys_of_every_kind_sign() {
-    use aws_lc_rs::{
-        encoding::AsDer,
-        rsa::{KeyPair as RsaPair, KeySize},
-        signature::{ECDSA_P256_SHA256_ASN1_SIGNING, EcdsaKeyPair, KeyPair},
-    };
-    let ec = EcdsaKeyPair::generate(&ECDSA_P256_SHA256_ASN1_SIGNING).expect("a key");
-    let rsa = RsaPair::generate(KeySize::Rsa2048).expect("a key");
-    let ec_public = ec.public_key().as_ref().to_vec();
-    let rsa_public: aws_lc_rs::encoding::PublicKeyX509Der<'_> = rsa.public_key().as_der().expect("a key");
-    let files = tempfile::tempdir().expect("a folder");
-    let pem = |name: &str, label: &str, der: &[u8]| {
-        let text = format!("-----BEGIN {label}-----\n{}\n-----END {label}-----\n", wrap(&BASE64.encode(der)));
-        std::fs::write(files.path().join(name), &text).expect("a file");
-        text
-    };
-    pem("ec.pem", "PRIVATE KEY", ec.to_pkcs8v1().expect("a key").as_ref());
-    let rsa_der: aws_lc_rs::encoding::Pkcs8V1Der<'_> = rsa.as_der().expect("a key");
-    pem("rsa.pem", "PRIVATE KEY", rsa_der.as_ref());
-    let rsa_pem = pem("rsa.pub", "PUBLIC KEY", rsa_public.as_ref());
-    std::fs::write(files.path().join("hex"), "  736563726574\n").expect("a file");
-
-    let file = |name: &str| format!("file:{}", files.path().join(name).display());
-    let table = [
-        ("base64:c2VjcmV0".to_string(), Algorithm::HS256, DecodingKey::from_secret(b"secret")),
-        (file("hex"), Algorithm::HS256, DecodingKey::from_secret(b"secret")),
-        (file("ec.pem"), Algorithm::ES256, DecodingKey::from_ec_der(&ec_public)),
-        (file("rsa.pem"), Algorithm::RS256, DecodingKey::from_rsa_pem(rsa_pem.as_bytes()).expect("a key")),
-    ];
-    for (spec, algorithm, key) in table {
-        let origin = ok();
-        let server = TestServer::start(&[&format!("*,sig_iss=me,sig_key={spec} {origin}")], |_| {});
-        server.get("/");
-        let request = origin.request();
-        let claims = claims(request.head.field("grip-sig").expect("a signature"), &key, algorithm);
-        assert_eq!(claims["iss"], "me", "{spec}");
-    }
-}
-
-fn wrap(text: &str) -> String {
-    let lines: Vec<_> = text.as_bytes().chunks(64).map(String::from_utf8_lossy).collect();
-    lines.join("\n")
 }
 
 #[test]

@@ -79,6 +79,7 @@ fn published_headers_cannot_split_an_answer() {
     let got = client.response();
     assert_eq!((got.text().as_str(), got.head.field("x-ok")), ("whole", Some("1")));
     client.get("/");
+    origin.wait_requests(2);
     server.wait_pins("poll", 1);
     server.publish(&json!([poll_item("c", "next")]));
     assert_eq!(client.response().text(), "next");
