@@ -235,5 +235,6 @@ const END: [u8; 5] = [1, 0, 0, 0xff, 0xff];
 /// Most messages inflate in one go; also what a bomb costs beyond the limit.
 const SCRATCH: usize = 16 << 10;
 
-/// What is deflated once goes to many: the bytes count more than the microseconds.
-const LEVEL: Compression = Compression::new(6);
+/// Of 2,000 bytes of JSON, level 1 makes 824 in 6 µs, 4 makes 624 in 20, 6 makes 615 in 28; of 200 they make
+/// 168, 147 and 147. What is deflated once goes to many, so bytes count, but not the last ones.
+const LEVEL: Compression = Compression::new(4);
