@@ -4,9 +4,12 @@
 use std::{rc::Rc, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use fantail_proto::websocket::{
-    handshake,
-    over_http::{self, Action, MAX_ANSWER_BYTES, Session},
+use fantail_proto::{
+    forward::{FEATURES, GRIP_FEATURE},
+    websocket::{
+        handshake,
+        over_http::{self, Action, MAX_ANSWER_BYTES, Session},
+    },
 };
 use http::{
     HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, header, response,
@@ -310,17 +313,20 @@ fn call(ask: &Ask, target: usize) -> Call {
         kept.extend_from_slice(value);
     };
     let signs = !ask.is_trusted() && ask.route().signer.is_some();
+    let features = !ask.is_trusted() && !ask.route().rule.no_grip;
     for (name, value) in request.headers() {
         let session = name.as_str().starts_with("meta-") || SESSION.contains(&name.as_str());
-        if !(session || signs && name == GRIP_SIG) {
+        if !(session || signs && name == GRIP_SIG || features && name == GRIP_FEATURE) {
             line(name, value.as_bytes());
         }
     }
-    if !ask.route().rule.no_grip {
-        line(&header::SEC_WEBSOCKET_EXTENSIONS, b"grip");
+    Call {
+        route: ask.route().clone(),
+        target,
+        trusted: ask.is_trusted(),
+        connection_id: random_uuid(),
+        request: kept.into(),
     }
-    line(&CONNECTION_ID, connection_id().as_bytes());
-    Call { route: ask.route().clone(), target, trusted: ask.is_trusted(), request: kept.into() }
 }
 
 fn request(
@@ -348,6 +354,13 @@ fn request(
         }
     }
     session(headers);
+    headers.insert(CONNECTION_ID, hyphenated(call.connection_id));
+    if !call.route.rule.no_grip {
+        headers.insert(header::SEC_WEBSOCKET_EXTENSIONS, HeaderValue::from_static("grip"));
+        if !call.trusted {
+            headers.insert(GRIP_FEATURE, FEATURES);
+        }
+    }
     if is_empty {
         headers.insert(header::CONTENT_LENGTH, HeaderValue::from_static("0"));
     }
@@ -359,13 +372,19 @@ fn request(
     request
 }
 
-/// A random UUID (RFC 9562 section 5.4).
-fn connection_id() -> String {
+/// RFC 9562 section 5.4.
+fn random_uuid() -> [u8; 16] {
     let mut bytes = [0; 16];
     aws_lc_rs::rand::fill(&mut bytes).expect("the system's generator works: TLS depends on it, too");
     let id = u128::from_be_bytes(bytes) & !(0xf << 76) & !(0b11 << 62) | 4 << 76 | 0b10 << 62;
-    let hex = format!("{id:032x}");
-    [&hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..]].join("-")
+    id.to_be_bytes()
+}
+
+/// A UUID as text (RFC 9562 section 4).
+fn hyphenated(id: [u8; 16]) -> HeaderValue {
+    let hex = format!("{:032x}", u128::from_be_bytes(id));
+    let text = [&hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..]].join("-");
+    HeaderValue::try_from(text).expect("hexadecimal digits and hyphens are visible ASCII")
 }
 
 const GRIP_SIG: HeaderName = HeaderName::from_static("grip-sig");

@@ -37,7 +37,9 @@ pub struct Call {
     pub target: usize,
     /// The client proved to be another Fantail or a Pushpin: requests are not signed.
     pub trusted: bool,
-    /// Path and headers, as short as they can be kept.
+    /// A random UUID, which the origin knows the WebSocket by.
+    pub connection_id: [u8; 16],
+    /// The client's path and headers, as short as they can be kept.
     pub request: Box<[u8]>,
 }
 
