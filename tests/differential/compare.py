@@ -13,6 +13,8 @@ import threading
 import time
 
 import cases
+import talk
+import talks
 from peers import Pushpin, start_fantail
 from wire import Origin, Reader, request
 
@@ -185,6 +187,13 @@ def main():
             look = lambda system, origin, case=case: run(case, system, origin)
             wrong += compare(case.name, look, systems, case.differs, documented)
             count += 1
+        for one in talks.TALKS:
+            for mode in one.modes:
+                name = f"{mode}: {one.name}"
+                if only in name:
+                    look = lambda system, origin, one=one, mode=mode: talk.run(one, mode, system, origin)
+                    wrong += compare(name, look, systems, one.differs, documented)
+                    count += 1
         for name, raw, differs in (c for c in cases.CONTROL if only in c[0]):
             look = lambda system, _, raw=raw: ask(system.control, raw).view("control")
             wrong += compare("control: " + name, look, systems, differs, documented)
