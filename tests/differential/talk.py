@@ -250,18 +250,32 @@ def run(talk, mode, system, origin):
         requests = [asked for asked in origin.requests if mark in asked.line]
     with peer.lock:
         facts["origin.heard"] = list(peer.heard)
-    views = [{name: normal(name, value) for name, value in asked.view("origin").items()} for asked in requests]
-    for view in views:
-        view["origin.line"] = view["origin.line"].replace(mark, "")
-        del view["origin.body"], view["origin.end"]
-    if views:
-        facts.update(views[0])
-    # Of the second request what is not as in the first.
-    facts.update({name.replace("origin", "origin2", 1): value for view in views[1:2] for name, value in view.items() if views[0].get(name) != value})
+    name = "post" if mode == "over" else "origin"
+    facts.update(first_two(name, requests, mark))
     if talk.counts:
-        facts["origin.count"] = len(requests)
+        facts[f"{name}.count"] = len(requests)
     facts["origin.connections"] = len({dict(asked.fields).get("Connection-Id") for asked in requests})
     return facts
+
+
+def first_two(name, requests, mark):
+    """The head of the first request, and of the second what is not as in the first."""
+    views = [{key: normal(key, value) for key, value in asked.view(name).items()} for asked in requests[:2]]
+    for view in views:
+        view[f"{name}.line"] = view[f"{name}.line"].replace(mark, "")
+        del view[f"{name}.body"], view[f"{name}.end"]
+    facts = dict(views[0]) if views else {}
+    for key, value in views[1].items() if views[1:] else ():
+        if value != views[0].get(key):
+            facts[key.replace(name, name + "2", 1)] = value
+    return facts
+
+
+def differs(talk, mode):
+    """What may differ in this mode, as compare.py has it."""
+    facts = {fact: reason for fact, reason in talk.differs.items() if fact not in ("over", "native")}
+    reason = talk.differs.get(mode)
+    return {**facts, **({"*": reason} if reason else {})}
 
 
 def post(address, items):
