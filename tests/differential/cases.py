@@ -88,6 +88,7 @@ CASES = [
     Case("no target left", to("dead.example"), answer(body="hi")),
     Case("the test origin", [to("test.example"), to("test.example", "/nope")], b"", differs={"client.body": "D47"}),
     Case("a stream of the test origin", to("test.example", "/stream"), b"", [item(stream("x"), "test")], 17),
+    Case("events of a client", [to("over.example", method="POST", body=b"OPEN\r\n"), request("POST", fields=[("Host", "over.example"), ("Content-Type", "application/websocket-events; a=b")], body=b"OPEN\r\n")], answer(body="hi")),
     # Answers.
     Case("a reason of its own", request(), answer("299 My Own Reason", [("X-A", "1"), ("X-A", "2")], "hi")),
     Case("cookies", request(), answer(fields=[("Set-Cookie", "a=1; Path=/"), ("Set-Cookie", "b=2")], body="hi")),

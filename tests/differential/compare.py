@@ -13,6 +13,8 @@ import threading
 import time
 
 import cases
+import talk
+import talks
 from peers import Pushpin, start_fantail
 from wire import Origin, Reader, request
 
@@ -113,7 +115,14 @@ def allowed(name, differs):
 
 
 #: Facts that may differ in every case.
-EVERYWHERE = {"origin.accept": "D14", "origin.accept-encoding": "D14", "origin.grip-feature": "D22"}
+EVERYWHERE = {
+    "origin.accept": "D14",
+    "origin.accept-encoding": "D14",
+    "origin.grip-feature": "D22",
+    "post.accept-encoding": "D14",
+    "post.grip-feature": "D22",
+    "post.x-forwarded-for": "D200",
+}
 
 #: Pushpin loses a request or an item now and then: a case is only wrong when it is so every time.
 TRIES = 3
@@ -185,6 +194,13 @@ def main():
             look = lambda system, origin, case=case: run(case, system, origin)
             wrong += compare(case.name, look, systems, case.differs, documented)
             count += 1
+        for one in talks.TALKS:
+            for mode in one.modes:
+                name = f"{mode}: {one.name}"
+                if only in name:
+                    look = lambda system, origin, one=one, mode=mode: talk.run(one, mode, system, origin)
+                    wrong += compare(name, look, systems, talk.differs(one, mode), documented)
+                    count += 1
         for name, raw, differs in (c for c in cases.CONTROL if only in c[0]):
             look = lambda system, _, raw=raw: ask(system.control, raw).view("control")
             wrong += compare("control: " + name, look, systems, differs, documented)

@@ -31,6 +31,20 @@ dead.example 127.0.0.1:1
 longest.example,path_beg=/a {origin},host=short
 longest.example,path_beg=/a/b {origin},host=long
 test.example test
+over.example {origin},over_http
+one.over.example {origin},over_http,one_event
+prefix.over.example,prefix=p- {origin},over_http
+prefix.native.example,prefix=p- {origin}
+sub.over.example {origin},over_http,sub=implicit
+sub.native.example {origin},sub=implicit
+debug.over.example,debug {origin},over_http
+debug.native.example,debug {origin}
+plain.over.example,no_grip {origin},over_http
+plain.native.example,no_grip {origin}
+dead.over.example 127.0.0.1:1,over_http
+dead.native.example 127.0.0.1:1
+down.over.example 127.0.0.1:1,over_http {origin},over_http
+down.native.example 127.0.0.1:1 {origin}
 * {origin}
 """
 

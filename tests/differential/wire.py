@@ -113,7 +113,8 @@ class Reader:
 
 
 class Origin:
-    """Answers each request with what `script` returns for it: bytes, or (bytes, "close")."""
+    """Answers each request with what `script` returns for it: bytes, or (bytes, "close"), or bytes and what is done
+    with the socket and its reader then."""
 
     def __init__(self):
         self.listener = socket.create_server(("127.0.0.1", 0), backlog=64)
@@ -148,6 +149,9 @@ class Origin:
                 try:
                     sock.sendall(raw)
                 except OSError:
+                    return
+                if callable(then):
+                    then(sock, reader)
                     return
                 if then == "close":
                     return

@@ -19,6 +19,8 @@ pub enum Fault {
     Handshake(handshake::Refusal),
     #[error("a page of {0} may not open WebSockets")]
     Page(String),
+    #[error("a client sends events of a WebSocket itself")]
+    Events,
     #[error("{target}: {why}")]
     NotOpened { target: String, why: String },
     #[error("CDN-Loop names this server")]
@@ -60,6 +62,9 @@ pub fn answer(fault: &Fault, debug: bool) -> (StatusCode, String) {
                 .into(),
         ),
         Fault::Page(_) => (StatusCode::FORBIDDEN, "This page may not open WebSockets here.\n".into()),
+        Fault::Events => {
+            (StatusCode::FORBIDDEN, "Client not allowed to send WebSocket events directly.\n".into())
+        }
         Fault::NotOpened { .. } => origin(StatusCode::BAD_GATEWAY, format!("{fault}\n")),
         Fault::Full => (StatusCode::SERVICE_UNAVAILABLE, "Too many connections.\n".into()),
         Fault::Loop => (StatusCode::LOOP_DETECTED, "Loop detected.\n".into()),

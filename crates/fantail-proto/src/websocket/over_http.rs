@@ -471,11 +471,12 @@ pub fn opening_headers(answer: &HeaderMap) -> HeaderMap {
     headers
 }
 
-/// Whether an answer has events. The media type may have parameters (Pushpin allows none).
+/// Whether a body is of events. The media type may have parameters (Pushpin allows none in answers).
 pub fn is_events(headers: &HeaderMap) -> bool {
-    let Some(value) = headers.get(header::CONTENT_TYPE) else { return false };
-    let media_type = value.as_bytes().split(|byte| *byte == b';').next().unwrap_or_default();
-    media_type.trim_ascii().eq_ignore_ascii_case(events::MEDIA_TYPE.as_bytes())
+    headers.get_all(header::CONTENT_TYPE).iter().any(|value| {
+        let media_type = value.as_bytes().split(|byte| *byte == b';').next().unwrap_or_default();
+        media_type.trim_ascii().eq_ignore_ascii_case(events::MEDIA_TYPE.as_bytes())
+    })
 }
 
 /// Seconds between polls, 0 for none: zero, negative and unreadable ones.

@@ -8,7 +8,7 @@ use fantail_proto::{
     grip,
     route::{Address, Asked, Target},
     test_origin,
-    websocket::handshake,
+    websocket::{handshake, over_http::is_events},
 };
 use http::{
     HeaderName, HeaderValue, Method, Request, Uri, Version, header, request, response, uri::PathAndQuery,
@@ -116,6 +116,10 @@ impl Ask {
         .apply(&mut headers);
         if loops {
             return Err(Fault::Loop);
+        }
+        // The origin would take them for ours, because they are signed (spec 2.6).
+        if !trusted && route.rule.targets.iter().any(|target| target.over_http) && is_events(&headers) {
+            return Err(Fault::Events);
         }
         if body.size_hint().exact().is_none() {
             // Said explicitly: for a GET the client side would assume that there is no body.

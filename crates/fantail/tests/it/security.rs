@@ -11,6 +11,24 @@ fn ok() -> Origin {
     Origin::fixed(answer("200 OK", &[], "fine"))
 }
 
+/// What a client posts reaches the origin with a good signature, so it must not look like Fantail's own events.
+#[test]
+fn events_of_websockets_cannot_be_forged() {
+    let origin = ok();
+    let server =
+        TestServer::start(&[&format!("* {origin},over_http"), &format!("plain.example {origin}")], |_| {});
+    let events = "application/websocket-events";
+    for kinds in [&[events][..], &["Application/WebSocket-Events ; a=b"], &["text/plain", events]] {
+        let fields: Vec<_> = kinds.iter().map(|kind| ("Content-Type", *kind)).collect();
+        let got = server.request("POST", "/", &fields, b"OPEN\r\n");
+        assert_eq!((got.status(), got.text().lines().count()), (403, 1), "{kinds:?}");
+    }
+    assert_eq!(origin.requests().len(), 0);
+    assert_eq!(server.request("POST", "/", &[("Content-Type", "text/plain")], b"OPEN\r\n").status(), 200);
+    let fields = [("Host", "plain.example"), ("Content-Type", events)];
+    assert_eq!(server.request("POST", "/", &fields, b"OPEN\r\n").status(), 200);
+}
+
 /// Row 5: a client cannot make the proxy drop what it sets, nor pass off its own.
 #[test]
 fn hop_by_hop_fields_cannot_remove_or_forge_ours() {

@@ -605,7 +605,8 @@ fn messages_may_be_delayed() {
 
 #[test]
 fn prefixes_of_messages() {
-    let table: [(&str, &[(&str, Option<&str>)]); 5] = [
+    type Refusals = (&'static str, &'static [(&'static str, Option<&'static str>)]);
+    let table: [Refusals; 5] = [
         ("grip", &[("m:x", Some("x")), ("x", None), ("m:", Some("")), ("", None)]),
         ("grip; message-prefix=\"y:\"", &[("y:x", Some("x")), ("m:x", None)]),
         ("grip ;message-prefix = y", &[("yx", Some("x")), ("m:x", None)]),

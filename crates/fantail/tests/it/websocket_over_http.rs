@@ -93,6 +93,7 @@ fn expect_ended(server: &TestServer, cause: &str, count: f64) {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "one conversation, told in order")]
 fn each_request_says_who_and_what() {
     let origin = over_http(
         |_| {
