@@ -162,10 +162,9 @@ impl From<Item> for Rendered {
         let response = item.response.filter(|response| !matches!(response, HttpResponse::Refresh));
         let message = item.message.and_then(|message| match message {
             WsMessage::Send { kind, content } => Some(MessagePart::Send(Message::new(kind, &content))),
-            // Without a code the client sees 1000 and no reason (spec 5.6).
+            // Without a code the client sees 1000, and the reason all the same (spec appendix C, 28).
             WsMessage::Close { code, reason } => {
-                let reason = if code.is_some() { &*reason } else { "" };
-                let payload = close::payload(Code::sendable(code.unwrap_or(0)), reason);
+                let payload = close::payload(Code::sendable(code.unwrap_or(0)), &reason);
                 Some(MessagePart::Close(Frame::new(Opcode::Close, &payload).to_bytes()))
             }
             WsMessage::Refresh => Some(MessagePart::Refresh),

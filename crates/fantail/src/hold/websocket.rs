@@ -231,6 +231,10 @@ impl Holds {
     }
 
     pub(super) fn readable(&mut self, id: PinId) {
+        // What is left of an earlier read comes first.
+        if !self.pins.is_reading(id) {
+            return;
+        }
         let mut buffer = std::mem::take(&mut self.buffer);
         buffer.resize(BUFFER, 0);
         if let Received::Bytes(read) = self.pins.read(id, &mut buffer) {

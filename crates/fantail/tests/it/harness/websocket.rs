@@ -130,6 +130,7 @@ impl WebSocket {
     }
 
     /// Fails unless the other side says this next.
+    #[expect(clippy::needless_pass_by_value, reason = "a test names what it expects")]
     pub fn expect(&mut self, said: Said) -> &mut Self {
         assert_eq!(self.next(), said);
         self
@@ -267,11 +268,11 @@ pub fn over_http(
     })
 }
 
-/// What a client has said in all requests so far but the first.
-pub fn heard(origin: &Origin) -> Vec<Event> {
+/// What clients have said so far, but OPEN.
+fn heard(origin: &Origin) -> Vec<Event> {
     let requests = origin.requests();
-    let spoken = requests.iter().filter(|request| request.framing.is_some()).skip(1);
-    spoken.flat_map(events_of).collect()
+    let spoken = requests.iter().filter(|request| request.framing.is_some());
+    spoken.flat_map(events_of).filter(|event| *event != Event::Open).collect()
 }
 
 /// Waits until the origin has heard these events, in this order and no others, since it accepted.
