@@ -605,8 +605,9 @@ fn messages_may_be_delayed() {
 
 #[test]
 fn prefixes_of_messages() {
-    type Refusals = (&'static str, &'static [(&'static str, Option<&'static str>)]);
-    let table: [Refusals; 5] = [
+    /// What the origin says, and what its client hears of it.
+    type Words = [(&'static str, Option<&'static str>)];
+    let table: [(&str, &Words); 5] = [
         ("grip", &[("m:x", Some("x")), ("x", None), ("m:", Some("")), ("", None)]),
         ("grip; message-prefix=\"y:\"", &[("y:x", Some("x")), ("m:x", None)]),
         ("grip ;message-prefix = y", &[("yx", Some("x")), ("m:x", None)]),

@@ -33,7 +33,7 @@ fn start(origin: &Origin, set: &[(&str, &str)]) -> TestServer {
     })
 }
 
-#[expect(clippy::needless_pass_by_value, reason = "so that callers write json! in place")]
+#[expect(clippy::needless_pass_by_value, reason = "an item is made of it")]
 fn item(message: Value) -> Value {
     json!({ "channel": "c", "formats": { "ws-message": message } })
 }
