@@ -71,6 +71,7 @@ fn forward(criterion: &mut Criterion) {
     let (client, route, rules) = (headers(&lines), Route::default(), Rules::default());
     let forward = Forward {
         trusted: false,
+        websocket: false,
         tls: true,
         peer: None,
         signature: Some(HeaderValue::from_static("token")),

@@ -57,6 +57,8 @@ pub struct Forward<'f> {
     /// The client's `Grip-Sig` was good (spec 1.4): its `Grip-*` headers pass, and none are set.
     pub trusted: bool,
     pub tls: bool,
+    /// It asks for a WebSocket.
+    pub websocket: bool,
     /// `None`: a Unix socket.
     pub peer: Option<IpAddr>,
     /// Our `Grip-Sig`.
@@ -122,9 +124,10 @@ impl Forward<'_> {
             self.set_grip_headers(headers);
         }
         if self.tls && self.rules.set_protocol != SetProtocol::Off {
-            headers.insert(X_FORWARDED_PROTO, HTTPS);
+            let scheme = if self.websocket { WSS } else { HTTPS };
+            headers.insert(X_FORWARDED_PROTO, scheme.clone());
             if self.rules.set_protocol == SetProtocol::Both {
-                headers.insert(X_FORWARDED_PROTOCOL, HTTPS);
+                headers.insert(X_FORWARDED_PROTOCOL, scheme);
             }
         }
         let rules = if self.trusted { &self.rules.forwarded_for_trusted } else { &self.rules.forwarded_for };
@@ -215,6 +218,17 @@ pub fn claims_tls(headers: &HeaderMap) -> bool {
     protocol.is_some_and(|value| value == "https" || value == "wss")
 }
 
+/// Whether frameworks that read `_` in a header's name as `-` take one name for the other; both in lower case.
+pub fn reads_as(name: &str, other: &str) -> bool {
+    let dash = |byte: u8| if byte == b'_' { b'-' } else { byte };
+    name.len() == other.len() && name.bytes().zip(other.bytes()).all(|(a, b)| dash(a) == dash(b))
+}
+
+/// Whether a name's beginning [`reads_as`] the prefix.
+pub fn begins_as(name: &str, prefix: &str) -> bool {
+    name.get(..prefix.len()).is_some_and(|start| reads_as(start, prefix))
+}
+
 fn remove_where(headers: &mut HeaderMap, removed: impl Fn(&HeaderName) -> bool) {
     let names: Vec<HeaderName> = headers.keys().filter(|name| removed(name)).cloned().collect();
     for name in names {
@@ -224,13 +238,9 @@ fn remove_where(headers: &mut HeaderMap, removed: impl Fn(&HeaderName) -> bool) 
 
 /// True for a name with `_` that reads as one that is ours to say.
 fn is_disguised(name: &str) -> bool {
-    let begins = |prefix: &str| name.get(..prefix.len()).is_some_and(|start| reads_as(start, prefix));
-    begins("grip-") || begins(MARK) || RESERVED.iter().any(|reserved| reads_as(name, reserved))
-}
-
-fn reads_as(name: &str, other: &str) -> bool {
-    let dash = |byte: u8| if byte == b'_' { b'-' } else { byte };
-    name.len() == other.len() && name.bytes().zip(other.bytes()).all(|(a, b)| dash(a) == dash(b))
+    begins_as(name, "grip-")
+        || begins_as(name, MARK)
+        || RESERVED.iter().any(|reserved| reads_as(name, reserved))
 }
 
 /// The addresses of all `X-Forwarded-For` headers.
@@ -258,6 +268,7 @@ pub const FEATURES: HeaderValue =
     HeaderValue::from_static("status, filter:skip-self, filter:skip-users, filter:require-sub");
 
 const HTTPS: HeaderValue = HeaderValue::from_static("https");
+const WSS: HeaderValue = HeaderValue::from_static("wss");
 
 const CDN_LOOP: HeaderName = HeaderName::from_static("cdn-loop");
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");

@@ -20,7 +20,16 @@ fn seen(lines: &[(&str, &str)], forward: &Forward<'_>) -> Vec<String> {
 }
 
 fn plain<'f>(route: &'f Route, rules: &'f Rules) -> Forward<'f> {
-    Forward { trusted: false, tls: false, peer: None, signature: None, last_ids: &[], route, rules }
+    Forward {
+        trusted: false,
+        tls: false,
+        websocket: false,
+        peer: None,
+        signature: None,
+        last_ids: &[],
+        route,
+        rules,
+    }
 }
 
 /// A route without GRIP, so that only what the test is about is seen.

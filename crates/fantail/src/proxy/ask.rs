@@ -80,6 +80,7 @@ impl Ask {
         let snapshot = Arc::clone(&exchange.snapshot);
         let proxy = &snapshot.config.proxy;
         let host = host(&head);
+        let websocket = handshake::is_upgrade(&head.headers);
         let tls = proxy.forward.accept_protocol && forward::claims_tls(&head.headers);
         let route = {
             let name = name(&host);
@@ -88,7 +89,7 @@ impl Ask {
                 host: &name,
                 path: head.uri.path(),
                 tls,
-                ws: handshake::is_upgrade(&head.headers),
+                ws: websocket,
                 id: id.and_then(|id| id.to_str().ok()).filter(|id| !id.is_empty()),
             };
             Arc::clone(snapshot.routes.find(asked).ok_or(Fault::NoRoute)?)
@@ -107,6 +108,7 @@ impl Ask {
         let loops = Forward {
             trusted,
             tls,
+            websocket,
             peer: exchange.conversation.peer(),
             signature,
             last_ids: replay.map_or(&[][..], |replay| &replay.last_ids),

@@ -70,6 +70,13 @@ pub(super) async fn open(
         head.headers.remove(name);
     }
     let speaks_grip = !ask.is_trusted() && !ask.route().rule.no_grip;
+    if speaks_grip {
+        let ours: Vec<HeaderName> =
+            head.headers.keys().filter(|name| name.as_str().starts_with("grip-")).cloned().collect();
+        for name in ours {
+            head.headers.remove(name);
+        }
+    }
     let link = Link::new(config.websocket.buffer_bytes as usize);
     Ok(Tried::Open(Opening {
         far: Far::Native(Rc::clone(&link)),

@@ -5,7 +5,7 @@ use std::{rc::Rc, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use fantail_proto::{
-    forward::{FEATURES, GRIP_FEATURE},
+    forward::{self, FEATURES, GRIP_FEATURE},
     websocket::{
         handshake,
         over_http::{self, Action, MAX_ANSWER_BYTES, Session},
@@ -315,7 +315,9 @@ fn call(ask: &Ask, target: usize) -> Call {
     let signs = !ask.is_trusted() && ask.route().signer.is_some();
     let features = !ask.is_trusted() && !ask.route().rule.no_grip;
     for (name, value) in request.headers() {
-        let session = name.as_str().starts_with("meta-") || SESSION.contains(&name.as_str());
+        // Frameworks that read `_` as `-` would take one for the other.
+        let session = forward::begins_as(name.as_str(), "meta-")
+            || SESSION.iter().any(|own| forward::reads_as(name.as_str(), own));
         if !(session || signs && name == GRIP_SIG || features && name == GRIP_FEATURE) {
             line(name, value.as_bytes());
         }
