@@ -76,7 +76,10 @@ def post(address, items):
 
 def ask(address, raw):
     with socket.create_connection(address, 5) as sock:
-        sock.sendall(raw)
+        try:
+            sock.sendall(raw)
+        except (BrokenPipeError, ConnectionResetError):
+            pass  # refused before all of it was read: the answer may be there all the same
         return Reader(sock, PATIENCE).message()
 
 
