@@ -14,6 +14,8 @@ pub(crate) struct Ring {
     occupied: [u64; BUCKETS / 64],
     /// The next tick whose bucket will be opened.
     cursor: u32,
+    /// Links that are in a list.
+    armed: usize,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -33,6 +35,7 @@ impl Ring {
             heads: Box::new([NIL; BUCKETS + 1]),
             occupied: [0; BUCKETS / 64],
             cursor: now,
+            armed: 0,
         }
     }
 
@@ -81,6 +84,9 @@ impl Ring {
 
     /// The tick at which to pop again: not later than the first link is due, perhaps earlier.
     pub(crate) fn next(&self) -> Option<u32> {
+        if self.armed == 0 {
+            return None;
+        }
         if self.heads[POPPING] != NIL {
             return Some(self.cursor - 1);
         }
@@ -122,11 +128,13 @@ impl Ring {
         }
         self.links[index as usize] = Link { next, prev: HEAD | bucket as u32, tick };
         self.occupied[bucket / 64] |= 1 << (bucket % 64);
+        self.armed += 1;
     }
 
     fn unlink(&mut self, index: u32) {
         let Link { next, prev, .. } = self.links[index as usize];
         self.links[index as usize].tick = NEVER;
+        self.armed -= 1;
         if next != NIL {
             self.links[next as usize].prev = prev;
         }

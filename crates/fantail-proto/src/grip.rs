@@ -4,7 +4,7 @@
 use std::{str, time::Duration};
 
 use bytes::Bytes;
-use http::{HeaderMap, header::CONTENT_TYPE};
+use http::{HeaderMap, HeaderName, header::CONTENT_TYPE};
 
 use crate::{
     filter::{Filter, Named},
@@ -149,25 +149,25 @@ enum Mode {
 
 impl Draft {
     fn of_headers(headers: &HeaderMap) -> Result<Self, InstructError> {
-        let mode = match headers.get("grip-hold").map(|value| Mode::named(value.as_bytes())) {
+        let mode = match headers.get(&GRIP_HOLD).map(|value| Mode::named(value.as_bytes())) {
             Some(None) => return Err(fault("Grip-Hold must be set to either 'response' or 'stream'")),
             mode => mode.flatten(),
         };
-        let channels = params::elements(headers, "grip-channel").map(|element| channel(&element));
-        let timeout = match headers.get("grip-timeout") {
+        let channels = params::elements(headers, &GRIP_CHANNEL).map(|element| channel(&element));
+        let timeout = match headers.get(&GRIP_TIMEOUT) {
             Some(value) => seconds(value.as_bytes()).map_err(|bad| match bad {
                 BadSeconds::Unreadable => fault("failed to parse Grip-Timeout"),
                 BadSeconds::Negative => fault("Grip-Timeout has invalid value"),
             })?,
             None => DEFAULT_TIMEOUT,
         };
-        let keep_alive = headers.get("grip-keep-alive").and_then(|value| Element::parse(value.as_bytes()));
+        let keep_alive = headers.get(&GRIP_KEEP_ALIVE).and_then(|value| Element::parse(value.as_bytes()));
         Ok(Self {
             mode,
             channels: channels.collect::<Result<_, _>>()?,
             timeout,
             keep_alive: keep_alive.map(|element| keep_alive_of(&element)).transpose()?.flatten(),
-            meta: params::parameter_lists(headers, "grip-set-meta")
+            meta: params::parameter_lists(headers, &GRIP_SET_META)
                 .filter_map(|pairs| pairs.into_iter().next())
                 .map(|(name, value)| Ok((text(name, "Grip-Set-Meta")?, text(&value, "Grip-Set-Meta")?)))
                 .collect::<Result<_, InstructError>>()?,
@@ -310,7 +310,7 @@ fn unescaped(text: &[u8]) -> Option<Vec<u8>> {
 
 /// `Grip-Status`, or else what the origin said. Headers and body are still empty.
 fn status(headers: &HeaderMap, code: u16, reason: &str) -> Result<Reply, InstructError> {
-    let status = headers.get("grip-status").map(|value| text(value.as_bytes(), "Grip-Status")).transpose()?;
+    let status = headers.get(&GRIP_STATUS).map(|value| text(value.as_bytes(), "Grip-Status")).transpose()?;
     let (code, reason) = match status.as_deref() {
         None | Some("") => (code, reason),
         Some(status) => {
@@ -327,18 +327,16 @@ fn status(headers: &HeaderMap, code: u16, reason: &str) -> Result<Reply, Instruc
 
 /// The origin's headers as the client may see them.
 fn reply_headers(headers: &HeaderMap) -> HeaderMap {
-    let mut kept = headers.clone();
-    hop::strip(&mut kept);
-    let exposed: Vec<&[u8]> = params::list(headers, "grip-expose-headers").collect();
-    let dropped: Vec<_> = kept
-        .keys()
-        .filter(|name| {
-            let listed = |wanted: &&[u8]| wanted.eq_ignore_ascii_case(name.as_str().as_bytes());
-            members::is_ours(name) || (!exposed.is_empty() && !exposed.iter().any(listed))
-        })
-        .cloned()
-        .collect();
-    for name in dropped {
+    let exposed: Vec<&[u8]> = params::list(headers, &GRIP_EXPOSE_HEADERS).collect();
+    let is_kept = |name: &HeaderName| {
+        let listed = |wanted: &&[u8]| wanted.eq_ignore_ascii_case(name.as_str().as_bytes());
+        !members::is_ours(name) && (exposed.is_empty() || exposed.iter().any(listed))
+    };
+    let mut kept = HeaderMap::with_capacity(headers.len());
+    for (name, value) in headers.iter().filter(|(name, _)| is_kept(name)) {
+        kept.append(name, value.clone());
+    }
+    for name in hop::named(headers) {
         kept.remove(name);
     }
     kept
@@ -364,7 +362,7 @@ fn replaced(mut reply: Reply, json: Members<'_, '_>) -> Result<Reply, InstructEr
 /// `Grip-Link`: of each kind the last one counts.
 fn links(headers: &HeaderMap) -> Result<(Option<Link>, Option<String>), InstructError> {
     let (mut next, mut gone) = (None, None);
-    for element in params::elements(headers, "grip-link").filter(|element| !element.params.is_empty()) {
+    for element in params::elements(headers, &GRIP_LINK).filter(|element| !element.params.is_empty()) {
         let uri = element.first.strip_prefix(b"<").and_then(|uri| uri.strip_suffix(b">"));
         let uri =
             uri.filter(|uri| !uri.is_empty()).ok_or_else(|| fault("failed to parse Grip-Link value"))?;
@@ -395,7 +393,7 @@ fn is_uri_byte(byte: u8) -> bool {
 /// `Grip-Last: CHANNEL; last-id=ID`; elements without an id are left out.
 fn last_ids(headers: &HeaderMap) -> Result<Vec<(String, String)>, InstructError> {
     let mut ids = Vec::new();
-    for element in params::elements(headers, "grip-last") {
+    for element in params::elements(headers, &GRIP_LAST) {
         if let Some(id) = element.get("last-id") {
             ids.push((text(element.first, "Grip-Last")?, text(id, "Grip-Last")?));
         }
@@ -441,6 +439,16 @@ fn no_such(what: &str, name: &[u8]) -> InstructError {
 fn fault(text: &str) -> InstructError {
     InstructError(text.to_owned())
 }
+
+static GRIP_HOLD: HeaderName = HeaderName::from_static("grip-hold");
+static GRIP_CHANNEL: HeaderName = HeaderName::from_static("grip-channel");
+static GRIP_TIMEOUT: HeaderName = HeaderName::from_static("grip-timeout");
+static GRIP_KEEP_ALIVE: HeaderName = HeaderName::from_static("grip-keep-alive");
+static GRIP_SET_META: HeaderName = HeaderName::from_static("grip-set-meta");
+static GRIP_STATUS: HeaderName = HeaderName::from_static("grip-status");
+static GRIP_EXPOSE_HEADERS: HeaderName = HeaderName::from_static("grip-expose-headers");
+static GRIP_LINK: HeaderName = HeaderName::from_static("grip-link");
+static GRIP_LAST: HeaderName = HeaderName::from_static("grip-last");
 
 /// Of a long-poll and of a keep-alive (spec 3.2, 3.8).
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(55);

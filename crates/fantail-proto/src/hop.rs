@@ -7,18 +7,28 @@ use http::{HeaderMap, HeaderName, header};
 /// frames the message or says where it goes stays, named or not: a client that could take `Host` or
 /// `Content-Length` away would make the origin read another request.
 pub fn strip(headers: &mut HeaderMap) {
-    if headers.contains_key(header::CONNECTION) {
-        let values = headers.get_all(header::CONNECTION).into_iter();
-        let tokens = values.flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
-        let named: Vec<HeaderName> = tokens
-            .filter_map(|token| HeaderName::from_bytes(token.trim_ascii()).ok())
-            .filter(|name| *name != header::HOST && !LENGTHS.contains(name))
-            .collect();
-        for name in named {
-            headers.remove(name);
-        }
+    for name in named(headers) {
+        headers.remove(name);
     }
-    for name in &HOP_BY_HOP {
+    remove_where(headers, |name| HOP_BY_HOP.contains(name));
+}
+
+/// What `Connection` names and may take away.
+pub(crate) fn named(headers: &HeaderMap) -> Vec<HeaderName> {
+    let values = headers.get_all(header::CONNECTION).into_iter();
+    let tokens = values.flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
+    tokens
+        .map(<[u8]>::trim_ascii)
+        .filter(|token| !PERSISTENCE.iter().any(|usual| token.eq_ignore_ascii_case(usual)))
+        .filter_map(|token| HeaderName::from_bytes(token).ok())
+        .filter(|name| *name != header::HOST && !LENGTHS.contains(name))
+        .collect()
+}
+
+/// One look at each name is cheaper than a lookup of what mostly is not there.
+pub(crate) fn remove_where(headers: &mut HeaderMap, removed: impl Fn(&HeaderName) -> bool) {
+    let names: Vec<HeaderName> = headers.keys().filter(|name| removed(name)).cloned().collect();
+    for name in names {
         headers.remove(name);
     }
 }
@@ -29,6 +39,9 @@ pub(crate) fn is_framing(name: &HeaderName) -> bool {
 }
 
 static LENGTHS: [HeaderName; 2] = [header::CONTENT_LENGTH, header::TRANSFER_ENCODING];
+
+/// What nearly every `Connection` says: `keep-alive` goes anyway, and `close` names no field.
+static PERSISTENCE: [&[u8]; 2] = [b"keep-alive", b"close"];
 
 static HOP_BY_HOP: [HeaderName; 6] = [
     header::CONNECTION,

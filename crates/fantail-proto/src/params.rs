@@ -3,7 +3,7 @@
 
 use std::borrow::Cow;
 
-use http::HeaderMap;
+use http::{HeaderMap, HeaderName};
 
 /// One element of a list: the literal first part and what follows it.
 #[derive(Debug, Eq, PartialEq)]
@@ -33,20 +33,26 @@ impl<'v> Element<'v> {
 }
 
 /// The elements of all headers called `name` that parse; the others, and empty ones, are left out.
-pub(crate) fn elements<'h>(headers: &'h HeaderMap, name: &'static str) -> impl Iterator<Item = Element<'h>> {
+pub(crate) fn elements<'h>(
+    headers: &'h HeaderMap,
+    name: &HeaderName,
+) -> impl Iterator<Item = Element<'h>> + use<'h> {
     list(headers, name).filter_map(Element::parse)
 }
 
 /// The same without a literal first part: each element is all parameters, at least one.
 pub(crate) fn parameter_lists<'h>(
     headers: &'h HeaderMap,
-    name: &'static str,
-) -> impl Iterator<Item = Vec<Param<'h>>> {
+    name: &HeaderName,
+) -> impl Iterator<Item = Vec<Param<'h>>> + use<'h> {
     list(headers, name).filter_map(parameters).filter(|params| !params.is_empty())
 }
 
 /// The texts between the commas of all headers called `name`.
-pub(crate) fn list<'h>(headers: &'h HeaderMap, name: &'static str) -> impl Iterator<Item = &'h [u8]> {
+pub(crate) fn list<'h>(
+    headers: &'h HeaderMap,
+    name: &HeaderName,
+) -> impl Iterator<Item = &'h [u8]> + use<'h> {
     headers
         .get_all(name)
         .into_iter()
@@ -139,7 +145,7 @@ mod tests {
             headers.append("grip-channel", http::HeaderValue::from_static(line));
         }
         let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
-        elements(&headers, "grip-channel")
+        elements(&headers, &HeaderName::from_static("grip-channel"))
             .map(|element| {
                 let params = element.params.iter().map(|(name, value)| (text(name), text(value))).collect();
                 (text(element.first), params)
@@ -200,7 +206,7 @@ mod tests {
                 .collect();
             let mut headers = HeaderMap::new();
             headers.append("x", http::HeaderValue::from_str(&line.join(", ")).unwrap());
-            let read: Vec<Element<'_>> = elements(&headers, "x").collect();
+            let read: Vec<Element<'_>> = elements(&headers, &HeaderName::from_static("x")).collect();
             prop_assert_eq!(read.len(), elements_in.len());
             for (element, (first, params)) in read.iter().zip(&elements_in) {
                 prop_assert_eq!(element.first, first.as_bytes());

@@ -46,6 +46,8 @@ pub struct Shard {
     /// The snapshot that was current at the last [`Self::tidy`].
     tidied: RefCell<Arc<Snapshot>>,
     started: Instant,
+    /// The expiry that the loop sleeps until.
+    awaited: Cell<Option<u64>>,
     /// Wakes the loop for what the poller does not say.
     stir: Notify,
     draining: Cell<bool>,
@@ -80,6 +82,7 @@ impl Shard {
             scratch: RefCell::default(),
             holds: RefCell::new(parts.holds),
             started: Instant::now(),
+            awaited: Cell::new(None),
             stir: Notify::new(),
             draining: Cell::new(false),
             drain: Notify::new(),
@@ -89,10 +92,11 @@ impl Shard {
     /// Changes holds, with the clock set, and lets the loop see to what follows. `change` must not wait.
     pub fn holds<R>(&self, change: impl FnOnce(&mut Holds) -> R) -> R {
         let mut holds = self.holds.borrow_mut();
-        let before = holds.next_expiry_ms();
         holds.set_now(self.now_ms());
         let result = change(&mut holds);
-        if holds.has_onward() || holds.next_expiry_ms() != before {
+        let expiry = holds.next_expiry_ms();
+        let sooner = expiry.is_some_and(|expiry| self.awaited.get().is_none_or(|awaited| expiry < awaited));
+        if holds.is_waiting() || sooner {
             self.stir.notify_one();
         }
         result
@@ -103,8 +107,8 @@ impl Shard {
         #[expect(deprecated, reason = "sound for a descriptor that is owned; what replaces it is unsafe")]
         let epoll = AsyncFd::with_interest(self.holds.borrow().epoll()?, Interest::READABLE)?;
         loop {
-            let expiry =
-                self.holds.borrow().next_expiry_ms().map(|ms| self.started + Duration::from_millis(ms));
+            self.awaited.set(self.holds.borrow().next_expiry_ms());
+            let expiry = self.awaited.get().map(|ms| self.started + Duration::from_millis(ms));
             let expired = async { sleep_until(expiry.unwrap_or_else(Instant::now)).await };
             tokio::select! {
                 () = self.hub.mail(self.index) => self.deliver(&go_on).await,

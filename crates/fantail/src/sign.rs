@@ -3,7 +3,6 @@
 //! here and printed nowhere.
 
 use std::{
-    collections::HashMap,
     fmt,
     path::{Path, PathBuf},
     sync::Arc,
@@ -13,6 +12,7 @@ use aws_lc_rs::{
     rsa, signature::ECDSA_P256_SHA256_FIXED_SIGNING, signature::EcdsaKeyPair, signature::KeyPair,
 };
 use base64::Engine;
+use hashbrown::HashMap;
 use http::HeaderValue;
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
 use rustls::pki_types::{PrivateKeyDer, pem::PemObject};

@@ -58,7 +58,7 @@ impl Agreed {
     /// Offers that are malformed or have parameters that are unknown, repeated or not in range are
     /// declined.
     pub fn from_offers(request: &HeaderMap) -> Option<Self> {
-        params::list(request, SEC_WEBSOCKET_EXTENSIONS.as_str())
+        params::list(request, &SEC_WEBSOCKET_EXTENSIONS)
             .filter_map(Extension::parse)
             .filter(|extension| extension.name == NAME.as_bytes())
             .find_map(|offer| Params::parse(&offer))

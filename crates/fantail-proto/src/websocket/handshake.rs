@@ -149,7 +149,7 @@ pub fn check_answer(
         return Err(Mismatch::Accept);
     }
     let mut agreed = Extensions::default();
-    for text in params::list(headers, SEC_WEBSOCKET_EXTENSIONS.as_str()) {
+    for text in params::list(headers, &SEC_WEBSOCKET_EXTENSIONS) {
         if let Some(grip) = Grip::parse(text).filter(|_| agreed.grip.is_none()) {
             agreed.grip = Some(grip);
         } else if deflate && !agreed.deflate && deflate::is_acceptable(text) {
@@ -164,7 +164,7 @@ pub fn check_answer(
 impl Grip {
     /// From the headers of an origin's answer, over HTTP or its own 101; other extensions are ignored.
     pub fn from_answer(headers: &HeaderMap) -> Option<Self> {
-        params::list(headers, SEC_WEBSOCKET_EXTENSIONS.as_str()).find_map(Self::parse)
+        params::list(headers, &SEC_WEBSOCKET_EXTENSIONS).find_map(Self::parse)
     }
 
     /// The prefix need not be a token, so this is not the grammar of RFC 6455.
@@ -183,7 +183,7 @@ fn only<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Option<&'h HeaderValue
 }
 
 fn says_upgrade(headers: &HeaderMap) -> bool {
-    params::list(headers, CONNECTION.as_str()).any(|option| option.eq_ignore_ascii_case(b"upgrade"))
+    params::list(headers, &CONNECTION).any(|option| option.eq_ignore_ascii_case(b"upgrade"))
 }
 
 fn is_key(key: &[u8]) -> bool {

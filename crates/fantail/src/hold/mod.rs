@@ -297,8 +297,10 @@ impl Holds {
         self.partings > 0
     }
 
-    pub fn has_onward(&self) -> bool {
-        !self.onward.is_empty()
+    /// Whether something waits for the shard's loop: what is for others to do, or an end found outside of it, which
+    /// the poller does not report.
+    pub fn is_waiting(&self) -> bool {
+        !self.onward.is_empty() || self.pins.pending_events() > 0
     }
 
     /// What is for others to do.

@@ -3,6 +3,7 @@
 
 use std::{
     future::poll_fn,
+    mem,
     pin::{Pin, pin},
     rc::Rc,
     task::{Context, Poll, ready},
@@ -46,7 +47,7 @@ impl Connection {
     }
 
     pub(super) fn start(shard: &Rc<Shard>, socket: Socket, client: Client) {
-        tokio::task::spawn_local(serve(Rc::clone(shard), socket, client, None));
+        spawn(serve(Rc::clone(shard), socket, client, None));
     }
 
     pub(super) fn go_on(shard: &Rc<Shard>, released: Released) {
@@ -54,11 +55,16 @@ impl Connection {
         match Socket::from_fd(socket, client.peer.is_some()) {
             Ok(socket) => {
                 let held = Held { unread, replay };
-                tokio::task::spawn_local(serve(Rc::clone(shard), socket, client, Some(held)));
+                spawn(serve(Rc::clone(shard), socket, client, Some(held)));
             }
             Err(error) => tracing::warn!(%error, "a connection cannot go on after its hold"),
         }
     }
+}
+
+/// Boxed, because the runtime moves a task's future several times before it runs and when it has ended.
+fn spawn(serve: impl Future<Output = ()> + 'static) {
+    tokio::task::spawn_local(Box::pin(serve));
 }
 
 /// What a connection brings from a hold.
@@ -131,8 +137,11 @@ async fn drive(
     let mut drained = pin!(shard.drained());
     let mut alarm = pin!(tokio::time::sleep_until(clock.start + clock.head_timeout));
     let mut draining = false;
+    let mut told = false;
     poll_fn(|cx| {
-        let drains = !draining && (drained.as_mut().poll(cx).is_ready() || shard.is_draining());
+        // A task is woken by one waker for life: to leave it once is enough.
+        let tells = !mem::replace(&mut told, true) && drained.as_mut().poll(cx).is_ready();
+        let drains = !draining && (tells || shard.is_draining());
         draining |= drains;
         if turn(cx, drains).is_ready() {
             return Poll::Ready(End::Closed);

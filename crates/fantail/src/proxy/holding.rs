@@ -73,7 +73,8 @@ pub(super) async fn take(exchange: &mut Exchange, mut answer: Answer) -> Result<
             let id = id.ok_or(Fault::Full)?;
             let reserved = Reserved::new(Rc::clone(exchange.shard()), id);
             exchange.conversation.will_park(Parked::Stream { reserved, keep_alive });
-            let ready = ready.into_iter().filter(|data| !data.is_empty()).collect();
+            let mut ready = ready;
+            ready.retain(|data| !data.is_empty());
             let body = Relay::new(Rc::clone(&exchange.conversation), ready, rest, exchange.entry.take());
             Ok(exchange.with_head(instruct.reply, body.parking()))
         }
@@ -170,8 +171,9 @@ struct Collected {
 }
 
 async fn collect(answer: &mut Answer, limit: usize) -> Result<Collected, crate::upstream::DownloadError> {
-    let mut ready = VecDeque::from([std::mem::take(&mut answer.ready)]);
-    let mut size = ready[0].len();
+    let mut size = answer.ready.len();
+    let mut ready = VecDeque::with_capacity(USUAL_PARTS);
+    ready.push_back(std::mem::take(&mut answer.ready));
     let Some(mut download) = answer.download.take() else { return Ok(Collected { ready, rest: None }) };
     if size > limit {
         return Ok(Collected { ready, rest: Some(download) });
@@ -231,3 +233,6 @@ fn concat(parts: &VecDeque<Bytes>) -> Bytes {
 fn at(answer: &Answer, error: InstructError) -> Fault {
     Fault::Instruct { target: answer.target().address.to_string(), error }
 }
+
+/// What there was already, and a body that came with its head or behind it.
+const USUAL_PARTS: usize = 3;

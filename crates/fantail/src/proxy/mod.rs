@@ -38,11 +38,12 @@ use ask::{Answer, Ask};
 /// Answers one request. For one that is held as a long-poll this never returns: the connection's driver
 /// takes the socket.
 ///
-/// What is rare on the way is boxed: this future is made for every request, and its size is moved.
-pub async fn answer(
+/// This future is made for every request, and its size is moved: what is rare on the way is boxed, and what can be
+/// done at once is done before there is a future.
+pub fn answer(
     conversation: Rc<Conversation>,
     request: Request<Incoming>,
-) -> Result<Response<Relay>, Infallible> {
+) -> impl Future<Output = Result<Response<Relay>, Infallible>> {
     let snapshot = conversation.shard().snapshot.load_full();
     let replay = conversation.begin();
     conversation.shard().counters.requests.add(1);
@@ -54,23 +55,42 @@ pub async fn answer(
         conversation,
         snapshot,
     };
-    if handshake::is_upgrade(request.headers()) {
-        let opened = Box::pin(upgrade::answer(&mut exchange, request)).await;
-        return Ok(opened.unwrap_or_else(|fault| exchange.fail(&fault)));
+    let way = if handshake::is_upgrade(request.headers()) {
+        Ok(Way::Open(Box::new(request)))
+    } else {
+        Ask::new(&mut exchange, request, replay.as_ref()).map(Way::Ask)
+    };
+    async move {
+        let response = match way {
+            Ok(way) => way.take(&mut exchange).await,
+            Err(fault) => Err(fault),
+        };
+        Ok(response.unwrap_or_else(|fault| exchange.fail(&fault)))
     }
-    let answered = match Ask::new(&mut exchange, request, replay.as_ref()) {
-        Ok(ask) if exchange.snapshot.config.proxy.share_requests && ask.is_shareable() => {
-            Box::pin(share::send(ask, &mut exchange)).await
+}
+
+/// What becomes of a request.
+enum Way {
+    /// It wants to be a WebSocket.
+    Open(Box<Request<Incoming>>),
+    Ask(Ask),
+}
+
+impl Way {
+    async fn take(self, exchange: &mut Exchange) -> Result<Response<Relay>, Fault> {
+        let answer = match self {
+            Self::Open(request) => return Box::pin(upgrade::answer(exchange, *request)).await,
+            Self::Ask(ask) if exchange.snapshot.config.proxy.share_requests && ask.is_shareable() => {
+                Box::pin(share::send(ask, exchange)).await?
+            }
+            Self::Ask(mut ask) => ask.send(exchange).await?,
+        };
+        if answer.is_grip() {
+            Box::pin(holding::take(exchange, answer)).await
+        } else {
+            Ok(exchange.relay(answer))
         }
-        Ok(mut ask) => ask.send(&mut exchange).await,
-        Err(fault) => Err(fault),
-    };
-    let response = match answered {
-        Ok(answer) if answer.is_grip() => Box::pin(holding::take(&mut exchange, answer)).await,
-        Ok(answer) => Ok(exchange.relay(answer)),
-        Err(fault) => Err(fault),
-    };
-    Ok(response.unwrap_or_else(|fault| exchange.fail(&fault)))
+    }
 }
 
 /// One request while it is answered.

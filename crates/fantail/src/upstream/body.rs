@@ -15,7 +15,7 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep};
 
-use super::InUse;
+use super::{InUse, quiet};
 
 /// A request's body.
 #[derive(Default)]
@@ -189,16 +189,20 @@ impl Body for Download {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, DownloadError>>> {
         // Asking the body first tells the connection that more is wanted.
-        let mut frame = Pin::new(&mut self.incoming).poll_frame(cx);
+        let mut frame = Pin::new(&mut self.incoming).poll_frame(&mut quiet());
+        if frame.is_pending() {
+            self.drive(&mut quiet());
+            frame = Pin::new(&mut self.incoming).poll_frame(&mut quiet());
+        }
         if frame.is_pending() {
             self.drive(cx);
-            frame = Pin::new(&mut self.incoming).poll_frame(cx);
+            frame = Pin::new(&mut self.incoming).poll_frame(&mut quiet());
         }
         match frame {
             Poll::Ready(Some(Ok(frame))) => {
-                let deadline = Instant::now() + self.idle_timeout;
+                let deadline = self.idle_timeout;
                 if let Some(idle) = &mut self.idle {
-                    idle.as_mut().reset(deadline);
+                    idle.as_mut().reset(Instant::now() + deadline);
                 }
                 Poll::Ready(Some(Ok(frame)))
             }

@@ -9,6 +9,8 @@ mod flights;
 use std::{
     cell::{Cell, RefCell},
     collections::VecDeque,
+    mem,
+    pin::Pin,
     rc::Rc,
     sync::Arc,
     task::Context,
@@ -23,7 +25,7 @@ use http::{Method, Request, Response, StatusCode, header, response};
 use hyper::client::conn::http1;
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
-    time::Instant,
+    time::{Instant, Sleep},
 };
 
 pub use body::{Download, DownloadError, Progress, Upload, UploadError};
@@ -113,7 +115,7 @@ impl Upstream {
         config: &config::Origin,
     ) -> Result<Response<Download>, Unanswered> {
         let origin = self.origin(to);
-        let permits = self.permits(to, config.connections);
+        let permits = self.permits(to, &origin, config.connections);
         let permit = match Arc::clone(&permits).try_acquire_owned() {
             Ok(permit) => permit,
             Err(_) => match Box::pin(wait(permits, config.response_timeout)).await {
@@ -148,7 +150,8 @@ impl Upstream {
         request: Box<Request<Upload>>,
         config: &config::Origin,
     ) -> Result<Switched, Unanswered> {
-        let permits = self.permits(to, config.connections);
+        let origin = self.origin(to);
+        let permits = self.permits(to, &origin, config.connections);
         let Some(permit) = wait(permits, config.response_timeout).await else {
             let failure = Failure::Busy(config.connections);
             self.count(&failure);
@@ -170,7 +173,7 @@ impl Upstream {
             let (head, _) = response.into_parts();
             return Ok(Switched::Yes { head, wire: Box::new(parts.io.into_inner()), unread: parts.read_buf });
         }
-        let in_use = InUse { link, origin: self.origin(to), _permit: permit };
+        let in_use = InUse { link, origin, _permit: permit };
         Ok(Switched::No(response.map(|incoming| Download::new(incoming, in_use, config.idle_timeout))))
     }
 
@@ -244,16 +247,30 @@ impl Upstream {
             .title_case_headers(true)
             .max_headers(ANSWER_HEADERS)
             .max_buf_size(ANSWER_HEAD_BYTES)
+            // Most requests are a small head: one buffer, one plain send.
+            .writev(false)
             .handshake(stream)
             .await
             .map_err(Failure::Broken)?;
-        Ok(Box::new(Link { sender, connection }))
+        Ok(Box::new(Link {
+            sender,
+            connection,
+            alarm: Box::pin(tokio::time::sleep(config.response_timeout)),
+        }))
     }
 
-    fn permits(&self, to: &Destination, limit: usize) -> Arc<Semaphore> {
-        let mut permits = self.permits.borrow_mut();
+    fn permits(&self, to: &Destination, origin: &Origin, limit: usize) -> Arc<Semaphore> {
+        let mut known = origin.permits.borrow_mut();
+        if let Some((of, permits)) = &*known
+            && *of == limit
+        {
+            return Arc::clone(permits);
+        }
+        let mut all = self.permits.borrow_mut();
         let key = (to.host.clone(), to.port, limit);
-        Arc::clone(permits.entry(key).or_insert_with(|| Arc::new(Semaphore::new(limit))))
+        let permits = Arc::clone(all.entry(key).or_insert_with(|| Arc::new(Semaphore::new(limit))));
+        *known = Some((limit, Arc::clone(&permits)));
+        permits
     }
 
     fn origin(&self, to: &Destination) -> Rc<Origin> {
@@ -261,7 +278,11 @@ impl Upstream {
         if let Some(origin) = origins.get(to) {
             return Rc::clone(origin);
         }
-        let origin = Rc::new(Origin { idle: RefCell::default(), all_idle: Rc::clone(&self.idle) });
+        let origin = Rc::new(Origin {
+            idle: RefCell::default(),
+            all_idle: Rc::clone(&self.idle),
+            permits: RefCell::default(),
+        });
         origins.insert(to.clone(), Rc::clone(&origin));
         origin
     }
@@ -284,6 +305,8 @@ struct Origin {
     /// Oldest first; the newest is used first.
     idle: RefCell<VecDeque<Idle>>,
     all_idle: Rc<Cell<usize>>,
+    /// Its permits of [`Upstream::permits`], with the limit that they are for.
+    permits: RefCell<Option<(usize, Arc<Semaphore>)>>,
 }
 
 #[derive(Debug)]
@@ -310,18 +333,20 @@ impl Origin {
 struct Link {
     sender: http1::SendRequest<Upload>,
     connection: http1::Connection<connect::Stream, Upload>,
+    /// For the answer that is awaited. It is only ever put off when it rings, for most answers come long before:
+    /// so a request arms no timer.
+    alarm: Pin<Box<Sleep>>,
 }
 
 impl Link {
     /// True when the connection is open and ready for a request.
     fn settle(&mut self) -> bool {
-        let mut cx = Context::from_waker(Waker::noop());
-        self.poll_connection(&mut cx).is_pending() && self.sender.is_ready()
+        self.poll_connection(&mut quiet()).is_pending() && self.sender.is_ready()
     }
 
     /// Ready when the connection has ended; why it did shows in the exchange.
     fn poll_connection(&mut self, cx: &mut Context<'_>) -> Poll<hyper::Result<()>> {
-        Future::poll(std::pin::Pin::new(&mut self.connection), cx)
+        Future::poll(Pin::new(&mut self.connection), cx)
     }
 
     async fn exchange(
@@ -330,24 +355,36 @@ impl Link {
         patience: Duration,
         switches: bool,
     ) -> Result<Response<hyper::body::Incoming>, Unanswered> {
-        let Self { sender, connection } = self;
+        let Self { sender, connection, alarm } = self;
         let progress = request.body().progress();
-        let mut alarm = std::pin::pin!(tokio::time::sleep(patience));
+        let asked = Instant::now();
+        if asked + patience < alarm.deadline() {
+            alarm.as_mut().reset(asked + patience);
+        }
         let mut answer = std::pin::pin!(sender.try_send_request(*request));
-        let mut connection = std::pin::Pin::new(connection);
+        let mut connection = Pin::new(connection);
+        let mut sent = false;
         let mut ended = false;
-        let exchange = std::future::poll_fn(|cx| {
-            // Until the answer's head is here this future drives the connection; its body does later.
+        // Until the answer's head is here this future drives the connection; its body does later.
+        let mut drive = move |cx: &mut Context<'_>| {
             if !ended {
                 ended = connection.as_mut().poll(cx).is_ready();
             }
-            if let Poll::Ready(answer) = answer.as_mut().poll(cx) {
+            answer.as_mut().poll(&mut quiet())
+        };
+        let exchange = std::future::poll_fn(|cx| {
+            if mem::replace(&mut sent, true)
+                && let Poll::Ready(answer) = drive(&mut quiet())
+            {
+                return Poll::Ready(Ok(answer));
+            }
+            if let Poll::Ready(answer) = drive(cx) {
                 return Poll::Ready(Ok(answer));
             }
             // The origin's time does not run while the client's body is awaited.
             while alarm.as_mut().poll(cx).is_ready() {
                 let since = match progress.as_ref().map(|progress| progress.get()) {
-                    None => return Poll::Ready(Err(())),
+                    None => asked,
                     Some(Progress::Client) => Instant::now(),
                     Some(Progress::Origin(since)) => since,
                 };
@@ -394,6 +431,13 @@ impl InUse {
             self.origin.idle.borrow_mut().push_back(idle);
         }
     }
+}
+
+/// For a poll whose outcome is looked at at once. hyper wakes whoever drives a connection when an answer or a part of
+/// a body is handed over, which here is the one who takes it: the task would run once more for nothing. So one polls
+/// quietly first, and then, if nothing came, to be woken.
+fn quiet() -> Context<'static> {
+    Context::from_waker(Waker::noop())
 }
 
 /// What of an answer cannot be passed on: hyper is more patient with origins than a client must be.

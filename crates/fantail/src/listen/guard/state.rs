@@ -3,7 +3,6 @@
 
 use std::{
     cell::{Cell, RefCell},
-    mem::discriminant,
     task::Waker,
 };
 
@@ -173,9 +172,13 @@ impl State {
 
     /// Keeps the time when the same is waited for already.
     pub(super) fn wait_for(&self, what: fn(Instant) -> Wait) {
-        let wait = what(Instant::now());
-        if discriminant(&self.wait.get()) != discriminant(&wait) {
-            self.wait.set(wait);
+        let wait = self.wait.get();
+        let since = match wait {
+            Wait::Nothing => None,
+            Wait::Request(since) | Wait::Head(since) | Wait::Body(since) => Some(since),
+        };
+        if since.map(what) != Some(wait) {
+            self.wait.set(what(Instant::now()));
         }
     }
 
