@@ -38,7 +38,7 @@ pub(super) struct WebSocket {
     reader: Reader,
     far: Far,
     /// The message prefix, when the origin asked for GRIP.
-    grip: Option<Bytes>,
+    grip: Option<Box<[u8]>>,
     stage: Stage,
     /// The first so many subscriptions are the target's own: the origin cannot end them.
     implicit: u16,
@@ -90,7 +90,7 @@ impl Holds {
         let socket = WebSocket {
             reader: Reader::new(Role::Server, window.is_some()),
             far,
-            grip,
+            grip: grip.map(|prefix| (*prefix).into()),
             stage: Stage::Open,
             implicit: 0,
             debug,
@@ -549,3 +549,6 @@ const BUFFER: usize = 64 << 10;
 const BEHIND: usize = 200_000;
 /// The content of our own pings, so that their pongs are not taken for the client's words.
 const PING: &[u8] = &[0x9e, 0x17, 0xc3, 0x42];
+
+/// The price of an idle WebSocket over HTTP beside its pin and its request.
+const _: () = assert!(size_of::<WebSocket>() <= 128 && size_of::<OverHttp>() <= 208);

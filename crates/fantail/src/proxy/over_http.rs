@@ -216,7 +216,7 @@ impl First {
 
     fn address(&self) -> String {
         let Call { route, target, .. } = &self.far.call;
-        route.rule.targets[*target].address.to_string()
+        route.rule.targets[*target as usize].address.to_string()
     }
 }
 
@@ -239,7 +239,7 @@ async fn post_events(shard: &Rc<Shard>, far: &Rc<OverHttp>, body: Bytes) -> Next
     let request = request(shard, call, body, |headers| far.write_headers(headers));
     let config = shard.snapshot.load_full();
     let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
-    let Some(to) = destination(&call.route, call.target, host) else { return Next::Done };
+    let Some(to) = destination(&call.route, call.target as usize, host) else { return Next::Done };
     match shard.upstream.send(&to, request, &config.config.origin).await {
         Ok(response) => {
             let (head, mut download) = response.into_parts();
@@ -324,7 +324,7 @@ fn call(ask: &Ask, target: usize) -> Call {
     }
     Call {
         route: ask.route().clone(),
-        target,
+        target: u32::try_from(target).expect("a line has fewer targets"),
         trusted: ask.is_trusted(),
         connection_id: random_uuid(),
         request: kept.into(),

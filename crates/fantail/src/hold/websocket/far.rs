@@ -34,7 +34,7 @@ pub enum Far {
 pub struct Call {
     pub route: Arc<Route>,
     /// Which of the route's targets.
-    pub target: usize,
+    pub target: u32,
     /// The client proved to be another Fantail or a Pushpin: requests are not signed.
     pub trusted: bool,
     /// A random UUID, which the origin knows the WebSocket by.
