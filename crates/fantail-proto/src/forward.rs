@@ -220,6 +220,11 @@ pub fn claims_tls(headers: &HeaderMap) -> bool {
     protocol.is_some_and(|value| value == "https" || value == "wss")
 }
 
+/// Removes what an origin's answer says to us alone.
+pub fn hide_grip(headers: &mut HeaderMap) {
+    hop::remove_where(headers, |name| name.as_str().starts_with("grip-"));
+}
+
 /// Whether frameworks that read `_` in a header's name as `-` take one name for the other; both in lower case.
 pub fn reads_as(name: &str, other: &str) -> bool {
     let dash = |byte: u8| if byte == b'_' { b'-' } else { byte };

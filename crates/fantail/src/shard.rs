@@ -134,7 +134,7 @@ impl Shard {
         self.upstream.sweep(snapshot.config.origin.keep_alive);
         if !Arc::ptr_eq(&snapshot, &self.tidied.borrow()) {
             self.upstream.forget();
-            self.holds.borrow_mut().configure(&snapshot.config);
+            self.holds(|holds| holds.configure(&snapshot.config));
             self.tidied.replace(Arc::clone(&snapshot));
         }
     }

@@ -217,6 +217,17 @@ impl Verifier {
         self.claims(token, now).is_some()
     }
 
+    /// The Unix second from which on the token is not good any more, if it is at `now`.
+    pub fn good_until(&self, token: &[u8], now: u64) -> Option<u64> {
+        let exp = self.claims(token, now)?.get("exp")?.as_f64()?;
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "it is later than now; saturates"
+        )]
+        Some(exp.ceil() as u64)
+    }
+
     /// The claims of a token for which [`Verifier::verify`] holds. `iss` is for the caller to judge.
     pub fn claims(&self, token: &[u8], now: u64) -> Option<Map<String, Value>> {
         let token = jsonwebtoken::decode(token, &self.key.verifies, &self.validation).ok()?;

@@ -83,9 +83,10 @@ impl Snapshot {
         })
     }
 
-    /// Whether a client's `Grip-Sig` is good (spec 1.4): it is another Fantail's, or a Pushpin's.
-    pub fn trusts(&self, headers: &HeaderMap, now: u64) -> bool {
-        let Some(verifier) = &self.verifier else { return false };
-        headers.get(forward::GRIP_SIG).is_some_and(|token| verifier.verify(token.as_bytes(), now))
+    /// Until when a client's `Grip-Sig` is good, in Unix seconds, if it is (spec 1.4): it is another Fantail's, or
+    /// a Pushpin's.
+    pub fn trusts(&self, headers: &HeaderMap, now: u64) -> Option<u64> {
+        let token = headers.get(forward::GRIP_SIG)?;
+        self.verifier.as_ref()?.good_until(token.as_bytes(), now)
     }
 }

@@ -53,6 +53,14 @@ pub enum Mismatch {
     Extension,
 }
 
+/// Extensions that a request to an origin offered.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Offered {
+    pub grip: bool,
+    /// permessage-deflate, as [`deflate::offer`] has it.
+    pub deflate: bool,
+}
+
 /// What an origin's 101 agreed to.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Extensions {
@@ -131,13 +139,12 @@ pub fn key(random: [u8; 16]) -> HeaderValue {
     ascii(BASE64_STANDARD.encode(random))
 }
 
-/// Checks an origin's answer to a request with `key` (RFC 6455 section 4.1). `grip` is always offered,
-/// permessage-deflate only with `deflate`.
+/// Checks an origin's answer to a request with `key` (RFC 6455 section 4.1).
 pub fn check_answer(
     status: StatusCode,
     headers: &HeaderMap,
     key: &HeaderValue,
-    deflate: bool,
+    offered: Offered,
 ) -> Result<Extensions, Mismatch> {
     if status != StatusCode::SWITCHING_PROTOCOLS {
         return Err(Mismatch::Status);
@@ -150,9 +157,9 @@ pub fn check_answer(
     }
     let mut agreed = Extensions::default();
     for text in params::list(headers, &SEC_WEBSOCKET_EXTENSIONS) {
-        if let Some(grip) = Grip::parse(text).filter(|_| agreed.grip.is_none()) {
+        if let Some(grip) = Grip::parse(text).filter(|_| offered.grip && agreed.grip.is_none()) {
             agreed.grip = Some(grip);
-        } else if deflate && !agreed.deflate && deflate::is_acceptable(text) {
+        } else if offered.deflate && !agreed.deflate && deflate::is_acceptable(text) {
             agreed.deflate = true;
         } else {
             return Err(Mismatch::Extension);
@@ -330,10 +337,11 @@ mod tests {
             (&["connection:"], Err(Mismatch::Upgrade)),
         ];
         let key = HeaderValue::from_static(KEY);
+        let all = Offered { grip: true, deflate: true };
         for (changes, expected) in table {
             let answer = answer(changes);
             assert_eq!(
-                check_answer(StatusCode::SWITCHING_PROTOCOLS, &answer, &key, true),
+                check_answer(StatusCode::SWITCHING_PROTOCOLS, &answer, &key, all),
                 expected,
                 "{changes:?}"
             );
@@ -341,9 +349,14 @@ mod tests {
                 assert_eq!(Grip::from_answer(&answer), extensions.grip);
             }
         }
-        assert_eq!(check_answer(StatusCode::OK, &answer(&[]), &key, true), Err(Mismatch::Status));
+        assert_eq!(check_answer(StatusCode::OK, &answer(&[]), &key, all), Err(Mismatch::Status));
         let deflate = answer(&["sec-websocket-extensions: permessage-deflate; server_no_context_takeover"]);
-        let checked = check_answer(StatusCode::SWITCHING_PROTOCOLS, &deflate, &key, false);
-        assert_eq!(checked, Err(Mismatch::Extension));
+        let grip = answer(&["sec-websocket-extensions: grip"]);
+        for (answer, offered) in
+            [(deflate, Offered { deflate: false, ..all }), (grip, Offered { grip: false, ..all })]
+        {
+            let checked = check_answer(StatusCode::SWITCHING_PROTOCOLS, &answer, &key, offered);
+            assert_eq!(checked, Err(Mismatch::Extension));
+        }
     }
 }

@@ -23,7 +23,7 @@ mod meta;
 
 pub use meta::{MAX_META, MAX_META_BYTES};
 
-/// Bytes in the body of an answer (spec 7.2.3); more is [`Failure::Fatal`].
+/// Bytes in the body of an answer (spec 7.2.3); more is [`Cause::TooLarge`].
 pub const MAX_ANSWER_BYTES: usize = 1_000_000;
 
 /// Events that wait for one request: few enough that an origin that answers each of them, and as many left
@@ -105,6 +105,10 @@ pub enum Cause {
     NotEvents,
     #[error("the origin could not be asked")]
     Unreachable,
+    #[error("the origin's answer was cut off")]
+    Cut,
+    #[error("the origin's answer has more than {MAX_ANSWER_BYTES} bytes")]
+    TooLarge,
     #[error("the origin answered what are no events: {0}")]
     Events(#[from] EventsError),
     #[error("the origin did not begin with OPEN")]
@@ -258,9 +262,11 @@ impl Session {
     }
 
     /// Asks the origin, even if there is nothing to say (spec 5.6, `refresh`): after the request on its way,
-    /// if there is one, because its answer may have been made before.
-    pub fn refresh(&mut self) {
-        self.again |= self.phase == Phase::Open;
+    /// if there is one, because its answer may have been made before. False if it is not to be asked any more.
+    pub fn refresh(&mut self) -> bool {
+        let open = self.phase == Phase::Open;
+        self.again |= open;
+        open
     }
 
     /// The whole answer to the request on its way. Without one, or while it waits to be sent again, this is
@@ -302,6 +308,18 @@ impl Session {
             return Vec::new();
         }
         self.end_with(Action::Drop(Cause::Unreachable))
+    }
+
+    /// The answer to the request on its way began and cannot be had whole: the origin has heard the request, and
+    /// may take the WebSocket for open.
+    pub fn spoilt(&mut self, cause: Cause) -> Vec<Action> {
+        if self.flight.take_if(|flight| flight.again_ms.is_none()).is_none() {
+            return Vec::new();
+        }
+        if self.phase == Phase::Connecting {
+            self.phase = Phase::Open;
+        }
+        self.fault(cause).into_iter().collect()
     }
 
     fn is_due(&self, now_ms: u64) -> bool {
@@ -422,7 +440,7 @@ impl Session {
         match self.phase {
             Phase::New | Phase::Connecting => self.end(),
             Phase::Leaving | Phase::Ended => {
-                self.end();
+                self.end_if_all_is_told();
                 return None;
             }
             Phase::Open | Phase::ClientClosed | Phase::OriginClosed => {

@@ -273,7 +273,10 @@ impl Holds {
                         note(&mut work.receipts[*item], outcome);
                     }
                 }
-                (Some(Part::Refresh), _) => part.iter().for_each(|id| self.refresh(*id)),
+                (Some(Part::Refresh), _) => {
+                    let asked = part.iter().filter(|id| self.refresh(**id)).count();
+                    work.receipts[*item].delivered += asked as u64;
+                }
                 (Some(Part::Content) | None, _) => {}
             }
         }
@@ -304,7 +307,11 @@ impl Holds {
                 let outcome = match &work.batch[item].item.message {
                     Some(MessagePart::Send(message)) => self.pins.write(id, message.plain()),
                     Some(MessagePart::Close(frame)) => self.close_websocket(id, frame),
-                    Some(MessagePart::Refresh) | None => continue,
+                    Some(MessagePart::Refresh) => {
+                        work.receipts[item].delivered += u64::from(self.refresh(id));
+                        continue;
+                    }
+                    None => continue,
                 };
                 note(&mut work.receipts[item], outcome);
             }

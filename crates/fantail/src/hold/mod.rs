@@ -53,6 +53,8 @@ pub struct Holds {
     /// Long-polls that wait to be replayed to their origins, and when the next of them are due.
     replays: VecDeque<PinId>,
     replay_at_ms: u64,
+    /// WebSockets whose next deadline is to be found again.
+    reschedules: Vec<PinId>,
     now_ms: u64,
     websocket: config::WebSocket,
     subscriptions: Subscriptions,
@@ -130,6 +132,7 @@ impl Holds {
             onward: Vec::new(),
             replays: VecDeque::new(),
             replay_at_ms: 0,
+            reschedules: Vec::new(),
             now_ms: 0,
             websocket: config.websocket.clone(),
             subscriptions: Subscriptions::new(&config.grip),
@@ -212,12 +215,6 @@ impl Holds {
         self.drop_pin(id);
     }
 
-    /// Takes over what a reload has changed, for what happens from now on.
-    pub fn configure(&mut self, config: &config::Config) {
-        self.websocket = config.websocket.clone();
-        self.subscriptions = Subscriptions::new(&config.grip);
-    }
-
     /// Moves the clock on: milliseconds since the shard started.
     pub fn set_now(&mut self, now_ms: u64) {
         self.now_ms = now_ms;
@@ -248,12 +245,14 @@ impl Holds {
                 self.replay(id);
             }
         }
+        self.reschedule();
     }
 
     /// When [`Self::expire`] is due, in the shard's milliseconds.
     pub fn next_expiry_ms(&self) -> Option<u64> {
         let replay = (!self.replays.is_empty()).then_some(self.replay_at_ms);
-        [self.pins.next_expiry_ms(), replay].into_iter().flatten().min()
+        let reschedule = (!self.reschedules.is_empty()).then_some(self.now_ms);
+        [self.pins.next_expiry_ms(), replay, reschedule].into_iter().flatten().min()
     }
 
     /// Asks all origins of long-polls again, a few at a time.

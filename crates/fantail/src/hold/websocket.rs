@@ -19,7 +19,7 @@ use fantail_proto::{
         control::{Message, Verdict},
         deflate::Window,
         frame::{Frame, Opcode},
-        over_http::{Action, Failure},
+        over_http::{Action, Cause, Failure},
         reader::{self, Limits, Reader, Role, Violation},
     },
 };
@@ -56,8 +56,8 @@ pub(super) struct WebSocket {
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Stage {
     Open,
-    /// The client has sent its close frame and is to get one.
-    ClientClosed,
+    /// The client has sent its close frame, with this code, and is to get one.
+    ClientClosed(Option<Code>),
     /// We have sent ours; the client's is awaited.
     Closing,
     /// Both were sent, or there is nothing to wait for: the last bytes go out.
@@ -144,6 +144,12 @@ impl Holds {
         self.heard_back(far, actions)
     }
 
+    /// The answer to the request on its way cannot be had whole.
+    pub fn spoilt(&mut self, far: &Rc<OverHttp>, cause: Cause) -> Next {
+        let actions = far.session.borrow_mut().spoilt(cause);
+        self.heard_back(far, actions)
+    }
+
     /// What a session that has no client any more says next.
     pub fn go_on_asking(&mut self, far: &Rc<OverHttp>) -> Next {
         let mut session = far.session.borrow_mut();
@@ -208,7 +214,7 @@ impl Holds {
         let Some(id) = link.pin.take() else { return };
         let Some(socket) = self.socket(id) else { return };
         socket.far = Far::Detached;
-        if matches!(socket.stage, Stage::Open | Stage::ClientClosed) {
+        if matches!(socket.stage, Stage::Open | Stage::ClientClosed(_)) {
             self.count_end(id, |counters| &counters.ended_origin);
             self.let_go(id);
         }
@@ -218,7 +224,7 @@ impl Holds {
     pub fn link_has_room(&mut self, link: &Link) {
         if let Some(id) = link.pin.get()
             && link.has_room()
-            && self.socket(id).is_some_and(|socket| socket.stage != Stage::ClientClosed)
+            && self.socket(id).is_some_and(|socket| !matches!(socket.stage, Stage::ClientClosed(_)))
         {
             self.go_on_reading(id);
             self.collect();
@@ -292,12 +298,12 @@ impl Holds {
         self.schedule(id);
     }
 
-    /// Asks the origin, even if there is nothing to say (spec 5.6).
-    pub(super) fn refresh(&mut self, id: PinId) {
-        if let Some(Far::OverHttp(far)) = self.far(id) {
-            far.session.borrow_mut().refresh();
-            self.ask(id);
-        }
+    /// Has the origin asked, even if there is nothing to say (spec 5.6). False if it is not one to be asked.
+    pub(super) fn refresh(&mut self, id: PinId) -> bool {
+        let Some(Far::OverHttp(far)) = self.far(id) else { return false };
+        let open = far.session.borrow_mut().refresh();
+        self.ask(id);
+        open
     }
 
     /// Messages one after another, in both forms if there is any client for the second.
@@ -472,7 +478,7 @@ impl Holds {
         }
         if let Some(id) = far.pin.get()
             && far.session.borrow().has_room()
-            && self.socket(id).is_some_and(|socket| socket.stage != Stage::ClientClosed)
+            && self.socket(id).is_some_and(|socket| !matches!(socket.stage, Stage::ClientClosed(_)))
         {
             self.go_on_reading(id);
             self.collect();
@@ -504,7 +510,7 @@ impl Holds {
         let timers = match socket.stage {
             Stage::Over => None,
             Stage::Open => socket.timers.next_ms(written_ms, idle_ms, ping_ms),
-            Stage::ClientClosed | Stage::Closing => Some(socket.timers.close_by_ms),
+            Stage::ClientClosed(_) | Stage::Closing => Some(socket.timers.close_by_ms),
         };
         if let Some(due_ms) = [poll_ms, timers].into_iter().flatten().min() {
             let after_ms = u32::try_from(due_ms.saturating_sub(now_ms)).unwrap_or(u32::MAX);

@@ -28,7 +28,8 @@ use crate::{
 /// A request that is ready to be sent to the targets of its route.
 pub(super) struct Ask {
     route: Arc<Route>,
-    trusted: bool,
+    /// Its client is trusted, until then in Unix seconds.
+    trusted_until: Option<u64>,
     /// As the client said it.
     host: HeaderValue,
     path_and_query: PathAndQuery,
@@ -61,7 +62,18 @@ pub(super) struct Answer {
 impl Answer {
     /// Whether the answer is for Fantail and not for the client alone (spec 1.8).
     pub(super) fn is_grip(&self) -> bool {
-        !self.trusted && !self.route.rule.no_grip && grip::is_instruct(&self.head.headers)
+        self.speaks_grip() && grip::is_instruct(&self.head.headers)
+    }
+
+    /// Removes what the answer says to Fantail. What it says to a client that speaks GRIP itself stays.
+    pub(super) fn strip_grip(&mut self) {
+        if self.speaks_grip() {
+            forward::hide_grip(&mut self.head.headers);
+        }
+    }
+
+    fn speaks_grip(&self) -> bool {
+        !self.trusted && !self.route.rule.no_grip
     }
 
     pub(super) fn target(&self) -> &Target {
@@ -96,7 +108,8 @@ impl Ask {
         };
         exchange.found(&route);
         let now = unix_time();
-        let trusted = snapshot.trusts(&head.headers, now);
+        let trusted_until = snapshot.trusts(&head.headers, now);
+        let trusted = trusted_until.is_some();
         let signature = if trusted { None } else { exchange.sign(&route, now) };
         let shape = Shape {
             http11: head.version == Version::HTTP_11,
@@ -134,14 +147,14 @@ impl Ask {
         let mut request = Box::new(Request::new(upload(&exchange.conversation, body)));
         *request.method_mut() = method;
         *request.headers_mut() = headers;
-        Ok(Self { route, trusted, host, path_and_query, request, shape })
+        Ok(Self { route, trusted_until, host, path_and_query, request, shape })
     }
 
     /// Whether the answer may be others', too: nothing in the request says who asks or for what part.
     pub(super) fn is_shareable(&self) -> bool {
         let safe = matches!(*self.request.method(), Method::GET | Method::HEAD);
         let personal = |name: &HeaderName| PERSONAL.contains(name) || name.as_str().starts_with("if-");
-        safe && !self.trusted
+        safe && !self.is_trusted()
             && matches!(self.request.body(), Upload::Empty)
             && !self.request.headers().keys().any(personal)
     }
@@ -190,7 +203,12 @@ impl Ask {
     }
 
     pub(super) fn is_trusted(&self) -> bool {
-        self.trusted
+        self.trusted_until.is_some()
+    }
+
+    /// Until when the client's own signature is good, in Unix seconds, if it is.
+    pub(super) fn trusted_until(&self) -> Option<u64> {
+        self.trusted_until
     }
 
     /// The request, made that of a target by [`Self::prepare`].
@@ -229,8 +247,9 @@ impl Ask {
         ready: Bytes,
         download: Option<Download>,
     ) -> Answer {
-        let Self { route, shape, trusted, .. } = self;
-        Answer { head, ready, download, route: Arc::clone(route), target, shape: *shape, trusted: *trusted }
+        let Self { route, shape, .. } = self;
+        let trusted = self.is_trusted();
+        Answer { head, ready, download, route: Arc::clone(route), target, shape: *shape, trusted }
     }
 }
 

@@ -5,7 +5,7 @@ use std::{future::poll_fn, io, pin::Pin, rc::Rc, time::Duration};
 
 use bytes::Bytes;
 use fantail_proto::{
-    hop,
+    forward, hop,
     websocket::{
         handshake,
         reader::{Reader, Role},
@@ -62,7 +62,8 @@ pub(super) async fn open(
         Err(Unanswered { failure, .. }) if failure.is_unreached() => return Ok(Tried::Unreached(failure)),
         Err(Unanswered { failure, .. }) => return Err(Fault::Upstream { target: address(), failure }),
     };
-    let agreed = handshake::check_answer(head.status, &head.headers, &key, false)
+    let offered = handshake::Offered { grip: !ask.route().rule.no_grip, deflate: false };
+    let agreed = handshake::check_answer(head.status, &head.headers, &key, offered)
         .map_err(|mismatch| Fault::NotOpened { target: address(), why: mismatch.to_string() })?;
     let chained = head.headers.remove(header::SEC_WEBSOCKET_EXTENSIONS).filter(|_| ask.is_trusted());
     hop::strip(&mut head.headers);
@@ -71,11 +72,7 @@ pub(super) async fn open(
     }
     let speaks_grip = !ask.is_trusted() && !ask.route().rule.no_grip;
     if speaks_grip {
-        let ours: Vec<HeaderName> =
-            head.headers.keys().filter(|name| name.as_str().starts_with("grip-")).cloned().collect();
-        for name in ours {
-            head.headers.remove(name);
-        }
+        forward::hide_grip(&mut head.headers);
     }
     let link = Link::new(config.websocket.buffer_bytes as usize);
     Ok(Tried::Open(Opening {

@@ -1,14 +1,14 @@
 //! WebSockets whose origins are asked by POSTs of events (spec 7.2). What is to be said, and what an answer means,
 //! is the session's; this sends it. A task exists only while there is something to send.
 
-use std::{rc::Rc, sync::Arc, time::Duration};
+use std::{num::NonZeroU32, rc::Rc, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use fantail_proto::{
     forward::{self, FEATURES, GRIP_FEATURE},
     websocket::{
         handshake,
-        over_http::{self, Action, MAX_ANSWER_BYTES, Session},
+        over_http::{self, Action, Cause, MAX_ANSWER_BYTES, Session},
     },
 };
 use http::{
@@ -182,7 +182,11 @@ impl First {
         }
         let body = match collect(&mut download).await {
             Ok(body) => body,
-            Err(error) => return Some(Err(self.not_opened(error.to_string()))),
+            Err(error) => {
+                self.far.spoilt(error.cause());
+                drop(Accepted { shard: Rc::clone(&self.shard), far: Some(Rc::clone(&self.far)) });
+                return Some(Err(self.not_opened(error.to_string())));
+            }
         };
         let Self { shard, far, .. } = self;
         let mut actions = far.answered(head.status, &head.headers, &body, shard.now_ms());
@@ -250,7 +254,7 @@ async fn post_events(shard: &Rc<Shard>, far: &Rc<OverHttp>, body: Bytes) -> Next
                 }
                 Err(error) => {
                     tracing::info!(target: "fantail::websocket", %error, "an answer of events is lost");
-                    shard.holds(|holds| holds.unanswered(far, over_http::Failure::Fatal))
+                    shard.holds(|holds| holds.spoilt(far, error.cause()))
                 }
             }
         }
@@ -276,6 +280,15 @@ enum Unreadable {
     Lost(#[from] DownloadError),
     #[error("the answer has more than {MAX_ANSWER_BYTES} bytes")]
     TooLarge,
+}
+
+impl Unreadable {
+    fn cause(&self) -> Cause {
+        match self {
+            Self::Lost(_) => Cause::Cut,
+            Self::TooLarge => Cause::TooLarge,
+        }
+    }
 }
 
 async fn collect(download: &mut Download) -> Result<Bytes, Unreadable> {
@@ -325,7 +338,9 @@ fn call(ask: &Ask, target: usize) -> Call {
     Call {
         route: ask.route().clone(),
         target: u32::try_from(target).expect("a line has fewer targets"),
-        trusted: ask.is_trusted(),
+        trusted_until: ask
+            .trusted_until()
+            .and_then(|until| NonZeroU32::new(u32::try_from(until).unwrap_or(u32::MAX))),
         connection_id: random_uuid(),
         request: kept.into(),
     }
@@ -359,17 +374,19 @@ fn request(
     headers.insert(CONNECTION_ID, hyphenated(call.connection_id));
     if !call.route.rule.no_grip {
         headers.insert(header::SEC_WEBSOCKET_EXTENSIONS, HeaderValue::from_static("grip"));
-        if !call.trusted {
+        if call.trusted_until.is_none() {
             headers.insert(GRIP_FEATURE, FEATURES);
         }
     }
     if is_empty {
         headers.insert(header::CONTENT_LENGTH, HeaderValue::from_static("0"));
     }
-    if !call.trusted
-        && let Some(signature) = sign(shard, &call.route, unix_time())
-    {
-        headers.insert(GRIP_SIG, signature);
+    let now = unix_time();
+    if call.trusted_until.is_none_or(|until| u64::from(until.get()) <= now) {
+        match sign(shard, &call.route, now) {
+            Some(signature) => headers.insert(GRIP_SIG, signature),
+            None => headers.remove(GRIP_SIG),
+        };
     }
     request
 }

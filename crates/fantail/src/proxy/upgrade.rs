@@ -75,7 +75,9 @@ pub(super) async fn answer(
         match asked {
             Tried::Open(opening) => return park(exchange, &ask, target, opening, &accept, agreed).await,
             Tried::Refused { head, ready, download } => {
-                return Ok(exchange.relay(ask.answer(target, head, ready, download)));
+                let mut answer = ask.answer(target, head, ready, download);
+                answer.strip_grip();
+                return Ok(exchange.relay(answer));
             }
             Tried::Unreached(failure) => {
                 tracing::info!(target: "fantail::proxy", address, %failure, "target not reached");

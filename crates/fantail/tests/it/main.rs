@@ -28,3 +28,4 @@ mod websocket_hostile;
 mod websocket_native;
 mod websocket_over_http;
 mod websocket_publish;
+mod websocket_trust;

@@ -288,7 +288,7 @@ fn an_origin_that_breaks_the_protocol() {
 #[test]
 fn without_grip_everything_is_verbatim() {
     let table =
-        [(Mode::Native, "", ""), (Mode::Native, "grip", ",no_grip"), (Mode::OverHttp, "grip", ",no_grip")];
+        [(Mode::Native, "", ""), (Mode::Native, "", ",no_grip"), (Mode::OverHttp, "grip", ",no_grip")];
     for (mode, grip, flag) in table {
         let origin = puppet(mode, grip);
         let line = route(mode, &origin, ",sub=c").replacen('*', &format!("*{flag}"), 1);

@@ -394,6 +394,7 @@ fn an_answer_over_its_limit_loses_the_client() {
     let mut client = WebSocket::open(&server, "/");
     client.text("hi").expect(Said::Gone);
     expect_ended(&server, "origin", 1.0);
+    expect_heard(&server, &origin, &[message("hi"), Event::Disconnect]);
 }
 
 #[test]
@@ -493,7 +494,7 @@ fn a_close_that_the_client_ignores_ends_the_connection() {
     expect_ended(&server, "close", 1.0);
 }
 
-/// An origin that does not answer a close in time is not waited for.
+/// An origin that does not answer a close in time is not waited for: its client gets its own code back.
 #[test]
 fn a_client_gets_its_close_from_a_slow_origin_too() {
     let (origin, gate) = gated(|_, _| events(&[]));
@@ -503,7 +504,7 @@ fn a_client_gets_its_close_from_a_slow_origin_too() {
     let mut client = WebSocket::open(&server, "/");
     client.text("hi");
     origin.wait_requests(2);
-    client.close(4001, "").expect(Said::Close(None)).expect(Said::Gone);
+    client.close(4001, "").expect(close(4001, "")).expect(Said::Gone);
     expect_ended(&server, "client", 1.0);
     gate.open();
     expect_heard(&server, &origin, &[message("hi"), closing(4001, "")]);
@@ -584,7 +585,8 @@ fn a_refresh_asks_the_origin_again() {
     );
     let server = before(&origin);
     let mut client = WebSocket::open(&server, "/");
-    server.publish(&json!([{ "channel": "c", "formats": { "ws-message": { "action": "refresh" } } }]));
+    let item = json!([{ "channel": "c", "formats": { "ws-message": { "action": "refresh" } } }]);
+    assert_eq!(server.receipts(&item)[0]["delivered"], 1);
     client.expect_text("fresh");
     let request = &origin.requests()[1];
     assert_eq!((&*request.body, request.head.field("content-length")), (&b""[..], Some("0")));

@@ -194,6 +194,33 @@ fn an_origin_that_breaks_off_later() {
     assert_eq!(actions, [text("a"), Action::Drop(Cause::OpenedTwice)]);
 }
 
+/// The origin heard the request, and may have taken the WebSocket for open.
+#[test]
+fn a_spoilt_answer_is_followed_by_a_farewell() {
+    for cause in [Cause::Cut, Cause::TooLarge] {
+        let mut rig = Rig::open(&[]);
+        assert_eq!(rig.session.spoilt(cause), []);
+        rig.says("hi");
+        rig.asks("TEXT 2\r\nhi\r\n");
+        rig.says("more");
+        assert_eq!(rig.session.spoilt(cause), dropped(cause));
+        rig.asks("DISCONNECT\r\n");
+        assert_eq!(rig.session.spoilt(cause), []);
+        assert!(rig.session.is_ended());
+
+        let mut opening = Rig::with(1000, false);
+        opening.asks("OPEN\r\n");
+        assert_eq!(opening.session.spoilt(cause), dropped(cause));
+        opening.asks("DISCONNECT\r\n");
+    }
+    let mut leaving = Rig::open(&[]);
+    leaving.says("hi");
+    leaving.asks("TEXT 2\r\nhi\r\n");
+    leaving.session.leave(Farewell::Disconnect);
+    assert_eq!(leaving.session.spoilt(Cause::Cut), []);
+    leaving.asks("DISCONNECT\r\n");
+}
+
 #[test]
 fn answers_too_many_are_ignored() {
     let mut rig = Rig::open(&[]);
@@ -695,7 +722,9 @@ proptest! {
                     prop_assert_eq!(session.failed(failure, 500, now_ms), []);
                 }
                 Step::Wait(ms) => now_ms += u64::from(ms),
-                Step::Refresh => session.refresh(),
+                Step::Refresh => {
+                    session.refresh();
+                }
                 Step::Say(..) | Step::Fail(_) => {}
             }
             let flying = session.flight.as_ref().map_or(0, |flight| flight.offer.body.len());
@@ -724,7 +753,9 @@ proptest! {
             match act {
                 0 => session.close(None),
                 1 => session.leave(Farewell::Close),
-                2 => session.refresh(),
+                2 => {
+                    session.refresh();
+                }
                 3 => drop(session.failed(Failure::Unsent, 0, now_ms)),
                 _ => drop(session.push(WsKind::Text, b"hello")),
             }

@@ -106,7 +106,7 @@ impl Holds {
         }
         match before {
             Stage::Open if !matches!(socket.far, Far::Detached) => {
-                socket.stage = Stage::ClientClosed;
+                socket.stage = Stage::ClientClosed(close.map(|close| close.code));
                 socket.timers.close_by_ms = close_by_ms;
                 self.pins.set_reading(id, false);
                 self.schedule(id);
@@ -114,7 +114,7 @@ impl Holds {
             // Nobody else is to be asked: the answer is the same again.
             Stage::Open => self.last_close(id, close.map(|close| (close.code, &*close.reason))),
             Stage::Closing => self.over(id, &Bytes::new()),
-            Stage::ClientClosed | Stage::Over => {}
+            Stage::ClientClosed(_) | Stage::Over => {}
         }
     }
 
@@ -143,7 +143,7 @@ impl Holds {
                 let frame = frame_of(close);
                 self.send_close(id, &frame);
             }
-            Some(Stage::ClientClosed) => self.last_close(id, close),
+            Some(Stage::ClientClosed(_)) => self.last_close(id, close),
             _ => {}
         }
     }
@@ -154,7 +154,7 @@ impl Holds {
         match self.socket(id).map(|socket| socket.stage) {
             // What it says is for nobody, and is read all the same: it may be a close.
             Some(Stage::Open) => self.go_on_reading(id),
-            Some(Stage::ClientClosed) => self.last_close(id, None),
+            Some(Stage::ClientClosed(code)) => self.last_close(id, code.map(|code| (code, ""))),
             _ => {}
         }
     }
@@ -178,9 +178,10 @@ impl Holds {
             _ => {}
         }
         match self.socket(id).map(|socket| socket.stage) {
-            Some(Stage::ClientClosed) => {
+            // Nobody says better: its own code comes back (RFC 6455 section 5.5.1).
+            Some(Stage::ClientClosed(code)) => {
                 self.part(id, Farewell::Disconnect);
-                self.last_close(id, None);
+                self.last_close(id, code.map(|code| (code, "")));
             }
             _ => self.drop_pin(id),
         }

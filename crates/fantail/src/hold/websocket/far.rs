@@ -4,6 +4,7 @@
 
 use std::{
     cell::{Cell, RefCell},
+    num::NonZeroU32,
     rc::Rc,
     sync::Arc,
 };
@@ -13,7 +14,7 @@ use fantail_pin::PinId;
 use fantail_proto::websocket::{
     close::Close,
     frame::{Frame, Opcode},
-    over_http::{Action, Session},
+    over_http::{Action, Cause, Session},
 };
 use http::{HeaderMap, StatusCode};
 use tokio::sync::Notify;
@@ -35,8 +36,9 @@ pub struct Call {
     pub route: Arc<Route>,
     /// Which of the route's targets.
     pub target: u32,
-    /// The client proved to be another Fantail or a Pushpin: requests are not signed.
-    pub trusted: bool,
+    /// The client proved to be another Fantail or a Pushpin, by a signature that is good until then, in Unix
+    /// seconds: so long it stands for ours.
+    pub trusted_until: Option<NonZeroU32>,
     /// A random UUID, which the origin knows the WebSocket by.
     pub connection_id: [u8; 16],
     /// The client's path and headers, as short as they can be kept.
@@ -103,6 +105,12 @@ impl OverHttp {
         now_ms: u64,
     ) -> Vec<Action> {
         self.session.borrow_mut().answered(status, headers, body, now_ms)
+    }
+
+    /// The first answer began and cannot be had whole, while nothing is held yet.
+    pub fn spoilt(&self, cause: Cause) {
+        // There is no client of a hold to do anything for.
+        drop(self.session.borrow_mut().spoilt(cause));
     }
 
     /// Headers that the session adds to the request on its way.

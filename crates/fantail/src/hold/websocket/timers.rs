@@ -4,6 +4,11 @@
 use bytes::Bytes;
 use fantail_proto::item::WsKind;
 
+use crate::{
+    config,
+    hold::{Holds, Subscriptions},
+};
+
 #[derive(Debug)]
 pub(super) struct Timers {
     pub(super) delayed: Option<Box<Delayed>>,
@@ -22,6 +27,26 @@ pub(super) struct Delayed {
     pub(super) at_ms: u64,
     pub(super) kind: WsKind,
     pub(super) content: Bytes,
+}
+
+impl Holds {
+    /// Takes over what a reload has changed, for what happens from now on; times also for who waits already.
+    pub fn configure(&mut self, config: &config::Config) {
+        let times = |websocket: &config::WebSocket| (websocket.idle_timeout, websocket.ping_every);
+        if times(&config.websocket) != times(&self.websocket) {
+            self.reschedules = self.pins.ids().filter(|id| self.is_websocket(*id)).collect();
+        }
+        self.websocket = config.websocket.clone();
+        self.subscriptions = Subscriptions::new(&config.grip);
+    }
+
+    /// Finds new deadlines for some of those whose times have changed.
+    pub(in crate::hold) fn reschedule(&mut self) {
+        let left = self.reschedules.len().saturating_sub(RESCHEDULE_BATCH);
+        for id in self.reschedules.split_off(left) {
+            self.schedule(id);
+        }
+    }
 }
 
 impl Timers {
@@ -75,3 +100,6 @@ impl Timers {
         [idle, ping, delayed, message].into_iter().flatten().min()
     }
 }
+
+/// So many are looked at between other work: a tenth of a millisecond.
+const RESCHEDULE_BATCH: usize = 1000;
