@@ -183,7 +183,7 @@ fn reachable(address: SocketAddr) -> SocketAddr {
 
 /// One line a route, each a comment of TOML, so that the whole output of `check` is a configuration.
 fn routes_table(routes: &[Arc<Route>]) -> String {
-    let mut rows = vec![["line", "id", "host", "path", "realm", "targets"].map(String::from)];
+    let mut rows = vec![["line", "id", "proto", "host", "path", "realm", "targets"].map(String::from)];
     for route in routes {
         let or_dash = |text: &str| if text.is_empty() { "-".into() } else { printable(text).to_string() };
         let host = match &route.host {
@@ -194,6 +194,7 @@ fn routes_table(routes: &[Arc<Route>]) -> String {
         rows.push([
             route.line.to_string(),
             or_dash(&route.id),
+            or_dash(route.ws.map_or("", |ws| if ws { "ws" } else { "http" })),
             host,
             or_dash(&route.path_beg),
             or_dash(route.realm.as_deref().unwrap_or(DEFAULT_REALM)),
@@ -201,7 +202,7 @@ fn routes_table(routes: &[Arc<Route>]) -> String {
         ]);
     }
     let width = |n: usize| rows.iter().map(|row| row[n].chars().count()).max().unwrap_or_default();
-    let widths: [usize; 6] = std::array::from_fn(width);
+    let widths: [usize; 7] = std::array::from_fn(width);
     let mut out = String::from("# Routes\n");
     for row in &rows {
         let cells = row.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}"));
@@ -222,6 +223,8 @@ fn target(target: &route::Target) -> String {
         (target.untrusted, ",untrusted"),
         (target.trust_connect_host, ",trust_connect_host"),
         (target.insecure, ",insecure"),
+        (target.over_http, ",over_http"),
+        (target.one_event, ",one_event"),
     ];
     let flags: String = flags.iter().filter(|(set, _)| *set).map(|(_, flag)| *flag).collect();
     printable(&(address + &flags)).to_string()

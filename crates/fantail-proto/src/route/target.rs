@@ -50,6 +50,7 @@ fn address(value: String) -> Result<Address, Reason> {
     }
     let wanted = match value.rsplit_once(':') {
         None => "write HOST:PORT, [IPv6]:PORT or test",
+        Some(_) if value.contains("://") => "write HOST:PORT without a scheme; TLS is the parameter ssl",
         Some((host, _)) if !is_host(host) => "the host is a name or an address, IPv6 in brackets",
         Some((host, number)) => match port(number) {
             Some(port) => {

@@ -44,11 +44,16 @@ fn check(folder: &Path, args: &[&str]) -> Output {
 fn check_prints_what_is_in_effect() {
     let text = "[client]\nheaders = 7\n[[realm]]\nid = \"a\"\nkeys = [\"s3cret\"]\n";
     let folder = folder(text);
-    let args =
-        ["--listen", "127.0.0.1:0", "--route", "*,id=one test", "--route", "b.example 127.0.0.1:80,ssl"];
+    let routes =
+        ["*,id=one test", "b.example 127.0.0.1:80,ssl", "*,proto=ws 127.0.0.1:80,over_http,one_event"];
+    let mut args = vec!["--listen", "127.0.0.1:0"];
+    routes.iter().for_each(|route| args.extend(["--route", route]));
     let output = check(folder.path(), &args);
     assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
     let text = stdout(&output);
+    let row = |line: &str| line.split_whitespace().collect::<Vec<_>>().join(" ");
+    let rows: Vec<String> = text.lines().map(row).collect();
+    assert!(rows.contains(&"# 3 - ws * - default 127.0.0.1:80,over_http,one_event".into()), "{text}");
     assert!(text.starts_with("# Read: fantail.toml\n"), "{text}");
     assert!(text.contains("headers = 7  # fantail.toml:2:1\n"), "{text}");
     assert!(text.contains("listen = [\"127.0.0.1:0\"]  # --listen\n"), "{text}");
@@ -78,10 +83,12 @@ fn check_refuses_routes_line_by_line() {
     let missing = check(folder.path(), &[]);
     assert_eq!(missing.status.code(), Some(1));
     assert!(stderr(&missing).contains("routes: "), "{}", stderr(&missing));
-    std::fs::write(folder.path().join("routes"), "* test\n*,path_bge=/x test\nb.example\n").unwrap();
+    let text = "* test\n*,path_bge=/x test\nb.example\nc.example https://origin.example\n";
+    std::fs::write(folder.path().join("routes"), text).unwrap();
     let bad = check(folder.path(), &[]);
     assert_eq!(bad.status.code(), Some(1));
     assert!(stderr(&bad).contains("routes:2: ") && stderr(&bad).contains("routes:3: "), "{}", stderr(&bad));
+    assert!(stderr(&bad).contains("without a scheme; TLS is the parameter ssl"), "{}", stderr(&bad));
 }
 
 /// The clients' address is taken, so that a server which does not refuse ends before it opens its control
