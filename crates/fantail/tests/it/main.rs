@@ -23,6 +23,7 @@ mod security;
 mod sharing;
 mod slow;
 mod smuggling;
+mod soak;
 mod stream;
 mod websocket_hostile;
 mod websocket_native;
