@@ -552,6 +552,54 @@ fn a_farewell_waits_for_its_turn() {
     expect_heard(&server, &origin, &[message("a"), message("b"), Event::Disconnect]);
 }
 
+/// What clients leave behind by leaving has a limit (32 MiB a shard): over it their origins hear nothing.
+#[test]
+fn what_clients_leave_behind_is_limited() {
+    let (origin, gate) = gated(|_, said| events(&echoed(said)));
+    let server = TestServer::start(&[&format!("* {origin},over_http")], |o| {
+        o.set("server.shards", "1").set("websocket.message_bytes", "20000000");
+        o.set("websocket.buffer_bytes", "20000000");
+    });
+    let last_words = "x".repeat(15_000_000);
+    for n in 1..=3 {
+        let mut client = WebSocket::open(&server, "/");
+        client.text("hi");
+        origin.wait_requests(2 * n);
+        client.text(&last_words);
+        wait_read(&server, 2.0 * n as f64);
+        drop(client);
+        server.wait_pins("websocket", 0);
+    }
+    gate.open();
+    let farewells =
+        || origin.requests().iter().filter(|request| request.body.ends_with(b"DISCONNECT\r\n")).count();
+    server.wait_until(DEADLINE, "two farewells", || farewells() == 2);
+    WebSocket::open(&server, "/").text("still there").expect_text("still there");
+    server.wait_until(DEADLINE, "the farewell of the last, and no other", || farewells() >= 3);
+    assert_eq!(origin.requests().len(), 6 + 2 + 3);
+}
+
+/// Without any other cause the origin is asked as often as it wishes; 20 s is the least.
+#[test]
+#[ignore = "waits for 20 s: ./test --soak"]
+fn an_idle_origin_is_asked_at_its_interval() {
+    let origin = over_http(
+        |_| {
+            let fields = [("Sec-WebSocket-Extensions", "grip"), ("Keep-Alive-Interval", "1")];
+            events_with(&fields, &[Event::Open])
+        },
+        |_, _| events_with(&[("Keep-Alive-Interval", "0")], &[message("m:asked")]),
+    );
+    let server = before(&origin);
+    let mut client = WebSocket::open(&server, "/");
+    let opened = Instant::now();
+    client.wire.patience = Duration::from_secs(30);
+    client.expect_text("asked");
+    let waited = opened.elapsed();
+    assert!((Duration::from_secs(19)..Duration::from_secs(25)).contains(&waited), "{waited:?}");
+    assert_eq!(origin.requests()[1].body, b"");
+}
+
 /// Who leaves before the origin has answered OPEN was there for the origin all the same.
 #[test]
 fn a_client_that_vanishes_while_it_opens_is_disconnected() {
