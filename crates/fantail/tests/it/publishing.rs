@@ -222,6 +222,33 @@ fn a_realm_has_its_own_channels_and_keys() {
     b.expect("b");
 }
 
+/// A place that one realm's connection has left is taken by another's, and so is that of its channel.
+#[test]
+fn a_place_that_is_used_again_keeps_realms_apart() {
+    let origin = holding();
+    let routes = [format!("a.example,realm=a {origin}"), format!("b.example,realm=b {origin}")];
+    let server = TestServer::start(&[&routes[0], &routes[1]], |o| {
+        o.config(REALMS).set("server.shards", "1");
+    });
+    let delivered = |realm: &str, content: &str| {
+        let key = format!("Bearer key-of-{realm}-that-is-long-enough-to-sign");
+        let body = json!({ "items": [stream_item("c", content)] }).to_string();
+        let path = format!("/realm/{realm}/publish/?receipt=true");
+        let got = server.control("POST", &path, &[("Authorization", &key)], body.as_bytes());
+        let receipt: Value = serde_json::from_slice(&got.body).expect("JSON");
+        receipt["items"][0]["delivered"].as_u64().expect("a number")
+    };
+    for round in 0..20 {
+        let (own, other) = if round % 2 == 0 { ("a", "b") } else { ("b", "a") };
+        let mut client = server.connect();
+        client.request("GET", "/c", &[("Host", &format!("{own}.example"))], b"").head();
+        assert_eq!((delivered(other, "theirs;"), delivered(own, "ours;")), (0, 1), "round {round}");
+        client.expect("ours;");
+        drop(client);
+        server.wait_pins("stream", 0);
+    }
+}
+
 /// No label, answer or page of one realm names another's channels.
 #[test]
 fn a_realms_names_stay_in_the_realm() {
