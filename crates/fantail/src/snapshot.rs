@@ -7,6 +7,7 @@ use fantail_proto::{forward, request};
 use http::HeaderMap;
 
 use crate::{
+    certificate::{CertificateError, Certificates},
     config::Config,
     realm::{RealmError, Realms},
     route::{RouteError, Routes},
@@ -19,6 +20,7 @@ pub struct Snapshot {
     pub config: Config,
     pub routes: Routes,
     pub realms: Arc<Realms>,
+    pub certificates: Certificates,
     pub request_limits: request::Limits,
     /// Of a request, kept while it may become a hold that is asked again.
     pub record_bytes: usize,
@@ -32,6 +34,10 @@ pub enum Invalid {
     Realm(RealmError),
     #[error(transparent)]
     Route(RouteError),
+    #[error("tls: {0}")]
+    Certificate(CertificateError),
+    #[error("tls: no certificate can be used")]
+    NoCertificate,
     #[error("origin.ca_file: {0}")]
     CaFile(io::Error),
     #[error("proxy.upstream_key: {0}")]
@@ -67,6 +73,7 @@ impl Snapshot {
         if let Some(file) = &config.origin.ca_file {
             upstream::roots(file).map_err(|error| AllInvalid(vec![Invalid::CaFile(error)]))?;
         }
+        let certificates = certificates(&config, previous)?;
         let client = &config.client;
         Ok(Self {
             request_limits: request::Limits {
@@ -78,6 +85,7 @@ impl Snapshot {
             record_bytes: config.grip.instruct_bytes + client.head_bytes,
             realms: Arc::new(realms),
             routes,
+            certificates,
             verifier,
             config,
         })
@@ -88,4 +96,19 @@ impl Snapshot {
         let Some(verifier) = &self.verifier else { return false };
         headers.get(forward::GRIP_SIG).is_some_and(|token| verifier.verify(token.as_bytes(), now))
     }
+}
+
+/// A pair that was good before stays as it was, and one of many may be bad from the start: both are reported. Without
+/// any there would be nothing to say to a client.
+fn certificates(config: &Config, previous: Option<&Snapshot>) -> Result<Certificates, AllInvalid> {
+    let (certificates, errors) =
+        Certificates::load(&config.tls, previous.map(|previous| &previous.certificates));
+    if !config.server.tls_listen.is_empty() && !certificates.is_usable() {
+        let errors = errors.into_iter().map(Invalid::Certificate);
+        return Err(AllInvalid(errors.chain([Invalid::NoCertificate]).collect()));
+    }
+    for error in errors {
+        tracing::error!("tls: {error}");
+    }
+    Ok(certificates)
 }

@@ -24,6 +24,7 @@ mod sharing;
 mod slow;
 mod smuggling;
 mod stream;
+mod tls;
 mod websocket_hostile;
 mod websocket_native;
 mod websocket_over_http;
