@@ -133,6 +133,9 @@ pub fn check(flags: &Flags) -> ExitCode {
         Ok(snapshot) => snapshot,
         Err(invalid) => return refuse(invalid.0),
     };
+    if !snapshot.broken.is_empty() {
+        return refuse(&snapshot.broken);
+    }
     let config = &snapshot.config;
     let head = match &config.file {
         Some(file) => format!("# Read: {}\n\n", printable(&file.to_string_lossy())),

@@ -94,6 +94,7 @@ impl Server {
         let snapshot = Snapshot::load(config, None).map_err(ServerError::Invalid)?;
         let snapshot = Arc::new(ArcSwap::from_pointee(snapshot));
         let loaded = snapshot.load_full();
+        complain(&loaded);
         let server = &loaded.config.server;
         let fan_out = match server.fan_out {
             config::FanOut::Send => FanOut::Send,
@@ -320,11 +321,19 @@ impl Life {
         }
         match Snapshot::load(config, Some(&old)) {
             Ok(new) => {
+                complain(&new);
                 tracing::info!("routes loaded with {} entries", new.routes.routes().len());
                 self.snapshot.store(Arc::new(new));
             }
             Err(invalid) => tracing::error!("not reloaded, nothing has changed: {invalid}"),
         }
+    }
+}
+
+/// Names the certificates that stay as they were, or away.
+fn complain(snapshot: &Snapshot) {
+    for error in &snapshot.broken {
+        tracing::error!("tls: {error}");
     }
 }
 

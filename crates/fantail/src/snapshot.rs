@@ -21,6 +21,8 @@ pub struct Snapshot {
     pub routes: Routes,
     pub realms: Arc<Realms>,
     pub certificates: Certificates,
+    /// Pairs that cannot be used, and were not found to be so before.
+    pub broken: Vec<CertificateError>,
     pub request_limits: request::Limits,
     /// Of a request, kept while it may become a hold that is asked again.
     pub record_bytes: usize,
@@ -73,7 +75,7 @@ impl Snapshot {
         if let Some(file) = &config.origin.ca_file {
             upstream::roots(file).map_err(|error| AllInvalid(vec![Invalid::CaFile(error)]))?;
         }
-        let certificates = certificates(&config, previous)?;
+        let (certificates, broken) = certificates(&config, previous)?;
         let client = &config.client;
         Ok(Self {
             request_limits: request::Limits {
@@ -86,6 +88,7 @@ impl Snapshot {
             realms: Arc::new(realms),
             routes,
             certificates,
+            broken,
             verifier,
             config,
         })
@@ -98,17 +101,17 @@ impl Snapshot {
     }
 }
 
-/// A pair that was good before stays as it was, and one of many may be bad from the start: both are reported. Without
-/// any there would be nothing to say to a client.
-fn certificates(config: &Config, previous: Option<&Snapshot>) -> Result<Certificates, AllInvalid> {
+/// A pair that was good before stays as it was, and one of many may be bad from the start. Without any there would be
+/// nothing to show to a client.
+fn certificates(
+    config: &Config,
+    previous: Option<&Snapshot>,
+) -> Result<(Certificates, Vec<CertificateError>), AllInvalid> {
     let (certificates, errors) =
         Certificates::load(&config.tls, previous.map(|previous| &previous.certificates));
     if !config.server.tls_listen.is_empty() && !certificates.is_usable() {
         let errors = errors.into_iter().map(Invalid::Certificate);
         return Err(AllInvalid(errors.chain([Invalid::NoCertificate]).collect()));
     }
-    for error in errors {
-        tracing::error!("tls: {error}");
-    }
-    Ok(certificates)
+    Ok((certificates, errors))
 }
