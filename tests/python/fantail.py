@@ -9,7 +9,7 @@ import threading
 
 
 class Fantail:
-    """A running server: `client` and `control` are (host, port)."""
+    """A running server: `client`, `control` and, if it speaks TLS, `tls` are (host, port)."""
 
     def __init__(self, binary, routes, config="", environment=None, arguments=()):
         self.folder = tempfile.TemporaryDirectory()
@@ -31,12 +31,13 @@ class Fantail:
         )
         atexit.register(self.process.kill)
         self.log = []
-        self.client, self.control = None, None
+        self.client, self.control, self.tls = None, None, None
         for line in self.process.stdout:
             self.log.append(line)
             fields = json.loads(line)
             if fields.get("message") == "listening":
                 self.client, self.control = (address(fields[name]) for name in ("client", "control"))
+                self.tls = address(fields["client_tls"]) if fields["client_tls"] else None
             if fields.get("message", "").endswith("started"):
                 break
         if self.client is None:

@@ -2,18 +2,40 @@
 //! It allocates nothing for a pin that takes its bytes at once; what a pin does not take goes to its own queue.
 
 use std::io;
+use std::mem;
+use std::ops::Range;
 use std::os::fd::AsFd as _;
+
+use bytes::Bytes;
 
 use crate::queue::offer;
 use crate::record::State;
 use crate::uring::{BATCH, Sent, Uring};
-use crate::{Outcome, Payload, PinId, Pins, Tally};
+use crate::writing::Offered;
+use crate::{Event, Outcome, Payload, PinId, Pins, Tally};
 
 /// The ring, and the pins of the batch that is being gathered for it; no pin is in it between broadcasts.
 #[derive(Debug)]
 pub(crate) struct Batches {
     uring: Box<Uring>,
-    pins: Vec<PinId>,
+    pins: Vec<Waiting>,
+}
+
+/// A write of the batch.
+#[derive(Debug)]
+struct Waiting {
+    id: PinId,
+    /// Of a pin with TLS: where its records are.
+    sealed: Option<Range<usize>>,
+}
+
+impl Waiting {
+    fn offered<'a>(&self, shared: &'a Bytes, sealed: &'a [u8]) -> Offered<'a> {
+        match &self.sealed {
+            None => Offered::Shared(shared),
+            Some(range) => Offered::Sealed(sealed.get(range.clone()).unwrap_or_default()),
+        }
+    }
 }
 
 impl Batches {
@@ -55,7 +77,8 @@ impl<T> Pins<T> {
     ) {
         let mut healthy = true;
         for (done, &id) in targets.iter().enumerate() {
-            if batches.pins.len() == BATCH || self.record(id).is_some_and(|record| record.in_batch) {
+            let full = batches.pins.len() == BATCH || self.scratch.sealed.len() >= SEALED_BYTES;
+            if full || self.record(id).is_some_and(|record| record.in_batch) {
                 healthy = self.send_batch(&mut batches, payload, tally);
                 if !healthy {
                     return self.fan_out_by_send(&targets[done..], payload, tally);
@@ -69,8 +92,10 @@ impl<T> Pins<T> {
             if bytes.is_empty() || record.queue.is_some() || record.socket.is_none() {
                 tally.count(self.deliver(id, bytes, self.limits.queue_bytes), bytes.len());
             } else {
-                record.in_batch = true;
-                batches.pins.push(id);
+                match self.seal_for_batch(id, bytes) {
+                    Ok(sealed) => batches.pins.push(Waiting { id, sealed }),
+                    Err(outcome) => tally.count(outcome, 0),
+                }
             }
         }
         if !batches.pins.is_empty() {
@@ -79,28 +104,60 @@ impl<T> Pins<T> {
         self.batches = healthy.then_some(batches);
     }
 
+    /// Notes that the batch has a write to a pin, and makes the records of one with TLS.
+    fn seal_for_batch(&mut self, id: PinId, bytes: &[u8]) -> Result<Option<Range<usize>>, Outcome> {
+        let mut sealed = mem::take(&mut self.scratch.sealed);
+        let start = sealed.len();
+        let made = self.record_mut(id).map(|record| {
+            record.in_batch = true;
+            record.tls.as_mut().map(|tls| tls.encrypt(bytes, &mut sealed))
+        });
+        let end = sealed.len();
+        self.scratch.sealed = sealed;
+        match made {
+            Some(None) => Ok(None),
+            Some(Some(Ok(()))) => Ok(Some(start..end)),
+            Some(Some(Err(_))) => {
+                self.end(id, Event::Departed(id));
+                Err(Outcome::Gone)
+            }
+            None => Err(Outcome::Gone),
+        }
+    }
+
     /// Sends to the pins of the batch, which are open and have no queue. False if the ring broke; the batch has
     /// then been finished without it.
     fn send_batch(&mut self, batches: &mut Batches, payload: &Payload, tally: &mut Tally) -> bool {
-        let sends = batches.pins.iter().filter_map(|&id| self.record(id)).filter_map(|record| {
-            Some((record.socket.as_ref()?.as_fd(), payload.in_form(record.form).as_ref()))
+        let mut sealed = mem::take(&mut self.scratch.sealed);
+        let sends = batches.pins.iter().filter_map(|waiting| {
+            let record = self.record(waiting.id)?;
+            let bytes = waiting.offered(payload.in_form(record.form), &sealed).into_slice();
+            Some((record.socket.as_ref()?.as_fd(), bytes))
         });
         let results = batches.uring.send_all(sends);
         let mut healthy = true;
-        for (id, &sent) in batches.pins.drain(..).zip(results) {
+        for (waiting, &sent) in batches.pins.drain(..).zip(results) {
+            let id = waiting.id;
             let Some(record) = self.record_mut(id) else { continue };
             record.in_batch = false;
             let bytes = payload.in_form(record.form);
+            let offered = waiting.offered(bytes, &sealed);
             let taken = match sent {
                 Sent::Taken(taken) => Some(taken as usize),
                 Sent::Failed => None,
                 Sent::Untried => {
                     healthy = false;
-                    record.socket.as_ref().and_then(|socket| offer(socket, bytes).ok())
+                    let slice = offered.into_slice();
+                    record.socket.as_ref().and_then(|socket| offer(socket, slice).ok())
                 }
             };
-            tally.count(self.settle(id, bytes, taken), bytes.len());
+            tally.count(self.settle(id, offered, taken), bytes.len());
         }
+        sealed.clear();
+        self.keep_scratch(sealed);
         healthy
     }
 }
+
+/// Records of one batch: so much and one more item's.
+const SEALED_BYTES: usize = 256 << 10;

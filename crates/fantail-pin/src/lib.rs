@@ -4,7 +4,7 @@
 //! [`Pins`] owns them for one thread: it writes shared bytes to many of them at once, keeps what a socket
 //! will not take, notices departures, sends keep-alives and reports what its owner must act on.
 //! It reads only where its owner asks it to, and knows no HTTP, WebSocket, GRIP, configuration or clock: bytes and
-//! times are given to it.
+//! times are given to it. Where a pin has TLS, its records are the table's business, too.
 
 mod fan_out;
 mod pins;
@@ -12,7 +12,9 @@ mod queue;
 mod reading;
 mod record;
 mod ring;
+mod tls;
 mod uring;
+mod writing;
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -20,6 +22,7 @@ use std::os::fd::OwnedFd;
 use bytes::Bytes;
 
 pub use pins::Pins;
+pub use tls::{Tls, TlsError, Wire};
 pub use uring::io_uring_available;
 
 /// Names one pin of one [`Pins`]. A stale id (its pin was removed) is harmless: it finds nothing.
@@ -185,8 +188,8 @@ pub struct Rejected<T> {
 /// What a pin leaves when it is removed.
 #[derive(Debug)]
 pub struct Unpinned<T> {
-    /// `None` if the pin was reserved and got none.
-    pub socket: Option<OwnedFd>,
+    /// `None` if the pin was reserved and got none. Its TLS may have been read ahead.
+    pub wire: Option<Wire>,
     pub value: T,
     /// Bytes that were queued and that the socket never took.
     pub unsent: usize,

@@ -13,10 +13,9 @@ use rustix::event::{Timespec, epoll};
 use rustix::io::Errno;
 
 use crate::fan_out::Batches;
-use crate::queue::{Flushed, OutQueue, offer};
 use crate::record::{self, Reading, Record, State, TICK_MS};
 use crate::ring::{self, NEVER, Ring};
-use crate::{Event, FanOut, Form, KeepAlive, Limits, Outcome, PinId, Rejected, Tally, Unpinned};
+use crate::{Event, FanOut, Form, KeepAlive, Limits, PinId, Rejected, Tally, Unpinned, Wire};
 
 /// The held sockets of one shard, each with a value of its owner's. It belongs to one thread.
 ///
@@ -25,7 +24,7 @@ pub struct Pins<T> {
     slots: Vec<Slot<T>>,
     vacant: Vec<u32>,
     epoll: OwnedFd,
-    ring: Ring,
+    pub(crate) ring: Ring,
     draws: Draws,
     pub(crate) limits: Limits,
     started_ms: u64,
@@ -33,6 +32,14 @@ pub struct Pins<T> {
     pub(crate) pending: Vec<Event>,
     pub(crate) batches: Option<Batches>,
     pub(crate) farewell: Bytes,
+    pub(crate) scratch: Scratch,
+}
+
+/// Bytes on their way through TLS, one pin after the other.
+#[derive(Debug, Default)]
+pub(crate) struct Scratch {
+    pub(crate) sealed: Vec<u8>,
+    pub(crate) received: Vec<u8>,
 }
 
 #[derive(Debug)]
@@ -63,6 +70,7 @@ impl<T> Pins<T> {
             pending: Vec::new(),
             batches,
             farewell: Bytes::new(),
+            scratch: Scratch::default(),
         })
     }
 
@@ -103,28 +111,35 @@ impl<T> Pins<T> {
         Some(id)
     }
 
-    /// Gives a reserved pin its socket and writes what has waited. If the pin has ended meanwhile, or the socket
-    /// cannot be watched, the event says so; a stale id closes the socket.
-    pub fn attach(&mut self, id: PinId, socket: OwnedFd) {
+    /// Gives a reserved pin its socket and writes what has waited, encrypted where there is TLS. If the pin has ended
+    /// meanwhile, or the socket cannot be watched, the event says so; a stale id closes the socket.
+    pub fn attach(&mut self, id: PinId, wire: impl Into<Wire>) {
         let tick = self.tick();
         let limits = self.limits;
+        let Wire { socket, tls } = wire.into();
         let Some(record) = self.record_mut(id) else { return };
         debug_assert!(record.socket.is_none(), "a pin has one socket for life");
-        let queued = record.queue.is_some();
+        record.tls = tls;
         if record.state == State::Ended {
             record.socket = Some(socket);
             return;
         }
+        let sealed = record.seal_queue(tick);
+        let queued = record.queue.is_some();
         let flags = record.watch();
         if let Some(queue) = &mut record.queue {
             queue.restart(tick);
         }
-        if epoll::add(&self.epoll, &socket, data(id), flags).is_err() {
+        if sealed.is_err() || epoll::add(&self.epoll, &socket, data(id), flags).is_err() {
             return self.end(id, Event::Departed(id));
         }
         let Some(record) = self.record_mut(id) else { return };
         record.socket = Some(socket);
+        if record.has_news() {
+            self.pending.push(Event::Readable(id));
+        }
         if queued {
+            let Some(record) = self.record_mut(id) else { return };
             let stall = record.stall_tick(&limits);
             self.ring.arm(id.index, stall);
             // What it leaves, the poller reports again: a queued socket is watched by level.
@@ -143,7 +158,8 @@ impl<T> Pins<T> {
             unwatch(&self.epoll, socket);
         }
         let unsent = record.queue.map_or(0, |queue| queue.bytes());
-        Some(Unpinned { socket: record.socket, value: record.value, unsent })
+        let wire = record.socket.map(|socket| Wire { socket, tls: record.tls });
+        Some(Unpinned { wire, value: record.value, unsent })
     }
 
     /// Which form of a payload a pin takes.
@@ -189,34 +205,6 @@ impl<T> Pins<T> {
         self.record(id).and_then(|record| record.queue.as_ref()).map_or(0, |queue| queue.bytes())
     }
 
-    /// Writes to one pin: to its socket, or behind what is queued already.
-    pub fn write(&mut self, id: PinId, bytes: &Bytes) -> Outcome {
-        if self.is_open(id) { self.deliver(id, bytes, self.limits.queue_bytes) } else { Outcome::Gone }
-    }
-
-    /// As [`Self::write`], but whatever waits already, and without a share in what counts against the limit: for an
-    /// owner that itself waits while much does.
-    pub fn write_patiently(&mut self, id: PinId, bytes: &Bytes) -> Outcome {
-        if !self.is_open(id) {
-            return Outcome::Gone;
-        }
-        let outcome = self.deliver(id, bytes, usize::MAX);
-        if let Some(queue) = self.record_mut(id).and_then(|record| record.queue.as_mut()) {
-            queue.tolerate(bytes.len());
-        }
-        outcome
-    }
-
-    /// Writes what nothing but the tail of [`Self::finish`] may follow. Keep-alives end.
-    pub fn seal(&mut self, id: PinId, bytes: &Bytes) -> Outcome {
-        let outcome = self.write_patiently(id, bytes);
-        if let Some(record) = self.record_mut(id).filter(|record| record.state == State::Open) {
-            record.state = State::Sealed;
-            record.keep_alive = None;
-        }
-        outcome
-    }
-
     /// Ends the keep-alives of a pin.
     pub fn clear_keep_alive(&mut self, id: PinId) {
         if let Some(record) = self.record_mut(id) {
@@ -230,28 +218,6 @@ impl<T> Pins<T> {
     pub fn last_write_ms(&self, id: PinId) -> Option<u64> {
         let mark = self.record(id)?.mark.saturating_sub(FIRST_TICK);
         Some(self.started_ms + u64::from(mark) * u64::from(TICK_MS))
-    }
-
-    /// Writes the last bytes of this hold. [`Event::Finished`] comes when the kernel has them all; the pin takes
-    /// no more writes, keep-alives or deadlines, and its client may close its sending side meanwhile.
-    pub fn finish(&mut self, id: PinId, tail: &Bytes) -> Outcome {
-        let Some(record) = self.record_mut(id).filter(|record| record.is_served()) else {
-            return Outcome::Gone;
-        };
-        record.keep_alive = None;
-        record.deadline = NEVER;
-        let outcome = self.deliver(id, tail, usize::MAX);
-        match outcome {
-            Outcome::Sent => self.end(id, Event::Finished(id)),
-            Outcome::Queued => {
-                if let Some(record) = self.record_mut(id) {
-                    record.state = State::Finishing;
-                }
-                self.watch(id);
-            }
-            Outcome::Overflow | Outcome::Gone => {}
-        }
-        outcome
     }
 
     /// Sends `keep_alive` from now on, first after `first_after_ms` (which the caller spreads, so that pins made
@@ -359,61 +325,8 @@ impl<T> Pins<T> {
         self.slots.get_mut(id.index as usize).filter(|slot| slot.generation == id.generation)?.record.as_mut()
     }
 
-    fn is_open(&self, id: PinId) -> bool {
+    pub(crate) fn is_open(&self, id: PinId) -> bool {
         self.record(id).is_some_and(|record| record.state == State::Open)
-    }
-
-    /// Writes to a pin that is open.
-    pub(crate) fn deliver(&mut self, id: PinId, bytes: &Bytes, queue_limit: usize) -> Outcome {
-        let Some(record) = self.record(id) else { return Outcome::Gone };
-        if bytes.is_empty() {
-            return if record.queue.is_some() { Outcome::Queued } else { Outcome::Sent };
-        }
-        if record.queue.is_some() {
-            return self.enqueue(id, bytes.clone(), queue_limit);
-        }
-        // Without a socket yet, all of it waits.
-        let taken = record.socket.as_ref().map_or(Some(0), |socket| offer(socket, bytes).ok());
-        self.settle(id, bytes, taken)
-    }
-
-    /// Draws the consequence of a socket without a queue having taken some of `bytes`, or having failed.
-    pub(crate) fn settle(&mut self, id: PinId, bytes: &Bytes, taken: Option<usize>) -> Outcome {
-        let Some(taken) = taken else {
-            self.end(id, Event::Departed(id));
-            return Outcome::Gone;
-        };
-        if taken > 0 {
-            let tick = self.tick();
-            if let Some(record) = self.record_mut(id) {
-                record.touch(tick);
-            }
-        }
-        if taken == bytes.len() {
-            return Outcome::Sent;
-        }
-        // The queue is empty: what is left of one item is taken whatever its length.
-        self.enqueue(id, bytes.slice(taken..), usize::MAX)
-    }
-
-    fn enqueue(&mut self, id: PinId, bytes: Bytes, queue_limit: usize) -> Outcome {
-        let tick = self.tick();
-        let limits = self.limits;
-        let Some(record) = self.record_mut(id) else { return Outcome::Gone };
-        if let Some(queue) = &mut record.queue {
-            if queue.cost_with(bytes.len()) > queue_limit {
-                self.overflow(id);
-                return Outcome::Overflow;
-            }
-            queue.push(bytes);
-            return Outcome::Queued;
-        }
-        record.queue = Some(Box::new(OutQueue::new(bytes, tick)));
-        let stall = record.stall_tick(&limits);
-        if stall != NEVER {
-            self.ring.arm(id.index, stall);
-        }
-        if self.watch(id) { Outcome::Queued } else { Outcome::Gone }
     }
 
     /// Acts on what the poller said about a socket; true if it would take more at once.
@@ -435,41 +348,13 @@ impl<T> Pins<T> {
             return false;
         }
         if flags.contains(epoll::EventFlags::IN) {
-            self.pending.push(Event::Readable(id));
+            if record.hears() {
+                self.hear(id);
+            } else {
+                self.pending.push(Event::Readable(id));
+            }
         }
         flags.contains(epoll::EventFlags::OUT) && self.flush(id)
-    }
-
-    /// Offers the queue to the socket once; true if it took all that and there is more.
-    fn flush(&mut self, id: PinId) -> bool {
-        let (tick, pace) = (self.tick(), self.limits.pace);
-        let Some(record) = self.record_mut(id) else { return false };
-        let (Some(queue), Some(socket)) = (&mut record.queue, &record.socket) else { return false };
-        let flushed = queue.flush(socket);
-        match flushed {
-            Err(_) => self.end(id, Event::Departed(id)),
-            Ok(Flushed::Emptied) => {
-                record.queue = None;
-                record.touch(tick);
-                let reading = record.reading;
-                if record.state == State::Finishing {
-                    self.end(id, Event::Finished(id));
-                } else if self.watch(id) && reading != Reading::Never {
-                    self.pending.push(Event::Drained(id));
-                }
-            }
-            Ok(Flushed::Eager) => {
-                queue.moved(tick, pace);
-                record.touch(tick);
-                return true;
-            }
-            Ok(Flushed::Full { moved: true }) => {
-                queue.moved(tick, pace);
-                record.touch(tick);
-            }
-            Ok(Flushed::Full { moved: false }) => {}
-        }
-        false
     }
 
     fn expire_pin(&mut self, index: u32, tally: &mut Tally) {
@@ -524,7 +409,7 @@ impl<T> Pins<T> {
         watched
     }
 
-    fn tick(&self) -> u32 {
+    pub(crate) fn tick(&self) -> u32 {
         tick_at((self.now_ms - self.started_ms) / u64::from(TICK_MS))
     }
 
@@ -578,7 +463,7 @@ impl Draws {
 }
 
 /// The price of a pin beside its value and the kernel's part.
-const _: () = assert!(size_of::<Slot<u64>>() - size_of::<u64>() + ring::LINK_SIZE <= 64);
+const _: () = assert!(size_of::<Slot<u64>>() - size_of::<u64>() + ring::LINK_SIZE <= 72);
 
 /// Sockets looked at in one turn: about a millisecond of flushing.
 const TURN_BATCH: usize = 256;

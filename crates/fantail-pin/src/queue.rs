@@ -3,6 +3,7 @@
 
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
+use std::mem;
 use std::os::fd::OwnedFd;
 
 use bytes::{Buf as _, Bytes};
@@ -10,7 +11,7 @@ use rustix::io::Errno;
 use rustix::net::{SendAncillaryBuffer, SendFlags, send, sendmsg};
 
 use crate::record::ticks;
-use crate::{ITEM_COST, Limits, Pace};
+use crate::{ITEM_COST, Limits, Pace, Tls, TlsError};
 
 /// Never raises SIGPIPE and never waits, whatever mode the socket is in.
 pub(crate) const SEND_FLAGS: SendFlags = SendFlags::NOSIGNAL.union(SendFlags::DONTWAIT);
@@ -69,6 +70,21 @@ impl OutQueue {
     pub(crate) fn push(&mut self, item: Bytes) {
         self.bytes += item.len();
         self.items.push_back(item);
+    }
+
+    /// Encrypts all that waits.
+    ///
+    /// # Errors
+    /// As [`Tls::encrypt`]; the queue is of no more use.
+    pub(crate) fn seal(&mut self, tls: &mut Tls) -> Result<(), TlsError> {
+        let plain = mem::take(&mut self.items);
+        self.bytes = 0;
+        for item in plain {
+            let mut sealed = Vec::new();
+            tls.encrypt(&item, &mut sealed)?;
+            self.push(sealed.into());
+        }
+        Ok(())
     }
 
     pub(crate) const fn bytes(&self) -> usize {

@@ -4,10 +4,12 @@
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 
+use bytes::Bytes;
 use rustix::event::epoll;
 
 use crate::queue::OutQueue;
 use crate::ring::NEVER;
+use crate::tls::{self, Tls, TlsError};
 use crate::{Form, KeepAlive, KeepAliveMode, Limits};
 
 /// Milliseconds in a tick: keep-alives and time-outs are seconds, so a tenth is fine enough.
@@ -42,6 +44,7 @@ pub(crate) struct Record<T> {
     pub(crate) keep_alive: Option<Rc<KeepAlive>>,
     /// `None` until a reserved pin is given it. Watched from then until the pin ends.
     pub(crate) socket: Option<OwnedFd>,
+    pub(crate) tls: Option<Box<Tls>>,
     /// The keep-alive's period counts from here: the last write if idle, the last beat if on an interval.
     pub(crate) mark: u32,
     pub(crate) deadline: u32,
@@ -61,6 +64,7 @@ impl<T> Record<T> {
             queue: None,
             keep_alive: None,
             socket,
+            tls: None,
             mark: tick,
             deadline: NEVER,
             state: State::Open,
@@ -76,12 +80,58 @@ impl<T> Record<T> {
         matches!(self.state, State::Open | State::Sealed)
     }
 
+    /// Whether the table reads the socket for itself: TLS speaks even where its owner does not listen. What a client
+    /// sends ahead is kept, up to a limit.
+    pub(crate) fn hears(&self) -> bool {
+        self.reading == Reading::Never
+            && self.tls.as_ref().is_some_and(|tls| tls.plain_len() < READ_AHEAD_BYTES)
+    }
+
+    /// Whether there is something to read that the poller does not know of.
+    pub(crate) fn has_news(&self) -> bool {
+        self.reading == Reading::Wanted
+            && self.tls.as_ref().is_some_and(|tls| tls.plain_len() > 0 || tls.peer_has_closed())
+    }
+
+    /// What becomes of `len` bytes on the wire, at most.
+    pub(crate) const fn sealed_len(&self, len: usize) -> usize {
+        if self.tls.is_some() { tls::sealed_len(len) } else { len }
+    }
+
+    /// Bytes as they go over the wire.
+    ///
+    /// # Errors
+    /// As [`Tls::encrypt`].
+    pub(crate) fn sealed(&mut self, bytes: &Bytes) -> Result<Bytes, TlsError> {
+        let Some(tls) = &mut self.tls else { return Ok(bytes.clone()) };
+        let mut sealed = Vec::new();
+        tls.encrypt(bytes, &mut sealed)?;
+        Ok(sealed.into())
+    }
+
+    /// Encrypts what has waited for the socket, behind what TLS itself has still to send.
+    ///
+    /// # Errors
+    /// As [`Tls::encrypt`].
+    pub(crate) fn seal_queue(&mut self, tick: u32) -> Result<(), TlsError> {
+        let Some(tls) = &mut self.tls else { return Ok(()) };
+        if let Some(queue) = &mut self.queue {
+            return queue.seal(tls);
+        }
+        if !tls.output().is_empty() {
+            self.queue = Some(Box::new(OutQueue::new(tls.take_output().into(), tick)));
+        }
+        Ok(())
+    }
+
     /// What the poller is to watch for, besides errors and a connection that is closed both ways.
-    pub(crate) const fn watch(&self) -> epoll::EventFlags {
+    pub(crate) fn watch(&self) -> epoll::EventFlags {
         let queued = self.queue.is_some();
         match (self.state, self.reading) {
             // A client that has closed its sending side may still read its answer to the end.
             (State::Finishing, _) => epoll::EventFlags::OUT,
+            (_, Reading::Never) if self.hears() && queued => HEARING.union(epoll::EventFlags::OUT),
+            (_, Reading::Never) if self.hears() => HEARING,
             (_, Reading::Never) if queued => QUEUED,
             (_, Reading::Never) => IDLE,
             (_, Reading::Paused) if queued => epoll::EventFlags::OUT,
@@ -148,6 +198,11 @@ impl<T> Record<T> {
 pub(crate) const IDLE: epoll::EventFlags = epoll::EventFlags::RDHUP.union(epoll::EventFlags::ET);
 /// Level-triggered while something is queued: a flush is bounded, and what it leaves is reported again.
 const QUEUED: epoll::EventFlags = epoll::EventFlags::RDHUP.union(epoll::EventFlags::OUT);
+
+/// A departure is something to read, too.
+const HEARING: epoll::EventFlags = epoll::EventFlags::IN;
+/// What is kept of a client's next requests while a hold lasts that has TLS. Without TLS they stay in the kernel.
+const READ_AHEAD_BYTES: usize = 16 << 10;
 
 /// A duration in ticks, rounded up, at least one.
 pub(crate) fn ticks(ms: u32) -> u32 {

@@ -60,6 +60,15 @@ pub struct Flags {
     /// Accept clients here: HOST:PORT or unix:PATH [may repeat]
     #[arg(long, value_name = "ADDR")]
     listen: Vec<String>,
+    /// Accept clients with TLS here: HOST:PORT [may repeat]
+    #[arg(long, value_name = "ADDR")]
+    tls_listen: Vec<String>,
+    /// The certificate for TLS, with its chain: a PEM file
+    #[arg(long, value_name = "FILE")]
+    cert: Option<PathBuf>,
+    /// The key of --cert: a PEM file
+    #[arg(long, value_name = "FILE")]
+    key: Option<PathBuf>,
     /// Accept publishers here: HOST:PORT
     #[arg(long, value_name = "ADDR")]
     control: Option<String>,
@@ -92,7 +101,14 @@ impl Flags {
     fn keys(&self) -> Vec<Flag> {
         let list = |list: &Vec<String>| (!list.is_empty()).then(|| toml::Value::from(list.clone()));
         let text = |text: &Option<String>| text.clone().map(toml::Value::from);
+        let path = |path: &Option<PathBuf>| {
+            let path = std::path::absolute(path.as_ref()?).ok()?;
+            Some(toml::Value::from(path.to_string_lossy().into_owned()))
+        };
         let keys = [
+            ("--tls-listen", "server.tls_listen", list(&self.tls_listen)),
+            ("--cert", "tls.cert_file", path(&self.cert)),
+            ("--key", "tls.key_file", path(&self.key)),
             ("--listen", "server.listen", list(&self.listen)),
             ("--control", "control.listen", text(&self.control)),
             ("--route", "routes.lines", list(&self.route)),
@@ -117,6 +133,9 @@ pub fn check(flags: &Flags) -> ExitCode {
         Ok(snapshot) => snapshot,
         Err(invalid) => return refuse(invalid.0),
     };
+    if !snapshot.broken.is_empty() {
+        return refuse(&snapshot.broken);
+    }
     let config = &snapshot.config;
     let head = match &config.file {
         Some(file) => format!("# Read: {}\n\n", printable(&file.to_string_lossy())),
@@ -134,13 +153,21 @@ pub fn refuse(problems: impl IntoIterator<Item = impl fmt::Display>) -> ExitCode
 }
 
 /// What to say on the terminal when the server listens: where, and what to try if the built-in origin is
-/// behind one of the routes. Addresses are those that were bound.
-pub fn banner(config: &Config, clients: &[Address], control: SocketAddr, routes: &Table) -> String {
+/// behind one of the routes. Addresses are those that were bound: without TLS, and with.
+pub fn banner(
+    config: &Config,
+    [clients, sealed]: [&[Address]; 2],
+    control: SocketAddr,
+    routes: &Table,
+) -> String {
     let file = config.file.as_ref().map(|file| printable(&file.to_string_lossy()).to_string());
     let mut out = format!("Fantail {}\n", env!("CARGO_PKG_VERSION"));
     out += &format!("  configuration  {}\n", file.as_deref().unwrap_or("the defaults"));
     for address in clients {
         out += &format!("  clients        {address}\n");
+    }
+    for address in sealed {
+        out += &format!("  clients        https://{address}\n");
     }
     out += &format!("  publishers     http://{control}\n");
     if let Some(stream) = try_stream(config, clients, routes) {
@@ -262,6 +289,9 @@ mod tests {
         let flags = Flags {
             config: None,
             listen: vec!["127.0.0.1:1".into()],
+            tls_listen: vec!["127.0.0.1:4".into()],
+            cert: Some("a.crt".into()),
+            key: Some("a.key".into()),
             control: Some("127.0.0.1:2".into()),
             route: vec!["* test".into()],
             shards: Some(3),
@@ -282,7 +312,7 @@ mod tests {
         let control = "0.0.0.0:5561".parse().unwrap();
         let clients = [Address::Tcp("[::]:7999".parse().unwrap())];
         let banner = |config: &Config, clients: &[Address], lines: &str| {
-            banner(config, clients, control, &Table::parse(lines).unwrap())
+            banner(config, [clients, &[]], control, &Table::parse(lines).unwrap())
         };
         let stream = |lines: &str| {
             let text = banner(&config, &clients, lines);

@@ -8,6 +8,7 @@
 //! [`drain`] and [`error`] are the closets.
 
 pub mod admin;
+pub mod certificate;
 pub mod cli;
 pub mod client;
 pub mod config;

@@ -139,6 +139,21 @@ families! {
         accept_pauses: "Times that accepting paused, at the limit of connections or of descriptors." {
             accept_pauses: Count,
         }
+        tls_handshakes: "TLS handshakes of clients, by result." {
+            tls_full [result = full]: Count,
+            /// From a session ticket.
+            tls_resumed [result = resumed]: Count,
+            /// There is no certificate for the name.
+            tls_no_certificate [result = no_certificate]: Count,
+            /// No version, cipher or protocol in common.
+            tls_incompatible [result = incompatible]: Count,
+            /// Not TLS, or broken TLS.
+            tls_malformed [result = malformed]: Count,
+            /// The client left, or refused us.
+            tls_client [result = client]: Count,
+            /// Not done within `client.head_timeout`.
+            tls_timeout [result = timeout]: Count,
+        }
         requests: "Requests that were well-formed and within the limits." { requests: Count }
         requests_refused: "Requests refused before routing, by cause." {
             /// Malformed.

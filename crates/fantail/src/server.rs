@@ -15,6 +15,7 @@ use std::{
 use arc_swap::ArcSwap;
 use fantail_pin::FanOut;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use rustls::ServerConfig;
 use tokio::{
     net::TcpListener,
     runtime,
@@ -30,7 +31,7 @@ use crate::{
     drain::{Signal, Signals},
     hold::Holds,
     hub::Hub,
-    listen::{self, Bound},
+    listen::{self, Bound, tls},
     log::Output,
     metrics::{Counters, Process},
     publish::Publisher,
@@ -55,10 +56,19 @@ pub fn run(config: Config, log: &Output) -> ExitCode {
 /// Everything is bound and nothing runs yet.
 #[derive(Debug)]
 struct Server {
-    clients: Vec<Vec<Bound>>,
+    clients: Vec<Door>,
     control: std::net::TcpListener,
     snapshot: Arc<ArcSwap<Snapshot>>,
     fan_out: FanOut,
+}
+
+/// An address for clients.
+#[derive(Debug)]
+struct Door {
+    /// One a shard.
+    bounds: Vec<Bound>,
+    /// For an address that speaks TLS.
+    tls: Option<Arc<ServerConfig>>,
 }
 
 /// Why the server did not start, or stopped.
@@ -70,6 +80,8 @@ enum ServerError {
     Listen { address: String, source: io::Error },
     #[error("io_uring was asked for (server.fan_out) and is not to be had here: take auto or send")]
     NoIoUring,
+    #[error("cannot speak TLS: {0}")]
+    Tls(rustls::Error),
     #[error("cannot start: {0}")]
     Start(io::Error),
     #[error("shard {0} has stopped")]
@@ -80,7 +92,10 @@ impl Server {
     /// Binds all addresses. Nobody is accepted before [`Self::run`].
     fn bind(config: Config) -> Result<Self, ServerError> {
         let snapshot = Snapshot::load(config, None).map_err(ServerError::Invalid)?;
-        let server = &snapshot.config.server;
+        let snapshot = Arc::new(ArcSwap::from_pointee(snapshot));
+        let loaded = snapshot.load_full();
+        complain(&loaded);
+        let server = &loaded.config.server;
         let fan_out = match server.fan_out {
             config::FanOut::Send => FanOut::Send,
             config::FanOut::Auto if !fantail_pin::io_uring_available() => FanOut::Send,
@@ -89,16 +104,26 @@ impl Server {
             }
             config::FanOut::Auto | config::FanOut::IoUring => FanOut::IoUring,
         };
-        let clients = server.listen.iter().map(|address| {
+        let bind = |address: &Address| {
             Bound::all(address, server.backlog, server.shards)
                 .map_err(|source| ServerError::Listen { address: address.to_string(), source })
+        };
+        let plain = server.listen.iter().map(|address| Ok(Door { bounds: bind(address)?, tls: None }));
+        let sealed = server.tls_listen.iter().map(|&address| {
+            let bounds = bind(&Address::Tcp(address))?;
+            let bound = match bounds.first().map(Bound::address) {
+                Some(Ok(Address::Tcp(bound))) => bound,
+                _ => address,
+            };
+            let tls = tls::config(loaded.config.tls.profile, bound, Arc::clone(&snapshot));
+            Ok(Door { bounds, tls: Some(tls.map_err(ServerError::Tls)?) })
         });
-        let clients = clients.collect::<Result<_, _>>()?;
-        let address = snapshot.config.control.listen;
+        let clients = plain.chain(sealed).collect::<Result<_, _>>()?;
+        let address = loaded.config.control.listen;
         let control = std::net::TcpListener::bind(address)
             .and_then(|bound| bound.set_nonblocking(true).map(|()| bound))
             .map_err(|source| ServerError::Listen { address: address.to_string(), source })?;
-        Ok(Self { clients, control, snapshot: Arc::new(ArcSwap::from_pointee(snapshot)), fan_out })
+        Ok(Self { clients, control, snapshot, fan_out })
     }
 
     fn snapshot(&self) -> Arc<Snapshot> {
@@ -107,20 +132,28 @@ impl Server {
 
     /// Says on the terminal and in the log where we are.
     fn announce(&self) -> io::Result<()> {
-        let addresses = self.clients.iter().filter_map(|bounds| bounds.first()).map(Bound::address);
-        let clients = addresses.collect::<io::Result<Vec<Address>>>()?;
+        let addresses = |tls: bool| {
+            let doors = self.clients.iter().filter(move |door| door.tls.is_some() == tls);
+            let firsts = doors.filter_map(|door| door.bounds.first());
+            firsts.map(Bound::address).collect::<io::Result<Vec<Address>>>()
+        };
+        let (clients, sealed) = (addresses(false)?, addresses(true)?);
         let control = self.control.local_addr()?;
         let snapshot = self.snapshot();
         if io::stdout().is_terminal() {
-            print!("{}", cli::banner(&snapshot.config, &clients, control, snapshot.routes.table()));
+            print!(
+                "{}",
+                cli::banner(&snapshot.config, [&clients, &sealed], control, snapshot.routes.table())
+            );
         }
-        let client = clients.iter().map(Address::to_string).collect::<Vec<_>>().join(",");
+        let join = |all: &[Address]| all.iter().map(Address::to_string).collect::<Vec<_>>().join(",");
+        let (client, client_tls) = (join(&clients), join(&sealed));
         let fan_out = match self.fan_out {
             FanOut::IoUring => "io_uring",
             FanOut::Send => "send",
         };
         let shards = snapshot.config.server.shards;
-        tracing::info!(client, %control, shards, fan_out, "listening");
+        tracing::info!(client, client_tls, %control, shards, fan_out, "listening");
         tracing::info!("routes loaded with {} entries", snapshot.routes.routes().len());
         tracing::info!("started");
         Ok(())
@@ -194,8 +227,8 @@ impl Server {
                 fan_out: self.fan_out,
                 stopping: stopping.clone(),
             };
-            let bounds =
-                self.clients.iter().map(|bound| bound[index].try_clone()).collect::<io::Result<Vec<_>>>()?;
+            let mine = |door: &Door| Ok((door.bounds[index].try_clone()?, door.tls.clone()));
+            let bounds = self.clients.iter().map(mine).collect::<io::Result<Vec<_>>>()?;
             let ended = ended.clone();
             thread::Builder::new().name(format!("shard-{index}")).spawn(move || {
                 // Sent however the thread ends: a shard that has panicked is missed, too.
@@ -222,6 +255,8 @@ impl Life {
     async fn run(mut self, state: &admin::State, stop: &watch::Sender<bool>) -> Result<(), ServerError> {
         // Kept: it watches while it lives.
         let (mut _watches, mut changes) = self.watch();
+        let mut look = interval(LOOK_EVERY);
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let end = loop {
             tokio::select! {
                 signal = self.signals.next() => match signal {
@@ -233,6 +268,10 @@ impl Life {
                     // The files may be others now.
                     (_watches, changes) = self.watch();
                 }
+                _ = look.tick() => if self.has_other_certificates().await {
+                    tracing::info!("certificates have changed");
+                    self.reload();
+                },
                 shard = self.shards.recv() => break Err(ServerError::Shard(shard.unwrap_or_default())),
             }
         };
@@ -263,6 +302,12 @@ impl Life {
         (files.filter_map(watch).collect(), changes)
     }
 
+    /// Certificates may be links to anywhere, so that no watch on a folder sees all changes.
+    async fn has_other_certificates(&self) -> bool {
+        let snapshot = self.snapshot.load_full();
+        tokio::task::spawn_blocking(move || snapshot.certificates.have_changed()).await.unwrap_or(false)
+    }
+
     /// All or nothing: a configuration with errors changes nothing, and the log says what is wrong.
     fn reload(&self) {
         let old = self.snapshot.load_full();
@@ -276,11 +321,19 @@ impl Life {
         }
         match Snapshot::load(config, Some(&old)) {
             Ok(new) => {
+                complain(&new);
                 tracing::info!("routes loaded with {} entries", new.routes.routes().len());
                 self.snapshot.store(Arc::new(new));
             }
             Err(invalid) => tracing::error!("not reloaded, nothing has changed: {invalid}"),
         }
+    }
+}
+
+/// Names the certificates that stay as they were, or away.
+fn complain(snapshot: &Snapshot) {
+    for error in &snapshot.broken {
+        tracing::error!("tls: {error}");
     }
 }
 
@@ -328,20 +381,20 @@ struct Thread {
 }
 
 impl Thread {
-    fn run(self, bounds: Vec<Bound>) -> io::Result<()> {
+    fn run(self, bounds: Vec<(Bound, Option<Arc<ServerConfig>>)>) -> io::Result<()> {
         let runtime = runtime::Builder::new_current_thread().enable_all().build_local(Default::default())?;
         runtime.block_on(self.serve(bounds))
     }
 
-    async fn serve(self, bounds: Vec<Bound>) -> io::Result<()> {
+    async fn serve(self, bounds: Vec<(Bound, Option<Arc<ServerConfig>>)>) -> io::Result<()> {
         let Self { index, hub, snapshot, counters, output, crowd, fan_out, stopping } = self;
         let connections = Connections::new(crowd, Arc::clone(&counters));
         let holds =
             Holds::new(Arc::clone(&hub), index, fan_out, &snapshot.load().config, Arc::clone(&counters))?;
         let access = output.access();
         let shard = Shard::new(Parts { index, hub, snapshot, counters, connections, access, holds });
-        for bound in bounds {
-            tokio::task::spawn_local(listen::accept(Rc::clone(&shard), bound));
+        for (bound, tls) in bounds {
+            tokio::task::spawn_local(listen::accept(Rc::clone(&shard), bound, tls));
         }
         let looping = Rc::clone(&shard);
         let mut looping = tokio::task::spawn_local(async move {
@@ -381,6 +434,8 @@ const CONTROL_THREADS: usize = 2;
 const DRAIN_GRACE: Duration = Duration::from_secs(1);
 /// Access lines are written, and idle connections to origins closed, so often.
 const TIDY_EVERY: Duration = Duration::from_millis(200);
+/// Files of certificates are looked at so often.
+const LOOK_EVERY: Duration = Duration::from_secs(5);
 /// Files that clients leave to the control port, the log and whatever the process needs.
 const RESERVED_FILES_MIN: usize = 100;
 const RESERVED_FILES_MAX: usize = 1024;

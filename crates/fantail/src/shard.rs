@@ -14,7 +14,7 @@ use std::{
 use arc_swap::ArcSwap;
 use tokio::{
     io::{Interest, unix::AsyncFd},
-    sync::Notify,
+    sync::{Notify, Semaphore},
     time::{Instant, sleep_until},
 };
 
@@ -40,6 +40,8 @@ pub struct Shard {
     pub access: RefCell<AccessLog>,
     pub tokens: RefCell<Tokens>,
     pub flights: Flights,
+    /// Turns at the arithmetic of handshakes.
+    pub handshakes: Semaphore,
     /// What origins of WebSockets are read into, one at a time.
     pub scratch: RefCell<Vec<u8>>,
     holds: RefCell<Holds>,
@@ -79,6 +81,7 @@ impl Shard {
             access: RefCell::new(parts.access),
             tokens: RefCell::default(),
             flights: Flights::default(),
+            handshakes: Semaphore::new(HANDSHAKES_AT_ONCE),
             scratch: RefCell::default(),
             holds: RefCell::new(parts.holds),
             started: Instant::now(),
@@ -202,3 +205,6 @@ impl Shard {
         u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 }
+
+/// Handshakes whose arithmetic is done between two looks at all else: each takes up to a millisecond of RSA.
+const HANDSHAKES_AT_ONCE: usize = 8;

@@ -7,6 +7,7 @@ use fantail_proto::{forward, request};
 use http::HeaderMap;
 
 use crate::{
+    certificate::{CertificateError, Certificates},
     config::Config,
     realm::{RealmError, Realms},
     route::{RouteError, Routes},
@@ -19,6 +20,9 @@ pub struct Snapshot {
     pub config: Config,
     pub routes: Routes,
     pub realms: Arc<Realms>,
+    pub certificates: Certificates,
+    /// Pairs that cannot be used, and were not found to be so before.
+    pub broken: Vec<CertificateError>,
     pub request_limits: request::Limits,
     /// Of a request, kept while it may become a hold that is asked again.
     pub record_bytes: usize,
@@ -32,6 +36,10 @@ pub enum Invalid {
     Realm(RealmError),
     #[error(transparent)]
     Route(RouteError),
+    #[error("tls: {0}")]
+    Certificate(CertificateError),
+    #[error("tls: no certificate can be used")]
+    NoCertificate,
     #[error("origin.ca_file: {0}")]
     CaFile(io::Error),
     #[error("proxy.upstream_key: {0}")]
@@ -67,6 +75,7 @@ impl Snapshot {
         if let Some(file) = &config.origin.ca_file {
             upstream::roots(file).map_err(|error| AllInvalid(vec![Invalid::CaFile(error)]))?;
         }
+        let (certificates, broken) = certificates(&config, previous)?;
         let client = &config.client;
         Ok(Self {
             request_limits: request::Limits {
@@ -78,6 +87,8 @@ impl Snapshot {
             record_bytes: config.grip.instruct_bytes + client.head_bytes,
             realms: Arc::new(realms),
             routes,
+            certificates,
+            broken,
             verifier,
             config,
         })
@@ -89,4 +100,19 @@ impl Snapshot {
         let token = headers.get(forward::GRIP_SIG)?;
         self.verifier.as_ref()?.good_until(token.as_bytes(), now)
     }
+}
+
+/// A pair that was good before stays as it was, and one of many may be bad from the start. Without any there would be
+/// nothing to show to a client.
+fn certificates(
+    config: &Config,
+    previous: Option<&Snapshot>,
+) -> Result<(Certificates, Vec<CertificateError>), AllInvalid> {
+    let (certificates, errors) =
+        Certificates::load(&config.tls, previous.map(|previous| &previous.certificates));
+    if !config.server.tls_listen.is_empty() && !certificates.is_usable() {
+        let errors = errors.into_iter().map(Invalid::Certificate);
+        return Err(AllInvalid(errors.chain([Invalid::NoCertificate]).collect()));
+    }
+    Ok((certificates, errors))
 }

@@ -8,17 +8,18 @@ use std::{
 };
 
 /// Which rooms a room may use, beyond the closets. `server` puts all together.
-const ARROWS: [(&str, &[&str]); 14] = [
+const ARROWS: [(&str, &[&str]); 15] = [
     ("cli", &["sign", "snapshot", "upstream"]),
     ("admin", &["hub", "publish"]),
     ("publish", &["hub", "realm", "snapshot"]),
-    ("listen", &["client", "hold", "proxy", "shard"]),
+    ("listen", &["client", "hold", "proxy", "shard", "snapshot"]),
     ("proxy", &["client", "hold", "route", "shard", "snapshot", "upstream"]),
     ("shard", &["client", "hold", "hub", "sign", "snapshot", "upstream"]),
     ("hold", &["client", "hub", "route"]),
-    ("snapshot", &["realm", "route", "sign", "upstream"]),
+    ("snapshot", &["certificate", "realm", "route", "sign", "upstream"]),
     ("route", &["hub", "realm", "sign"]),
     ("realm", &["hub", "sign"]),
+    ("certificate", &[]),
     ("client", &[]),
     ("hub", &[]),
     ("sign", &[]),

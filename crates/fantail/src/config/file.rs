@@ -12,12 +12,13 @@ use fantail_proto::forward::{self, ForwardedFor, RuleError};
 use http::{HeaderName, HeaderValue};
 use serde::Deserialize;
 
-use super::{Address, FanOut, LogFormat, Pace};
+use super::{Address, FanOut, LogFormat, Pace, TlsProfile};
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct File {
     server: Server,
+    tls: Tls,
     client: Client,
     routes: Routes,
     proxy: Proxy,
@@ -85,6 +86,7 @@ impl File {
     pub(super) fn build(self, base: &Path) -> Result<super::Parts, Invalid> {
         Ok(super::Parts {
             server: self.server.build(base)?,
+            tls: self.tls.build(base),
             client: self.client.build()?,
             routes: super::Routes { file: path(&self.routes.file, base), lines: self.routes.lines },
             proxy: self.proxy.build()?,
@@ -103,6 +105,7 @@ impl File {
 #[serde(deny_unknown_fields)]
 struct Server {
     listen: Vec<String>,
+    tls_listen: Vec<String>,
     shards: usize,
     fan_out: FanOut,
     backlog: u32,
@@ -111,7 +114,7 @@ struct Server {
 
 impl Server {
     fn build(self, base: &Path) -> Result<super::Server, Invalid> {
-        if self.listen.is_empty() {
+        if self.listen.is_empty() && self.tls_listen.is_empty() {
             return Err(Invalid::NoAddress);
         }
         let mut listen: Vec<Address> = Vec::with_capacity(self.listen.len());
@@ -123,9 +126,19 @@ impl Server {
             }
             listen.push(address);
         }
+        let mut tls_listen: Vec<SocketAddr> = Vec::with_capacity(self.tls_listen.len());
+        for text in self.tls_listen {
+            let address = socket_address(&text)?;
+            let taken = tls_listen.contains(&address) || listen.contains(&Address::Tcp(address));
+            if address.port() != 0 && taken {
+                return Err(Invalid::Twice(text));
+            }
+            tls_listen.push(address);
+        }
         let cores = || std::thread::available_parallelism().map_or(1, usize::from);
         Ok(super::Server {
             listen,
+            tls_listen,
             shards: match self.shards {
                 0 => cores().min(super::MAX_SHARDS),
                 shards => at_most(super::MAX_SHARDS, shards)?,
@@ -134,6 +147,26 @@ impl Server {
             backlog: at_least(1, self.backlog)?,
             drain_timeout: duration(&self.drain_timeout)?,
         })
+    }
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Tls {
+    cert_file: String,
+    key_file: String,
+    folder: String,
+    profile: TlsProfile,
+}
+
+impl Tls {
+    fn build(self, base: &Path) -> super::Tls {
+        super::Tls {
+            cert_file: path(&self.cert_file, base),
+            key_file: path(&self.key_file, base),
+            folder: path(&self.folder, base),
+            profile: self.profile,
+        }
     }
 }
 

@@ -25,6 +25,7 @@ use layers::Layers;
 #[derive(Clone, Debug)]
 pub struct Config {
     pub server: Server,
+    pub tls: Tls,
     pub client: Client,
     pub routes: Routes,
     pub proxy: Proxy,
@@ -135,6 +136,7 @@ impl Config {
         realms.extend(others);
         Self {
             server: parts.server,
+            tls: parts.tls,
             client: parts.client,
             routes: parts.routes,
             proxy: parts.proxy,
@@ -184,6 +186,8 @@ impl fmt::Display for Place {
 #[derive(Clone, Debug)]
 pub struct Server {
     pub listen: Vec<Address>,
+    /// Where clients speak TLS.
+    pub tls_listen: Vec<std::net::SocketAddr>,
     /// Never 0 here.
     pub shards: usize,
     pub fan_out: FanOut,
@@ -212,6 +216,26 @@ pub enum FanOut {
     Auto,
     IoUring,
     Send,
+}
+
+/// TLS towards clients.
+#[derive(Clone, Debug)]
+pub struct Tls {
+    /// For every name that the folder has nothing for. Both are set, or none.
+    pub cert_file: Option<PathBuf>,
+    pub key_file: Option<PathBuf>,
+    pub folder: Option<PathBuf>,
+    pub profile: TlsProfile,
+}
+
+/// What is agreed to, as Mozilla names it.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq)]
+#[serde(rename_all = "snake_case")]
+pub enum TlsProfile {
+    /// TLS 1.2 and 1.3.
+    Intermediate,
+    /// TLS 1.3.
+    Modern,
 }
 
 #[derive(Clone, Debug)]
@@ -338,6 +362,7 @@ pub enum LogFormat {
 #[derive(Debug)]
 struct Parts {
     server: Server,
+    tls: Tls,
     client: Client,
     routes: Routes,
     proxy: Proxy,
@@ -383,11 +408,26 @@ fn check_whole(parts: &Parts, layers: &Layers) -> Vec<Problem> {
         );
         problems.push(Problem { place: layers.place("control.listen"), reason });
     }
+    problems.extend(check_tls(parts, layers));
     if parts.routes.file.is_some() && layers.place("routes.lines") != Place::Default {
         let reason = "`file` and `lines` are both set, and only one can be used: remove one".into();
         problems.push(Problem { place: layers.place("routes.lines"), reason });
     }
     problems
+}
+
+fn check_tls(parts: &Parts, layers: &Layers) -> Option<Problem> {
+    let tls = &parts.tls;
+    let problem = |key, reason: &str| Some(Problem { place: layers.place(key), reason: reason.into() });
+    match (&tls.cert_file, &tls.key_file) {
+        (Some(_), None) => problem("tls.cert_file", "it needs the `key_file` that belongs to it"),
+        (None, Some(_)) => problem("tls.key_file", "it needs the `cert_file` that belongs to it"),
+        (None, None) if tls.folder.is_none() && !parts.server.tls_listen.is_empty() => problem(
+            "server.tls_listen",
+            "TLS needs a certificate: set `tls.cert_file` and `tls.key_file` (--cert, --key), or `tls.folder`",
+        ),
+        _ => None,
+    }
 }
 
 fn base(file: Option<&Path>) -> PathBuf {
@@ -403,6 +443,9 @@ pub const DEFAULT_REALM: &str = "default";
 
 /// Keys and sections that a reload changes, those that the default file marks "(reload)".
 const RELOADED: &[&str] = &[
+    "tls.cert_file",
+    "tls.key_file",
+    "tls.folder",
     "client.head_bytes",
     "client.headers",
     "client.target_bytes",

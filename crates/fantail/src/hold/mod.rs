@@ -12,7 +12,7 @@ use std::{collections::VecDeque, io, os::fd::OwnedFd, rc::Rc, sync::Arc, time::D
 
 use bytes::Bytes;
 use fantail_pin::{
-    Event, FanOut, Form, KeepAlive, KeepAliveMode, Limits, Outcome, Pace, Payload, PinId, Pins,
+    Event, FanOut, Form, KeepAlive, KeepAliveMode, Limits, Outcome, Pace, Payload, PinId, Pins, Wire,
 };
 use fantail_proto::{
     filter::Filter,
@@ -170,7 +170,7 @@ impl Holds {
     pub fn attach_stream(
         &mut self,
         id: PinId,
-        socket: OwnedFd,
+        wire: impl Into<Wire>,
         client: Client,
         unread: Vec<u8>,
         keep_alive: Option<&grip::KeepAlive>,
@@ -180,7 +180,7 @@ impl Holds {
         {
             hold.unread = Some(unread.into_boxed_slice());
         }
-        self.attach(id, socket, client);
+        self.attach(id, wire, client);
         if let Some(keep_alive) = keep_alive {
             let every_ms = u32::try_from(keep_alive.timeout.as_millis()).unwrap_or(u32::MAX);
             let chunk = Chunk::new(&keep_alive.content);
@@ -198,7 +198,7 @@ impl Holds {
     pub fn attach_poll(
         &mut self,
         id: PinId,
-        socket: OwnedFd,
+        wire: impl Into<Wire>,
         client: Client,
         unread: Vec<u8>,
         timeout_ms: u32,
@@ -206,7 +206,7 @@ impl Holds {
         if let Some(Hold { kind: HoldKind::Poll(poll), .. }) = self.pins.get_mut(id) {
             poll.unread = unread;
         }
-        self.attach(id, socket, client);
+        self.attach(id, wire, client);
         self.pins.set_deadline(id, timeout_ms);
     }
 
@@ -373,11 +373,11 @@ impl Holds {
         }
     }
 
-    fn attach(&mut self, id: PinId, socket: OwnedFd, client: Client) {
+    fn attach(&mut self, id: PinId, wire: impl Into<Wire>, client: Client) {
         if let Some(hold) = self.pins.get_mut(id) {
             hold.client = Some(client);
         }
-        self.pins.attach(id, socket);
+        self.pins.attach(id, wire);
         self.collect();
     }
 
@@ -452,15 +452,17 @@ impl Holds {
 
     /// Lets the socket of a finished hold go on, if its client can send another request on it.
     fn release(&mut self, id: PinId) {
-        let Some((socket, hold)) = self.unsubscribe(id) else { return };
-        let (Some(socket), Some(client)) = (socket, hold.client) else { return };
+        let Some((wire, hold)) = self.unsubscribe(id) else { return };
+        let (Some(wire), Some(client)) = (wire, hold.client) else { return };
         let unread = match hold.kind {
             HoldKind::Stream { keep_alive: true } => hold.unread.map(Vec::from).unwrap_or_default(),
             HoldKind::Poll(poll) if poll.shape.keep_alive => poll.unread,
-            HoldKind::WebSocket(_) => return self.onward.push(Onward::Closed(Socket { socket, client })),
-            _ => return self.shut(&socket),
+            // TLS is told of its end, whether there is room at once or not.
+            _ if wire.tls.is_some() => return self.onward.push(Onward::Closed(Socket { wire, client })),
+            HoldKind::WebSocket(_) => return self.onward.push(Onward::Closed(Socket { wire, client })),
+            _ => return self.shut(&wire.socket),
         };
-        self.onward.push(Onward::Released(Released { socket, client, unread, replay: None }));
+        self.onward.push(Onward::Released(Released { wire, client, unread, replay: None }));
     }
 
     /// A close that loses nothing of what was written: the sending side first.
@@ -477,12 +479,12 @@ impl Holds {
             Some(Hold { kind: HoldKind::Poll(poll), client: Some(_), .. }) if !poll.answered => {}
             _ => return,
         }
-        let Some((Some(socket), hold)) = self.unsubscribe(id) else { return };
+        let Some((Some(wire), hold)) = self.unsubscribe(id) else { return };
         if let (HoldKind::Poll(poll), Some(client)) = (hold.kind, hold.client) {
             let Poll { mut request, unread, last_ids, .. } = *poll;
             request.extend_from_slice(&unread);
             let replay = Some(Replay { last_ids });
-            self.onward.push(Onward::Released(Released { socket, client, unread: request, replay }));
+            self.onward.push(Onward::Released(Released { wire, client, unread: request, replay }));
         }
     }
 
@@ -490,13 +492,13 @@ impl Holds {
         drop(self.unsubscribe(id));
     }
 
-    fn unsubscribe(&mut self, id: PinId) -> Option<(Option<OwnedFd>, Hold)> {
+    fn unsubscribe(&mut self, id: PinId) -> Option<(Option<Wire>, Hold)> {
         self.unsubscribe_all(id);
         self.part(id, Farewell::Disconnect);
         self.deflating -= usize::from(self.is_websocket(id) && self.pins.form(id) == Some(Form::Coded));
         let unpinned = self.pins.remove(id)?;
         self.gauge(unpinned.value.kind.list(), -1);
-        Some((unpinned.socket, unpinned.value))
+        Some((unpinned.wire, unpinned.value))
     }
 
     fn unsubscribe_all(&mut self, id: PinId) {

@@ -1,7 +1,7 @@
 //! What the holds leave to others: sockets that live on or are to be closed, origins that are to be asked. Values
 //! only.
 
-use std::os::fd::OwnedFd;
+use fantail_pin::Wire;
 
 use super::Asking;
 use crate::client::Client;
@@ -20,14 +20,14 @@ pub enum Onward {
 /// A socket that is closed without losing what was written.
 #[derive(Debug)]
 pub struct Socket {
-    pub socket: OwnedFd,
+    pub wire: Wire,
     pub client: Client,
 }
 
 /// A socket whose hold has ended and that lives on.
 #[derive(Debug)]
 pub struct Released {
-    pub socket: OwnedFd,
+    pub wire: Wire,
     pub client: Client,
     /// Bytes to be read before those of the socket.
     pub unread: Vec<u8>,

@@ -7,10 +7,10 @@ mod control;
 mod far;
 mod timers;
 
-use std::{os::fd::OwnedFd, rc::Rc};
+use std::rc::Rc;
 
 use bytes::Bytes;
-use fantail_pin::{Form, Payload, PinId, Received};
+use fantail_pin::{Form, Payload, PinId, Received, Wire};
 use fantail_proto::{
     item::WsKind,
     render,
@@ -117,8 +117,8 @@ impl Holds {
     }
 
     /// Gives a reserved WebSocket its socket; `unread` is what the client has said already.
-    pub fn attach_websocket(&mut self, id: PinId, socket: OwnedFd, client: Client, mut unread: Vec<u8>) {
-        self.attach(id, socket, client);
+    pub fn attach_websocket(&mut self, id: PinId, wire: Wire, client: Client, mut unread: Vec<u8>) {
+        self.attach(id, wire, client);
         self.hear(id, &mut unread);
         self.ask(id);
         self.schedule(id);

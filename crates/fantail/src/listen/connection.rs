@@ -6,12 +6,14 @@ use std::{
     mem,
     pin::{Pin, pin},
     rc::Rc,
+    sync::Arc,
     task::{Context, Poll, ready},
     time::Duration,
 };
 
 use http::StatusCode;
 use hyper::server::conn::http1;
+use rustls::ServerConfig;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     time::Instant,
@@ -21,6 +23,7 @@ use super::{
     Socket,
     guard::{Guard, State, Wait},
     meter::Meter,
+    tls::TlsStream,
 };
 use crate::{
     client::Client,
@@ -37,8 +40,8 @@ pub(super) struct Connection;
 impl Connection {
     /// Closes without losing what was written.
     pub(super) fn close(closed: hold::Socket) {
-        let hold::Socket { socket, client } = closed;
-        if let Ok(socket) = Socket::from_fd(socket, client.peer.is_some()) {
+        let hold::Socket { wire, client } = closed;
+        if let Ok(socket) = Socket::from_wire(wire, client.peer.is_some()) {
             tokio::task::spawn_local(async move {
                 linger(socket).await;
                 drop(client);
@@ -46,13 +49,25 @@ impl Connection {
         }
     }
 
-    pub(super) fn start(shard: &Rc<Shard>, socket: Socket, client: Client) {
-        spawn(serve(Rc::clone(shard), socket, client, None));
+    pub(super) fn start(shard: &Rc<Shard>, socket: Socket, client: Client, tls: Option<&Arc<ServerConfig>>) {
+        let shard = Rc::clone(shard);
+        match (socket, tls) {
+            (Socket::Tcp(tcp), Some(config)) => {
+                let config = Arc::clone(config);
+                spawn(async move {
+                    match Box::pin(TlsStream::accept(tcp, config, &shard)).await {
+                        Ok(stream) => serve(shard, Socket::Tls(stream), client, None).await,
+                        Err(tcp) => linger(Socket::Tcp(tcp)).await,
+                    }
+                });
+            }
+            (socket, _) => spawn(serve(shard, socket, client, None)),
+        }
     }
 
     pub(super) fn go_on(shard: &Rc<Shard>, released: Released) {
-        let Released { socket, client, unread, replay } = released;
-        match Socket::from_fd(socket, client.peer.is_some()) {
+        let Released { wire, client, unread, replay } = released;
+        match Socket::from_wire(wire, client.peer.is_some()) {
             Ok(socket) => {
                 let held = Held { unread, replay };
                 spawn(serve(Rc::clone(shard), socket, client, Some(held)));
@@ -78,9 +93,10 @@ async fn serve(shard: Rc<Shard>, socket: Socket, client: Client, held: Option<He
     let Held { unread, replay } = held.unwrap_or(Held { unread: Vec::new(), replay: None });
     let snapshot = shard.snapshot.load_full();
     let config = &snapshot.config.client;
+    let secure = socket.is_tls();
     let guard = Guard::new(socket, unread, snapshot.request_limits, snapshot.record_bytes);
     let state = guard.state();
-    let conversation = Conversation::new(Rc::clone(&shard), Rc::clone(&state), client.peer, replay);
+    let conversation = Conversation::new(Rc::clone(&shard), Rc::clone(&state), client.peer, secure, replay);
     let asked = Rc::clone(&conversation);
     let service = hyper::service::service_fn(move |request| {
         // hyper gives the socket back only from a connection that can be moved.
@@ -103,13 +119,14 @@ async fn serve(shard: Rc<Shard>, socket: Socket, client: Client, held: Option<He
     let parts = hyper.into_parts();
     let (socket, mut unread) = parts.io.into_parts();
     match end {
-        End::Closed if state.is_complete() && unread.is_empty() => {}
+        // TLS is told of its end.
+        End::Closed if state.is_complete() && unread.is_empty() && !socket.is_tls() => {}
         End::Closed => Box::pin(linger(socket)).await,
         End::Held => {
             let Some(parked) = conversation.take_parked() else { return };
             unread.splice(0..0, parts.read_buf.iter().copied());
-            match socket.into_fd() {
-                Ok(fd) => parked.pin(&shard, fd, client, unread),
+            match socket.into_wire(&mut unread) {
+                Ok(wire) => parked.pin(&shard, wire, client, unread),
                 Err(error) => tracing::warn!(%error, "a connection cannot be held"),
             }
         }
@@ -281,11 +298,11 @@ async fn refuse(shard: &Shard, mut socket: Socket, status: StatusCode, text: &st
 /// Closes without losing what was written: a close with unread bytes would be a reset, which takes the
 /// answer away from the client (RFC 9112, 9.6).
 async fn linger(mut socket: Socket) {
-    if socket.shutdown().await.is_err() {
-        return;
-    }
-    let mut scratch = [0; 1024];
     let drain = async {
+        if socket.shutdown().await.is_err() {
+            return;
+        }
+        let mut scratch = [0; 1024];
         let mut left = LINGER_BYTES;
         while let Ok(read @ 1..) = socket.read(&mut scratch).await
             && left > 0

@@ -5,6 +5,7 @@ mod connection;
 pub mod guard;
 mod meter;
 mod socket;
+pub mod tls;
 
 use std::{
     io,
@@ -15,10 +16,12 @@ use std::{
     },
     path::Path,
     rc::Rc,
+    sync::Arc,
     time::Duration,
 };
 
 use rustix::io::Errno;
+use rustls::ServerConfig;
 use socket2::{Domain, Protocol, TcpKeepalive, Type};
 use tokio::net::{TcpListener, UnixListener};
 
@@ -76,12 +79,12 @@ impl Bound {
     }
 }
 
-/// Accepts until the shard drains. While there is no room for a connection, none is accepted: the
+/// Accepts until the shard drains, clients that speak TLS if there is a configuration for it. While there is no room for a connection, none is accepted: the
 /// kernel keeps them waiting.
 ///
 /// # Errors
 /// The socket cannot be used at all.
-pub async fn accept(shard: Rc<Shard>, bound: Bound) -> io::Result<()> {
+pub async fn accept(shard: Rc<Shard>, bound: Bound, tls: Option<Arc<ServerConfig>>) -> io::Result<()> {
     let listener = Listener::new(bound)?;
     let mut drained = std::pin::pin!(shard.drained());
     loop {
@@ -102,7 +105,7 @@ pub async fn accept(shard: Rc<Shard>, bound: Bound) -> io::Result<()> {
         match accepted {
             Ok((socket, peer)) => {
                 if let Some(client) = shard.connections.take(peer) {
-                    Connection::start(&shard, socket, client);
+                    Connection::start(&shard, socket, client, tls.as_ref());
                 }
             }
             Err(error) if is_exhaustion(&error) => {

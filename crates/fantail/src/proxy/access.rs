@@ -23,6 +23,7 @@ pub(super) struct Entry {
     host: Option<http::HeaderValue>,
     user_agent: Option<http::HeaderValue>,
     from: Option<IpAddr>,
+    tls: bool,
     replay: bool,
     target: String,
     route: Option<Arc<Route>>,
@@ -46,6 +47,7 @@ impl Entry {
             host: header(header::HOST),
             user_agent: header(header::USER_AGENT),
             from: conversation.peer(),
+            tls: conversation.is_tls(),
             replay,
             target: String::new(),
             route: None,
@@ -66,7 +68,7 @@ impl Entry {
         let rule = self.route.as_ref().map(|route| &*route.rule);
         shard.access.borrow_mut().line(&Access {
             method: self.method.as_str(),
-            uri: &format!("http://{host}{path}"),
+            uri: &format!("{}://{host}{path}", if self.tls { "https" } else { "http" }),
             target: &self.target,
             outcome,
             took: self.started.elapsed(),

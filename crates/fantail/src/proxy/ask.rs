@@ -93,7 +93,8 @@ impl Ask {
         let proxy = &snapshot.config.proxy;
         let host = host(&head);
         let websocket = handshake::is_upgrade(&head.headers);
-        let tls = proxy.forward.accept_protocol && forward::claims_tls(&head.headers);
+        let tls = exchange.conversation.is_tls()
+            || (proxy.forward.accept_protocol && forward::claims_tls(&head.headers));
         let route = {
             let name = name(&host);
             let id = head.headers.get(PUSHPIN_ROUTE).filter(|_| proxy.forward.accept_pushpin_route);

@@ -4,11 +4,10 @@
 use std::{
     cell::{Cell, RefCell},
     net::IpAddr,
-    os::fd::OwnedFd,
     rc::Rc,
 };
 
-use fantail_pin::PinId;
+use fantail_pin::{PinId, Wire};
 use fantail_proto::grip::KeepAlive;
 use hyper::body::Incoming;
 
@@ -20,6 +19,7 @@ pub struct Conversation {
     shard: Rc<Shard>,
     state: Rc<State>,
     peer: Option<IpAddr>,
+    tls: bool,
     /// For the first request only.
     replay: RefCell<Option<Replay>>,
     stage: Cell<Stage>,
@@ -41,11 +41,18 @@ enum Stage {
 }
 
 impl Conversation {
-    pub fn new(shard: Rc<Shard>, state: Rc<State>, peer: Option<IpAddr>, replay: Option<Replay>) -> Rc<Self> {
+    pub fn new(
+        shard: Rc<Shard>,
+        state: Rc<State>,
+        peer: Option<IpAddr>,
+        tls: bool,
+        replay: Option<Replay>,
+    ) -> Rc<Self> {
         Rc::new(Self {
             shard,
             state,
             peer,
+            tls,
             replay: RefCell::new(replay),
             stage: Cell::new(Stage::Idle),
             parked: RefCell::default(),
@@ -82,6 +89,11 @@ impl Conversation {
 
     pub(super) fn peer(&self) -> Option<IpAddr> {
         self.peer
+    }
+
+    /// Whether the client speaks TLS to us.
+    pub(super) fn is_tls(&self) -> bool {
+        self.tls
     }
 
     /// A request begins; if it is one that was held before, what its hold knew.
@@ -143,22 +155,22 @@ pub enum Parked {
 
 impl Parked {
     /// Gives the hold its socket, and what the client had sent behind the request.
-    pub fn pin(self, shard: &Shard, socket: OwnedFd, client: Client, unread: Vec<u8>) {
+    pub fn pin(self, shard: &Shard, wire: Wire, client: Client, unread: Vec<u8>) {
         shard.holds(|holds| {
             let id = match self {
                 Self::Stream { reserved, keep_alive } => {
                     let id = reserved.keep();
-                    holds.attach_stream(id, socket, client, unread, keep_alive.as_ref());
+                    holds.attach_stream(id, wire, client, unread, keep_alive.as_ref());
                     id
                 }
                 Self::Poll { reserved, timeout_ms } => {
                     let id = reserved.keep();
-                    holds.attach_poll(id, socket, client, unread, timeout_ms);
+                    holds.attach_poll(id, wire, client, unread, timeout_ms);
                     id
                 }
                 Self::WebSocket { reserved } => {
                     let id = reserved.keep();
-                    holds.attach_websocket(id, socket, client, unread);
+                    holds.attach_websocket(id, wire, client, unread);
                     id
                 }
             };

@@ -142,7 +142,7 @@ fn the_readme_has_good_events() {
 fn the_readme_has_the_commands_of_the_banner() {
     let config = Config::default();
     let routes = Table::parse(&config.routes.lines.join("\n")).unwrap();
-    let banner = cli::banner(&config, &config.server.listen, config.control.listen, &routes);
+    let banner = cli::banner(&config, [&config.server.listen, &[]], config.control.listen, &routes);
     let readme = read("README.md");
     let commands: Vec<&str> = banner.lines().map(str::trim).filter(|line| line.starts_with("curl")).collect();
     assert_eq!(commands.len(), 2, "{banner}");

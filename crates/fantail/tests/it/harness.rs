@@ -5,6 +5,7 @@
 mod client;
 mod origin;
 mod server;
+pub mod tls;
 pub mod websocket;
 mod wire;
 

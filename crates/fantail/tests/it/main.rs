@@ -25,6 +25,7 @@ mod slow;
 mod smuggling;
 mod soak;
 mod stream;
+mod tls;
 mod websocket_hostile;
 mod websocket_native;
 mod websocket_over_http;

@@ -68,6 +68,8 @@ pub struct TestServer {
     child: Child,
     /// The first client address.
     pub client: SocketAddr,
+    /// The first that speaks TLS.
+    pub client_tls: Option<SocketAddr>,
     pub control: SocketAddr,
     /// Holds `fantail.toml`, if there is one, and what a test puts beside it.
     pub folder: tempfile::TempDir,
@@ -97,13 +99,24 @@ impl TestServer {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let (child, log, readers) = spawn(routes, &chosen, folder.path());
         let unset = SocketAddr::from(([0, 0, 0, 0], 0));
-        let mut server = Self { child, client: unset, control: unset, folder, log, readers, stopped: false };
+        let mut server = Self {
+            child,
+            client: unset,
+            client_tls: None,
+            control: unset,
+            folder,
+            log,
+            readers,
+            stopped: false,
+        };
         let line = server.log_line(|line| field(line, "message") == Some(&json!("listening")));
         let address = |name| {
             let all = field(&line, name).and_then(Value::as_str).expect("an address");
-            all.split(',').next().expect("one at least").trim().parse().expect("an address")
+            all.split(',').next().expect("one at least").trim().parse()
         };
-        (server.client, server.control) = (address("client"), address("control"));
+        server.client = address("client").expect("an address");
+        server.client_tls = address("client_tls").ok();
+        server.control = address("control").expect("an address");
         server.log_line(|line| {
             field(line, "message").and_then(Value::as_str).is_some_and(|m| m.ends_with("started"))
         });
