@@ -93,6 +93,8 @@ pub struct Asked {
     pub meta: Vec<(String, String)>,
     /// The route's, which filters leave out of channel names.
     pub prefix: String,
+    /// The request's, when the log is to say who subscribes to what.
+    pub uri: Option<Box<str>>,
 }
 
 /// One channel of a new hold.
@@ -323,11 +325,11 @@ impl Holds {
         self.gauge(list, 1);
         let filtered = asked.subscriptions.iter().any(|subscription| !subscription.filters.is_empty());
         if filtered && let Some(hold) = self.pins.get_mut(id) {
-            let Asked { meta, prefix, .. } = &asked;
-            hold.filtering =
-                Some(Box::new(Filtering { filters: Vec::new(), meta: meta.clone(), prefix: prefix.clone() }));
+            let (meta, prefix) = (asked.meta.clone(), asked.prefix.clone());
+            hold.filtering = Some(Box::new(Filtering { filters: Vec::new(), meta, prefix }));
         }
         for Subscription { channel, filters } in asked.subscriptions {
+            asked.uri.iter().for_each(|uri| crate::log::subscribed(uri, &channel));
             self.join(id, asked.realm, &channel, list, filters);
         }
         Some(id)

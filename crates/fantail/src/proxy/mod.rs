@@ -26,6 +26,7 @@ pub use relay::Relay;
 
 use crate::{
     error::{self, Fault},
+    log,
     metrics::Counters,
     route::Route,
     shard::Shard,
@@ -192,6 +193,12 @@ impl Exchange {
         if let Some(entry) = &mut self.entry {
             entry.route(route);
         }
+    }
+
+    /// When the log is to say who subscribes to what.
+    fn said_uri(&self) -> Option<Box<str>> {
+        let entry = self.entry.as_ref().filter(|_| log::says_channels())?;
+        Some(entry.uri().into())
     }
 
     fn tries(&mut self, target: &Target) {

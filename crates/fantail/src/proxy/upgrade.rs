@@ -107,6 +107,7 @@ async fn park(
             .collect(),
         meta: Vec::new(),
         prefix: route.rule.prefix.clone(),
+        uri: exchange.said_uri(),
     };
     let opened = Opened {
         far,
@@ -121,7 +122,7 @@ async fn park(
         link.start(exchange.shard(), exchange.snapshot.config.websocket.close_timeout);
     }
     if let Some(entry) = exchange.entry.take() {
-        entry.write(exchange.shard(), Outcome::Accept);
+        entry.write(exchange.shard(), Outcome::Code(101, 0));
     }
     let reserved = Reserved::new(Rc::clone(exchange.shard()), id);
     exchange.conversation.will_park(Parked::WebSocket { reserved });
