@@ -46,6 +46,8 @@ pub struct Route {
     /// `header=Name:Value`, an empty value deletes.
     pub headers: Vec<(http::HeaderName, http::HeaderValue)>,
     pub no_grip: bool,
+    /// `log_level=`: what is logged of its requests at most, from 0 (errors) to 4 (all).
+    pub log_level: Option<u8>,
     /// `realm=`, our own parameter.
     pub realm: Option<String>,
     pub targets: Vec<Target>,

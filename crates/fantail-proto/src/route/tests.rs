@@ -189,7 +189,6 @@ fn what_does_not_exist_yet_is_refused_by_name() {
         "*,jsonp_defcb=c test",
         "*,jsonp_defmethod=GET test",
         "*,session test",
-        "*,log_level=2 test",
         "*,sockjs=/s test",
         "*,sockjs_as_path=/s test",
         "* a:1,ipc_file_mode=777",

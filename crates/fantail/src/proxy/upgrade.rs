@@ -78,7 +78,7 @@ pub(super) async fn answer(
                 return Ok(exchange.relay(ask.answer(target, head, ready, download)));
             }
             Tried::Unreached(failure) => {
-                tracing::info!(target: "fantail::proxy", address, %failure, "target not reached");
+                exchange.unreached(&address, &failure);
                 tried.push(address);
             }
         }

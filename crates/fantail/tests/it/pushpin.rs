@@ -219,6 +219,28 @@ fn routes_are_read_as_far_as_they_can_be() {
 }
 
 #[test]
+fn a_route_may_be_quiet() {
+    let client = free_port();
+    let conf =
+        format!("[runner]\nhttp_port=127.0.0.1:{client}\n[handler]\npush_in_http_port={}\n", free_port());
+    let routes =
+        "quiet.example,log_level=1 test\nquiet.example,log_level=1,path_beg=/down 127.0.0.1:1\n* test\n";
+    let pushpin = Pushpin::start(&conf, routes, &["--verbose"]);
+    pushpin.read_until("started");
+    let ask = |host: &str, target: &str| {
+        let mut client = Client::connect(SocketAddr::from(([127, 0, 0, 1], client)));
+        client.request("GET", target, &[("Host", host)], b"").head().status()
+    };
+    assert_eq!(ask("quiet.example", "/"), 200);
+    assert_eq!(ask("quiet.example", "/down"), 502);
+    assert_eq!(ask("quiet.example", "/stream"), 200);
+    assert_eq!(ask("loud.example", "/"), 200);
+    let lines = pushpin.read_until("http://loud.example/ -> test code=200 36");
+    let info: Vec<&String> = lines.iter().filter(|line| message(line).0 == "INFO").collect();
+    assert_eq!(info.len(), 1, "{info:#?}");
+}
+
+#[test]
 fn a_log_file_is_appended_to_and_opened_again() {
     let conf = format!(
         "[runner]\nhttp_port=127.0.0.1:{}\n[handler]\npush_in_http_port={}\n",
