@@ -9,7 +9,11 @@ use std::{
 
 use toml::Value;
 
-use super::{Place, Problem, layers::Entry};
+use super::{
+    Place, Problem,
+    keys::{DEFAULTS, KEYS},
+    layers::Entry,
+};
 
 mod ini;
 mod table;
@@ -79,6 +83,7 @@ pub(super) fn read(path: &Path, text: &str, instance: Option<u32>) -> Layer {
     reading.table();
     reading.listeners();
     reading.control();
+    reading.subscribers();
     reading.log();
     reading.routes();
     reading.report();
@@ -204,6 +209,9 @@ impl<'a> Reading<'a> {
     fn table(&mut self) {
         for row in ROWS {
             let Meaning::Becomes(key, form, absent) = row.meaning else { continue };
+            if !exists(key) {
+                continue;
+            }
             let found = self.find(row.section, row.names);
             let place = found.as_ref().map_or_else(|| self.whole(), |found| found.place.clone());
             let base = self.folder();
@@ -232,6 +240,26 @@ impl<'a> Reading<'a> {
             listen.extend(found.list().map(unix));
         }
         self.set("server.listen", Value::from(listen), place);
+        if let Some(found) = self.find("runner", &["https_ports"]).filter(|_| exists("server.tls_listen")) {
+            let certificates = self.folder().join("runner/certs");
+            let listen = Value::from(found.list().map(tcp).collect::<Vec<_>>());
+            self.set(
+                "tls.folder",
+                Value::from(absolute(&certificates.to_string_lossy())),
+                found.place.clone(),
+            );
+            self.set("server.tls_listen", listen, found.place);
+        }
+    }
+
+    /// The list, and the single one that older versions have beside it.
+    fn subscribers(&mut self) {
+        let found = ["push_in_sub_specs", "push_in_sub_spec"].map(|name| self.find("handler", &[name]));
+        let specs: Vec<&str> = found.iter().flatten().flat_map(Found::list).collect();
+        if let Some(first) = found.iter().flatten().next().filter(|_| exists("zeromq.sub")) {
+            let (value, place) = (Value::from(specs), first.place.clone());
+            self.set("zeromq.sub", value, place);
+        }
     }
 
     fn control(&mut self) {
@@ -304,6 +332,8 @@ impl<'a> Reading<'a> {
                 let row = ROWS.iter().find(|row| row.section == section && row.names.contains(&key));
                 let reason = match row.map(|row| row.meaning) {
                     Some(Meaning::Nothing(reason)) => reason,
+                    Some(Meaning::Becomes(key, ..)) if !exists(key) => table::NOT_YET,
+                    Some(Meaning::PartOf(keys)) if !keys.iter().all(|key| exists(key)) => table::NOT_YET,
                     Some(_) => continue,
                     None if table::is_plumbing(section, key) => table::BETWEEN_PROCESSES,
                     None => {
@@ -334,6 +364,7 @@ impl<'a> Reading<'a> {
     }
 
     fn set(&mut self, key: &str, value: Value, place: Place) {
+        let value = fitted(key, value);
         self.layer.entries.push(Entry { key: key.into(), value, place });
     }
 
@@ -383,6 +414,22 @@ impl Form {
                 "it is no text"
             }
         }
+    }
+}
+
+/// Whether Fantail has this key.
+fn exists(key: &str) -> bool {
+    KEYS.iter().any(|known| known.full == key)
+}
+
+/// One text for a key that has a list is its only element, or none.
+fn fitted(key: &str, value: Value) -> Value {
+    let (section, name) = key.split_once('.').unwrap_or((key, ""));
+    let default = DEFAULTS.get(section).and_then(|section| section.get(name));
+    match (default, value) {
+        (Some(Value::Array(_)), Value::String(text)) if text.is_empty() => Value::Array(Vec::new()),
+        (Some(Value::Array(_)), Value::String(text)) => Value::Array(vec![Value::from(text)]),
+        (_, value) => value,
     }
 }
 

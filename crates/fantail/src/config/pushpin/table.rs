@@ -49,7 +49,7 @@ pub(in crate::config) const ROWS: &[Row] = &[
     row("runner", &["rundir"], PartOf(&[])),
     row("runner", &["services"], Nothing(ONE_PROCESS)),
     row("runner", &["http_port"], PartOf(&["server.listen"])),
-    row("runner", &["https_ports"], Nothing(NOT_YET)),
+    row("runner", &["https_ports"], PartOf(&["server.tls_listen", "tls.folder"])),
     row("runner", &["local_ports"], PartOf(&["server.listen"])),
     row("runner", &["logdir"], Nothing(ONE_LOG)),
     row("runner", &["log_level"], PartOf(&["log.level"])),
@@ -89,7 +89,7 @@ pub(in crate::config) const ROWS: &[Row] = &[
     row("proxy", &["prometheus_port"], Nothing(OTHER_SECTION)),
     row("proxy", &["prometheus_prefix"], Nothing(OTHER_SECTION)),
     row("proxy", &["ipc_file_mode"], Nothing(ONE_PROCESS)),
-    row("proxy", &["auto_cross_origin"], Nothing(NOT_YET)),
+    row("proxy", &["auto_cross_origin"], Becomes("proxy.auto_cross_origin", Truth, None)),
     row("proxy", &["sockjs_url"], Nothing(NOT_YET)),
     row("proxy", &["updates_check"], Nothing(NO_CALLS)),
     row("proxy", &["organization_name"], Nothing(NO_CALLS)),
@@ -101,23 +101,23 @@ pub(in crate::config) const ROWS: &[Row] = &[
     row("handler", &["id_cache_ttl"], Becomes("hub.id_ttl", Seconds, Some("0"))),
     row("handler", &["update_on_first_subscription"], Nothing(NO_ORDER)),
     row("handler", &["connection_subscription_max"], Becomes("grip.subscriptions", Number, None)),
-    row("handler", &["ipc_file_mode"], Nothing(NOT_YET)),
-    row("handler", &["push_in_spec"], Nothing(NOT_YET)),
-    row("handler", &["push_in_sub_specs"], Nothing(NOT_YET)),
-    row("handler", &["push_in_sub_spec"], Nothing(NOT_YET)),
-    row("handler", &["push_in_sub_connect"], Nothing(NOT_YET)),
-    row("handler", &["stats_spec"], Nothing(NOT_YET)),
-    row("handler", &["command_spec"], Nothing(NOT_YET)),
+    row("handler", &["ipc_file_mode"], Becomes("zeromq.ipc_file_mode", Text, None)),
+    row("handler", &["push_in_spec"], Becomes("zeromq.pull", List, None)),
+    row("handler", &["push_in_sub_specs"], PartOf(&["zeromq.sub"])),
+    row("handler", &["push_in_sub_spec"], PartOf(&["zeromq.sub"])),
+    row("handler", &["push_in_sub_connect"], Becomes("zeromq.sub_connect", Truth, None)),
+    row("handler", &["stats_spec"], Becomes("zeromq.stats", Text, None)),
+    row("handler", &["command_spec"], Becomes("zeromq.command", Text, None)),
     row("handler", &["message_rate"], Nothing(NOT_YET)),
     row("handler", &["message_hwm"], Nothing(NOT_YET)),
     row("handler", &["message_block_size"], Nothing(NOT_YET)),
     row("handler", &["subscription_linger"], Nothing(NOT_YET)),
     row("handler", &["stats_subscription_ttl"], Nothing(NOT_YET)),
     row("handler", &["stats_report_interval"], Nothing(NOT_YET)),
-    row("handler", &["stats_format"], Nothing(NOT_YET)),
+    row("handler", &["stats_format"], Becomes("zeromq.stats_format", Text, None)),
     row("handler", &["prometheus_port"], Nothing(NOT_YET)),
     row("handler", &["prometheus_prefix"], Nothing(NOT_YET)),
-    row("handler", &["state_spec"], Nothing(NOT_YET)),
+    row("handler", &["state_spec"], Becomes("zeromq.session", Text, None)),
     row("handler", &["share_all"], Becomes("proxy.share_requests", Truth, None)),
 ];
 
@@ -141,7 +141,7 @@ const fn row(section: &'static str, names: &'static [&'static str], meaning: Mea
 }
 
 const ONE_PROCESS: &str = "Fantail is one process";
-const NOT_YET: &str = "Fantail does not have it yet";
+pub(super) const NOT_YET: &str = "Fantail does not have it yet";
 const ONE_LOG: &str = "there is one log, to standard output or --logfile";
 const NO_CALLS: &str = "Fantail calls nobody";
 const NO_ORDER: &str = "items are not ordered by prev-id";
