@@ -45,12 +45,7 @@ pub fn run(config: Config, log: &Output) -> ExitCode {
     if let Some(file) = &config.file {
         tracing::info!("using config: {}", file.display());
     }
-    for notice in &config.notices {
-        match notice {
-            Notice::Meaningless { .. } => tracing::info!("{notice}"),
-            Notice::Doubtful(_) => tracing::warn!("{notice}"),
-        }
-    }
+    say_notices(&config, &[]);
     let end = Server::bind(config).and_then(|server| server.serve(log));
     match end {
         Ok(()) => ExitCode::SUCCESS,
@@ -331,6 +326,7 @@ impl Life {
             Ok(config) => config,
             Err(problems) => return tracing::error!("not reloaded, nothing has changed: {problems}"),
         };
+        say_notices(&config, &old.config.notices);
         let restart = old.config.restart_needed(&config);
         if !restart.is_empty() {
             tracing::warn!("only a restart changes {}", restart.join(", "));
@@ -351,6 +347,16 @@ impl Life {
 fn complain(snapshot: &Snapshot) {
     for error in &snapshot.broken {
         tracing::error!("tls: {error}");
+    }
+}
+
+/// Those that have not been said.
+fn say_notices(config: &Config, said: &[Notice]) {
+    for notice in config.notices.iter().filter(|notice| !said.contains(notice)) {
+        match notice {
+            Notice::Meaningless { .. } => tracing::info!("{notice}"),
+            Notice::Doubtful(_) => tracing::warn!("{notice}"),
+        }
     }
 }
 

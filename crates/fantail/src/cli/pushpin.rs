@@ -46,8 +46,13 @@ impl Options {
             toml::Value::from(file.to_string_lossy().into_owned())
         });
         let listen = self.port.clone().map(|address| toml::Value::from(vec![address]));
+        let encrypted = listen
+            .clone()
+            .filter(|_| config::has("server.tls_listen"))
+            .map(|_| toml::Value::Array(Vec::new()));
         [
             ("--port", "server.listen", listen),
+            ("--port", "server.tls_listen", encrypted),
             ("--logfile", "log.file", logfile),
             ("--loglevel", "log.level", level),
             ("--verbose", "log.level", self.verbose.then(|| toml::Value::from("debug"))),

@@ -21,7 +21,7 @@ mod tests;
 
 use crate::log;
 use layers::Layers;
-pub use pushpin::{LevelError, Notice, level, tcp};
+pub use pushpin::{LevelError, Notice, has, level, tcp};
 
 /// The whole configuration, valid: what cannot work is refused when it is loaded.
 #[derive(Clone, Debug)]

@@ -209,7 +209,7 @@ impl<'a> Reading<'a> {
     fn table(&mut self) {
         for row in ROWS {
             let Meaning::Becomes(key, form, absent) = row.meaning else { continue };
-            if !exists(key) {
+            if !has(key) {
                 continue;
             }
             let found = self.find(row.section, row.names);
@@ -240,7 +240,7 @@ impl<'a> Reading<'a> {
             listen.extend(found.list().map(unix));
         }
         self.set("server.listen", Value::from(listen), place);
-        if let Some(found) = self.find("runner", &["https_ports"]).filter(|_| exists("server.tls_listen")) {
+        if let Some(found) = self.find("runner", &["https_ports"]).filter(|_| has("server.tls_listen")) {
             let certificates = self.folder().join("runner/certs");
             let listen = Value::from(found.list().map(tcp).collect::<Vec<_>>());
             self.set(
@@ -256,7 +256,7 @@ impl<'a> Reading<'a> {
     fn subscribers(&mut self) {
         let found = ["push_in_sub_specs", "push_in_sub_spec"].map(|name| self.find("handler", &[name]));
         let specs: Vec<&str> = found.iter().flatten().flat_map(Found::list).collect();
-        if let Some(first) = found.iter().flatten().next().filter(|_| exists("zeromq.sub")) {
+        if let Some(first) = found.iter().flatten().next().filter(|_| has("zeromq.sub")) {
             let (value, place) = (Value::from(specs), first.place.clone());
             self.set("zeromq.sub", value, place);
         }
@@ -332,8 +332,8 @@ impl<'a> Reading<'a> {
                 let row = ROWS.iter().find(|row| row.section == section && row.names.contains(&key));
                 let reason = match row.map(|row| row.meaning) {
                     Some(Meaning::Nothing(reason)) => reason,
-                    Some(Meaning::Becomes(key, ..)) if !exists(key) => table::NOT_YET,
-                    Some(Meaning::PartOf(keys)) if !keys.iter().all(|key| exists(key)) => table::NOT_YET,
+                    Some(Meaning::Becomes(key, ..)) if !has(key) => table::NOT_YET,
+                    Some(Meaning::PartOf(keys)) if !keys.iter().all(|key| has(key)) => table::NOT_YET,
                     Some(_) => continue,
                     None if table::is_plumbing(section, key) => table::BETWEEN_PROCESSES,
                     None => {
@@ -418,7 +418,7 @@ impl Form {
 }
 
 /// Whether Fantail has this key.
-fn exists(key: &str) -> bool {
+pub fn has(key: &str) -> bool {
     KEYS.iter().any(|known| known.full == key)
 }
 
