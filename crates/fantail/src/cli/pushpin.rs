@@ -46,10 +46,7 @@ impl Options {
             toml::Value::from(file.to_string_lossy().into_owned())
         });
         let listen = self.port.clone().map(|address| toml::Value::from(vec![address]));
-        let encrypted = listen
-            .clone()
-            .filter(|_| config::has("server.tls_listen"))
-            .map(|_| toml::Value::Array(Vec::new()));
+        let encrypted = self.port.is_some().then(|| toml::Value::Array(Vec::new()));
         [
             ("--port", "server.listen", listen),
             ("--port", "server.tls_listen", encrypted),

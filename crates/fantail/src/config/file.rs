@@ -63,8 +63,6 @@ pub(super) enum Invalid {
     Mode(String),
     #[error(r#""{0}" has something behind its "?" that is neither mode=, user= nor group="#)]
     Query(String),
-    #[error("no server ports configured: write at least one address")]
-    NoAddress,
     #[error(r#""{0}" is there twice"#)]
     Twice(String),
     #[error(transparent)]
@@ -116,9 +114,6 @@ struct Server {
 
 impl Server {
     fn build(self, base: &Path) -> Result<super::Server, Invalid> {
-        if self.listen.is_empty() && self.tls_listen.is_empty() {
-            return Err(Invalid::NoAddress);
-        }
         let mut listen: Vec<Address> = Vec::with_capacity(self.listen.len());
         for text in self.listen {
             let address = address(&text, base)?;

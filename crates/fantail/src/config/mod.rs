@@ -21,7 +21,7 @@ mod tests;
 
 use crate::log;
 use layers::Layers;
-pub use pushpin::{LevelError, Notice, has, level, tcp};
+pub use pushpin::{LevelError, Notice, level, tcp};
 
 /// The whole configuration, valid: what cannot work is refused when it is loaded.
 #[derive(Clone, Debug)]
@@ -433,6 +433,10 @@ impl fmt::Display for Lines<'_> {
 /// What no single value shows to be wrong.
 fn check_whole(parts: &Parts, layers: &Layers) -> Vec<Problem> {
     let mut problems = Vec::new();
+    if parts.server.listen.is_empty() && parts.server.tls_listen.is_empty() {
+        let reason = "no server ports configured: write at least one address".into();
+        problems.push(Problem { place: layers.place("server.listen"), reason });
+    }
     for (n, realm) in parts.realms.iter().enumerate() {
         if parts.realms.iter().take(n).any(|earlier| earlier.id == realm.id) {
             let reason = format!("realm \"{}\" is there twice: write it once, with all its keys", realm.id);

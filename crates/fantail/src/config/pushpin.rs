@@ -240,7 +240,7 @@ impl<'a> Reading<'a> {
             listen.extend(found.list().map(unix));
         }
         self.set("server.listen", Value::from(listen), place);
-        if let Some(found) = self.find("runner", &["https_ports"]).filter(|_| has("server.tls_listen")) {
+        if let Some(found) = self.find("runner", &["https_ports"]) {
             let certificates = self.folder().join("runner/certs");
             let listen = Value::from(found.list().map(tcp).collect::<Vec<_>>());
             self.set(
@@ -418,7 +418,7 @@ impl Form {
 }
 
 /// Whether Fantail has this key.
-pub fn has(key: &str) -> bool {
+fn has(key: &str) -> bool {
     KEYS.iter().any(|known| known.full == key)
 }
 
