@@ -94,8 +94,10 @@ def free_ports():
 
 
 def start_fantail(binary, origin):
-    environment = {"FANTAIL_PROXY__X_FORWARDED_FOR": "append"}
-    return Fantail(binary, routes(origin), environment=environment)
+    """With a configuration like that of Pushpin, but with ports of its own."""
+    conf = CONF.format(folder="{folder}", **free_ports()).replace("log_level=1", "log_level=2")
+    conf = conf.replace("client_buffer_size=8192", "client_buffer_size=32768")
+    return Fantail(binary, routes(origin), conf, name="pushpin.conf")
 
 
 def write(path, text):

@@ -1,12 +1,15 @@
 // The Node GRIP libraries, unmodified, drive streams, long-polls and WebSockets through Fantail.
 //
 // An Express application with @fanoutio/serve-grip and a bare node:http one with @fanoutio/grip are the
-// origins; both publish. The WebSockets' clients are the library ws and headless Chromium.
+// origins; both publish. The WebSockets' clients are the library ws and headless Chromium. Fantail has a configuration of
+// Pushpin's.
 // Usage: node interop.js PATH-TO-FANTAIL
 import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import http from 'node:http';
+import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { createInterface } from 'node:readline';
 
@@ -40,11 +43,17 @@ async function listen(server) {
 
 /** Starts Fantail and waits until it listens. */
 async function fantail(routes) {
-  const args = ['serve', '--listen', '127.0.0.1:0', '--control', '127.0.0.1:0'];
+  const folder = mkdtempSync(path.join(tmpdir(), 'fantail-'));
+  const conf = path.join(folder, 'pushpin.conf');
+  writeFileSync(conf, `[runner]\nallow_compression=true\n[proxy]\nsig_key=${KEY}\n[handler]\nid_cache_ttl=60\n`);
+  const args = ['serve', '--config', conf, '--listen', '127.0.0.1:0', '--control', '127.0.0.1:0'];
   for (const route of routes) args.push('--route', route);
-  const env = { ...process.env, FANTAIL_LOG__FORMAT: 'json', FANTAIL_PROXY__SIG_KEY: KEY, FANTAIL_WEBSOCKET__DEFLATE: 'true' };
+  const env = { ...process.env, FANTAIL_LOG__FORMAT: 'json' };
   const child = spawn(path.resolve(process.argv[2]), args, { env, stdio: ['ignore', 'pipe', 'inherit'] });
-  process.on('exit', () => child.kill('SIGKILL'));
+  process.on('exit', () => {
+    child.kill('SIGKILL');
+    rmSync(folder, { recursive: true });
+  });
   const running = { child };
   for await (const line of createInterface({ input: child.stdout })) {
     const fields = JSON.parse(line);

@@ -9,17 +9,20 @@ import threading
 
 
 class Fantail:
-    """A running server: `client`, `control` and, if it speaks TLS, `tls` are (host, port)."""
+    """A running server: `client`, `control` and, if it speaks TLS, `tls` are (host, port).
 
-    def __init__(self, binary, routes, config="", environment=None, arguments=()):
+    `config` is the text of a file of this name, Fantail's or Pushpin's, in which `{folder}` is where the file is.
+    """
+
+    def __init__(self, binary, routes, config="", environment=None, arguments=(), name="fantail.toml"):
         self.folder = tempfile.TemporaryDirectory()
         command = [binary, "serve", "--listen", "127.0.0.1:0", "--control", "127.0.0.1:0", *arguments]
         for route in routes:
             command += ["--route", route]
         if config:
-            path = os.path.join(self.folder.name, "fantail.toml")
+            path = os.path.join(self.folder.name, name)
             with open(path, "w") as file:
-                file.write(config)
+                file.write(config.replace("{folder}", self.folder.name))
             command += ["--config", path]
         inherited = {k: v for k, v in os.environ.items() if not k.startswith("FANTAIL_")}
         self.process = subprocess.Popen(

@@ -1,7 +1,7 @@
 """The Python GRIP libraries, unmodified, drive streams, long-polls and WebSockets through Fantail.
 
 A real Django application with django-grip under waitress is the origin; it and gripcontrol publish. The WebSockets'
-client is the library `websockets`.
+client is the library `websockets`. Fantail has a configuration of Pushpin's.
 Usage: interop.py PATH-TO-FANTAIL
 """
 
@@ -22,14 +22,14 @@ from websockets.sync.client import connect
 
 KEY = "a-key-that-is-long-enough-for-hs256-tokens"
 CONFIG = f"""
+[runner]
+allow_compression=true
 [proxy]
-sig_key = "{KEY}"
-[websocket]
-deflate = true
-[[realm]]
-id = "acme"
-keys = ["{KEY}"]
+sig_key={KEY}
+[handler]
+id_cache_ttl=60
 """
+ENVIRONMENT = {"FANTAIL_REALM": f'[{{id = "acme", keys = ["{KEY}"]}}]'}
 
 
 def stream(request):
@@ -311,7 +311,7 @@ def main():
     listener = socket.create_server(("127.0.0.1", 0))
     origin = "127.0.0.1:%d" % listener.getsockname()[1]
     routes = [f"*,proto=ws {origin},over_http", f"* {origin}", f"acme.example,realm=acme {origin}"]
-    fantail = Fantail(os.path.abspath(sys.argv[1]), routes, CONFIG)
+    fantail = Fantail(os.path.abspath(sys.argv[1]), routes, CONFIG, ENVIRONMENT, name="pushpin.conf")
     control = "http://%s:%d" % fantail.control
     settings.configure(
         ALLOWED_HOSTS=["*"],

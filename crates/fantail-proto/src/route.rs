@@ -46,6 +46,8 @@ pub struct Route {
     /// `header=Name:Value`, an empty value deletes.
     pub headers: Vec<(http::HeaderName, http::HeaderValue)>,
     pub no_grip: bool,
+    /// `log_level=`: what is logged of its requests at most, from 0 (errors) to 4 (all).
+    pub log_level: Option<u8>,
     /// `realm=`, our own parameter.
     pub realm: Option<String>,
     pub targets: Vec<Target>,
@@ -128,21 +130,31 @@ impl std::fmt::Display for Address {
 impl Table {
     /// Every line must be good; all errors are returned at once, in the order of their lines.
     pub fn parse(text: &str) -> Result<Self, Vec<LineError>> {
+        let (table, errors) = Self::parse_leniently(text);
+        if errors.is_empty() { Ok(table) } else { Err(errors) }
+    }
+
+    /// Passes over what Pushpin passes over (spec 2.1, 2.2): unknown parameters, and lines that it could not use.
+    /// Returns what was wrong, in the order of the lines.
+    pub fn parse_leniently(text: &str) -> (Self, Vec<LineError>) {
         let mut routes = Vec::new();
         let mut errors = Vec::new();
         for (line, text) in (1..).zip(text.lines()) {
-            match Route::parse(text) {
-                Ok(Some(route)) => routes.push(Route { line, ..route }),
-                Ok(None) => {}
-                Err(reasons) => errors.extend(reasons.into_iter().map(|reason| LineError { line, reason })),
-            }
+            let (route, reasons) = Route::parse(text);
+            errors.extend(reasons.into_iter().map(|reason| LineError { line, reason }));
+            routes.extend(route.map(|route| Route { line, ..route }));
         }
-        errors.extend(duplicates(&routes));
-        if errors.is_empty() {
-            return Ok(Self::new(routes));
-        }
+        let duplicates = duplicates(&routes);
+        routes.retain(|route| !duplicates.iter().any(|duplicate| duplicate.line == route.line));
+        errors.extend(duplicates);
         errors.sort_by_key(|error| error.line);
-        Err(errors)
+        (Self::new(routes.into_iter().map(Arc::new).collect()), errors)
+    }
+
+    /// The table without some of its lines.
+    pub fn without(&self, lines: &[usize]) -> Self {
+        let kept = self.routes.iter().filter(|route| !lines.contains(&route.line));
+        Self::new(kept.cloned().collect())
     }
 
     /// The route of a request (spec 2.5). A host with lines of its own never falls back to `*`; among
@@ -171,8 +183,8 @@ impl Table {
         &self.routes
     }
 
-    fn new(routes: Vec<Route>) -> Self {
-        let mut table = Self { routes: routes.into_iter().map(Arc::new).collect(), ..Self::default() };
+    fn new(routes: Vec<Arc<Route>>) -> Self {
+        let mut table = Self { routes, ..Self::default() };
         let mut best_first: Vec<usize> = (0..table.routes.len()).collect();
         best_first.sort_by_key(|at| std::cmp::Reverse(table.routes[*at].weight()));
         for at in best_first {
@@ -190,17 +202,22 @@ impl Table {
 }
 
 impl Route {
-    /// `None` for a line that is blank or only a comment.
-    fn parse(text: &str) -> Result<Option<Self>, Vec<Reason>> {
-        let mut sections = line::sections(text).map_err(|reason| vec![reason])?.into_iter();
-        let Some(first) = sections.next() else { return Ok(None) };
+    /// All that is wrong with a line; and the route, if there is one without what is wrong. A line that is blank or
+    /// only a comment has neither.
+    fn parse(text: &str) -> (Option<Self>, Vec<Reason>) {
+        let mut sections = match line::sections(text) {
+            Ok(sections) => sections.into_iter(),
+            Err(reason) => return (None, vec![reason]),
+        };
+        let Some(first) = sections.next() else { return (None, Vec::new()) };
         let mut reasons = Vec::new();
         let mut route = condition::read(first, &mut reasons);
         route.targets = sections.map(|section| target::read(section, &mut reasons)).collect();
         if route.targets.is_empty() {
             reasons.push(Reason::NoTarget);
         }
-        if reasons.is_empty() { Ok(Some(route)) } else { Err(reasons) }
+        let usable = reasons.iter().all(Reason::leaves_a_route);
+        (usable.then_some(route), reasons)
     }
 
     fn matches(&self, asked: Asked<'_>) -> bool {

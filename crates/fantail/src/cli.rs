@@ -1,7 +1,8 @@
-//! The command line: `serve`, `check` and `publish`. Flags become the uppermost layer of the configuration;
-//! nothing else is decided here.
+//! The command line: `serve`, `check`, `convert` and `publish`, and what Pushpin's takes. Flags become the
+//! uppermost layer of the configuration; nothing else is decided here.
 
 use std::{
+    ffi::OsString,
     fmt,
     io::{self, Write as _},
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
@@ -10,10 +11,11 @@ use std::{
     sync::Arc,
 };
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, value_parser};
 use fantail_proto::route::{self, Asked, Host, Route, Table};
 
 mod publish;
+mod pushpin;
 
 use crate::{
     config::{Address, Config, DEFAULT_REALM, Flag, Sources},
@@ -39,22 +41,79 @@ pub enum Command {
     Serve(Flags),
     /// Check a configuration and its routes, and print what is in effect
     Check(Flags),
+    /// Print the fantail.toml that says the same as a pushpin.conf
+    Convert(Convert),
     /// Publish to a channel
     Publish(Box<Publish>),
 }
 
+/// Which file to convert.
+#[derive(Args, Debug)]
+pub struct Convert {
+    /// A pushpin.conf; what it includes is read too
+    file: PathBuf,
+    /// As of the instance with this number
+    #[arg(long, value_name = "N", value_parser = value_parser!(u32).range(..=pushpin::MOST_INSTANCES))]
+    id: Option<u32>,
+}
+
 impl Command {
-    /// Ends the process for `--help`, `--version` (0) and what it does not understand (2).
+    /// Ends the process for `--help`, `--version` (0) and what it does not understand: 2, or 1 under Pushpin's
+    /// name, which also says where a configuration is looked for.
     pub fn from_args() -> Self {
-        let CommandLine { command, flags } = CommandLine::parse();
-        command.unwrap_or(Self::Serve(flags))
+        let name = pushpin::called(std::env::args_os().next());
+        let arguments = std::env::args_os().map(pushpin::long);
+        match Self::parse(name, arguments) {
+            Ok(command) => command,
+            Err(failure) => failure.exit(),
+        }
+    }
+
+    fn parse(
+        name: Result<pushpin::Name, pushpin::Refused>,
+        arguments: impl Iterator<Item = OsString>,
+    ) -> Result<Self, Failure> {
+        let name = name.map_err(Failure::Refused)?;
+        let matched = CommandLine::command().name(name.text()).try_get_matches_from(arguments);
+        let line = matched.and_then(|matches| CommandLine::from_arg_matches(&matches));
+        let CommandLine { command, mut flags } = line.map_err(|error| Failure::Usage(name, error))?;
+        if let Some(command) = command {
+            return Ok(command);
+        }
+        if name == pushpin::Name::Pushpin && flags.config.is_none() {
+            flags.config = Some(pushpin::find().map_err(Failure::Refused)?);
+        }
+        Ok(Self::Serve(flags))
+    }
+}
+
+/// Why no command came of the arguments.
+enum Failure {
+    Usage(pushpin::Name, clap::Error),
+    Refused(pushpin::Refused),
+}
+
+impl Failure {
+    fn exit(self) -> ! {
+        match self {
+            Self::Usage(pushpin::Name::Pushpin, error) if error.use_stderr() => {
+                // Nobody to tell: the status says it all the same.
+                error.print().unwrap_or_default();
+                std::process::exit(1)
+            }
+            Self::Usage(_, error) => error.exit(),
+            Self::Refused(why) => {
+                eprintln!("fantail: {why}");
+                std::process::exit(1)
+            }
+        }
     }
 }
 
 /// Flags that set keys of the configuration.
 #[derive(Args, Debug)]
 pub struct Flags {
-    /// Read this file instead of ./fantail.toml
+    /// Read this file instead of ./fantail.toml; one of Pushpin's if it ends in .conf
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
     /// Accept clients here: HOST:PORT or unix:PATH [may repeat]
@@ -84,10 +143,12 @@ pub struct Flags {
     /// Tell clients why a request failed
     #[arg(long)]
     debug: bool,
-    #[arg(long, value_parser = ["text", "json"])]
+    #[arg(long, value_parser = ["text", "json", "pushpin"])]
     log_format: Option<String>,
     #[arg(long, value_parser = ["error", "warn", "info", "debug", "trace"])]
     log_level: Option<String>,
+    #[command(flatten)]
+    pushpin: pushpin::Options,
 }
 
 impl Flags {
@@ -95,7 +156,12 @@ impl Flags {
     pub fn sources(&self) -> Sources {
         let variables = std::env::vars_os()
             .map(|(name, text)| (name.to_string_lossy().into_owned(), text.to_string_lossy().into_owned()));
-        Sources { file: self.config.clone(), variables: variables.collect(), flags: self.keys() }
+        Sources {
+            file: self.config.clone(),
+            instance: self.pushpin.id,
+            variables: variables.collect(),
+            flags: self.keys(),
+        }
     }
 
     fn keys(&self) -> Vec<Flag> {
@@ -118,7 +184,8 @@ impl Flags {
             ("--log-format", "log.format", text(&self.log_format)),
             ("--log-level", "log.level", text(&self.log_level)),
         ];
-        let set = keys.into_iter().filter_map(|(name, key, value)| Some((name, key, value?)));
+        let keys = keys.into_iter().chain(self.pushpin.keys());
+        let set = keys.filter_map(|(name, key, value)| Some((name, key, value?)));
         set.map(|(name, key, value)| Flag { name, key, value }).collect()
     }
 }
@@ -141,7 +208,27 @@ pub fn check(flags: &Flags) -> ExitCode {
         Some(file) => format!("# Read: {}\n\n", printable(&file.to_string_lossy())),
         None => "# No file was read: there is no ./fantail.toml\n\n".into(),
     };
-    say(&(head + &config.render() + "\n" + &routes_table(snapshot.routes.table().routes())))
+    let mut notices: String = config.notices.iter().map(|notice| comment(&notice.to_string())).collect();
+    notices.extend(snapshot.routes.skipped().iter().map(|skipped| comment(&skipped.to_string())));
+    let notices = if notices.is_empty() { notices } else { notices + "\n" };
+    say(&(head + &notices + &config.render() + "\n" + &routes_table(snapshot.routes.table().routes())))
+}
+
+/// Prints the configuration of a `pushpin.conf` as a `fantail.toml`.
+pub fn convert(convert: &Convert) -> ExitCode {
+    let sources = Sources { file: Some(convert.file.clone()), instance: convert.id, ..Sources::default() };
+    match Config::load(sources) {
+        Err(problems) => refuse(problems.0),
+        Ok(config) => {
+            let head = comment(&format!("Converted from {}.", convert.file.display()));
+            let notices = config.notices.iter().map(|notice| comment(&notice.to_string()));
+            say(&(head + &notices.collect::<String>() + &config.to_toml()))
+        }
+    }
+}
+
+fn comment(text: &str) -> String {
+    format!("# {}\n", printable(text))
 }
 
 /// Tells what is wrong, one line each, and gives the exit code for it.
@@ -185,7 +272,7 @@ fn try_stream(config: &Config, clients: &[Address], routes: &Table) -> Option<St
     let open = config.realms.iter().all(|realm| realm.id != DEFAULT_REALM || realm.keys.is_empty());
     let (client, host) = clients.iter().find_map(|address| match address {
         Address::Tcp(address) => Some((reachable(*address), reachable(*address).ip().to_string())),
-        Address::Unix { .. } => None,
+        Address::Unix(_) => None,
     })?;
     let path = routes.routes().iter().filter(|_| open).find_map(|route| {
         let path = format!("{}/stream", route.path_beg.trim_end_matches('/'));
@@ -299,6 +386,7 @@ mod tests {
             debug: true,
             log_format: Some("json".into()),
             log_level: Some("debug".into()),
+            pushpin: pushpin::Options { logfile: Some("/nowhere/log".into()), ..pushpin::Options::default() },
         };
         let rendered = Config::load(Sources { flags: flags.keys(), ..Sources::default() }).unwrap().render();
         for flag in flags.keys() {

@@ -6,7 +6,10 @@ use std::{
     collections::VecDeque,
     hash::{BuildHasher, RandomState},
     pin::pin,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
     time::Duration,
 };
 
@@ -22,7 +25,7 @@ use tokio::{
     time::Instant,
 };
 
-use crate::config;
+use crate::{config, log};
 
 /// Shared by all threads. Its lock is held for the time of some hash lookups, by publishers and by a
 /// shard whose first subscriber of a channel comes or last one goes; never by a delivery.
@@ -56,6 +59,8 @@ impl Hub {
     pub fn publish(&self, realm: RealmId, items: Vec<Item>, receipts: bool) -> Result<Accepted, Full> {
         let (ballot, answer) = Ballot::new(items.len(), receipts);
         let (mut woken, mut duplicates) = (0u64, 0);
+        let said = log::says_channels();
+        let mut unheard = Vec::new();
         {
             let mut ledger = self.ledger.lock();
             let fits = items.iter().all(|item| {
@@ -78,6 +83,7 @@ impl Hub {
                 }
                 let shards = ledger.interest.get(&(realm, item.channel.as_str())).copied().unwrap_or(0);
                 if shards == 0 {
+                    unheard.extend(said.then_some(item.channel));
                     continue;
                 }
                 woken |= shards;
@@ -88,6 +94,7 @@ impl Hub {
             }
         }
         each(woken).for_each(|shard| self.mailboxes[shard].mail.notify_one());
+        unheard.iter().for_each(|channel| log::published(channel, 0));
         Ok(Accepted { duplicates, receipts: answer.map(Receipts) })
     }
 
@@ -190,6 +197,8 @@ pub struct Delivery {
     bytes: usize,
     slot: usize,
     ballot: Option<Arc<Ballot>>,
+    /// On the shards that have delivered.
+    receivers: AtomicU64,
 }
 
 impl Delivery {
@@ -197,14 +206,21 @@ impl Delivery {
         let channel = item.channel.as_str().into();
         let item = Rendered::from(item);
         let ballot = ballot.answer.is_some().then(|| Arc::clone(ballot));
-        Self { realm, channel, bytes: weight(&item), item, slot, ballot }
+        Self { realm, channel, bytes: weight(&item), item, slot, ballot, receivers: AtomicU64::new(0) }
     }
 
     /// Adds what happened on one shard.
     pub fn report(&self, receipt: Receipt) {
+        self.receivers.fetch_add(receipt.receivers(), Relaxed);
         if let Some(ballot) = &self.ballot {
             ballot.add(self.slot, receipt);
         }
+    }
+}
+
+impl Drop for Delivery {
+    fn drop(&mut self) {
+        log::published(&self.channel, *self.receivers.get_mut());
     }
 }
 
@@ -222,6 +238,13 @@ pub struct Receipt {
     pub dropped_gone: u64,
     /// The queue was over its limit; the connection was closed.
     pub dropped_overflow: u64,
+}
+
+impl Receipt {
+    /// Subscribers that it was meant for.
+    fn receivers(&self) -> u64 {
+        self.delivered + self.queued + self.filtered + self.dropped_gone + self.dropped_overflow
+    }
 }
 
 /// A publish that the hub has taken.

@@ -1,10 +1,12 @@
-//! Log lines and access lines, as text or JSON, to standard output. One thread writes; everybody else puts
+//! Log lines and access lines, as text or JSON, to standard output or a file. One thread writes; everybody else puts
 //! lines into a buffer with a limit and goes on: when the reader of the output is too slow, lines are
 //! dropped, counted and announced. Nothing that serves a client ever waits for the log.
 
 use std::{
     fmt::{self, Write as _},
+    fs::{self, File},
     io,
+    path::Path,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
@@ -37,10 +39,13 @@ pub use access::{Access, AccessLog, Outcome};
 pub use escape::Printable;
 use stamp::Stamp;
 
-/// Starts the log on standard output, and sends to it what the program traces. The first call of a
-/// process decides what is traced.
+/// Starts the log on standard output or its file, and sends to it what the program traces. The first call
+/// of a process decides what is traced.
 pub fn init(log: &config::Log) -> io::Result<Output> {
-    let output = Output::start(log, io::stdout())?;
+    let output = match &log.file {
+        Some(path) => Output::start(log, open(path)?)?,
+        None => Output::start(log, io::stdout())?,
+    };
     tracing::subscriber::set_global_default(output.subscriber())
         .map_err(|why| io::Error::new(io::ErrorKind::AlreadyExists, why))?;
     Ok(output)
@@ -51,15 +56,28 @@ pub fn printable(text: &str) -> Printable<'_> {
     Printable(text)
 }
 
+/// Whether [`subscribed`] and [`published`] say anything.
+pub fn says_channels() -> bool {
+    tracing::enabled!(target: CHANNELS, Level::INFO)
+}
+
+/// A request subscribes to a channel; in Pushpin's words (spec 9.9), as the next.
+pub fn subscribed(uri: &str, channel: &str) {
+    tracing::info!(target: CHANNELS, channel, "subscribe {uri}");
+}
+
+/// An item has been delivered to so many subscribers, or as far as they take it.
+pub fn published(channel: &str, receivers: u64) {
+    tracing::info!(target: CHANNELS, channel, receivers, "publish");
+}
+
 /// Where lines go. Clones are cheap and share one writer.
 #[derive(Clone, Debug)]
 pub struct Output(Arc<Shared>);
 
 #[derive(Debug)]
 struct Shared {
-    format: LogFormat,
-    level: Level,
-    access: bool,
+    settings: config::Log,
     buffer: Mutex<Buffer>,
     filled: Condvar,
     ended: Condvar,
@@ -70,6 +88,8 @@ struct Shared {
 struct Buffer {
     /// Whole lines; at most [`BUFFER_BYTES`].
     lines: String,
+    /// The file to write to from now on.
+    reopened: Option<File>,
     closing: bool,
     ended: bool,
 }
@@ -78,27 +98,36 @@ impl Output {
     /// Starts the thread that writes to `sink`; it ends after [`Output::finish`].
     pub fn start(log: &config::Log, sink: impl io::Write + Send + 'static) -> io::Result<Self> {
         let shared = Arc::new(Shared {
-            format: log.format,
-            level: log.level,
-            access: log.access && log.level >= Level::INFO,
+            settings: log.clone(),
             buffer: Mutex::default(),
             filled: Condvar::new(),
             ended: Condvar::new(),
             dropped: AtomicU64::new(0),
         });
         let writer = Arc::clone(&shared);
-        thread::Builder::new().name("log".into()).spawn(move || writer.write(sink))?;
+        thread::Builder::new().name("log".into()).spawn(move || writer.write(Box::new(sink)))?;
         Ok(Self(shared))
     }
 
     /// For one shard.
     pub fn access(&self) -> AccessLog {
-        AccessLog::new(self.clone(), self.0.access)
+        let Shared { settings, .. } = &*self.0;
+        AccessLog::new(self.clone(), settings.access && settings.level >= Level::INFO)
     }
 
     /// Lines lost since the start: the output was too slow, or could not be written.
     pub fn dropped(&self) -> u64 {
         self.0.dropped.load(Relaxed)
+    }
+
+    /// Opens the log's file anew, if it has one: what turns log files over has moved it away. After a failure
+    /// the log goes on where it was.
+    pub fn reopen(&self) -> io::Result<()> {
+        if let Some(path) = &self.0.settings.file {
+            self.0.buffer.lock().reopened = Some(open(path)?);
+            self.0.filled.notify_one();
+        }
+        Ok(())
     }
 
     /// Waits until everything is written, or at most a second if nobody reads. Later lines are dropped.
@@ -110,15 +139,18 @@ impl Output {
     }
 
     fn subscriber(&self) -> impl Subscriber + Send + Sync + 'static {
-        let level = LevelFilter::from_level(self.0.level);
+        let settings = &self.0.settings;
+        let level = LevelFilter::from_level(settings.level);
         // Libraries explain themselves at length; they are asked only at "trace".
-        let others = if self.0.level == Level::TRACE { level } else { level.min(LevelFilter::WARN) };
-        let filter = Targets::new().with_target("fantail", level).with_default(others);
+        let others = if settings.level == Level::TRACE { level } else { level.min(LevelFilter::WARN) };
+        let channels = if settings.channels { level } else { LevelFilter::OFF };
+        let filter =
+            Targets::new().with_target("fantail", level).with_target(CHANNELS, channels).with_default(others);
         tracing_subscriber::registry().with(Traced(self.clone()).with_filter(filter))
     }
 
     fn format(&self) -> LogFormat {
-        self.0.format
+        self.0.settings.format
     }
 
     /// `text` is whole lines, `lines` of them.
@@ -138,21 +170,30 @@ impl Output {
 }
 
 impl Shared {
-    fn write(&self, mut sink: impl io::Write) {
+    fn write(&self, mut sink: Box<dyn io::Write + Send>) {
         let mut chunk = String::new();
         let mut announced = 0;
         loop {
             let mut buffer = self.buffer.lock();
-            self.filled.wait_while(&mut buffer, |buffer| buffer.lines.is_empty() && !buffer.closing);
+            let idle =
+                |buffer: &mut Buffer| buffer.lines.is_empty() && buffer.reopened.is_none() && !buffer.closing;
+            self.filled.wait_while(&mut buffer, idle);
             std::mem::swap(&mut buffer.lines, &mut chunk);
+            let (reopened, closing) = (buffer.reopened.take(), buffer.closing);
             drop(buffer);
+            if let Some(file) = reopened {
+                sink = Box::new(file);
+            }
             let dropped = self.dropped.load(Relaxed);
             if dropped > announced {
                 self.announce(&mut chunk, dropped - announced);
                 announced = dropped;
             }
             if chunk.is_empty() {
-                break;
+                if closing {
+                    break;
+                }
+                continue;
             }
             if sink.write_all(chunk.as_bytes()).and_then(|()| sink.flush()).is_err() {
                 let lost = u64::try_from(chunk.matches('\n').count()).unwrap_or(u64::MAX);
@@ -168,7 +209,8 @@ impl Shared {
     fn announce(&self, chunk: &mut String, dropped: u64) {
         let mut stamp = Stamp::default();
         let message = format!("{dropped} lines of this log were dropped: its reader is too slow");
-        line(chunk, self.format, Level::WARN, &mut stamp, &Fields { message, ..Fields::new(self.format) });
+        let format = self.settings.format;
+        line(chunk, format, Level::WARN, &mut stamp, &Fields { message, ..Fields::new(format) });
     }
 }
 
@@ -200,7 +242,7 @@ impl Fields {
 
     fn name(&mut self, name: &str) {
         match self.format {
-            LogFormat::Text => {
+            LogFormat::Text | LogFormat::Pushpin => {
                 self.others.push(' ');
                 self.others.push_str(name);
                 self.others.push('=');
@@ -220,7 +262,7 @@ impl Fields {
         }
         self.name(field.name());
         match self.format {
-            LogFormat::Text => escape::word(&mut self.others, &text),
+            LogFormat::Text | LogFormat::Pushpin => escape::word(&mut self.others, &text),
             LogFormat::Json => escape::json(&mut self.others, &text),
         }
     }
@@ -264,7 +306,7 @@ impl Visit for Fields {
 fn line(out: &mut String, format: LogFormat, level: Level, stamp: &mut Stamp, fields: &Fields) {
     let time = stamp.at(SystemTime::now());
     match format {
-        LogFormat::Text => {
+        LogFormat::Text | LogFormat::Pushpin => {
             // Pushpin's names (spec 9.9), which tools parse.
             let level = if level == Level::ERROR { "ERR" } else { level.as_str() };
             let message = printable(&fields.message);
@@ -280,6 +322,16 @@ fn line(out: &mut String, format: LogFormat, level: Level, stamp: &mut Stamp, fi
             out.push_str("}\n");
         }
     }
+}
+
+/// What lines about published items and subscriptions are traced as.
+const CHANNELS: &str = "fantail::channels";
+
+/// Creates the folder, too: Pushpin does.
+fn open(path: &Path) -> io::Result<File> {
+    let opened = path.parent().map_or(Ok(()), fs::create_dir_all);
+    let opened = opened.and_then(|()| File::options().append(true).create(true).open(path));
+    opened.map_err(|why| io::Error::new(why.kind(), format!("{}: {why}", path.display())))
 }
 
 /// A second of access lines at some 30,000 requests a second.

@@ -16,6 +16,7 @@ fn main() -> ExitCode {
     match Command::from_args() {
         Command::Serve(flags) => serve(&flags),
         Command::Check(flags) => cli::check(&flags),
+        Command::Convert(convert) => cli::convert(&convert),
         Command::Publish(publish) => cli::publish(&publish),
     }
 }

@@ -7,7 +7,7 @@ use std::{
     sync::Arc,
 };
 
-use fantail_proto::route::{Asked, Reason, Route as Rule, Table};
+use fantail_proto::route::{Asked, LineError, Reason, Route as Rule, Table};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem, pem::PemObject};
 
 pub use self::watch::Watch;
@@ -28,6 +28,7 @@ pub struct Routes {
     table: Table,
     /// In the order of the table.
     routes: Vec<Arc<Route>>,
+    skipped: Vec<RouteError>,
 }
 
 /// A line, and what it names.
@@ -67,24 +68,45 @@ pub enum Fault {
 
 impl Routes {
     /// Reads the routes of a configuration: those of the file or, without one, the lines. Returns all
-    /// errors at once. Blocks on files.
-    pub fn load(config: &Config, realms: &Realms) -> Result<Self, Vec<RouteError>> {
-        let source = Source::read(config).map_err(|error| vec![error])?;
+    /// errors at once; with `routes.lenient`, goes on without the lines that have some and, if `missing_file`
+    /// allows it, without the file. Blocks on files.
+    pub fn load(config: &Config, realms: &Realms, missing_file: bool) -> Result<Self, Vec<RouteError>> {
+        let lenient = config.routes.lenient;
+        let source = match Source::read(config) {
+            Err(error) if lenient && missing_file => {
+                return Ok(Self { table: Table::default(), routes: Vec::new(), skipped: vec![error] });
+            }
+            read => read.map_err(|error| vec![error])?,
+        };
         let signer = Signer::load(&config.proxy.sig_iss, &config.proxy.sig_key, &config.base)
             .map_err(|error| vec![RouteError::SigKey(error)])?;
-        let table = Table::parse(&source.text).map_err(|errors| {
-            let error = |(line, reason)| source.error(line, Fault::Grammar(reason));
-            errors.into_iter().map(|at| error((at.line, at.reason))).collect::<Vec<_>>()
-        })?;
-        let mut errors = Vec::new();
+        let (table, errors) = Table::parse_leniently(&source.text);
+        let fault = |at: LineError| source.error(at.line, Fault::Grammar(at.reason));
+        let mut errors: Vec<RouteError> = errors.into_iter().map(fault).collect();
+        if !errors.is_empty() && !lenient {
+            return Err(errors);
+        }
         let mut routes = Vec::new();
+        let mut unusable = Vec::new();
         for rule in table.routes() {
             match Route::load(rule, &source.base, config, realms, signer.as_ref()) {
                 Ok(route) => routes.push(Arc::new(route)),
-                Err(faults) => errors.extend(faults.into_iter().map(|fault| source.error(rule.line, fault))),
+                Err(faults) => {
+                    errors.extend(faults.into_iter().map(|fault| source.error(rule.line, fault)));
+                    unusable.push(rule.line);
+                }
             }
         }
-        if errors.is_empty() { Ok(Self { table, routes }) } else { Err(errors) }
+        if errors.is_empty() || lenient {
+            Ok(Self { table: table.without(&unusable), routes, skipped: errors })
+        } else {
+            Err(errors)
+        }
+    }
+
+    /// What was passed over, with `routes.lenient`.
+    pub fn skipped(&self) -> &[RouteError] {
+        &self.skipped
     }
 
     /// The route of a request ([`Table::find`]).

@@ -27,7 +27,7 @@ use crate::{
     admin::{self, Phase},
     cli,
     client::{Connections, Crowd},
-    config::{self, Address, Config},
+    config::{self, Address, Config, LogFormat, Notice},
     drain::{Signal, Signals},
     hold::Holds,
     hub::Hub,
@@ -42,6 +42,10 @@ use crate::{
 
 /// Serves until it is told to stop.
 pub fn run(config: Config, log: &Output) -> ExitCode {
+    if let Some(file) = &config.file {
+        tracing::info!("using config: {}", file.display());
+    }
+    say_notices(&config, &[]);
     let end = Server::bind(config).and_then(|server| server.serve(log));
     match end {
         Ok(()) => ExitCode::SUCCESS,
@@ -140,7 +144,7 @@ impl Server {
         let (clients, sealed) = (addresses(false)?, addresses(true)?);
         let control = self.control.local_addr()?;
         let snapshot = self.snapshot();
-        if io::stdout().is_terminal() {
+        if io::stdout().is_terminal() && snapshot.config.log.format != LogFormat::Pushpin {
             print!(
                 "{}",
                 cli::banner(&snapshot.config, [&clients, &sealed], control, snapshot.routes.table())
@@ -154,7 +158,7 @@ impl Server {
         };
         let shards = snapshot.config.server.shards;
         tracing::info!(client, client_tls, %control, shards, fan_out, "listening");
-        tracing::info!("routes loaded with {} entries", snapshot.routes.routes().len());
+        say_routes(&snapshot);
         tracing::info!("started");
         Ok(())
     }
@@ -190,7 +194,7 @@ impl Server {
             self.announce().map_err(ServerError::Start)?;
             // The shards have their own: when the last of them stops listening, nobody is kept waiting.
             drop((self.clients, self.control));
-            let life = Life { snapshot: self.snapshot, signals, shards };
+            let life = Life { snapshot: self.snapshot, signals, shards, output: output.clone() };
             let end = life.run(&state, &stop).await;
             close.send_replace(true);
             if timeout_at(Instant::now() + DRAIN_GRACE, &mut port).await.is_err() {
@@ -249,6 +253,7 @@ struct Life {
     signals: Signals,
     /// Which shard has ended.
     shards: mpsc::Receiver<usize>,
+    output: Output,
 }
 
 impl Life {
@@ -261,7 +266,13 @@ impl Life {
             tokio::select! {
                 signal = self.signals.next() => match signal {
                     Signal::Stop => break Ok(()),
-                    Signal::Reload => self.reload(),
+                    Signal::Reload => {
+                        tracing::info!("reloading");
+                        if let Err(error) = self.output.reopen() {
+                            tracing::error!("the log goes on where it was: {error}");
+                        }
+                        self.reload();
+                    }
                 },
                 Some(()) = changes.recv() => {
                     self.reload();
@@ -315,6 +326,7 @@ impl Life {
             Ok(config) => config,
             Err(problems) => return tracing::error!("not reloaded, nothing has changed: {problems}"),
         };
+        say_notices(&config, &old.config.notices);
         let restart = old.config.restart_needed(&config);
         if !restart.is_empty() {
             tracing::warn!("only a restart changes {}", restart.join(", "));
@@ -322,8 +334,9 @@ impl Life {
         match Snapshot::load(config, Some(&old)) {
             Ok(new) => {
                 complain(&new);
-                tracing::info!("routes loaded with {} entries", new.routes.routes().len());
-                self.snapshot.store(Arc::new(new));
+                let new = Arc::new(new);
+                self.snapshot.store(Arc::clone(&new));
+                say_routes(&new);
             }
             Err(invalid) => tracing::error!("not reloaded, nothing has changed: {invalid}"),
         }
@@ -335,6 +348,23 @@ fn complain(snapshot: &Snapshot) {
     for error in &snapshot.broken {
         tracing::error!("tls: {error}");
     }
+}
+
+/// Those that have not been said.
+fn say_notices(config: &Config, said: &[Notice]) {
+    for notice in config.notices.iter().filter(|notice| !said.contains(notice)) {
+        match notice {
+            Notice::Meaningless { .. } => tracing::info!("{notice}"),
+            Notice::Doubtful(_) => tracing::warn!("{notice}"),
+        }
+    }
+}
+
+fn say_routes(snapshot: &Snapshot) {
+    for skipped in snapshot.routes.skipped() {
+        tracing::warn!("{skipped}");
+    }
+    tracing::info!("routes loaded with {} entries", snapshot.routes.routes().len());
 }
 
 async fn stopped(mut stopping: watch::Receiver<bool>) {

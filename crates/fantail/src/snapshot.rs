@@ -67,7 +67,7 @@ impl Snapshot {
     pub fn load(config: Config, previous: Option<&Self>) -> Result<Self, AllInvalid> {
         let realms = Realms::load(&config, previous.map(|previous| &*previous.realms))
             .map_err(|errors| AllInvalid(errors.into_iter().map(Invalid::Realm).collect()))?;
-        let routes = Routes::load(&config, &realms)
+        let routes = Routes::load(&config, &realms, previous.is_none())
             .map_err(|errors| AllInvalid(errors.into_iter().map(Invalid::Route).collect()))?;
         let proxy = &config.proxy;
         let verifier = Verifier::load(&proxy.upstream_key, &config.base)

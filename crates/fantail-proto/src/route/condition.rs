@@ -66,6 +66,7 @@ pub(super) const KNOWN: &[&str] = &[
     "debug",
     "header",
     "no_grip",
+    "log_level",
     "realm",
 ];
 
@@ -112,6 +113,7 @@ fn set(route: &mut Route, name: String, value: String) -> Result<(), Reason> {
         "debug" => route.debug = true,
         "header" => route.headers.push(header(value)?),
         "no_grip" => route.no_grip = true,
+        "log_level" => route.log_level = Some(level(value)?),
         "realm" => route.realm = Some(filled("realm", value)?),
         _ => return Err(refused(name)),
     }
@@ -123,7 +125,6 @@ fn refused(name: String) -> Reason {
         "aco" => "cross-origin headers are the origin's to send",
         "session" => "there is no session service",
         "sockjs" | "sockjs_as_path" => "there is no SockJS",
-        "log_level" => "all routes log at the level of log.level",
         name if name.starts_with("jsonp_") => "there is no JSON-P",
         _ => return Reason::unknown(name, KNOWN, target::KNOWN, "a target"),
     };
@@ -168,6 +169,13 @@ fn number<N: std::str::FromStr>(
     wanted: &'static str,
 ) -> Result<N, Reason> {
     value.parse().map_err(|_| Reason::Value { name, value, wanted })
+}
+
+fn level(value: String) -> Result<u8, Reason> {
+    match value.parse() {
+        Ok(level @ 0..=4) => Ok(level),
+        _ => Err(Reason::Value { name: "log_level", value, wanted: "0 to 4" }),
+    }
 }
 
 fn header(value: String) -> Result<(HeaderName, HeaderValue), Reason> {

@@ -36,6 +36,11 @@ pub enum Reason {
 }
 
 impl Reason {
+    /// Whether the line means something without what is wrong: parameters that Pushpin does not look at.
+    pub(super) fn leaves_a_route(&self) -> bool {
+        matches!(self, Self::Unknown { .. } | Self::Misplaced { .. } | Self::TestTakes(_))
+    }
+
     /// For a name that `place` does not know: it belongs to the other place, or is misspelt.
     pub(super) fn unknown(
         name: String,

@@ -189,7 +189,6 @@ fn what_does_not_exist_yet_is_refused_by_name() {
         "*,jsonp_defcb=c test",
         "*,jsonp_defmethod=GET test",
         "*,session test",
-        "*,log_level=2 test",
         "*,sockjs=/s test",
         "*,sockjs_as_path=/s test",
         "* a:1,ipc_file_mode=777",
@@ -450,4 +449,23 @@ proptest! {
         }
         prop_assert_eq!(table.find(asked).map(|route| route.line), best.map(|route| route.line));
     }
+}
+
+#[test]
+fn a_lenient_table_has_what_can_be_used() {
+    let text =
+        "* test\nb.example\nodd.example,frobnicate,ssl test,over_http\n*,proto=x test\n* test,sub=x\n\"\n";
+    let (table, errors) = Table::parse_leniently(text);
+    let lines = |errors: &[LineError]| errors.iter().map(|error| error.line).collect::<Vec<_>>();
+    assert_eq!(lines(&errors), [2, 3, 3, 3, 4, 5, 6]);
+    assert_eq!(lines(&Table::parse(text).unwrap_err()), lines(&errors));
+    assert_eq!(table.routes().iter().map(|route| route.line).collect::<Vec<_>>(), [1]);
+    let (table, errors) = Table::parse_leniently("odd.example,frobnicate test,over_http\n* test\n");
+    assert_eq!((lines(&errors), table.routes().len()), (vec![1, 1], 2));
+    let found = |table: &Table, host| {
+        table.find(Asked { host, path: "/", tls: false, ws: false, id: None }).is_some()
+    };
+    assert!(found(&table, "odd.example") && found(&table, "a.example"));
+    let without = table.without(&[2]);
+    assert!(found(&without, "odd.example") && !found(&without, "a.example"));
 }

@@ -12,7 +12,7 @@ use fantail_proto::forward::{self, ForwardedFor, RuleError};
 use http::{HeaderName, HeaderValue};
 use serde::Deserialize;
 
-use super::{Address, FanOut, LogFormat, Pace, TlsProfile};
+use super::{Address, FanOut, LogFormat, Pace, TlsProfile, UnixSocket};
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -61,8 +61,8 @@ pub(super) enum Invalid {
     UnixPath { path: String },
     #[error(r#"the mode of "{0}" is not octal digits up to 0777"#)]
     Mode(String),
-    #[error("needs at least one address")]
-    NoAddress,
+    #[error(r#""{0}" has something behind its "?" that is neither mode=, user= nor group="#)]
+    Query(String),
     #[error(r#""{0}" is there twice"#)]
     Twice(String),
     #[error(transparent)]
@@ -88,7 +88,7 @@ impl File {
             server: self.server.build(base)?,
             tls: self.tls.build(base),
             client: self.client.build()?,
-            routes: super::Routes { file: path(&self.routes.file, base), lines: self.routes.lines },
+            routes: self.routes.build(base),
             proxy: self.proxy.build()?,
             origin: self.origin.build(base)?,
             grip: self.grip.build()?,
@@ -96,7 +96,7 @@ impl File {
             hub: self.hub.build()?,
             control: self.control.build()?,
             realms: self.realm.into_iter().map(Realm::build).collect::<Result<_, _>>()?,
-            log: self.log.build()?,
+            log: self.log.build(base)?,
         })
     }
 }
@@ -114,9 +114,6 @@ struct Server {
 
 impl Server {
     fn build(self, base: &Path) -> Result<super::Server, Invalid> {
-        if self.listen.is_empty() && self.tls_listen.is_empty() {
-            return Err(Invalid::NoAddress);
-        }
         let mut listen: Vec<Address> = Vec::with_capacity(self.listen.len());
         for text in self.listen {
             let address = address(&text, base)?;
@@ -215,6 +212,13 @@ impl Client {
 struct Routes {
     file: String,
     lines: Vec<String>,
+    lenient: bool,
+}
+
+impl Routes {
+    fn build(self, base: &Path) -> super::Routes {
+        super::Routes { file: path(&self.file, base), lines: self.lines, lenient: self.lenient }
+    }
 }
 
 #[expect(clippy::struct_excessive_bools, reason = "keys that are independent of each other")]
@@ -378,6 +382,7 @@ impl Hub {
 #[serde(deny_unknown_fields)]
 struct Control {
     listen: String,
+    open: bool,
     head_bytes: usize,
     body_bytes: usize,
     publish_timeout: String,
@@ -393,6 +398,7 @@ impl Control {
                 Invalid::Address(text) => Invalid::Control(text),
                 other => other,
             })?,
+            open: self.open,
             head_bytes: at_least(MIN_HEAD, self.head_bytes)?,
             body_bytes: at_least(1, self.body_bytes)?,
             publish_timeout: time_limit(&self.publish_timeout)?,
@@ -421,16 +427,21 @@ impl Realm {
     }
 }
 
+#[expect(clippy::struct_excessive_bools, reason = "keys that are independent of each other")]
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Log {
     format: LogFormat,
+    file: String,
     level: String,
     access: bool,
+    from: bool,
+    user_agent: bool,
+    channels: bool,
 }
 
 impl Log {
-    fn build(self) -> Result<super::Log, Invalid> {
+    fn build(self, base: &Path) -> Result<super::Log, Invalid> {
         let level = match self.level.as_str() {
             "error" => tracing::Level::ERROR,
             "warn" => tracing::Level::WARN,
@@ -439,7 +450,15 @@ impl Log {
             "trace" => tracing::Level::TRACE,
             _ => return Err(Invalid::Level(self.level)),
         };
-        Ok(super::Log { format: self.format, level, access: self.access })
+        Ok(super::Log {
+            format: self.format,
+            file: path(&self.file, base),
+            level,
+            access: self.access,
+            from: self.from,
+            user_agent: self.user_agent,
+            channels: self.channels,
+        })
     }
 }
 
@@ -486,15 +505,22 @@ fn address(text: &str, base: &Path) -> Result<Address, Invalid> {
     let Some(rest) = text.strip_prefix("unix:") else {
         return socket_address(text).map(Address::Tcp);
     };
-    let (name, mode) = match rest.split_once("?mode=") {
-        Some((name, mode)) => (name, Some(octal_mode(mode).ok_or_else(|| Invalid::Mode(text.into()))?)),
-        None => (rest, None),
-    };
-    let path = base.join(name);
-    if name.is_empty() || path.as_os_str().len() > UNIX_PATH {
+    let (name, query) = rest.split_once('?').unwrap_or((rest, ""));
+    let mut socket = UnixSocket { path: base.join(name), ..UnixSocket::default() };
+    if name.is_empty() || socket.path.as_os_str().len() > UNIX_PATH {
         return Err(Invalid::UnixPath { path: text.into() });
     }
-    Ok(Address::Unix { path, mode })
+    for item in query.split('&').filter(|_| rest.contains('?')) {
+        match item.split_once('=') {
+            Some(("mode", mode)) => {
+                socket.mode = Some(octal_mode(mode).ok_or_else(|| Invalid::Mode(text.into()))?);
+            }
+            Some(("user", user)) if !user.is_empty() => socket.user = Some(user.into()),
+            Some(("group", group)) if !group.is_empty() => socket.group = Some(group.into()),
+            _ => return Err(Invalid::Query(text.into())),
+        }
+    }
+    Ok(Address::Unix(socket))
 }
 
 fn octal_mode(digits: &str) -> Option<u32> {
@@ -567,7 +593,10 @@ mod tests {
     #[test]
     fn addresses() {
         let tcp = |text: &str| Some(Address::Tcp(text.parse().unwrap()));
-        let unix = |path: &str, mode| Some(Address::Unix { path: path.into(), mode });
+        let socket = |path: &str, mode| UnixSocket { path: path.into(), mode, ..UnixSocket::default() };
+        let unix = |path: &str, mode| Some(Address::Unix(socket(path, mode)));
+        let owned =
+            UnixSocket { user: Some("u".into()), group: Some("7".into()), ..socket("/f", Some(0o600)) };
         for (text, expected) in [
             ("127.0.0.1:7999", tcp("127.0.0.1:7999")),
             ("127.0.0.1:0", tcp("127.0.0.1:0")),
@@ -575,6 +604,10 @@ mod tests {
             ("localhost:80", tcp("127.0.0.1:80")),
             ("unix:/run/f.sock", unix("/run/f.sock", None)),
             ("unix:f.sock?mode=0660", unix("/etc/fantail/f.sock", Some(0o660))),
+            ("unix:/f?group=7&mode=0600&user=u", Some(Address::Unix(owned))),
+            ("unix:/f?", None),
+            ("unix:/f?user=", None),
+            ("unix:/f?owner=u", None),
             ("unix:/f?mode=1777", None),
             ("unix:/f?mode=", None),
             ("unix:/f?mode=+7", None),

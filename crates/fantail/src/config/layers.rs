@@ -14,12 +14,14 @@ use super::{
     Flag, Parts, Place, Problem, Sources, document,
     file::{File, Invalid},
     keys::{DEFAULTS, KEYS, Key, REALM, Variable, realms, typed, variable},
+    pushpin::{self, Notice},
 };
 
 /// The merged values, and where each that is not a default was set.
 #[derive(Clone, Debug)]
 pub(super) struct Layers {
     pub(super) file: Option<PathBuf>,
+    pub(super) notices: Vec<Notice>,
     values: Table,
     /// By `section.key`; elements of the list `realm` by `realm.N`.
     places: BTreeMap<String, Place>,
@@ -27,7 +29,7 @@ pub(super) struct Layers {
 
 impl Default for Layers {
     fn default() -> Self {
-        Self { file: None, values: DEFAULTS.clone(), places: BTreeMap::new() }
+        Self { file: None, notices: Vec::new(), values: DEFAULTS.clone(), places: BTreeMap::new() }
     }
 }
 
@@ -35,7 +37,11 @@ impl Layers {
     /// Reads every layer; what cannot be taken over is a problem, and the rest is merged all the same.
     pub(super) fn read(sources: &Sources) -> (Self, Vec<Problem>) {
         let mut layers = Self::default();
-        let mut problems = layers.read_file(sources.file.as_deref());
+        let (mut problems, pushpin) = layers.read_file(sources);
+        if sources.instance.is_some() && !pushpin {
+            let reason = "is for several instances with one pushpin.conf, and none was read".into();
+            problems.push(Problem { place: Place::Flag("--id"), reason });
+        }
         layers.read_variables(&sources.variables, &mut problems);
         layers.overlay(sources.flags.iter().map(Entry::from_flag).collect());
         (layers, problems)
@@ -90,19 +96,47 @@ impl Layers {
         keys.chain((self.realms() != other.realms()).then_some(REALM)).collect()
     }
 
-    fn read_file(&mut self, named: Option<&Path>) -> Vec<Problem> {
+    /// Reads the file of the sources. Also whether it is one of Pushpin's.
+    fn read_file(&mut self, sources: &Sources) -> (Vec<Problem>, bool) {
+        let named = sources.file.as_deref();
         let path = named.unwrap_or_else(|| Path::new(FILE));
         let whole = |reason| Problem { place: Place::File { path: path.into(), line: 0, column: 0 }, reason };
         let text = match std::fs::read(path).map(String::from_utf8) {
             Ok(Ok(text)) => text,
-            Ok(Err(_)) => return vec![whole("is not UTF-8".into())],
-            Err(why) if named.is_none() && why.kind() == io::ErrorKind::NotFound => return Vec::new(),
-            Err(why) => return vec![whole(format!("cannot be read: {why}"))],
+            Ok(Err(_)) => return (vec![whole("is not UTF-8".into())], false),
+            Err(why) if named.is_none() && why.kind() == io::ErrorKind::NotFound => {
+                return (Vec::new(), false);
+            }
+            Err(why) => return (vec![whole(format!("cannot be read: {why}"))], false),
         };
         self.file = Some(path.into());
+        if pushpin::is_one(path, &text) {
+            self.read_pushpin(pushpin::read(path, &text, sources.instance));
+            return (Vec::new(), true);
+        }
         let (entries, problems) = document::read(path, &text);
         self.overlay(entries);
-        problems
+        (problems, false)
+    }
+
+    /// Pushpin takes what can be used of a value and starts with the rest: so each value that is refused is
+    /// said, and its default used. Without ports, or with bad ones, neither starts.
+    fn read_pushpin(&mut self, layer: pushpin::Layer) {
+        self.notices = layer.notices;
+        let base = Path::new("/");
+        let mut entries = Vec::new();
+        for entry in layer.entries {
+            let mut alone = DEFAULTS.clone();
+            set(&mut alone, &entry.key, entry.value.clone());
+            match build(alone, base) {
+                Err(why) if entry.key != "server.listen" => {
+                    let reason = format!("`{}` stays as it is: {why}", entry.key);
+                    self.notices.push(Notice::Doubtful(Problem { place: entry.place, reason }));
+                }
+                _ => entries.push(entry),
+            }
+        }
+        self.overlay(entries);
     }
 
     fn read_variables(&mut self, variables: &[(String, String)], problems: &mut Vec<Problem>) {
@@ -155,6 +189,7 @@ impl Layers {
 }
 
 /// A value on its way into the layers.
+#[derive(Debug)]
 pub(super) struct Entry {
     /// `section.key`, or `realm.N`; those come in their order.
     pub(super) key: String,

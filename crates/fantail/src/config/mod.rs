@@ -14,12 +14,14 @@ mod document;
 mod file;
 mod keys;
 mod layers;
+mod pushpin;
 mod render;
 #[cfg(test)]
 mod tests;
 
 use crate::log;
 use layers::Layers;
+pub use pushpin::{LevelError, Notice, level, tcp};
 
 /// The whole configuration, valid: what cannot work is refused when it is loaded.
 #[derive(Clone, Debug)]
@@ -41,6 +43,8 @@ pub struct Config {
     pub base: PathBuf,
     /// The file that was read, if one was.
     pub file: Option<PathBuf>,
+    /// What to say at start: of a `pushpin.conf`, what it says in vain.
+    pub notices: Vec<Notice>,
     sources: Sources,
     layers: Layers,
 }
@@ -51,6 +55,8 @@ pub struct Config {
 pub struct Sources {
     /// Without one, `fantail.toml` in the current folder is read if it exists.
     pub file: Option<PathBuf>,
+    /// Which of several Pushpins on one machine, as `--id` says it: only for a file of Pushpin's.
+    pub instance: Option<u32>,
     /// Variables of the environment; those that are not ours are passed over.
     pub variables: Vec<(String, String)>,
     pub flags: Vec<Flag>,
@@ -115,16 +121,29 @@ impl Config {
         Self::load(self.sources.clone())
     }
 
-    /// The keys that differ in `new` and that only a restart can change.
+    /// The keys whose values are others in `new`.
+    pub fn differences(&self, new: &Self) -> Vec<&'static str> {
+        self.layers.differences(&new.layers)
+    }
+
+    /// Those that only a restart can change.
     pub fn restart_needed(&self, new: &Self) -> Vec<&'static str> {
-        let changed = self.layers.differences(&new.layers);
-        changed.into_iter().filter(|key| !RELOADED.iter().any(|r| layers::is_under(key, r))).collect()
+        self.differences(new)
+            .into_iter()
+            .filter(|key| !RELOADED.iter().any(|r| layers::is_under(key, r)))
+            .collect()
     }
 
     /// The effective configuration as TOML, with what set each value that is not the default. Keys are
     /// shown as `***`.
     pub fn render(&self) -> String {
         render::render(&self.layers)
+    }
+
+    /// The configuration as a `fantail.toml` of what is not the default, with where each value came from.
+    /// Secrets are written out.
+    pub fn to_toml(&self) -> String {
+        render::differences(&self.layers)
     }
 
     fn assemble(parts: Parts, base: PathBuf, sources: Sources, layers: Layers) -> Self {
@@ -149,6 +168,7 @@ impl Config {
             log: parts.log,
             base,
             file: layers.file.clone(),
+            notices: layers.notices.clone(),
             sources,
             layers,
         }
@@ -198,14 +218,24 @@ pub struct Server {
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Address {
     Tcp(std::net::SocketAddr),
-    Unix { path: PathBuf, mode: Option<u32> },
+    Unix(UnixSocket),
+}
+
+/// A socket in the file system, and whose it will be; what is `None` is left as it comes.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct UnixSocket {
+    pub path: PathBuf,
+    pub mode: Option<u32>,
+    /// A name or a number.
+    pub user: Option<String>,
+    pub group: Option<String>,
 }
 
 impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Tcp(address) => write!(f, "{address}"),
-            Self::Unix { path, .. } => write!(f, "unix:{}", path.display()),
+            Self::Unix(socket) => write!(f, "unix:{}", socket.path.display()),
         }
     }
 }
@@ -268,6 +298,8 @@ pub struct Pace {
 pub struct Routes {
     pub file: Option<PathBuf>,
     pub lines: Vec<String>,
+    /// What cannot be read is passed over, with a warning.
+    pub lenient: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -326,6 +358,7 @@ pub struct Hub {
 #[derive(Clone, Debug)]
 pub struct Control {
     pub listen: std::net::SocketAddr,
+    pub open: bool,
     pub head_bytes: usize,
     pub body_bytes: usize,
     pub publish_timeout: Duration,
@@ -344,11 +377,17 @@ impl fmt::Debug for Realm {
     }
 }
 
+#[expect(clippy::struct_excessive_bools, reason = "keys that are independent of each other")]
 #[derive(Clone, Debug)]
 pub struct Log {
     pub format: LogFormat,
+    /// `None`: standard output.
+    pub file: Option<PathBuf>,
     pub level: tracing::Level,
     pub access: bool,
+    pub from: bool,
+    pub user_agent: bool,
+    pub channels: bool,
 }
 
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq)]
@@ -356,6 +395,8 @@ pub struct Log {
 pub enum LogFormat {
     Text,
     Json,
+    /// Text as Pushpin writes it (spec 9.9).
+    Pushpin,
 }
 
 /// What the file form builds: [`Config`] without where it came from.
@@ -392,6 +433,10 @@ impl fmt::Display for Lines<'_> {
 /// What no single value shows to be wrong.
 fn check_whole(parts: &Parts, layers: &Layers) -> Vec<Problem> {
     let mut problems = Vec::new();
+    if parts.server.listen.is_empty() && parts.server.tls_listen.is_empty() {
+        let reason = "no server ports configured: write at least one address".into();
+        problems.push(Problem { place: layers.place("server.listen"), reason });
+    }
     for (n, realm) in parts.realms.iter().enumerate() {
         if parts.realms.iter().take(n).any(|earlier| earlier.id == realm.id) {
             let reason = format!("realm \"{}\" is there twice: write it once, with all its keys", realm.id);
@@ -400,11 +445,11 @@ fn check_whole(parts: &Parts, layers: &Layers) -> Vec<Problem> {
     }
     let protected = parts.realms.iter().any(|realm| realm.id == DEFAULT_REALM && !realm.keys.is_empty());
     let address = parts.control.listen;
-    if !address.ip().to_canonical().is_loopback() && !protected {
+    if !address.ip().to_canonical().is_loopback() && !protected && !parts.control.open {
         let reason = format!(
             "{address} is not a loopback address, and anyone who can reach it could publish: give the realm \
              \"default\" a key ([[realm]] id = \"default\" keys = [\"base64:…\"], 32 random bytes or more), \
-             or listen on 127.0.0.1"
+             listen on 127.0.0.1, or let them (control.open = true)"
         );
         problems.push(Problem { place: layers.place("control.listen"), reason });
     }

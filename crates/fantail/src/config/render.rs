@@ -1,9 +1,10 @@
-//! The effective configuration as TOML, for people: keys hidden, and where each value was set.
+//! The configuration as TOML: the effective one for people, with keys hidden, and what is not the default as a
+//! file; and where each value comes from.
 
 use toml::Value;
 
 use super::{
-    keys::{KEYS, Key, REALM},
+    keys::{DEFAULTS, KEYS, Key, REALM},
     layers::Layers,
 };
 
@@ -26,6 +27,32 @@ pub(super) fn render(layers: &Layers) -> String {
         let origin = origin(layers, &format!("{REALM}.{n}"));
         let keys = Value::Array(vec![Value::from(HIDDEN); keys]);
         out += &format!("\n[[realm]]{origin}\nid = {id}\nkeys = {keys}\n");
+    }
+    out
+}
+
+/// What is not the default, as a file that says the same; secrets are in it.
+pub(super) fn differences(layers: &Layers) -> String {
+    let mut out = String::new();
+    let mut section = "";
+    for key in KEYS.iter() {
+        let Some(value) = layers.value(key) else { continue };
+        if DEFAULTS.get(key.section).and_then(|section| section.get(key.name)) == Some(value) {
+            continue;
+        }
+        if key.section != section {
+            section = key.section;
+            out += &format!("\n[{section}]\n");
+        }
+        let sources = super::pushpin::sources(&key.full);
+        let comment = if sources.is_empty() { sources } else { format!("  # {sources}") };
+        out += &format!("{} = {value}{comment}\n", key.name);
+    }
+    for realm in layers.realms() {
+        out += "\n[[realm]]\n";
+        for (name, value) in realm.as_table().into_iter().flatten() {
+            out += &format!("{name} = {value}\n");
+        }
     }
     out
 }

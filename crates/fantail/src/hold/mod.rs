@@ -2,6 +2,7 @@
 //! owns the pins and who subscribes to what. It keeps the route of a WebSocket and never looks at it, and asks
 //! no origin; what is for others to do comes out as [`Onward`].
 
+mod asked;
 mod channels;
 mod fanout;
 mod onward;
@@ -27,6 +28,7 @@ use fantail_proto::{
 };
 use smallvec::SmallVec;
 
+pub use asked::{Asked, Subscription};
 pub use onward::{Onward, Released, Replay, Socket};
 pub use poll::{Poll, Shape};
 pub use websocket::{Asking, Call, Far, Link, Next, Opened, OverHttp};
@@ -84,25 +86,6 @@ impl Subscriptions {
     const fn new(config: &config::Grip) -> Self {
         Self { most: config.subscriptions, channel_bytes: config.channel_bytes }
     }
-}
-
-/// A new hold: who, and subscribed to what.
-#[derive(Debug)]
-pub struct Asked {
-    pub realm: RealmId,
-    pub subscriptions: Vec<Subscription>,
-    /// What filters know of the subscriber.
-    pub meta: Vec<(String, String)>,
-    /// The route's, which filters leave out of channel names.
-    pub prefix: String,
-}
-
-/// One channel of a new hold.
-#[derive(Clone, Debug)]
-pub struct Subscription {
-    /// In full: with the route's prefix.
-    pub channel: String,
-    pub filters: Vec<Filter>,
 }
 
 impl Holds {
@@ -322,11 +305,11 @@ impl Holds {
         self.gauge(list, 1);
         let filtered = asked.subscriptions.iter().any(|subscription| !subscription.filters.is_empty());
         if filtered && let Some(hold) = self.pins.get_mut(id) {
-            let Asked { meta, prefix, .. } = &asked;
-            hold.filtering =
-                Some(Box::new(Filtering { filters: Vec::new(), meta: meta.clone(), prefix: prefix.clone() }));
+            let (meta, prefix) = (asked.meta.clone(), asked.prefix.clone());
+            hold.filtering = Some(Box::new(Filtering { filters: Vec::new(), meta, prefix }));
         }
         for Subscription { channel, filters } in asked.subscriptions {
+            asked.uri.iter().for_each(|uri| crate::log::subscribed(uri, &channel));
             self.join(id, asked.realm, &channel, list, filters);
         }
         Some(id)

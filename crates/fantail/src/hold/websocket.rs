@@ -48,8 +48,22 @@ pub(super) struct WebSocket {
     /// Of a client that agreed to permessage-deflate.
     window: Option<Window>,
     realm: RealmId,
-    prefix: Box<str>,
+    /// Most have neither.
+    names: Option<Box<Names>>,
     timers: Timers,
+}
+
+/// The route's prefix, and the URI, as in [`Asked`].
+#[derive(Debug)]
+struct Names {
+    prefix: Box<str>,
+    uri: Option<Box<str>>,
+}
+
+impl WebSocket {
+    fn prefix(&self) -> &str {
+        self.names.as_ref().map_or("", |names| &names.prefix)
+    }
 }
 
 /// How far the closing handshake is (RFC 6455 section 7).
@@ -87,6 +101,7 @@ impl Holds {
         let Opened { far, grip, head, window, debug, actions } = opened;
         // Whoever can look back less far than we do is not sent what is compressed for all.
         let form = if window == Some(Window::MAX) { Form::Coded } else { Form::Plain };
+        let names = !asked.prefix.is_empty() || asked.uri.is_some();
         let socket = WebSocket {
             reader: Reader::new(Role::Server, window.is_some()),
             far,
@@ -97,7 +112,8 @@ impl Holds {
             counted: false,
             window,
             realm: asked.realm,
-            prefix: asked.prefix.as_str().into(),
+            names: names
+                .then(|| Box::new(Names { prefix: asked.prefix.as_str().into(), uri: asked.uri.clone() })),
             timers: Timers::new(self.now_ms),
         };
         let id = self.reserve(asked, form, HoldKind::WebSocket(Box::new(socket)))?;

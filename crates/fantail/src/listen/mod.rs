@@ -25,7 +25,12 @@ use rustls::ServerConfig;
 use socket2::{Domain, Protocol, TcpKeepalive, Type};
 use tokio::net::{TcpListener, UnixListener};
 
-use crate::{config::Address, hold::Onward, proxy, shard::Shard};
+use crate::{
+    config::{Address, UnixSocket},
+    hold::Onward,
+    proxy,
+    shard::Shard,
+};
 use connection::Connection;
 pub use socket::Socket;
 
@@ -51,8 +56,8 @@ impl Bound {
                 let others = (1..shards).map(|_| tcp(actual, backlog));
                 std::iter::once(Ok(first)).chain(others).map(|bound| bound.map(Self::Tcp)).collect()
             }
-            Address::Unix { path, mode } => {
-                let first = unix(path, *mode, backlog)?;
+            Address::Unix(socket) => {
+                let first = unix(socket, backlog)?;
                 let others = (1..shards).map(|_| first.try_clone()).collect::<io::Result<Vec<_>>>()?;
                 Ok(std::iter::once(first).chain(others).map(Self::Unix).collect())
             }
@@ -73,7 +78,7 @@ impl Bound {
             Self::Unix(bound) => {
                 let address = bound.local_addr()?;
                 let path = address.as_pathname().map(Path::to_owned).unwrap_or_default();
-                Ok(Address::Unix { path, mode: None })
+                Ok(Address::Unix(UnixSocket { path, ..UnixSocket::default() }))
             }
         }
     }
@@ -170,18 +175,35 @@ fn tcp(address: SocketAddr, backlog: i32) -> io::Result<std::net::TcpListener> {
 }
 
 /// A socket file that nobody listens on any more is in the way of a restart and is replaced.
-fn unix(path: &Path, mode: Option<u32>, backlog: i32) -> io::Result<std::os::unix::net::UnixListener> {
+fn unix(wanted: &UnixSocket, backlog: i32) -> io::Result<std::os::unix::net::UnixListener> {
+    let path = &wanted.path;
     let left_over = std::fs::metadata(path).is_ok_and(|file| file.file_type().is_socket());
     if left_over && std::os::unix::net::UnixStream::connect(path).is_err() {
         std::fs::remove_file(path)?;
     }
+    if let Some(folder) = path.parent() {
+        std::fs::create_dir_all(folder)?;
+    }
     let socket = socket2::Socket::new(Domain::UNIX, Type::STREAM.nonblocking().cloexec(), None)?;
     socket.bind(&socket2::SockAddr::unix(path)?)?;
-    if let Some(mode) = mode {
+    let user = wanted.user.as_deref().map(|name| number(name, uzers::get_user_by_name, |user| user.uid()));
+    let group =
+        wanted.group.as_deref().map(|name| number(name, uzers::get_group_by_name, |group| group.gid()));
+    if user.is_some() || group.is_some() {
+        std::os::unix::fs::chown(path, user.transpose()?, group.transpose()?)?;
+    }
+    if let Some(mode) = wanted.mode {
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))?;
     }
     socket.listen(backlog)?;
     Ok(OwnedFd::from(socket).into())
+}
+
+/// The number of a user or a group, given as it is or by name.
+fn number<A>(name: &str, find: impl Fn(&str) -> Option<A>, number: impl Fn(&A) -> u32) -> io::Result<u32> {
+    let found = name.parse().ok().or_else(|| find(name).as_ref().map(number));
+    found
+        .ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, format!("there is no user or group {name:?}")))
 }
 
 fn is_exhaustion(error: &io::Error) -> bool {

@@ -21,6 +21,8 @@ pub struct Access<'a> {
     pub uri: &'a str,
     /// `HOST:PORT` or `test`; empty: it was sent nowhere.
     pub target: &'a str,
+    /// A WebSocket that the target is asked about by HTTP requests.
+    pub over_http: bool,
     pub outcome: Outcome,
     /// From the request's head to its outcome.
     pub took: Duration,
@@ -31,6 +33,8 @@ pub struct Access<'a> {
     /// `None` on a Unix socket.
     pub from: Option<IpAddr>,
     pub user_agent: Option<&'a [u8]>,
+    /// `Referer`
+    pub referer: Option<&'a [u8]>,
     /// A hold asked the origin again; no client sent this request.
     pub retry: bool,
 }
@@ -70,9 +74,16 @@ impl AccessLog {
         if !self.on {
             return;
         }
+        let settings = &self.output.0.settings;
+        let access = &Access {
+            from: access.from.filter(|_| settings.from),
+            user_agent: access.user_agent.filter(|_| settings.user_agent),
+            ..*access
+        };
         let time = self.stamp.at(SystemTime::now());
         match self.output.format() {
             LogFormat::Text => text_line(&mut self.buffer, time, access),
+            LogFormat::Pushpin => pushpin_line(&mut self.buffer, time, access),
             LogFormat::Json => json_line(&mut self.buffer, time, access),
         }
         self.lines += 1;
@@ -98,7 +109,48 @@ impl Drop for AccessLog {
     }
 }
 
-/// After Pushpin's request line (spec 9.9).
+/// Pushpin's request line, field by field (spec 9.9).
+fn pushpin_line(out: &mut String, time: &str, access: &Access<'_>) {
+    put(out, format_args!("[INFO] {time} "));
+    word(out, access.method);
+    out.push(' ');
+    word(out, access.uri);
+    if !access.target.is_empty() {
+        out.push_str(" -> ");
+        word(out, access.target);
+        out.push_str(if access.over_http { "[http]" } else { "" });
+    }
+    if let Some(from) = access.from {
+        put(out, format_args!(" from={from}"));
+    }
+    let lossy = |text: Option<&[u8]>| text.map(|text| String::from_utf8_lossy(text).into_owned());
+    let route = Some(access.route).filter(|route| !route.is_empty()).map(str::to_owned);
+    for (name, value) in [(" ref=", lossy(access.referer)), (" route=", route)] {
+        if let Some(value) = value {
+            out.push_str(name);
+            word(out, &value);
+        }
+    }
+    outcome(out, access);
+    if let Some(user_agent) = lossy(access.user_agent) {
+        out.push_str(" ua=");
+        word(out, &user_agent);
+    }
+    out.push('\n');
+}
+
+fn outcome(out: &mut String, access: &Access<'_>) {
+    match access.outcome {
+        Outcome::Code(code, bytes) => put(out, format_args!(" code={code} {bytes}")),
+        Outcome::Accept => out.push_str(" accept"),
+        Outcome::Error => out.push_str(" error"),
+    }
+    if access.retry {
+        out.push_str(" retry");
+    }
+}
+
+/// Pushpin's request line, and what it does not say.
 fn text_line(out: &mut String, time: &str, access: &Access<'_>) {
     out.push_str("[INFO] ");
     out.push_str(time);
@@ -115,14 +167,7 @@ fn text_line(out: &mut String, time: &str, access: &Access<'_>) {
     if let Some(from) = access.from {
         put(out, format_args!(" from={from}"));
     }
-    match access.outcome {
-        Outcome::Code(code, bytes) => put(out, format_args!(" code={code} {bytes}")),
-        Outcome::Accept => out.push_str(" accept"),
-        Outcome::Error => out.push_str(" error"),
-    }
-    if access.retry {
-        out.push_str(" retry");
-    }
+    outcome(out, access);
     put(out, format_args!(" ms={}", Millis(access.took)));
     if let Some(user_agent) = access.user_agent {
         out.push_str(" ua=");

@@ -25,7 +25,11 @@ impl Sink {
 }
 
 fn log(format: LogFormat) -> config::Log {
-    config::Log { format, level: Level::INFO, access: true }
+    config::Log { format, ..at(Level::INFO) }
+}
+
+fn at(level: Level) -> config::Log {
+    config::Log { level, channels: true, ..config::Config::default().log }
 }
 
 const HOSTILE: &[&str] = &[
@@ -45,12 +49,14 @@ fn access(text: &str) -> Access<'_> {
         method: text,
         uri: text,
         target: text,
+        over_http: true,
         outcome: Outcome::Code(200, 38),
         took: Duration::from_micros(3004),
         realm: text,
         route: text,
         from: Some([127, 0, 0, 1].into()),
         user_agent: Some(text.as_bytes()),
+        referer: Some(text.as_bytes()),
         retry: false,
     }
 }
@@ -97,11 +103,13 @@ fn json_is_one_object_a_line_whatever_clients_send() {
 
 #[test]
 fn text_is_printable_and_a_line_a_line() {
-    let text = hostile_lines(LogFormat::Text);
-    assert!(text.chars().all(|c| c == '\n' || !c.is_control()), "{text}");
-    assert_eq!(text.lines().count(), HOSTILE.len() * 4);
-    for line in text.lines() {
-        assert!(line.starts_with("[INFO] 2") || line.starts_with("[ERR] 2"), "{line}");
+    for format in [LogFormat::Text, LogFormat::Pushpin] {
+        let text = hostile_lines(format);
+        assert!(text.chars().all(|c| c == '\n' || !c.is_control()), "{text}");
+        assert_eq!(text.lines().count(), HOSTILE.len() * 4);
+        for line in text.lines() {
+            assert!(line.starts_with("[INFO] 2") || line.starts_with("[ERR] 2"), "{line}");
+        }
     }
 }
 
@@ -134,6 +142,71 @@ fn text_lines_read_as_pushpins_do() {
     assert_eq!(after_time, expected);
 }
 
+/// Spec 9.9.
+#[test]
+fn lines_of_pushpins_format_have_its_fields_in_its_order() {
+    let sink = Sink::default();
+    let log = config::Log { format: LogFormat::Pushpin, user_agent: false, ..at(Level::INFO) };
+    let output = Output::start(&log, sink.clone()).unwrap();
+    let mut lines = output.access();
+    let request = Access {
+        method: "GET",
+        uri: "ws://a.example/b?c",
+        target: "127.0.0.1:80",
+        route: "r",
+        referer: Some(b"http://d.example/"),
+        ..access("ua")
+    };
+    lines.line(&request);
+    let plain = Access { from: None, route: "", referer: None, over_http: false, ..request };
+    lines.line(&Access { outcome: Outcome::Accept, retry: true, ..plain });
+    drop(lines);
+    tracing::subscriber::with_default(output.subscriber(), || {
+        published("c", 3);
+        subscribed("http://a.example/b", "c");
+    });
+    output.finish();
+    let text = sink.text();
+    let after_time: Vec<_> =
+        text.lines().map(|line| line.get("[INFO] 2026-11-23 19:44:04.123 ".len()..)).collect();
+    let expected = [
+        Some(
+            "GET ws://a.example/b?c -> 127.0.0.1:80[http] from=127.0.0.1 ref=http://d.example/ route=r code=200 38",
+        ),
+        Some("GET ws://a.example/b?c -> 127.0.0.1:80 accept retry"),
+        Some("publish channel=c receivers=3"),
+        Some("subscribe http://a.example/b channel=c"),
+    ];
+    assert_eq!(after_time, expected);
+}
+
+#[test]
+fn a_file_is_opened_again_where_it_was() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("new/log");
+    let log = config::Log { file: Some(path.clone()), ..at(Level::INFO) };
+    let output = Output::start(&log, open(&path).unwrap()).unwrap();
+    let line = |text: &str| {
+        let mut lines = output.access();
+        lines.line(&access(text));
+    };
+    line("one");
+    let wait = |path: &Path| {
+        while fs::read(path).unwrap_or_default().is_empty() {
+            thread::yield_now();
+        }
+    };
+    wait(&path);
+    let moved = folder.path().join("moved");
+    fs::rename(&path, &moved).unwrap();
+    output.reopen().unwrap();
+    line("two");
+    output.finish();
+    let read = |path: &Path| fs::read_to_string(path).unwrap();
+    assert!(read(&moved).contains("one") && !read(&moved).contains("two"));
+    assert!(read(&path).contains("two") && !read(&path).contains("one"));
+}
+
 #[test]
 fn nothing_is_said_that_is_switched_off() {
     for (level, switched, on) in [
@@ -143,7 +216,7 @@ fn nothing_is_said_that_is_switched_off() {
         (Level::INFO, false, false),
     ] {
         let sink = Sink::default();
-        let log = config::Log { format: LogFormat::Text, level, access: switched };
+        let log = config::Log { access: switched, ..at(level) };
         let output = Output::start(&log, sink.clone()).unwrap();
         let mut lines = output.access();
         assert_eq!(lines.is_on(), on);

@@ -2,7 +2,7 @@
 
 use std::{net::IpAddr, sync::Arc};
 
-use fantail_proto::route::Target;
+use fantail_proto::{route::Target, websocket::handshake};
 use http::{Method, Request, Uri, header};
 use hyper::body::Incoming;
 use tokio::time::Instant;
@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use super::Conversation;
 use crate::{
     config::DEFAULT_REALM,
-    log::{Access, Outcome},
+    log::{self, Access, Outcome},
     route::Route,
     shard::Shard,
 };
@@ -22,21 +22,25 @@ pub(super) struct Entry {
     uri: Uri,
     host: Option<http::HeaderValue>,
     user_agent: Option<http::HeaderValue>,
+    referer: Option<http::HeaderValue>,
+    /// Of its URI.
+    scheme: &'static str,
     from: Option<IpAddr>,
-    tls: bool,
     replay: bool,
     target: String,
+    over_http: bool,
     route: Option<Arc<Route>>,
 }
 
 impl Entry {
-    /// `None` when access lines are off.
+    /// `None` when the log says nothing of requests.
     pub(super) fn of(
         conversation: &Conversation,
         request: &Request<Incoming>,
         replay: bool,
     ) -> Option<Box<Self>> {
-        if !conversation.shard().access.borrow().is_on() {
+        let lines = conversation.shard().access.borrow().is_on();
+        if !lines && !log::says_channels() {
             return None;
         }
         let header = |name| request.headers().get(name).cloned();
@@ -46,10 +50,17 @@ impl Entry {
             uri: request.uri().clone(),
             host: header(header::HOST),
             user_agent: header(header::USER_AGENT),
+            referer: header(header::REFERER),
+            scheme: match (handshake::is_upgrade(request.headers()), conversation.is_tls()) {
+                (true, true) => "wss",
+                (true, false) => "ws",
+                (false, true) => "https",
+                (false, false) => "http",
+            },
             from: conversation.peer(),
-            tls: conversation.is_tls(),
             replay,
             target: String::new(),
+            over_http: false,
             route: None,
         }))
     }
@@ -60,22 +71,30 @@ impl Entry {
 
     pub(super) fn target(&mut self, target: &Target) {
         self.target = target.address.to_string();
+        self.over_http = target.over_http;
+    }
+
+    /// As its client knows it.
+    pub(super) fn uri(&self) -> String {
+        let host = self.host.as_ref().and_then(|host| host.to_str().ok()).unwrap_or_default();
+        let path = self.uri.path_and_query().map_or("", |path| path.as_str());
+        format!("{}://{host}{path}", self.scheme)
     }
 
     pub(super) fn write(&self, shard: &Shard, outcome: Outcome) {
-        let host = self.host.as_ref().and_then(|host| host.to_str().ok()).unwrap_or_default();
-        let path = self.uri.path_and_query().map_or("", |path| path.as_str());
         let rule = self.route.as_ref().map(|route| &*route.rule);
         shard.access.borrow_mut().line(&Access {
             method: self.method.as_str(),
-            uri: &format!("{}://{host}{path}", if self.tls { "https" } else { "http" }),
+            uri: &self.uri(),
             target: &self.target,
+            over_http: self.over_http && self.scheme.starts_with("ws"),
             outcome,
             took: self.started.elapsed(),
             realm: rule.map_or("", |rule| rule.realm.as_deref().unwrap_or(DEFAULT_REALM)),
             route: rule.map_or("", |rule| &rule.id),
             from: self.from,
             user_agent: self.user_agent.as_ref().map(http::HeaderValue::as_bytes),
+            referer: self.referer.as_ref().map(http::HeaderValue::as_bytes),
             retry: self.replay,
         });
     }

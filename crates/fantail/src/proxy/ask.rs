@@ -187,7 +187,7 @@ impl Ask {
                 }
                 Err(Unanswered { failure, request: Some(request) }) if failure.is_unreached() => {
                     let address = self.route.rule.targets[target].address.to_string();
-                    tracing::info!(target: "fantail::proxy", address, %failure, "target not reached");
+                    exchange.unreached(&address, &failure);
                     tried.push(address);
                     self.request = request;
                 }

@@ -146,7 +146,8 @@ fn asked(exchange: &Exchange, answer: &Answer, instruct: &Instruct) -> Result<As
     }
     let filtered = subscriptions.iter().any(|subscription| !subscription.filters.is_empty());
     let prefix = if filtered { prefix.clone() } else { String::new() };
-    Ok(Asked { realm: answer.route.realm, subscriptions, meta: instruct.meta.clone(), prefix })
+    let (meta, uri) = (instruct.meta.clone(), exchange.said_uri());
+    Ok(Asked { realm: answer.route.realm, subscriptions, meta, prefix, uri })
 }
 
 /// A stream that continues from an id needs a link to fetch what comes after it (spec 4.4): without one

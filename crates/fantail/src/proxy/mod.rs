@@ -26,6 +26,7 @@ pub use relay::Relay;
 
 use crate::{
     error::{self, Fault},
+    log,
     metrics::Counters,
     route::Route,
     shard::Shard,
@@ -52,6 +53,7 @@ pub fn answer(
         closes: conversation.state().upgrade(),
         http11: request.version() == Version::HTTP_11,
         debug: snapshot.config.proxy.debug,
+        quiet: false,
         conversation,
         snapshot,
     };
@@ -94,6 +96,7 @@ impl Way {
 }
 
 /// One request while it is answered.
+#[expect(clippy::struct_excessive_bools, reason = "each is true of a request, in any combination")]
 struct Exchange {
     conversation: Rc<Conversation>,
     snapshot: Arc<Snapshot>,
@@ -103,6 +106,8 @@ struct Exchange {
     http11: bool,
     /// For the access log.
     entry: Option<Box<Entry>>,
+    /// The route wants nothing said at level info.
+    quiet: bool,
 }
 
 impl Exchange {
@@ -155,7 +160,9 @@ impl Exchange {
             Fault::Instruct { .. } | Fault::AnswerTooLarge { .. } => self.counters().instruct_errors.add(1),
             _ => {}
         }
-        tracing::info!(target: "fantail::proxy", %fault, "request failed");
+        if !self.quiet {
+            tracing::info!(target: "fantail::proxy", %fault, "request failed");
+        }
         let (status, text) = error::answer(fault, self.debug);
         let ready = VecDeque::from([Bytes::from(text)]);
         let body = Relay::new(Rc::clone(&self.conversation), ready, None, self.entry.take());
@@ -189,14 +196,30 @@ impl Exchange {
 
     fn found(&mut self, route: &Arc<Route>) {
         self.debug |= route.rule.debug;
+        if route.rule.log_level.is_some_and(|level| level < LEVEL_INFO) {
+            self.quiet = true;
+            self.entry = None;
+        }
         if let Some(entry) = &mut self.entry {
             entry.route(route);
         }
     }
 
+    /// When the log is to say who subscribes to what.
+    fn said_uri(&self) -> Option<Box<str>> {
+        let entry = self.entry.as_ref().filter(|_| log::says_channels())?;
+        Some(entry.uri().into())
+    }
+
     fn tries(&mut self, target: &Target) {
         if let Some(entry) = &mut self.entry {
             entry.target(target);
+        }
+    }
+
+    fn unreached(&self, address: &str, failure: &Failure) {
+        if !self.quiet {
+            tracing::info!(target: "fantail::proxy", address, %failure, "target not reached");
         }
     }
 
@@ -222,6 +245,9 @@ fn sign(shard: &Shard, route: &Route, now: u64) -> Option<HeaderValue> {
     let signed = shard.tokens.borrow_mut().get(signer, now);
     signed.inspect_err(|error| tracing::error!(%error, "requests cannot be signed")).ok()
 }
+
+/// In Pushpin's numbers (spec 2.3).
+const LEVEL_INFO: u8 = 2;
 
 /// Seconds since 1970.
 fn unix_time() -> u64 {

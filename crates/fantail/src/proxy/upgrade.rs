@@ -80,7 +80,7 @@ pub(super) async fn answer(
                 return Ok(exchange.relay(answer));
             }
             Tried::Unreached(failure) => {
-                tracing::info!(target: "fantail::proxy", address, %failure, "target not reached");
+                exchange.unreached(&address, &failure);
                 tried.push(address);
             }
         }
@@ -109,6 +109,7 @@ async fn park(
             .collect(),
         meta: Vec::new(),
         prefix: route.rule.prefix.clone(),
+        uri: exchange.said_uri(),
     };
     let opened = Opened {
         far,
@@ -123,7 +124,7 @@ async fn park(
         link.start(exchange.shard(), exchange.snapshot.config.websocket.close_timeout);
     }
     if let Some(entry) = exchange.entry.take() {
-        entry.write(exchange.shard(), Outcome::Accept);
+        entry.write(exchange.shard(), Outcome::Code(101, 0));
     }
     let reserved = Reserved::new(Rc::clone(exchange.shard()), id);
     exchange.conversation.will_park(Parked::WebSocket { reserved });

@@ -14,7 +14,7 @@ pub(crate) fn config(base: PathBuf, lines: &[&str], realms: Vec<config::Realm>) 
 
 fn load(config: &Config) -> Result<Routes, Vec<String>> {
     let realms = Realms::load(config, None).expect("the realms are good");
-    Routes::load(config, &realms).map_err(|errors| errors.iter().map(ToString::to_string).collect())
+    Routes::load(config, &realms, true).map_err(|errors| errors.iter().map(ToString::to_string).collect())
 }
 
 fn realm(id: &str) -> config::Realm {

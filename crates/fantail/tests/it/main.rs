@@ -18,6 +18,7 @@ mod metrics;
 mod origin_faults;
 mod proxying;
 mod publishing;
+mod pushpin;
 mod routes;
 mod security;
 mod sharing;

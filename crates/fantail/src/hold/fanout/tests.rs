@@ -105,6 +105,7 @@ impl Subscriber {
             subscriptions: self.channels.iter().map(subscription).collect(),
             meta: vec![("user".into(), "u".into())],
             prefix: String::new(),
+            uri: None,
         }
     }
 

@@ -14,7 +14,10 @@ use fantail_proto::{
 };
 
 use super::{Stage, millis, timers::Delayed};
-use crate::hold::{Filtering, Hold, HoldKind, Holds, List, Subscriptions, jitter_ms};
+use crate::{
+    hold::{Filtering, Hold, HoldKind, Holds, List, Subscriptions, jitter_ms},
+    log,
+};
 
 impl Holds {
     pub(super) fn obey(&mut self, id: PinId, control: Control) {
@@ -72,10 +75,13 @@ impl Holds {
     fn subscribe(&mut self, id: PinId, channel: &str, filters: Vec<Filter>) {
         let Subscriptions { most, channel_bytes } = self.subscriptions;
         let Some(Hold { subs, kind: HoldKind::WebSocket(socket), .. }) = self.pins.get(id) else { return };
-        let (name, realm) = (format!("{}{channel}", socket.prefix), socket.realm);
+        let (name, realm) = (format!("{}{channel}", socket.prefix()), socket.realm);
         if socket.stage != Stage::Open || subs.len() >= most || name.len() > channel_bytes {
             tracing::debug!(target: "fantail::websocket", name, "a subscription over the limit is ignored");
             return;
+        }
+        if let Some(uri) = socket.names.as_ref().and_then(|names| names.uri.as_ref()) {
+            log::subscribed(uri, &name);
         }
         if !filters.is_empty() {
             self.filtering(id);
@@ -85,7 +91,7 @@ impl Holds {
 
     fn leave_channel(&mut self, id: PinId, channel: &str) {
         let Some(Hold { subs, kind: HoldKind::WebSocket(socket), .. }) = self.pins.get(id) else { return };
-        let name = format!("{}{channel}", socket.prefix);
+        let name = format!("{}{channel}", socket.prefix());
         let place = subs.iter().position(|sub| self.channels.name(sub.channel) == name);
         if let Some(place) = place.filter(|place| *place >= usize::from(socket.implicit)) {
             self.leave(id, place);
@@ -108,7 +114,7 @@ impl Holds {
         let Hold { filtering, kind: HoldKind::WebSocket(socket), .. } = self.pins.get_mut(id)? else {
             return None;
         };
-        let prefix = &socket.prefix;
+        let prefix = socket.prefix();
         Some(filtering.get_or_insert_with(|| {
             Box::new(Filtering { filters: Vec::new(), meta: Vec::new(), prefix: prefix.to_string() })
         }))

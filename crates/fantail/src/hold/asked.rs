@@ -1,0 +1,27 @@
+//! What a request that is to be held asks for, as its origin and its route put it. Values only: subscribing is
+//! the holds' own.
+
+use fantail_proto::filter::Filter;
+
+use crate::hub::RealmId;
+
+/// A new hold: who, and subscribed to what.
+#[derive(Debug)]
+pub struct Asked {
+    pub realm: RealmId,
+    pub subscriptions: Vec<Subscription>,
+    /// What filters know of the subscriber.
+    pub meta: Vec<(String, String)>,
+    /// The route's, which filters leave out of channel names.
+    pub prefix: String,
+    /// The request's, when the log is to say who subscribes to what.
+    pub uri: Option<Box<str>>,
+}
+
+/// One channel of a new hold.
+#[derive(Clone, Debug)]
+pub struct Subscription {
+    /// In full: with the route's prefix.
+    pub channel: String,
+    pub filters: Vec<Filter>,
+}
