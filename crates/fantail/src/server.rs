@@ -37,6 +37,7 @@ use crate::{
     route::Watch,
     shard::{Parts, Shard},
     snapshot::{AllInvalid, Snapshot},
+    upstream::{BindError, Workers},
 };
 
 /// Serves until it is told to stop.
@@ -70,6 +71,8 @@ enum ServerError {
     Listen { address: String, source: io::Error },
     #[error("io_uring was asked for (server.fan_out) and is not to be had here: take auto or send")]
     NoIoUring,
+    #[error("{0}")]
+    Workers(BindError),
     #[error("cannot start: {0}")]
     Start(io::Error),
     #[error("shard {0} has stopped")]
@@ -137,8 +140,14 @@ impl Server {
             .map_err(ServerError::Start)?;
         let control = self.control.try_clone().map_err(ServerError::Start)?;
         let hub = Arc::new(Hub::new(config.server.shards, &config.hub));
+        let workers = Arc::new(Workers::default());
+        let wanted = self.snapshot();
+        if let Some(error) = workers.open(wanted.routes.workers(), runtime.handle()).pop() {
+            return Err(ServerError::Workers(error));
+        }
         let (stop, stopping) = watch::channel(false);
-        let (shards, counters) = self.start_shards(&hub, output, &stopping).map_err(ServerError::Start)?;
+        let (shards, counters) =
+            self.start_shards(&hub, &workers, output, &stopping).map_err(ServerError::Start)?;
         let process = Arc::new(Process::default());
         let patience = config.control.publish_timeout;
         let publisher =
@@ -157,7 +166,7 @@ impl Server {
             self.announce().map_err(ServerError::Start)?;
             // The shards have their own: when the last of them stops listening, nobody is kept waiting.
             drop((self.clients, self.control));
-            let life = Life { snapshot: self.snapshot, signals, shards };
+            let life = Life { snapshot: self.snapshot, signals, shards, workers };
             let end = life.run(&state, &stop).await;
             close.send_replace(true);
             if timeout_at(Instant::now() + DRAIN_GRACE, &mut port).await.is_err() {
@@ -172,6 +181,7 @@ impl Server {
     fn start_shards(
         &self,
         hub: &Arc<Hub>,
+        workers: &Arc<Workers>,
         output: &Output,
         stopping: &watch::Receiver<bool>,
     ) -> io::Result<(mpsc::Receiver<usize>, Vec<Arc<Counters>>)> {
@@ -187,6 +197,7 @@ impl Server {
             let thread = Thread {
                 index,
                 hub: Arc::clone(hub),
+                workers: Arc::clone(workers),
                 snapshot: Arc::clone(&self.snapshot),
                 counters: Arc::clone(&counted),
                 output: output.clone(),
@@ -216,14 +227,18 @@ struct Life {
     signals: Signals,
     /// Which shard has ended.
     shards: mpsc::Receiver<usize>,
+    workers: Arc<Workers>,
 }
 
 impl Life {
     async fn run(mut self, state: &admin::State, stop: &watch::Sender<bool>) -> Result<(), ServerError> {
         // Kept: it watches while it lives.
         let (mut _watches, mut changes) = self.watch();
+        let mut sweep = interval(SWEEP_EVERY);
+        sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let end = loop {
             tokio::select! {
+                _ = sweep.tick() => self.workers.sweep(),
                 signal = self.signals.next() => match signal {
                     Signal::Stop => break Ok(()),
                     Signal::Reload => self.reload(),
@@ -277,6 +292,9 @@ impl Life {
         match Snapshot::load(config, Some(&old)) {
             Ok(new) => {
                 tracing::info!("routes loaded with {} entries", new.routes.routes().len());
+                for error in self.workers.open(new.routes.workers(), &runtime::Handle::current()) {
+                    tracing::error!("{error}");
+                }
                 self.snapshot.store(Arc::new(new));
             }
             Err(invalid) => tracing::error!("not reloaded, nothing has changed: {invalid}"),
@@ -319,6 +337,7 @@ fn connection_limit(configured: usize, origins: usize) -> usize {
 struct Thread {
     index: usize,
     hub: Arc<Hub>,
+    workers: Arc<Workers>,
     snapshot: Arc<ArcSwap<Snapshot>>,
     counters: Arc<Counters>,
     output: Output,
@@ -334,12 +353,12 @@ impl Thread {
     }
 
     async fn serve(self, bounds: Vec<Bound>) -> io::Result<()> {
-        let Self { index, hub, snapshot, counters, output, crowd, fan_out, stopping } = self;
+        let Self { index, hub, workers, snapshot, counters, output, crowd, fan_out, stopping } = self;
         let connections = Connections::new(crowd, Arc::clone(&counters));
         let holds =
             Holds::new(Arc::clone(&hub), index, fan_out, &snapshot.load().config, Arc::clone(&counters))?;
         let access = output.access();
-        let shard = Shard::new(Parts { index, hub, snapshot, counters, connections, access, holds });
+        let shard = Shard::new(Parts { index, hub, snapshot, counters, connections, access, holds, workers });
         for bound in bounds {
             tokio::task::spawn_local(listen::accept(Rc::clone(&shard), bound));
         }
@@ -381,6 +400,8 @@ const CONTROL_THREADS: usize = 2;
 const DRAIN_GRACE: Duration = Duration::from_secs(1);
 /// Access lines are written, and idle connections to origins closed, so often.
 const TIDY_EVERY: Duration = Duration::from_millis(200);
+/// Addresses for workers that no route names any more are given free so often (spec 2.4).
+const SWEEP_EVERY: Duration = Duration::from_secs(10);
 /// Files that clients leave to the control port, the log and whatever the process needs.
 const RESERVED_FILES_MIN: usize = 100;
 const RESERVED_FILES_MAX: usize = 1024;
