@@ -342,4 +342,4 @@ const OUT_MESSAGES: usize = 1000;
 const INBOX_PACKETS: usize = 1 << 14;
 /// Bodies that wait for one session: more than the credits, for workers that send a whole answer in one packet
 /// without minding them.
-const MAX_WAITING_BYTES: usize = super::wire::MAX_MESSAGE_BYTES;
+pub(super) const MAX_WAITING_BYTES: usize = super::wire::MAX_MESSAGE_BYTES;

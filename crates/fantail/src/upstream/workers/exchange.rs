@@ -23,6 +23,7 @@ use super::{
     super::{Failure, Unanswered, Upload, malformed},
     Answer, Backend, Crew,
     answer::UploadNews,
+    crew::MAX_WAITING_BYTES,
     talk::Talk,
 };
 
@@ -248,22 +249,26 @@ impl Exchange {
         if stopped.is_none() || broken.is_some_and(|broken| !broken.is_to_be_told()) {
             self.talk.end();
         }
-        self.news.tell();
+        let Self { talk, mut asked, upload, tell, parts, waiting, news, .. } = self;
+        // The worker is told at once, however slow the client is.
+        drop(talk);
+        news.tell();
         let Some(Stop::Failed(failure)) = stopped else { return };
-        if let Some((tell, _)) = self.tell.take() {
-            let mut unanswered = self.asked.unanswered(failure);
-            if self.upload.begun || matches!(unanswered.failure, Failure::Upload) {
+        if let Some((tell, _)) = tell {
+            let mut unanswered = asked.unanswered(failure);
+            if upload.begun || matches!(unanswered.failure, Failure::Upload) {
                 unanswered.request = None;
             }
             // Who has left does not want it.
             return drop(tell.send(Err(unanswered)));
         }
-        for part in self.waiting {
-            if self.parts.send(Ok(part)).await.is_err() {
+        let kept = if broken == Some(Broken::Flood) { VecDeque::new() } else { waiting };
+        for part in kept {
+            if parts.send(Ok(part)).await.is_err() {
                 return;
             }
         }
-        drop(self.parts.send(Err(broken.unwrap_or(Broken::Cancelled))).await);
+        drop(parts.send(Err(broken.unwrap_or(Broken::Cancelled))).await);
     }
 
     /// Waits for one thing and does it; false at the end.
@@ -336,6 +341,10 @@ impl Exchange {
             };
         };
         self.ended = !more;
+        let waiting: usize = self.waiting.iter().map(Bytes::len).sum();
+        if waiting + body.len() > MAX_WAITING_BYTES {
+            return Err(Broken::Flood.into());
+        }
         let Some((tell, parts)) = self.tell.take() else {
             self.waiting.extend(Some(body).filter(|body| !body.is_empty()));
             return Ok(());

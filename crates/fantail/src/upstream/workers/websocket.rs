@@ -20,7 +20,9 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, ReadHalf, WriteHalf};
 
 use super::{
     super::{Failure, Upload},
-    Answer, Backend, Crew, exchange,
+    Answer, Backend, Crew,
+    crew::MAX_WAITING_BYTES,
+    exchange,
     talk::Talk,
 };
 
@@ -254,6 +256,9 @@ impl Carrier {
 
     fn take(&mut self, content: Content) -> Result<(), Broken> {
         self.unread += content.body_len();
+        if self.unread > MAX_WAITING_BYTES {
+            return Err(Broken::Flood);
+        }
         match content {
             Content::Data { body, more, binary, .. } => {
                 let first = if binary { Opcode::Binary } else { Opcode::Text };
