@@ -21,7 +21,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use fantail_proto::{route, zhttp::Broken};
+use fantail_proto::zhttp::Broken;
 use hashbrown::HashMap;
 use http::{Method, Request, Response, StatusCode, header, response};
 use hyper::client::conn::http1;
@@ -153,41 +153,6 @@ impl Upstream {
         }
     }
 
-    async fn ask_workers(
-        &self,
-        to: &Backend,
-        request: Box<Request<Upload>>,
-        config: &config::Origin,
-    ) -> Result<Response<Download>, Unanswered> {
-        let Some(crew) = self.workers.find(&to.address) else {
-            return Err(Unanswered { failure: Failure::Unbound, request: Some(request) });
-        };
-        let permits = self.worker_permits(&to.address, config.connections);
-        let Some(permit) = wait(permits, config.response_timeout).await else {
-            let failure = Failure::Busy(config.connections);
-            self.count(&failure);
-            return Err(Unanswered { failure, request: Some(request) });
-        };
-        self.counters.origin_requests.add(1);
-        let asked = Instant::now();
-        match workers::send(&crew, to, request, config.connect_timeout).await {
-            Ok(response) => {
-                self.counters.origin_latency.observe(asked.elapsed());
-                Ok(response.map(|answer| Download::of_worker(answer, permit, config.idle_timeout)))
-            }
-            Err(unanswered) => {
-                self.count(&unanswered.failure);
-                Err(unanswered)
-            }
-        }
-    }
-
-    fn worker_permits(&self, address: &route::Workers, limit: usize) -> Arc<Semaphore> {
-        // Port 0 is nobody's.
-        let key = (address.to_string(), 0, limit);
-        Arc::clone(self.permits.borrow_mut().entry(key).or_insert_with(|| Arc::new(Semaphore::new(limit))))
-    }
-
     /// Sends `request`, on an idle connection if there is one. A request that a connection had closed on
     /// without an answer is sent once more, on a new connection, if it changes nothing at the origin.
     pub async fn send(
@@ -238,34 +203,6 @@ impl Upstream {
                 let switched = Box::pin(self.switch_worker(backend, request, config)).await;
                 switched.inspect_err(|unanswered| self.count(&unanswered.failure))
             }
-        }
-    }
-
-    async fn switch_worker(
-        &self,
-        to: &Backend,
-        request: Box<Request<Upload>>,
-        config: &config::Origin,
-    ) -> Result<Switched, Unanswered> {
-        let Some(crew) = self.workers.find(&to.address) else {
-            return Err(Unanswered { failure: Failure::Unbound, request: Some(request) });
-        };
-        let permits = self.worker_permits(&to.address, config.connections);
-        let Some(permit) = wait(permits, config.response_timeout).await else {
-            return Err(Unanswered { failure: Failure::Busy(config.connections), request: Some(request) });
-        };
-        self.counters.origin_requests.add(1);
-        let asked = Instant::now();
-        let opened = workers::open(&crew, to, &request, config.connect_timeout).await;
-        self.counters.origin_latency.observe(asked.elapsed());
-        match opened {
-            Ok(workers::Opened::Yes { head, wire }) => {
-                Ok(Switched::Yes { head, wire: Box::new(Wire::Worker(wire)), unread: Bytes::new() })
-            }
-            Ok(workers::Opened::No(response)) => Ok(Switched::No(
-                response.map(|answer| Download::of_worker(answer, permit, config.idle_timeout)),
-            )),
-            Err(failure) => Err(Unanswered { failure, request: Some(request) }),
         }
     }
 

@@ -14,18 +14,26 @@ use std::{
     sync::Arc,
 };
 
+use bytes::Bytes;
 use fantail_proto::{
     route::{Meeting, Protocol, Workers as Address},
     zhttp::Flags,
     zmtp::Socket,
 };
+use http::{Request, Response};
 use parking_lot::Mutex;
-use tokio::{runtime::Handle, sync::watch};
+use tokio::{
+    runtime::Handle,
+    sync::{Semaphore, watch},
+    time::Instant,
+};
 
 pub(super) use answer::Answer;
-pub(super) use crew::Crew;
-pub(super) use exchange::send;
-pub(super) use websocket::{Opened, open};
+use crew::Crew;
+
+use self::websocket::Opened;
+use super::{Download, Failure, Switched, Unanswered, Upload, Upstream, Wire, wait};
+use crate::config;
 
 mod answer;
 mod crew;
@@ -105,6 +113,71 @@ impl Workers {
 impl Drop for Workers {
     fn drop(&mut self) {
         self.crews.lock().values().for_each(|crew| crew.close());
+    }
+}
+
+impl Upstream {
+    pub(super) async fn ask_workers(
+        &self,
+        to: &Backend,
+        request: Box<Request<Upload>>,
+        config: &config::Origin,
+    ) -> Result<Response<Download>, Unanswered> {
+        let Some(crew) = self.workers.find(&to.address) else {
+            return Err(Unanswered { failure: Failure::Unbound, request: Some(request) });
+        };
+        let permits = self.worker_permits(&to.address, config.connections);
+        let Some(permit) = wait(permits, config.response_timeout).await else {
+            let failure = Failure::Busy(config.connections);
+            self.count(&failure);
+            return Err(Unanswered { failure, request: Some(request) });
+        };
+        self.counters.origin_requests.add(1);
+        let asked = Instant::now();
+        match exchange::send(&crew, to, request, config.connect_timeout).await {
+            Ok(response) => {
+                self.counters.origin_latency.observe(asked.elapsed());
+                Ok(response.map(|answer| Download::of_worker(answer, permit, config.idle_timeout)))
+            }
+            Err(unanswered) => {
+                self.count(&unanswered.failure);
+                Err(unanswered)
+            }
+        }
+    }
+
+    fn worker_permits(&self, address: &Address, limit: usize) -> Arc<Semaphore> {
+        // Port 0 is nobody's.
+        let key = (address.to_string(), 0, limit);
+        Arc::clone(self.permits.borrow_mut().entry(key).or_insert_with(|| Arc::new(Semaphore::new(limit))))
+    }
+
+    pub(super) async fn switch_worker(
+        &self,
+        to: &Backend,
+        request: Box<Request<Upload>>,
+        config: &config::Origin,
+    ) -> Result<Switched, Unanswered> {
+        let Some(crew) = self.workers.find(&to.address) else {
+            return Err(Unanswered { failure: Failure::Unbound, request: Some(request) });
+        };
+        let permits = self.worker_permits(&to.address, config.connections);
+        let Some(permit) = wait(permits, config.response_timeout).await else {
+            return Err(Unanswered { failure: Failure::Busy(config.connections), request: Some(request) });
+        };
+        self.counters.origin_requests.add(1);
+        let asked = Instant::now();
+        let opened = websocket::open(&crew, to, &request, config.connect_timeout).await;
+        self.counters.origin_latency.observe(asked.elapsed());
+        match opened {
+            Ok(Opened::Yes { head, wire }) => {
+                Ok(Switched::Yes { head, wire: Box::new(Wire::Worker(wire)), unread: Bytes::new() })
+            }
+            Ok(Opened::No(response)) => Ok(Switched::No(
+                response.map(|answer| Download::of_worker(answer, permit, config.idle_timeout)),
+            )),
+            Err(failure) => Err(Unanswered { failure, request: Some(request) }),
+        }
     }
 }
 
