@@ -1,7 +1,7 @@
 //! What each fuzz target does with its input, and what must then be true. The test `seeds` of
 //! fantail-proto calls the same functions with the inputs that are checked in.
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use fantail_proto::{
     grip::{Hold, Instruct},
     item::{self, HttpResponse, HttpStream, ResponseBody, WsKind},
@@ -9,6 +9,7 @@ use fantail_proto::{
     render::{Chunk, Rendered, StreamPart},
     reply::{self, Framing, Head, Version},
     route::{Asked, Table},
+    tnetstring,
     websocket::{
         close::Close,
         control::{Control, MAX_CONTROL_BYTES, Message, Verdict},
@@ -18,6 +19,8 @@ use fantail_proto::{
         handshake::Grip,
         reader::{Event, Limits, Reader, Role, Violation},
     },
+    zhttp::Packet,
+    zmtp::{self, Decoder},
 };
 use http::{HeaderMap, HeaderName, HeaderValue, header::SEC_WEBSOCKET_EXTENSIONS};
 
@@ -134,6 +137,24 @@ fn check_control(control: &Control) {
         Control::SendDelayed { kind, content, .. } => assert!(sendable(*kind, content)),
         Control::Session { id } => assert!(id.as_ref().is_none_or(|id| !id.is_empty())),
         Control::KeepAlive(None) | Control::Detach | Control::FlushDelayed => {}
+    }
+}
+
+/// A packet of a worker, and the bytes of a connection: values are written and read again the same, and a message
+/// is no longer than it may be.
+pub fn zhttp(data: &[u8]) {
+    if let Ok(packet) = Packet::decode(data) {
+        assert!(!packet.ids.is_empty());
+        let value = tnetstring::decode(&data[1..]).expect("what a packet is made of");
+        let mut again = Vec::new();
+        tnetstring::encode(&value, &mut again);
+        assert_eq!(tnetstring::decode(&again), Ok(value));
+    }
+    let (mut decoder, mut input) = (Decoder::new(100), BytesMut::from(data));
+    while let Ok(Some(event)) = decoder.next(&mut input) {
+        if let zmtp::Event::Message(frames) = event {
+            assert!(!frames.is_empty() && frames.iter().map(Bytes::len).sum::<usize>() <= 100);
+        }
     }
 }
 

@@ -16,6 +16,9 @@
 //! - [`reply`]: the head of a response that Fantail writes itself
 //! - [`test_origin`]: what the built-in origin answers
 //! - [`websocket`]: WebSockets: messages, instructions, and the way over HTTP
+//! - [`tnetstring`]: the values that Pushpin's ZeroMQ messages are made of
+//! - [`zmtp`]: the bytes between ZeroMQ sockets
+//! - [`zhttp`]: requests to workers behind ZeroMQ, and their responses
 //! - [`json`]: a borrowed JSON value, for the parsers above
 
 pub mod duplicate;
@@ -33,4 +36,7 @@ pub mod reply;
 pub mod request;
 pub mod route;
 pub mod test_origin;
+pub mod tnetstring;
 pub mod websocket;
+pub mod zhttp;
+pub mod zmtp;

@@ -3,7 +3,11 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-pub use self::{reason::Reason, rewrite::Outgoing};
+pub use self::{
+    reason::Reason,
+    rewrite::Outgoing,
+    workers::{Meeting, Protocol, Workers},
+};
 
 mod condition;
 mod line;
@@ -12,6 +16,7 @@ mod rewrite;
 mod target;
 #[cfg(test)]
 mod tests;
+mod workers;
 
 /// All routes, ready to be asked.
 #[derive(Clone, Debug, Default)]
@@ -85,6 +90,8 @@ pub struct Target {
     /// A PEM file; present exactly when `client_key` is.
     pub client_cert: Option<String>,
     pub client_key: Option<String>,
+    /// Permissions of the sockets that workers connect to.
+    pub ipc_file_mode: Option<u32>,
 }
 
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
@@ -94,6 +101,8 @@ pub enum Address {
     Test,
     /// Host without brackets, port 1..=65535.
     Tcp(String, u16),
+    /// Workers behind ZeroMQ.
+    Workers(Workers),
 }
 
 /// What of a request decides its route. `host` is lower-case and without port; an IPv6 address may keep
@@ -123,6 +132,7 @@ impl std::fmt::Display for Address {
             Self::Test => f.write_str("test"),
             Self::Tcp(host, port) if host.contains(':') => write!(f, "[{host}]:{port}"),
             Self::Tcp(host, port) => write!(f, "{host}:{port}"),
+            Self::Workers(workers) => workers.fmt(f),
         }
     }
 }

@@ -42,6 +42,11 @@ fn websocket() {
     replay("websocket", targets::websocket);
 }
 
+#[test]
+fn zhttp() {
+    replay("zhttp", targets::zhttp);
+}
+
 fn replay(target: &str, run: impl Fn(&[u8])) {
     let seeds = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/seeds").join(target);
     let mut count = 0;

@@ -327,11 +327,7 @@ fn routes_table(routes: &[Arc<Route>]) -> String {
 }
 
 fn target(target: &route::Target) -> String {
-    let address = match &target.address {
-        route::Address::Test => "test".into(),
-        route::Address::Tcp(host, port) if host.contains(':') => format!("[{host}]:{port}"),
-        route::Address::Tcp(host, port) => format!("{host}:{port}"),
-    };
+    let address = target.address.to_string();
     let flags = [
         (target.tls, ",ssl"),
         (target.untrusted, ",untrusted"),

@@ -3,7 +3,12 @@
 
 use std::fmt::Write;
 
-use fantail_proto::{grip::InstructError, request::Refusal, websocket::handshake};
+use fantail_proto::{
+    grip::InstructError,
+    request::Refusal,
+    websocket::handshake,
+    zhttp::{Broken, Condition},
+};
 use http::StatusCode;
 
 use crate::upstream::Failure;
@@ -85,6 +90,19 @@ pub fn answer(fault: &Fault, debug: bool) -> (StatusCode, String) {
         }
         Fault::Upstream { failure: Failure::Blocked, .. } => {
             origin(StatusCode::BAD_GATEWAY, "Error: Origin host/IP blocked.\n".into())
+        }
+        Fault::Upstream { failure: Failure::TooLarge(_), .. } => {
+            origin(StatusCode::PAYLOAD_TOO_LARGE, format!("{fault}\n"))
+        }
+        Fault::Upstream { failure: Failure::NoWebSockets, .. } => {
+            origin(StatusCode::BAD_GATEWAY, format!("{}\n", Failure::NoWebSockets))
+        }
+        Fault::Upstream { failure: Failure::Worker(Broken::Said(Condition::PolicyViolation)), .. } => {
+            origin(StatusCode::BAD_GATEWAY, "Error: Origin host/IP blocked.\n".into())
+        }
+        // The same with and without debug (spec 1.6).
+        Fault::Upstream { failure: Failure::Worker(Broken::Said(Condition::LengthRequired)), .. } => {
+            (StatusCode::LENGTH_REQUIRED, "Must provide Content-Length header.\n".into())
         }
         Fault::AnswerTooLarge { target } => {
             origin(StatusCode::BAD_GATEWAY, format!("GRIP instruct response too large from {target}\n"))

@@ -7,7 +7,7 @@ use std::{
     sync::Arc,
 };
 
-use fantail_proto::route::{Asked, LineError, Reason, Route as Rule, Table};
+use fantail_proto::route::{Address, Asked, LineError, Reason, Route as Rule, Table, Workers};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem, pem::PemObject};
 
 pub use self::watch::Watch;
@@ -116,6 +116,15 @@ impl Routes {
 
     pub fn table(&self) -> &Table {
         &self.table
+    }
+
+    /// Where workers are waited for, with the permissions of the sockets.
+    pub fn workers(&self) -> impl Iterator<Item = (&Workers, Option<u32>)> {
+        let targets = self.routes.iter().flat_map(|route| &route.rule.targets);
+        targets.filter_map(|target| match &target.address {
+            Address::Workers(workers) => Some((workers, target.ipc_file_mode)),
+            Address::Test | Address::Tcp(..) => None,
+        })
     }
 
     /// All routes, in the order of their lines.

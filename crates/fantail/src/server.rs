@@ -38,6 +38,7 @@ use crate::{
     route::Watch,
     shard::{Parts, Shard},
     snapshot::{AllInvalid, Snapshot},
+    upstream::{BindError, Workers},
 };
 
 /// Serves until it is told to stop.
@@ -86,6 +87,8 @@ enum ServerError {
     NoIoUring,
     #[error("cannot speak TLS: {0}")]
     Tls(rustls::Error),
+    #[error("{0}")]
+    Workers(BindError),
     #[error("cannot start: {0}")]
     Start(io::Error),
     #[error("shard {0} has stopped")]
@@ -174,8 +177,14 @@ impl Server {
             .map_err(ServerError::Start)?;
         let control = self.control.try_clone().map_err(ServerError::Start)?;
         let hub = Arc::new(Hub::new(config.server.shards, &config.hub));
+        let workers = Arc::new(Workers::default());
+        let wanted = self.snapshot();
+        if let Some(error) = workers.open(wanted.routes.workers(), runtime.handle()).pop() {
+            return Err(ServerError::Workers(error));
+        }
         let (stop, stopping) = watch::channel(false);
-        let (shards, counters) = self.start_shards(&hub, output, &stopping).map_err(ServerError::Start)?;
+        let (shards, counters) =
+            self.start_shards(&hub, &workers, output, &stopping).map_err(ServerError::Start)?;
         let process = Arc::new(Process::default());
         let patience = config.control.publish_timeout;
         let publisher =
@@ -194,7 +203,7 @@ impl Server {
             self.announce().map_err(ServerError::Start)?;
             // The shards have their own: when the last of them stops listening, nobody is kept waiting.
             drop((self.clients, self.control));
-            let life = Life { snapshot: self.snapshot, signals, shards, output: output.clone() };
+            let life = Life { snapshot: self.snapshot, signals, shards, output: output.clone(), workers };
             let end = life.run(&state, &stop).await;
             close.send_replace(true);
             if timeout_at(Instant::now() + DRAIN_GRACE, &mut port).await.is_err() {
@@ -209,6 +218,7 @@ impl Server {
     fn start_shards(
         &self,
         hub: &Arc<Hub>,
+        workers: &Arc<Workers>,
         output: &Output,
         stopping: &watch::Receiver<bool>,
     ) -> io::Result<(mpsc::Receiver<usize>, Vec<Arc<Counters>>)> {
@@ -224,6 +234,7 @@ impl Server {
             let thread = Thread {
                 index,
                 hub: Arc::clone(hub),
+                workers: Arc::clone(workers),
                 snapshot: Arc::clone(&self.snapshot),
                 counters: Arc::clone(&counted),
                 output: output.clone(),
@@ -254,6 +265,7 @@ struct Life {
     /// Which shard has ended.
     shards: mpsc::Receiver<usize>,
     output: Output,
+    workers: Arc<Workers>,
 }
 
 impl Life {
@@ -262,8 +274,11 @@ impl Life {
         let (mut _watches, mut changes) = self.watch();
         let mut look = interval(LOOK_EVERY);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut sweep = interval(SWEEP_EVERY);
+        sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let end = loop {
             tokio::select! {
+                _ = sweep.tick() => self.workers.sweep(),
                 signal = self.signals.next() => match signal {
                     Signal::Stop => break Ok(()),
                     Signal::Reload => {
@@ -334,6 +349,9 @@ impl Life {
         match Snapshot::load(config, Some(&old)) {
             Ok(new) => {
                 complain(&new);
+                for error in self.workers.open(new.routes.workers(), &runtime::Handle::current()) {
+                    tracing::error!("{error}");
+                }
                 let new = Arc::new(new);
                 self.snapshot.store(Arc::clone(&new));
                 say_routes(&new);
@@ -402,6 +420,7 @@ fn connection_limit(configured: usize, origins: usize) -> usize {
 struct Thread {
     index: usize,
     hub: Arc<Hub>,
+    workers: Arc<Workers>,
     snapshot: Arc<ArcSwap<Snapshot>>,
     counters: Arc<Counters>,
     output: Output,
@@ -417,12 +436,12 @@ impl Thread {
     }
 
     async fn serve(self, bounds: Vec<(Bound, Option<Arc<ServerConfig>>)>) -> io::Result<()> {
-        let Self { index, hub, snapshot, counters, output, crowd, fan_out, stopping } = self;
+        let Self { index, hub, workers, snapshot, counters, output, crowd, fan_out, stopping } = self;
         let connections = Connections::new(crowd, Arc::clone(&counters));
         let holds =
             Holds::new(Arc::clone(&hub), index, fan_out, &snapshot.load().config, Arc::clone(&counters))?;
         let access = output.access();
-        let shard = Shard::new(Parts { index, hub, snapshot, counters, connections, access, holds });
+        let shard = Shard::new(Parts { index, hub, snapshot, counters, connections, access, holds, workers });
         for (bound, tls) in bounds {
             tokio::task::spawn_local(listen::accept(Rc::clone(&shard), bound, tls));
         }
@@ -466,6 +485,8 @@ const DRAIN_GRACE: Duration = Duration::from_secs(1);
 const TIDY_EVERY: Duration = Duration::from_millis(200);
 /// Files of certificates are looked at so often.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
+/// Addresses for workers that no route names any more are given free so often (spec 2.4).
+const SWEEP_EVERY: Duration = Duration::from_secs(10);
 /// Files that clients leave to the control port, the log and whatever the process needs.
 const RESERVED_FILES_MIN: usize = 100;
 const RESERVED_FILES_MAX: usize = 1024;

@@ -26,7 +26,7 @@ use crate::{
     metrics::Counters,
     sign::Tokens,
     snapshot::Snapshot,
-    upstream::{Flights, Upstream},
+    upstream::{Flights, Upstream, Workers},
 };
 
 #[derive(Debug)]
@@ -66,6 +66,7 @@ pub struct Parts {
     pub connections: Rc<Connections>,
     pub access: AccessLog,
     pub holds: Holds,
+    pub workers: Arc<Workers>,
 }
 
 impl Shard {
@@ -75,7 +76,7 @@ impl Shard {
             hub: parts.hub,
             tidied: RefCell::new(parts.snapshot.load_full()),
             snapshot: parts.snapshot,
-            upstream: Upstream::new(Arc::clone(&parts.counters)),
+            upstream: Upstream::new(Arc::clone(&parts.counters), parts.workers),
             counters: parts.counters,
             connections: parts.connections,
             access: RefCell::new(parts.access),

@@ -38,7 +38,7 @@ const EXCEPTIONS: [(&str, &str, &str); 1] = [(
 )];
 
 /// Where threads and tasks begin; each keeps the handle, or the task ends with the connection it drives.
-const SPAWNS: [&str; 7] = [
+const SPAWNS: [&str; 11] = [
     "fantail/src/admin/mod.rs",
     "fantail/src/listen/connection.rs",
     "fantail/src/log.rs",
@@ -46,6 +46,10 @@ const SPAWNS: [&str; 7] = [
     "fantail/src/proxy/over_http.rs",
     "fantail/src/route/watch.rs",
     "fantail/src/server.rs",
+    "fantail/src/upstream/workers.rs",
+    "fantail/src/upstream/workers/exchange.rs",
+    "fantail/src/upstream/workers/websocket.rs",
+    "fantail/src/upstream/workers/wire.rs",
 ];
 
 /// Words that say nothing about the thing they name.

@@ -31,6 +31,10 @@ pub enum Reason {
     Target { value: String, wanted: &'static str },
     #[error("the target test has no connection that {0} could apply to")]
     TestTakes(&'static str),
+    #[error("workers connect to us: there is no connection of ours that {0} could apply to")]
+    WorkersTake(&'static str),
+    #[error("{0} is for zhttp and zhttpreq targets")]
+    OnlyWorkersTake(&'static str),
     #[error("client_cert and client_key only work together")]
     HalfIdentity,
 }

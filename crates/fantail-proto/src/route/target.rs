@@ -4,12 +4,14 @@ use super::{
     Address, Reason, Target,
     condition::{self, authority, filled, is_host, port},
     line::Section,
+    workers,
 };
 
 /// Reads a target. What is wrong goes to `reasons`, and the target is then of no use.
 pub(super) fn read(section: Section, reasons: &mut Vec<Reason>) -> Target {
     let mut target = Target::default();
     let test = section.value == "test";
+    let zeromq = workers::is_address(&section.value);
     match address(section.value) {
         Ok(address) => target.address = address,
         Err(reason) => reasons.push(reason),
@@ -17,6 +19,8 @@ pub(super) fn read(section: Section, reasons: &mut Vec<Reason>) -> Target {
     for (name, value) in section.parameters {
         let result = match KNOWN.iter().find(|known| **known == name) {
             Some(known) if test && *known != "sub" => Err(Reason::TestTakes(known)),
+            Some(known) if zeromq && CONNECTING.contains(known) => Err(Reason::WorkersTake(known)),
+            Some(known) if !zeromq && *known == "ipc_file_mode" => Err(Reason::OnlyWorkersTake(known)),
             _ => set(&mut target, name, value),
         };
         reasons.extend(result.err());
@@ -39,17 +43,21 @@ pub(super) const KNOWN: &[&str] = &[
     "client_key",
     "over_http",
     "one_event",
+    "ipc_file_mode",
 ];
+
+/// Parameters of a TLS connection of our own; of its own, a worker is told what it may.
+const CONNECTING: &[&str] = &["client_cert", "client_key"];
 
 fn address(value: String) -> Result<Address, Reason> {
     if value == "test" {
         return Ok(Address::Test);
     }
-    if value.starts_with("zhttp/") || value.starts_with("zhttpreq/") {
-        return Err(Reason::NotYet { what: value, feature: "origins are reached by HTTP only" });
+    if workers::is_address(&value) {
+        return workers::read(value).map(Address::Workers);
     }
     let wanted = match value.rsplit_once(':') {
-        None => "write HOST:PORT, [IPv6]:PORT or test",
+        None => "write HOST:PORT, [IPv6]:PORT, zhttp/SPEC, zhttpreq/SPEC or test",
         Some(_) if value.contains("://") => "write HOST:PORT without a scheme; TLS is the parameter ssl",
         Some((host, _)) if !is_host(host) => "the host is a name or an address, IPv6 in brackets",
         Some((host, number)) => match port(number) {
@@ -75,15 +83,8 @@ fn set(target: &mut Target, name: String, value: String) -> Result<(), Reason> {
         "sub" => target.subs.push(filled("sub", value)?),
         "client_cert" => target.client_cert = Some(filled("client_cert", value)?),
         "client_key" => target.client_key = Some(filled("client_key", value)?),
-        _ => return Err(refused(name)),
+        "ipc_file_mode" => target.ipc_file_mode = Some(workers::file_mode(value)?),
+        _ => return Err(Reason::unknown(name, KNOWN, condition::KNOWN, "the condition")),
     }
     Ok(())
-}
-
-fn refused(name: String) -> Reason {
-    let feature = match name.as_str() {
-        "ipc_file_mode" => "origins are reached by HTTP only",
-        _ => return Reason::unknown(name, KNOWN, condition::KNOWN, "the condition"),
-    };
-    Reason::NotYet { what: name, feature }
 }

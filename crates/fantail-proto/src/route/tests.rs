@@ -191,14 +191,43 @@ fn what_does_not_exist_yet_is_refused_by_name() {
         "*,session test",
         "*,sockjs=/s test",
         "*,sockjs_as_path=/s test",
-        "* a:1,ipc_file_mode=777",
-        "* zhttp/ipc:///tmp/x",
-        "* zhttpreq/tcp://127.0.0.1:1",
     ] {
         let name = line.split([' ', ',']).find(|part| !matches!(*part, "*" | "test" | "a:1")).unwrap();
         let name = if name.starts_with("proto") { name } else { name.split('=').next().unwrap() };
         let error = errors(line).concat();
         assert!(error.contains("not supported yet") && error.contains(name), "{line}: {error}");
+    }
+}
+
+#[test]
+fn workers() {
+    let target =
+        |text: &str| Table::parse(&format!("* {text}")).map(|table| table.routes()[0].targets[0].clone());
+    for text in [
+        "zhttp/ipc:///tmp/x",
+        "zhttpreq/ipc://x",
+        "zhttpreq/tcp://127.0.0.1:65535",
+        "zhttp/tcp://[::1]:65533",
+    ] {
+        assert_eq!(target(text).expect("a target").address.to_string(), text);
+    }
+    let any = target("zhttp/tcp://*:1,ipc_file_mode=770,ssl,over_http,sub=c").expect("a target");
+    assert_eq!((any.address.to_string().as_str(), any.ipc_file_mode), ("zhttp/tcp://0.0.0.0:1", Some(0o770)));
+    for (line, why) in [
+        ("zhttp/x", "write ipc://PATH"),
+        ("zhttp/ipc://", "a path of 1 to 90 bytes"),
+        ("zhttp/ipc://@x", "a path of 1 to 90 bytes"),
+        ("zhttp/tcp://host:1", "an IP address, or *"),
+        ("zhttp/tcp://127.0.0.1:65534", "the two that follow"),
+        ("zhttpreq/tcp://127.0.0.1:0", "1 to 65535"),
+        ("zhttp/ipc://x,client_cert=a,client_key=b", "client_cert"),
+        ("zhttp/ipc://x,ipc_file_mode=8", "in octal"),
+        ("zhttp/ipc://x,ipc_file_mode=+7", "in octal"),
+        ("zhttp/ipc://x,ipc_file_mode=1777", "in octal"),
+        ("a:1,ipc_file_mode=777", "for zhttp and zhttpreq targets"),
+    ] {
+        let error = errors(&format!("* {line}")).concat();
+        assert!(error.contains(why), "{line}: {error}");
     }
 }
 
@@ -251,7 +280,7 @@ fn matching() {
         let port = |asked| {
             table.find(asked).map(|route| match route.targets[0].address {
                 Address::Tcp(_, port) => port,
-                Address::Test => 0,
+                Address::Test | Address::Workers(_) => 0,
             })
         };
         let tls = |asked| Asked { tls: true, ..asked };

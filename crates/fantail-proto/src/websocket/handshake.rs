@@ -197,7 +197,8 @@ fn is_key(key: &[u8]) -> bool {
     LENIENT.decode(key).is_ok_and(|bytes| bytes.len() == 16)
 }
 
-fn accept_value(key: &HeaderValue) -> HeaderValue {
+/// `Sec-WebSocket-Accept` for a request with `key` (RFC 6455 section 4.2.2).
+pub fn accept_value(key: &HeaderValue) -> HeaderValue {
     let mut sha = Sha1::from(key.as_bytes());
     sha.update(b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11");
     ascii(BASE64_STANDARD.encode(sha.digest().bytes()))

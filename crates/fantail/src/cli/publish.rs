@@ -381,7 +381,7 @@ impl Endpoint {
         if let Some(authorization) = &self.authorization {
             request.headers_mut().insert(header::AUTHORIZATION, authorization.clone());
         }
-        let upstream = Upstream::new(Arc::new(Counters::default()));
+        let upstream = Upstream::new(Arc::new(Counters::default()), Arc::default());
         let sent = upstream.send(&self.to, Box::new(request), &Config::default().origin).await;
         let response = sent.map_err(|unanswered| Error::Send { to: to(), source: unanswered.failure })?;
         let status = response.status();

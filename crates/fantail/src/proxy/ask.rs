@@ -9,6 +9,7 @@ use fantail_proto::{
     route::{Address, Asked, Target},
     test_origin,
     websocket::{handshake, over_http::is_events},
+    zhttp::Flags,
 };
 use http::{
     HeaderName, HeaderValue, Method, Request, Uri, Version, header, request, response, uri::PathAndQuery,
@@ -22,7 +23,7 @@ use crate::{
     error::Fault,
     hold::Replay,
     route::Route,
-    upstream::{Destination, Download, Key, Tls, Unanswered, Upload},
+    upstream::{Backend, Destination, Download, Key, Peer, Tls, Unanswered, Upload},
 };
 
 /// A request that is ready to be sent to the targets of its route.
@@ -180,7 +181,7 @@ impl Ask {
             exchange.tries(&self.route.rule.targets[target]);
             let upstream = &exchange.conversation.shard().upstream;
             let config = &exchange.snapshot.config.origin;
-            match upstream.send(&destination, std::mem::take(&mut self.request), config).await {
+            match upstream.ask(&destination, std::mem::take(&mut self.request), config).await {
                 Ok(response) => {
                     let (head, download) = response.into_parts();
                     return Ok(self.answer(target, head, Bytes::new(), Some(download)));
@@ -218,7 +219,7 @@ impl Ask {
     }
 
     /// Makes the request that of one target; `None` for the built-in origin.
-    pub(super) fn prepare(&mut self, target: usize) -> Option<Destination> {
+    pub(super) fn prepare(&mut self, target: usize) -> Option<Peer> {
         let host = self.host.to_str().unwrap_or(LOCALHOST);
         let rule = &self.route.rule;
         let outgoing = rule.outgoing(&rule.targets[target], self.path_and_query.as_str(), host);
@@ -254,16 +255,27 @@ impl Ask {
     }
 }
 
-/// Where a target's connections go; `None` for the built-in origin.
-pub(super) fn destination(route: &Route, index: usize, host: &str) -> Option<Destination> {
+/// Who answers for a target; `None` for the built-in origin.
+pub(super) fn destination(route: &Route, index: usize, host: &str) -> Option<Peer> {
     let target = &route.rule.targets[index];
-    let Address::Tcp(address, port) = &target.address else { return None };
+    let (address, port) = match &target.address {
+        Address::Test => return None,
+        Address::Tcp(address, port) => (address, *port),
+        Address::Workers(address) => {
+            let flags = Flags {
+                ignore_policies: !target.untrusted,
+                trust_connect_host: target.trust_connect_host,
+                ignore_tls_errors: target.insecure,
+            };
+            return Some(Peer::Workers(Backend { address: address.clone(), tls: target.tls, flags }));
+        }
+    };
     let tls = target.tls.then(|| Tls {
         name: if target.trust_connect_host { address.clone() } else { name_of(host).to_owned() },
         insecure: target.insecure,
         identity: route.identities[index].clone(),
     });
-    Some(Destination { host: address.clone(), port: *port, untrusted: target.untrusted, tls })
+    Some(Peer::Server(Destination { host: address.clone(), port, untrusted: target.untrusted, tls }))
 }
 
 /// The outgoing target; the incoming one where it is the same.

@@ -27,7 +27,7 @@ use crate::{
     error::Fault,
     hold::{Far, Link},
     shard::Shard,
-    upstream::{Destination, Switched, Unanswered, Upload, Wire},
+    upstream::{Peer, Switched, Unanswered, Upload, Wire},
 };
 
 /// A connection that has become a WebSocket.
@@ -40,12 +40,7 @@ pub(super) struct Connected {
 }
 
 /// Asks an origin's own server.
-pub(super) async fn open(
-    exchange: &Exchange,
-    ask: &Ask,
-    target: usize,
-    to: &Destination,
-) -> Result<Tried, Fault> {
+pub(super) async fn open(exchange: &Exchange, ask: &Ask, target: usize, to: &Peer) -> Result<Tried, Fault> {
     let address = || ask.route().rule.targets[target].address.to_string();
     let place = exchange.shard().connections.second().ok_or(Fault::Full)?;
     let mut random = [0; 16];

@@ -29,7 +29,7 @@ use crate::{
     hold::{Asking, Call, Far, Next, OverHttp},
     shard::Shard,
     snapshot::Snapshot,
-    upstream::{Destination, Download, DownloadError, Failure, Unanswered, Upload},
+    upstream::{Download, DownloadError, Failure, Peer, Unanswered, Upload},
 };
 
 /// Starts the task that asks until the session has nothing more to say.
@@ -58,12 +58,7 @@ pub fn ask(shard: &Rc<Shard>, asking: Asking) {
 
 /// Asks the origin for the first time. That goes on when the client leaves meanwhile: an origin that takes it in
 /// is to hear that it has gone.
-pub(super) async fn open(
-    exchange: &Exchange,
-    ask: &Ask,
-    target: usize,
-    to: &Destination,
-) -> Result<Tried, Fault> {
+pub(super) async fn open(exchange: &Exchange, ask: &Ask, target: usize, to: &Peer) -> Result<Tried, Fault> {
     let config = &exchange.snapshot.config.websocket;
     let session = Session::new(config.buffer_bytes, ask.route().rule.targets[target].one_event);
     let far = OverHttp::new(call(ask, target), session);
@@ -124,7 +119,7 @@ impl Drop for Accepted {
 struct First {
     shard: Rc<Shard>,
     snapshot: Arc<Snapshot>,
-    to: Destination,
+    to: Peer,
     far: Rc<OverHttp>,
     tell: oneshot::Sender<Result<Heard, Fault>>,
 }
@@ -205,7 +200,7 @@ impl First {
     async fn send(&mut self, body: Bytes) -> Option<Result<Response<Download>, Unanswered>> {
         let Self { shard, snapshot, to, far, tell } = self;
         let request = request(shard, &far.call, body, |headers| far.write_headers(headers));
-        let mut sent = std::pin::pin!(shard.upstream.send(to, request, &snapshot.config.origin));
+        let mut sent = std::pin::pin!(shard.upstream.ask(to, request, &snapshot.config.origin));
         tokio::select! {
             biased;
             sent = &mut sent => return Some(sent),
@@ -244,7 +239,7 @@ async fn post_events(shard: &Rc<Shard>, far: &Rc<OverHttp>, body: Bytes) -> Next
     let config = shard.snapshot.load_full();
     let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
     let Some(to) = destination(&call.route, call.target as usize, host) else { return Next::Done };
-    match shard.upstream.send(&to, request, &config.config.origin).await {
+    match shard.upstream.ask(&to, request, &config.config.origin).await {
         Ok(response) => {
             let (head, mut download) = response.into_parts();
             match collect(&mut download).await {

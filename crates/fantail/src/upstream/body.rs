@@ -11,11 +11,15 @@ use std::{
 };
 
 use bytes::Bytes;
+use fantail_proto::zhttp::Broken;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
-use tokio::time::{Instant, Sleep};
+use tokio::{
+    sync::OwnedSemaphorePermit,
+    time::{Instant, Sleep},
+};
 
-use super::{InUse, quiet};
+use super::{InUse, quiet, workers::Answer};
 
 /// A request's body.
 #[derive(Default)]
@@ -126,13 +130,26 @@ impl std::fmt::Debug for Upload {
 /// An answer's body.
 #[derive(Debug)]
 pub struct Download {
+    source: Source,
+    idle_timeout: Duration,
+    /// Armed while nothing arrives.
+    idle: Option<Pin<Box<Sleep>>>,
+}
+
+/// Where an answer's body comes from.
+#[derive(Debug)]
+enum Source {
+    Server(Connection),
+    /// With its place among the requests that are allowed at a time.
+    Worker(Box<Answer>, #[expect(dead_code, reason = "given back on drop")] OwnedSemaphorePermit),
+}
+
+#[derive(Debug)]
+struct Connection {
     incoming: Incoming,
     /// Taken when the body has ended.
     in_use: Option<InUse>,
     ended: bool,
-    idle_timeout: Duration,
-    /// Armed while nothing arrives.
-    idle: Option<Pin<Box<Sleep>>>,
 }
 
 /// The origin's fault: its answer stopped in mid-body.
@@ -140,15 +157,39 @@ pub struct Download {
 pub enum DownloadError {
     #[error("the origin's answer broke off: {0}")]
     Broken(hyper::Error),
+    #[error("the worker's answer broke off: {0}")]
+    Worker(Broken),
     #[error("the origin's answer stalled for {0:?}")]
     Stalled(Duration),
 }
 
 impl Download {
     pub(super) fn new(incoming: Incoming, in_use: InUse, idle_timeout: Duration) -> Self {
-        Self { incoming, in_use: Some(in_use), ended: false, idle_timeout, idle: None }
+        let connection = Connection { incoming, in_use: Some(in_use), ended: false };
+        Self { source: Source::Server(connection), idle_timeout, idle: None }
     }
 
+    pub(super) fn of_worker(answer: Answer, permit: OwnedSemaphorePermit, idle_timeout: Duration) -> Self {
+        Self { source: Source::Worker(Box::new(answer), permit), idle_timeout, idle: None }
+    }
+
+    /// Drives the connection without reading the answer, so that the request's body goes on. Ready when the
+    /// connection has ended.
+    pub fn poll_upload(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        match &mut self.source {
+            Source::Server(connection) => connection.poll_upload(cx),
+            Source::Worker(answer, _) => answer.poll_upload(cx),
+        }
+    }
+
+    fn poll_idle(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let deadline = self.idle_timeout;
+        let idle = self.idle.get_or_insert_with(|| Box::pin(tokio::time::sleep(deadline)));
+        idle.as_mut().poll(cx)
+    }
+}
+
+impl Connection {
     /// The body takes part in driving the connection: it must be polled for the exchange to go on.
     fn drive(&mut self, cx: &mut Context<'_>) {
         if let Some(in_use) = &mut self.in_use
@@ -158,11 +199,28 @@ impl Download {
         }
     }
 
-    /// Drives the connection without reading the answer, so that the request's body goes on. Ready when the
-    /// connection has ended.
-    pub fn poll_upload(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+    fn poll_upload(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         self.drive(cx);
         if self.ended || self.in_use.is_none() { Poll::Ready(()) } else { Poll::Pending }
+    }
+
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        // Asking the body first tells the connection that more is wanted.
+        let mut frame = Pin::new(&mut self.incoming).poll_frame(&mut quiet());
+        if frame.is_pending() {
+            self.drive(&mut quiet());
+            frame = Pin::new(&mut self.incoming).poll_frame(&mut quiet());
+        }
+        if frame.is_pending() {
+            self.drive(cx);
+            frame = Pin::new(&mut self.incoming).poll_frame(&mut quiet());
+        }
+        match &frame {
+            Poll::Ready(Some(Err(_))) => self.in_use = None,
+            Poll::Ready(None) => self.release(),
+            Poll::Ready(Some(Ok(_))) | Poll::Pending => {}
+        }
+        frame
     }
 
     fn release(&mut self) {
@@ -172,11 +230,16 @@ impl Download {
             in_use.release();
         }
     }
+}
 
-    fn poll_idle(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let deadline = self.idle_timeout;
-        let idle = self.idle.get_or_insert_with(|| Box::pin(tokio::time::sleep(deadline)));
-        idle.as_mut().poll(cx)
+impl Source {
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, DownloadError>>> {
+        match self {
+            Self::Server(connection) => connection.poll_frame(cx).map_err(DownloadError::Broken),
+            Self::Worker(answer, _) => {
+                answer.poll_part(cx).map_ok(Frame::data).map_err(DownloadError::Worker)
+            }
+        }
     }
 }
 
@@ -188,17 +251,7 @@ impl Body for Download {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, DownloadError>>> {
-        // Asking the body first tells the connection that more is wanted.
-        let mut frame = Pin::new(&mut self.incoming).poll_frame(&mut quiet());
-        if frame.is_pending() {
-            self.drive(&mut quiet());
-            frame = Pin::new(&mut self.incoming).poll_frame(&mut quiet());
-        }
-        if frame.is_pending() {
-            self.drive(cx);
-            frame = Pin::new(&mut self.incoming).poll_frame(&mut quiet());
-        }
-        match frame {
+        match self.source.poll_frame(cx) {
             Poll::Ready(Some(Ok(frame))) => {
                 let deadline = self.idle_timeout;
                 if let Some(idle) = &mut self.idle {
@@ -206,35 +259,35 @@ impl Body for Download {
                 }
                 Poll::Ready(Some(Ok(frame)))
             }
-            Poll::Ready(Some(Err(error))) => {
-                self.in_use = None;
-                Poll::Ready(Some(Err(DownloadError::Broken(error))))
-            }
-            Poll::Ready(None) => {
-                self.release();
-                Poll::Ready(None)
-            }
             Poll::Pending => match self.poll_idle(cx) {
                 Poll::Ready(()) => {
-                    self.in_use = None;
-                    let stalled = DownloadError::Stalled(self.idle_timeout);
-                    Poll::Ready(Some(Err(stalled)))
+                    if let Source::Server(connection) = &mut self.source {
+                        connection.in_use = None;
+                    }
+                    Poll::Ready(Some(Err(DownloadError::Stalled(self.idle_timeout))))
                 }
                 Poll::Pending => Poll::Pending,
             },
+            ended => ended,
         }
     }
 
     fn is_end_stream(&self) -> bool {
-        self.incoming.is_end_stream()
+        match &self.source {
+            Source::Server(connection) => connection.incoming.is_end_stream(),
+            Source::Worker(answer, _) => answer.left() == Some(0),
+        }
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.incoming.size_hint()
+        match &self.source {
+            Source::Server(connection) => connection.incoming.size_hint(),
+            Source::Worker(answer, _) => answer.left().map_or_else(SizeHint::default, SizeHint::with_exact),
+        }
     }
 }
 
-impl Drop for Download {
+impl Drop for Connection {
     /// A reader that knows the length does not ask for the end.
     fn drop(&mut self) {
         if self.incoming.is_end_stream() {

@@ -20,7 +20,7 @@ use rustls::{
 };
 use rustls_platform_verifier::BuilderVerifierExt;
 use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
+    io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf},
     net::TcpStream,
     time::timeout,
 };
@@ -89,6 +89,8 @@ pub(super) type Stream = TokioIo<Wire>;
 pub enum Wire {
     Plain(TcpStream),
     Tls(Box<TlsStream<TcpStream>>),
+    /// Frames for a worker, which gets them as packets.
+    Worker(DuplexStream),
 }
 
 pub(super) async fn open(
@@ -255,6 +257,7 @@ impl AsyncRead for Wire {
         match &mut *self {
             Self::Plain(tcp) => Pin::new(tcp).poll_read(cx, buf),
             Self::Tls(tls) => Pin::new(tls).poll_read(cx, buf),
+            Self::Worker(pipe) => Pin::new(pipe).poll_read(cx, buf),
         }
     }
 }
@@ -264,6 +267,7 @@ impl AsyncWrite for Wire {
         match &mut *self {
             Self::Plain(tcp) => Pin::new(tcp).poll_write(cx, buf),
             Self::Tls(tls) => Pin::new(tls).poll_write(cx, buf),
+            Self::Worker(pipe) => Pin::new(pipe).poll_write(cx, buf),
         }
     }
 
@@ -275,6 +279,7 @@ impl AsyncWrite for Wire {
         match &mut *self {
             Self::Plain(tcp) => Pin::new(tcp).poll_write_vectored(cx, bufs),
             Self::Tls(tls) => Pin::new(tls).poll_write_vectored(cx, bufs),
+            Self::Worker(pipe) => Pin::new(pipe).poll_write_vectored(cx, bufs),
         }
     }
 
@@ -282,6 +287,7 @@ impl AsyncWrite for Wire {
         match self {
             Self::Plain(tcp) => tcp.is_write_vectored(),
             Self::Tls(tls) => tls.is_write_vectored(),
+            Self::Worker(pipe) => pipe.is_write_vectored(),
         }
     }
 
@@ -289,6 +295,7 @@ impl AsyncWrite for Wire {
         match &mut *self {
             Self::Plain(tcp) => Pin::new(tcp).poll_flush(cx),
             Self::Tls(tls) => Pin::new(tls).poll_flush(cx),
+            Self::Worker(pipe) => Pin::new(pipe).poll_flush(cx),
         }
     }
 
@@ -296,6 +303,7 @@ impl AsyncWrite for Wire {
         match &mut *self {
             Self::Plain(tcp) => Pin::new(tcp).poll_shutdown(cx),
             Self::Tls(tls) => Pin::new(tls).poll_shutdown(cx),
+            Self::Worker(pipe) => Pin::new(pipe).poll_shutdown(cx),
         }
     }
 }

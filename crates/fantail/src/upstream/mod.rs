@@ -5,6 +5,7 @@
 mod body;
 mod connect;
 mod flights;
+mod workers;
 
 use std::{
     cell::{Cell, RefCell},
@@ -20,6 +21,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use fantail_proto::zhttp::Broken;
 use hashbrown::HashMap;
 use http::{Method, Request, Response, StatusCode, header, response};
 use hyper::client::conn::http1;
@@ -31,6 +33,7 @@ use tokio::{
 pub use body::{Download, DownloadError, Progress, Upload, UploadError};
 pub use connect::{Destination, Tls, Trust, Wire, roots};
 pub use flights::{Flight, Flights, Key, Landed, Lead};
+pub use workers::{Backend, BindError, Workers};
 
 use crate::{config, metrics::Counters};
 
@@ -43,7 +46,17 @@ pub struct Upstream {
     /// Unused connections of all origins.
     idle: Rc<Cell<usize>>,
     trust: RefCell<Trust>,
+    workers: Arc<Workers>,
     counters: Arc<Counters>,
+}
+
+/// Who answers for a target.
+#[derive(Clone, Debug)]
+pub enum Peer {
+    /// A server, connected to.
+    Server(Destination),
+    /// Workers behind ZeroMQ, who connect to us.
+    Workers(Backend),
 }
 
 /// Why there is no answer.
@@ -67,12 +80,32 @@ pub enum Failure {
     Malformed(&'static str),
     #[error("{UploadError}")]
     Upload,
+    #[error("nothing is bound for its workers")]
+    Unbound,
+    #[error("no worker within {0:?}")]
+    NoWorker(Duration),
+    #[error("{0}")]
+    Worker(Broken),
+    #[error("the request's body has more than {0} bytes")]
+    TooLarge(usize),
+    #[error("WebSockets cannot be used with zhttpreq target")]
+    NoWebSockets,
 }
 
 impl Failure {
     /// Nothing of the request was sent: the next target may have it.
     pub fn is_unreached(&self) -> bool {
-        matches!(self, Self::Unreachable(_) | Self::ConnectTimeout(_) | Self::Tls(_))
+        match self {
+            Self::Unreachable(_)
+            | Self::ConnectTimeout(_)
+            | Self::Tls(_)
+            | Self::Unbound
+            | Self::NoWorker(_) => true,
+            // As if there had been no connection (spec 1.6).
+            Self::Worker(Broken::Expired) => true,
+            Self::Worker(Broken::Said(condition)) => condition.is_unreached(),
+            _ => false,
+        }
     }
 }
 
@@ -96,13 +129,27 @@ pub enum Switched {
 }
 
 impl Upstream {
-    pub fn new(counters: Arc<Counters>) -> Self {
+    pub fn new(counters: Arc<Counters>, workers: Arc<Workers>) -> Self {
         Self {
             origins: RefCell::default(),
             permits: RefCell::default(),
             idle: Rc::default(),
             trust: RefCell::default(),
+            workers,
             counters,
+        }
+    }
+
+    /// Sends `request` to who answers for a target.
+    pub async fn ask(
+        &self,
+        to: &Peer,
+        request: Box<Request<Upload>>,
+        config: &config::Origin,
+    ) -> Result<Response<Download>, Unanswered> {
+        match to {
+            Peer::Server(destination) => self.send(destination, request, config).await,
+            Peer::Workers(backend) => Box::pin(self.ask_workers(backend, request, config)).await,
         }
     }
 
@@ -145,6 +192,21 @@ impl Upstream {
     /// Asks an origin to switch protocols, on a connection of its own. An answer that does not switch is one like
     /// any other; a connection that has switched counts no more against the origin's limit.
     pub async fn switch(
+        &self,
+        to: &Peer,
+        request: Box<Request<Upload>>,
+        config: &config::Origin,
+    ) -> Result<Switched, Unanswered> {
+        match to {
+            Peer::Server(destination) => self.switch_server(destination, request, config).await,
+            Peer::Workers(backend) => {
+                let switched = Box::pin(self.switch_worker(backend, request, config)).await;
+                switched.inspect_err(|unanswered| self.count(&unanswered.failure))
+            }
+        }
+    }
+
+    async fn switch_server(
         &self,
         to: &Destination,
         request: Box<Request<Upload>>,
@@ -289,12 +351,19 @@ impl Upstream {
 
     fn count(&self, failure: &Failure) {
         match failure {
-            Failure::Silent(_) | Failure::Busy(_) => self.counters.origin_timeouts.add(1),
-            Failure::Unreachable(_) | Failure::ConnectTimeout(_) | Failure::Tls(_) | Failure::Blocked => {
-                self.counters.origin_connect_failures.add(1);
+            Failure::Silent(_) | Failure::Busy(_) | Failure::Worker(Broken::Expired) => {
+                self.counters.origin_timeouts.add(1);
             }
-            Failure::Broken(_) | Failure::Malformed(_) => self.counters.origin_errors.add(1),
-            Failure::Upload => {}
+            Failure::Unreachable(_)
+            | Failure::ConnectTimeout(_)
+            | Failure::Tls(_)
+            | Failure::Blocked
+            | Failure::Unbound
+            | Failure::NoWorker(_) => self.counters.origin_connect_failures.add(1),
+            Failure::Broken(_) | Failure::Malformed(_) | Failure::Worker(_) => {
+                self.counters.origin_errors.add(1)
+            }
+            Failure::Upload | Failure::TooLarge(_) | Failure::NoWebSockets => {}
         }
     }
 }

@@ -92,7 +92,7 @@ fn a_bad_file_changes_nothing() {
         "*,realm=absent test\n",
         "*,sig_key=file:absent.pem test\n",
         "* 127.0.0.1:1,ipc_file_mode=777\n",
-        "* zhttp/tcp://127.0.0.1:1\n",
+        "* zhttp/tcp://localhost:1\n",
     ];
     for (n, line) in bad.iter().enumerate() {
         replace(&file, &format!("{}example.com {two}\n{line}", "# padding\n".repeat(n)));

@@ -1,0 +1,175 @@
+//! One worker's connection, as ZMTP has it: the handshake, then messages both ways until one side ends it. What the
+//! messages say, and who they are for, is the crew's.
+
+use std::{io, sync::Arc, time::Duration};
+
+use bytes::{Bytes, BytesMut};
+use fantail_proto::zmtp::{self, Decoder, Event, Socket, Violation};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
+    net::{TcpListener, UnixListener},
+    sync::watch,
+    task::JoinSet,
+    time::timeout,
+};
+
+use super::{Bound, crew::Crew};
+
+/// Accepts workers on one socket, until it is told to stop; then all of them are let go.
+pub(super) async fn accept(
+    crew: Arc<Crew>,
+    socket: Socket,
+    bound: Bound,
+    mut stopped: watch::Receiver<bool>,
+) {
+    let mut connections = JoinSet::new();
+    let accepting = async {
+        match bound {
+            Bound::Tcp(bound) => {
+                let listener = TcpListener::from_std(bound)?;
+                loop {
+                    while connections.try_join_next().is_some() {}
+                    match listener.accept().await {
+                        Ok((stream, _)) if connections.len() < MAX_CONNECTIONS => {
+                            // Whether small messages wait is no reason to refuse a worker.
+                            drop(stream.set_nodelay(true));
+                            connections.spawn(serve(Arc::clone(&crew), socket, stream));
+                        }
+                        accepted => pause(accepted.err()).await,
+                    }
+                }
+            }
+            Bound::Ipc(bound, _file) => {
+                let listener = UnixListener::from_std(bound)?;
+                loop {
+                    while connections.try_join_next().is_some() {}
+                    match listener.accept().await {
+                        Ok((stream, _)) if connections.len() < MAX_CONNECTIONS => {
+                            connections.spawn(serve(Arc::clone(&crew), socket, stream));
+                        }
+                        accepted => pause(accepted.err()).await,
+                    }
+                }
+            }
+        }
+    };
+    tokio::select! {
+        ended = accepting => {
+            let ended: io::Result<()> = ended;
+            if let Err(error) = ended {
+                tracing::error!(target: "fantail::workers", address = %crew.address(), %error, "cannot accept workers");
+            }
+        }
+        // An error is a crew that is gone.
+        _ = stopped.wait_for(|stop| *stop) => {}
+    }
+}
+
+async fn pause(error: Option<io::Error>) {
+    if let Some(error) = error {
+        tracing::warn!(target: "fantail::workers", %error, "a worker was not accepted");
+    }
+    tokio::time::sleep(PAUSE).await;
+}
+
+#[derive(Debug, thiserror::Error)]
+enum Ended {
+    #[error(transparent)]
+    Io(#[from] io::Error),
+    #[error(transparent)]
+    Violation(#[from] Violation),
+    #[error("no handshake in time")]
+    Late,
+}
+
+async fn serve<S: AsyncRead + AsyncWrite + Unpin>(crew: Arc<Crew>, socket: Socket, mut stream: S) {
+    let mut input = BytesMut::new();
+    let mut decoder = Decoder::new(MAX_MESSAGE_BYTES);
+    let shaken = timeout(HANDSHAKE_TIMEOUT, shake(&mut stream, socket, &mut decoder, &mut input)).await;
+    let identity = match shaken.unwrap_or(Err(Ended::Late)) {
+        Ok(identity) => identity,
+        Err(error) => {
+            return tracing::info!(target: "fantail::workers", address = %crew.address(), %error, "not a worker");
+        }
+    };
+    if let Some(welcome) = crew.welcome(socket)
+        && stream.write_all(&welcome).await.is_err()
+    {
+        return;
+    }
+    let mut seat = crew.join(socket, identity);
+    let (mut reading, mut writing) = tokio::io::split(stream);
+    let (answer, mut answers) = tokio::sync::mpsc::channel(ANSWERS);
+    let read = async {
+        loop {
+            while let Some(event) = decoder.next(&mut input)? {
+                match event {
+                    Event::Message(frames) => crew.hear(socket, &frames),
+                    // More than can be told at once are not answered.
+                    Event::Command(command) => _ = zmtp::answer(&command).map(|pong| answer.try_send(pong)),
+                }
+            }
+            input.reserve(READ);
+            if reading.read_buf(&mut input).await? == 0 {
+                return Err::<(), _>(Ended::Io(io::ErrorKind::UnexpectedEof.into()));
+            }
+        }
+    };
+    let write = async {
+        loop {
+            let next: Option<Bytes> = tokio::select! {
+                next = seat.out.recv() => next,
+                pong = answers.recv() => pong,
+            };
+            // Who has the same name and has come later has taken the place.
+            let Some(next) = next else { return Ok::<(), Ended>(()) };
+            writing.write_all(&next).await?;
+            crew.written();
+        }
+    };
+    let ended = tokio::select! {
+        ended = read => ended,
+        ended = write => ended,
+    };
+    if let Err(error) = ended {
+        tracing::debug!(target: "fantail::workers", address = %crew.address(), %error, "a worker's connection has ended");
+    }
+    crew.leave(&seat);
+}
+
+/// The greeting and the READY of both sides; the worker's identity.
+async fn shake<S: AsyncRead + AsyncWrite + Unpin>(
+    stream: &mut S,
+    socket: Socket,
+    decoder: &mut Decoder,
+    input: &mut BytesMut,
+) -> Result<Bytes, Ended> {
+    stream.write_all(&zmtp::greeting()).await?;
+    let mut greeting = [0; zmtp::GREETING_BYTES];
+    stream.read_exact(&mut greeting).await?;
+    zmtp::check_greeting(&greeting)?;
+    stream.write_all(&socket.ready()).await?;
+    loop {
+        match decoder.next(input)? {
+            Some(Event::Command(command)) => return Ok(socket.accept(&command)?.identity),
+            Some(Event::Message(_)) => return Err(Violation::Ready.into()),
+            None => {}
+        }
+        if stream.read_buf(input).await? == 0 {
+            return Err(Ended::Io(io::ErrorKind::UnexpectedEof.into()));
+        }
+    }
+}
+
+/// Of one message: a whole answer without credits, with some room for its head.
+pub(super) const MAX_MESSAGE_BYTES: usize = 4 << 20;
+/// Workers of one socket: each has a file.
+const MAX_CONNECTIONS: usize = 1000;
+/// A handshake is two small messages each way.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Before trying again, when there are no more files or no more places.
+const PAUSE: Duration = Duration::from_millis(100);
+/// Pings of one worker that are answered together.
+const ANSWERS: usize = 4;
+/// One read.
+const READ: usize = 16 << 10;
