@@ -4,6 +4,7 @@
 
 mod channels;
 mod fanout;
+mod filtering;
 mod onward;
 mod poll;
 mod websocket;
@@ -39,6 +40,7 @@ use crate::{
 };
 use channels::Channels;
 use fanout::Work;
+use filtering::Filtering;
 use websocket::WebSocket;
 
 /// All holds of one shard.
@@ -93,6 +95,8 @@ pub struct Asked {
     pub meta: Vec<(String, String)>,
     /// The route's, which filters leave out of channel names.
     pub prefix: String,
+    /// The route explains errors to clients.
+    pub debug: bool,
 }
 
 /// One channel of a new hold.
@@ -101,6 +105,15 @@ pub struct Subscription {
     /// In full: with the route's prefix.
     pub channel: String,
     pub filters: Vec<Filter>,
+    /// What the client has been given already, if its origin keeps track.
+    pub prev_id: Option<String>,
+}
+
+impl Subscription {
+    /// A channel of the target's own.
+    pub fn implicit(channel: &str) -> Self {
+        Self { channel: channel.to_owned(), filters: Vec::new(), prev_id: None }
+    }
 }
 
 impl Holds {
@@ -323,20 +336,31 @@ impl Holds {
         self.gauge(list, 1);
         let filtered = asked.subscriptions.iter().any(|subscription| !subscription.filters.is_empty());
         if filtered && let Some(hold) = self.pins.get_mut(id) {
-            let Asked { meta, prefix, .. } = &asked;
-            hold.filtering =
-                Some(Box::new(Filtering { filters: Vec::new(), meta: meta.clone(), prefix: prefix.clone() }));
+            let Asked { meta, prefix, debug, .. } = &asked;
+            let filtering = Filtering { meta: meta.clone(), debug: *debug, ..Filtering::new(prefix) };
+            hold.filtering = Some(Box::new(filtering));
         }
-        for Subscription { channel, filters } in asked.subscriptions {
-            self.join(id, asked.realm, &channel, list, filters);
+        for Subscription { channel, filters, prev_id } in asked.subscriptions {
+            let sub = self.join(id, asked.realm, &channel, list, filters);
+            let filtering = self.pins.get_mut(id).and_then(|hold| hold.filtering.as_mut());
+            if let (Some(filtering), Some(sub), Some(prev_id)) = (filtering, sub, prev_id) {
+                filtering.ids.push((sub.channel, prev_id));
+            }
         }
         Some(id)
     }
 
     /// Subscribes a hold to a channel that it does not have, or gives it other filters.
-    fn join(&mut self, id: PinId, realm: RealmId, name: &str, list: List, filters: Vec<Filter>) {
+    fn join(
+        &mut self,
+        id: PinId,
+        realm: RealmId,
+        name: &str,
+        list: List,
+        filters: Vec<Filter>,
+    ) -> Option<Sub> {
         let known = self.channels.find(realm, name);
-        let Some(hold) = self.pins.get_mut(id) else { return };
+        let hold = self.pins.get_mut(id)?;
         let known = known.and_then(|known| hold.subs.iter().find(|sub| sub.channel == known)).copied();
         let (before, after) =
             (known.is_some_and(|sub| hold.filters(sub.channel).is_some()), !filters.is_empty());
@@ -357,6 +381,7 @@ impl Holds {
                 filtering.filters.push((sub.channel, filters));
             }
         }
+        Some(sub)
     }
 
     /// Ends the subscription at a place among those of a hold.
@@ -367,6 +392,7 @@ impl Holds {
         let filtered = hold.filters(sub.channel).is_some();
         if let Some(filtering) = &mut hold.filtering {
             filtering.filters.retain(|(channel, _)| *channel != sub.channel);
+            filtering.ids.retain(|(channel, _)| *channel != sub.channel);
         }
         let moved = self.channels.leave(sub, list, filtered);
         if let Some(hold) = moved.and_then(|moved| self.pins.get_mut(moved)) {
@@ -564,14 +590,6 @@ impl HoldKind {
             Self::WebSocket(_) => List::WebSockets,
         }
     }
-}
-
-#[derive(Debug)]
-struct Filtering {
-    /// By channel; a channel without filters is not here.
-    filters: Vec<(u32, Vec<Filter>)>,
-    meta: Vec<(String, String)>,
-    prefix: String,
 }
 
 impl Hold {

@@ -99,12 +99,14 @@ impl Subscriber {
         let subscription = |(channel, filtered): &(u8, bool)| Subscription {
             channel: channel.to_string(),
             filters: if *filtered { vec![Filter::SkipUsers] } else { Vec::new() },
+            prev_id: None,
         };
         Asked {
             realm: RealmId(0),
             subscriptions: self.channels.iter().map(subscription).collect(),
             meta: vec![("user".into(), "u".into())],
             prefix: String::new(),
+            debug: false,
         }
     }
 
