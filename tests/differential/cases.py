@@ -145,6 +145,13 @@ CASES = [
     Case("skip-self", request(), hold("stream", "c; filter=skip-self", [("Grip-Set-Meta", 'user="ann"')]), [item(stream("no"), meta={"sender": "ann"}), item(stream("yes"), meta={"sender": "bob"}), item(CLOSE)]),
     Case("skip-users", request(), hold("stream", "c; filter=skip-users", [("Grip-Set-Meta", 'user="ann"')]), [item(stream("no"), meta={"skip_users": "x, ann"}), item(stream("yes"), meta={"skip_users": "x"}), item(CLOSE)]),
     Case("require-sub", request(), hold("stream", "c; filter=require-sub, d"), [item(stream("no"), meta={"require_sub": "e"}), item(stream("yes"), meta={"require_sub": "d"}), item(CLOSE)]),
+    Case("var-subst", request(), hold("stream", "c; filter=var-subst", [("Grip-Set-Meta", 'user="ann"')]), [item(stream("%(user)s 100%%;")), item(stream("%(none)s")), item(stream("50%")), item(stream("end")), item(CLOSE)]),
+    Case("var-subst of a poll", request(), hold("response", "c; filter=var-subst", [("Grip-Set-Meta", 'user="ann"')]), [item(response(body="for %(user)s"))]),
+    Case("build-id in a beginning", request(), hold("stream", "c; filter=build-id", [("Grip-Set-Meta", 'id_format="x%(c)s"')], "id: %(start)I 100%%;"), [item(CLOSE)]),
+    Case("build-id in a body", request(), answer(fields=[("Grip-Channel", "c; filter=build-id"), ("Grip-Set-Meta", 'id_format="x"')], body="id: %(start)I;")),
+    Case("build-id without a format", [request(), to("debug.example")], hold("stream", "c; filter=build-id", body="x")),
+    Case("content for filters", request(), hold("stream", "c; filter=var-subst; filter=skip-self", [("Grip-Set-Meta", 'user="ann"')]), [item({"http-stream": {"content": "no", "content-filters": []}}), item({"http-stream": {"content": "%(user)s;", "content-filters": ["var-subst"]}}), item({"http-stream": {"content": "no", "content-filters": ["build-id"]}}), item(CLOSE)]),
+    Case("content for filters that nobody has", request(), hold("stream", "c"), [item({"http-stream": {"content": "no", "content-filters": ["var-subst"]}}), item(stream("yes")), item(CLOSE)]),
     Case("a position without a link", [request(), to("debug.example")], hold("stream", "c; prev-id=1", body="hi")),
     # What is no request.
     Case("no Host", b"GET / HTTP/1.1\r\n\r\n", answer(body="hi"), differs=REFUSED),

@@ -1,8 +1,14 @@
-//! Whether a subscriber gets an item (spec section 6: `skip-self`, `skip-users`, `require-sub`).
-//! Decisions only; filters that change content or ask the origin are not here.
+//! Whether a subscriber gets an item, and with which content (spec section 6). Decisions and rendering as values;
+//! who asks the origin about an item is not here.
+
+pub mod template;
+
+use std::borrow::Cow;
+
+use template::TemplateError;
 
 /// A filter of one subscription, named by the origin on `Grip-Channel`.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub enum Filter {
     /// Skips when the subscriber's meta `user` is the item's meta `sender` (6.3).
     SkipSelf,
@@ -10,6 +16,10 @@ pub enum Filter {
     SkipUsers,
     /// Skips when the subscriber is not subscribed to the channel named by the item's `require_sub` (6.5).
     RequireSub,
+    /// Writes the ids that the subscriber has into content (6.6).
+    BuildId,
+    /// Writes the subscriber's meta into content (6.7).
+    VarSubst,
 }
 
 /// What a filter's name means here.
@@ -28,9 +38,26 @@ impl Filter {
             "skip-self" => Named::Known(Self::SkipSelf),
             "skip-users" => Named::Known(Self::SkipUsers),
             "require-sub" => Named::Known(Self::RequireSub),
-            "build-id" | "var-subst" | "http-check" | "http-modify" => Named::Absent,
+            "build-id" => Named::Known(Self::BuildId),
+            "var-subst" => Named::Known(Self::VarSubst),
+            "http-check" | "http-modify" => Named::Absent,
             _ => Named::Unknown,
         }
+    }
+
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::SkipSelf => "skip-self",
+            Self::SkipUsers => "skip-users",
+            Self::RequireSub => "require-sub",
+            Self::BuildId => "build-id",
+            Self::VarSubst => "var-subst",
+        }
+    }
+
+    /// Whether it changes what an item says.
+    pub const fn changes_content(self) -> bool {
+        matches!(self, Self::BuildId | Self::VarSubst)
     }
 
     fn passes(self, sub_meta: &Meta, item_meta: &Meta, subscribed: impl Fn(&str) -> bool) -> bool {
@@ -48,8 +75,102 @@ impl Filter {
                 let channel = value(item_meta, "require_sub");
                 channel.is_empty() || subscribed(channel)
             }
+            Self::BuildId | Self::VarSubst => true,
         }
     }
+}
+
+/// Whether content that was written for these filters suits a subscription: exactly those of its filters that
+/// change content, in order (6.9). Content that names none suits any.
+pub fn suits(written_for: Option<&[String]>, filters: &[Filter]) -> bool {
+    let changing = filters.iter().filter(|filter| filter.changes_content()).map(|filter| filter.name());
+    written_for.is_none_or(|names| changing.eq(names.iter().map(String::as_str)))
+}
+
+/// What a subscriber's filters make of content. `ids`: of its channels by their unprefixed names, as they were
+/// before this item.
+///
+/// # Errors
+/// The subscriber does not get the item.
+pub fn apply<'c, 'i>(
+    filters: &[Filter],
+    content: &'c [u8],
+    sub_meta: &Meta,
+    ids: impl Fn(&str) -> Option<&'i str>,
+) -> Result<Cow<'c, [u8]>, TemplateError> {
+    let mut content = Cow::Borrowed(content);
+    for filter in filters {
+        content = match filter {
+            Filter::BuildId => Cow::Owned(template::build_ids(&content, &id(sub_meta, &ids)?)?),
+            Filter::VarSubst => Cow::Owned(template::substitute(&content, |name| find(sub_meta, name))?),
+            Filter::SkipSelf | Filter::SkipUsers | Filter::RequireSub => content,
+        };
+    }
+    Ok(content)
+}
+
+/// What an origin's own body becomes for a connection whose channels have these filters: of those that change content
+/// only `build-id` is for bodies, and no ids are known yet (6.6, 6.10).
+///
+/// # Errors
+/// The client does not get the body.
+pub fn apply_to_body<'c>(
+    filters: &[Filter],
+    body: &'c [u8],
+    sub_meta: &Meta,
+) -> Result<Cow<'c, [u8]>, TemplateError> {
+    let builds: Vec<Filter> = filters.iter().copied().filter(|filter| *filter == Filter::BuildId).collect();
+    apply(&builds, body, sub_meta, |_| None)
+}
+
+/// All that [`apply`] reads of a subscriber for this content: subscribers of whom that is equal share what it makes.
+pub fn class<'i>(
+    filters: &[Filter],
+    content: &[u8],
+    sub_meta: &Meta,
+    ids: impl Fn(&str) -> Option<&'i str>,
+) -> Vec<u8> {
+    let mut class = Vec::new();
+    let mut add = |part: &[u8]| {
+        class.extend_from_slice(&part.len().to_ne_bytes());
+        class.extend_from_slice(part);
+    };
+    let changing = filters.iter().filter(|filter| filter.changes_content());
+    let alone = changing.clone().count() == 1;
+    for filter in changing {
+        add(filter.name().as_bytes());
+        match filter {
+            Filter::VarSubst if alone => {
+                for name in template::names(content) {
+                    add(find(sub_meta, &name).map_or(b"\0", str::as_bytes));
+                }
+            }
+            // What the filter before makes may name anything.
+            Filter::VarSubst => {
+                for (name, value) in sub_meta {
+                    add(name.as_bytes());
+                    add(value.as_bytes());
+                }
+            }
+            _ => match id(sub_meta, &ids) {
+                Ok(Ok(id)) => add(&id),
+                Ok(Err(error)) | Err(error) => add(format!("\0{error}").as_bytes()),
+            },
+        }
+    }
+    class
+}
+
+/// The id that `build-id` writes. An error of the inner kind matters only where the id is wanted.
+fn id<'i>(
+    sub_meta: &Meta,
+    ids: impl Fn(&str) -> Option<&'i str>,
+) -> Result<Result<Vec<u8>, TemplateError>, TemplateError> {
+    let format = find(sub_meta, "id_format").ok_or(TemplateError::NoIdFormat)?;
+    if find(sub_meta, "id_encoding").is_some_and(|encoding| encoding != "hex") {
+        return Err(TemplateError::Encoding);
+    }
+    Ok(template::substitute(format.as_bytes(), ids))
 }
 
 /// True when no filter skips the item. `subscribed` tells whether the subscriber has a channel of this
@@ -67,7 +188,11 @@ pub fn passes(
 pub type Meta = [(String, String)];
 
 fn value<'m>(meta: &'m Meta, name: &str) -> &'m str {
-    meta.iter().rev().find(|(key, _)| key == name).map_or("", |(_, value)| value)
+    find(meta, name).unwrap_or_default()
+}
+
+fn find<'m>(meta: &'m Meta, name: &str) -> Option<&'m str> {
+    meta.iter().rev().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
 }
 
 #[cfg(test)]
@@ -108,5 +233,66 @@ mod tests {
         assert!(!passes(&[SkipUsers, RequireSub, SkipSelf], &sub, &item, |_| true));
         assert!(passes(&[SkipUsers, RequireSub], &sub, &item, |_| true));
         assert!(passes(&[], &sub, &item, |_| false));
+    }
+
+    #[test]
+    fn content_is_changed_in_the_order_of_the_filters() {
+        let sub = meta(&[("user", "ann"), ("id_format", "%(room)s-%(news)s")]);
+        let ids = |name: &str| match name {
+            "room" => Some("4"),
+            "news" => Some("n"),
+            _ => None,
+        };
+        let applied = |filters: &[Filter], content: &str| {
+            apply(filters, content.as_bytes(), &sub, ids)
+                .map(|content| String::from_utf8_lossy(&content).into_owned())
+        };
+        assert_eq!(applied(&[SkipSelf, BuildId], "id: %I %%").as_deref(), Ok("id: 342d6e %"));
+        assert_eq!(applied(&[VarSubst], "%(user)s %%").as_deref(), Ok("ann %"));
+        assert_eq!(applied(&[BuildId, VarSubst], "%I %%(user)s").as_deref(), Ok("342d6e ann"));
+        assert_eq!(applied(&[VarSubst, BuildId], "%%I %(user)s").as_deref(), Ok("342d6e ann"));
+        assert_eq!(applied(&[RequireSub], "50%").as_deref(), Ok("50%"));
+    }
+
+    #[test]
+    fn what_build_id_needs() {
+        let none = |_: &str| None;
+        let with = |pairs: &[(&str, &str)], content: &str| {
+            apply(&[BuildId], content.as_bytes(), &meta(pairs), none).map(Cow::into_owned)
+        };
+        assert_eq!(with(&[], "x"), Err(TemplateError::NoIdFormat));
+        assert_eq!(with(&[("id_format", "x"), ("id_encoding", "base64")], "x"), Err(TemplateError::Encoding));
+        assert_eq!(with(&[("id_format", "%(c)s"), ("id_encoding", "hex")], "x"), Ok(b"x".to_vec()));
+        assert_eq!(with(&[("id_format", "%(c)s")], "%I"), Err(TemplateError::Undefined("c".into())));
+        let sub = meta(&[("id_format", "%(c)s")]);
+        let body = apply_to_body(&[VarSubst, BuildId], b"%(start)I %%", &sub);
+        assert_eq!(body.as_deref(), Ok(&b"7374617274 %"[..]));
+    }
+
+    #[test]
+    fn a_class_is_what_the_content_reads() {
+        let none = |_: &str| None;
+        let (ann, bob) = (meta(&[("user", "ann"), ("at", "x")]), meta(&[("user", "bob"), ("at", "x")]));
+        let same = |filters: &[Filter], content: &[u8]| {
+            class(filters, content, &ann, none) == class(filters, content, &bob, none)
+        };
+        assert!(same(&[VarSubst], b"%(at)s"));
+        assert!(same(&[SkipSelf], b"%(user)s"));
+        assert!(!same(&[VarSubst], b"%(user)s"));
+        assert!(!same(&[BuildId, VarSubst], b"%(at)s"));
+        let sub = meta(&[("id_format", "%(c)s")]);
+        let at = |id: &'static str| class(&[BuildId], b"%I", &sub, move |_| Some(id));
+        assert!(at("1") == at("1") && at("1") != at("2"));
+    }
+
+    #[test]
+    fn content_says_which_filters_it_was_written_for() {
+        let names = |names: &[&str]| names.iter().map(ToString::to_string).collect::<Vec<_>>();
+        assert!(suits(None, &[BuildId]) && suits(None, &[]));
+        assert!(suits(Some(&[]), &[SkipSelf]) && !suits(Some(&[]), &[VarSubst]));
+        let both = names(&["build-id", "var-subst"]);
+        assert!(suits(Some(&both), &[BuildId, SkipSelf, VarSubst]));
+        assert!(!suits(Some(&both), &[VarSubst, BuildId]) && !suits(Some(&both), &[BuildId]));
+        assert!(!suits(Some(&names(&["other"])), &[]));
     }
 }

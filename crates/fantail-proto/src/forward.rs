@@ -264,8 +264,10 @@ pub const GRIP_LAST: HeaderName = HeaderName::from_static("grip-last");
 pub const PUSHPIN_ROUTE: HeaderName = HeaderName::from_static("pushpin-route");
 
 /// `Grip-Feature`: what an origin can ask of Fantail (spec 1.5).
-pub const FEATURES: HeaderValue =
-    HeaderValue::from_static("status, filter:skip-self, filter:skip-users, filter:require-sub");
+pub const FEATURES: HeaderValue = HeaderValue::from_static(concat!(
+    "status, filter:skip-self, filter:skip-users, filter:require-sub, ",
+    "filter:build-id, filter:var-subst"
+));
 
 const HTTPS: HeaderValue = HeaderValue::from_static("https");
 const WSS: HeaderValue = HeaderValue::from_static("wss");

@@ -20,10 +20,19 @@ pub struct Item {
     pub response: Option<HttpResponse>,
     pub stream: Option<HttpStream>,
     pub message: Option<WsMessage>,
+    pub written_for: WrittenFor,
     /// Publish meta, which filters read (spec 6.2).
     pub meta: Vec<(String, String)>,
     pub size: Option<u64>,
     pub no_seq: bool,
+}
+
+/// `content-filters`: the filters that content was written for, by format (spec 6.9). `None`: any.
+#[derive(Clone, Debug, Default)]
+pub struct WrittenFor {
+    pub response: Option<Vec<String>>,
+    pub stream: Option<Vec<String>>,
+    pub message: Option<Vec<String>>,
 }
 
 /// The `http-response` format: what a long-poll is answered with.
@@ -122,14 +131,21 @@ fn item(json: &Json<'_>, channel: Option<&str>) -> Result<Item, Fault> {
         None if members.has_any(&FORMATS) || members.has_any(&FOREIGN_FORMATS) => members,
         _ => return Err(Fault("no formats specified".into())),
     };
+    let (response, stream, message) =
+        (format(formats, HTTP_RESPONSE)?, format(formats, HTTP_STREAM)?, format(formats, WS_MESSAGE)?);
     let size = members.int("size")?.map(u64::try_from).transpose().map_err(|_| members.invalid("size"))?;
     Ok(Item {
         channel: channel.to_owned(),
         id: members.text("id")?.map(str::to_owned),
         prev_id: members.text("prev-id")?.map(str::to_owned),
-        response: format(formats, HTTP_RESPONSE)?.map(http_response).transpose()?,
-        stream: format(formats, HTTP_STREAM)?.map(http_stream).transpose()?,
-        message: format(formats, WS_MESSAGE)?.map(ws_message).transpose()?,
+        response: response.map(http_response).transpose()?,
+        stream: stream.map(http_stream).transpose()?,
+        message: message.map(ws_message).transpose()?,
+        written_for: WrittenFor {
+            response: written_for(response)?,
+            stream: written_for(stream)?,
+            message: written_for(message)?,
+        },
         meta: members.meta()?,
         size,
         no_seq: members.bool("no-seq")?.unwrap_or(false),
@@ -157,7 +173,6 @@ fn http_response(format: Members<'_, '_>) -> Result<HttpResponse, Fault> {
 }
 
 fn response(format: Members<'_, '_>) -> Result<Response, Fault> {
-    no_content_filters(format)?;
     let headers = format.headers()?;
     let body = match format.bytes("body-bin", "body")? {
         Some(bytes) => ResponseBody::Whole(bytes),
@@ -183,7 +198,6 @@ fn response(format: Members<'_, '_>) -> Result<Response, Fault> {
 fn http_stream(format: Members<'_, '_>) -> Result<HttpStream, Fault> {
     Ok(match action(format)? {
         Action::Send => {
-            no_content_filters(format)?;
             let content = format.bytes("content-bin", "content")?;
             HttpStream::Send(content.ok_or_else(|| no_content("'http-stream'"))?)
         }
@@ -196,7 +210,6 @@ fn http_stream(format: Members<'_, '_>) -> Result<HttpStream, Fault> {
 fn ws_message(format: Members<'_, '_>) -> Result<WsMessage, Fault> {
     Ok(match action(format)? {
         Action::Send => {
-            no_content_filters(format)?;
             let kind = match format.text("type")? {
                 None if format.has_any(&["content-bin"]) => WsKind::Binary,
                 None | Some("text") => WsKind::Text,
@@ -252,14 +265,14 @@ fn action(format: Members<'_, '_>) -> Result<Action, Fault> {
     }
 }
 
-/// An item that says which filters its content was written for would reach clients as a raw template.
-fn no_content_filters(format: Members<'_, '_>) -> Result<(), Fault> {
-    match format.texts("content-filters")? {
-        Some(filters) if !filters.is_empty() => {
-            Err(Fault(format!("{} contains 'content-filters', which do not exist yet", format.of())))
-        }
-        _ => Ok(()),
+/// Only what is sent has content.
+fn written_for(format: Option<Members<'_, '_>>) -> Result<Option<Vec<String>>, Fault> {
+    let Some(format) = format else { return Ok(None) };
+    if !matches!(action(format)?, Action::Send) {
+        return Ok(None);
     }
+    let names = format.texts("content-filters")?;
+    Ok(names.map(|names| names.into_iter().map(str::to_owned).collect()))
 }
 
 fn unknown_value(of: &str, name: &str) -> Fault {

@@ -5,7 +5,7 @@ use std::sync::OnceLock;
 use bytes::{BufMut, Bytes, BytesMut};
 
 use crate::{
-    item::{HttpResponse, HttpStream, Item, WsKind, WsMessage},
+    item::{HttpResponse, HttpStream, Item, WrittenFor, WsKind, WsMessage},
     websocket::{
         close::{self, Code},
         deflate::Deflater,
@@ -19,6 +19,7 @@ pub struct Rendered {
     pub stream: Option<StreamPart>,
     pub response: Option<HttpResponse>,
     pub message: Option<MessagePart>,
+    pub written_for: WrittenFor,
     pub id: Option<String>,
     pub prev_id: Option<String>,
     pub meta: Vec<(String, String)>,
@@ -63,6 +64,21 @@ impl Message {
         Self { frame, head, opcode, deflated: OnceLock::new() }
     }
 
+    /// The same kind of message with other content, if that can be one.
+    pub fn with_content(&self, content: &[u8]) -> Option<Self> {
+        let kind = match self.opcode {
+            Opcode::Text => WsKind::Text,
+            Opcode::Ping => WsKind::Ping,
+            Opcode::Pong => WsKind::Pong,
+            _ => WsKind::Binary,
+        };
+        (kind != WsKind::Text || std::str::from_utf8(content).is_ok()).then(|| Self::new(kind, content))
+    }
+
+    pub fn content(&self) -> &[u8] {
+        &self.frame[self.head..]
+    }
+
     /// The frame as it is.
     pub fn plain(&self) -> &Bytes {
         &self.frame
@@ -71,7 +87,7 @@ impl Message {
     /// The frame for those who agreed to permessage-deflate: compressed from `least` bytes of content, and
     /// where that makes it shorter.
     pub fn deflated(&self, deflater: &mut Deflater, least: usize) -> &Bytes {
-        let content = &self.frame[self.head..];
+        let content = self.content();
         if self.opcode.is_control() || content.len() < least {
             return &self.frame;
         }
@@ -125,7 +141,7 @@ impl Chunk {
         self.framed.is_empty()
     }
 
-    fn content_slice(&self) -> &[u8] {
+    pub fn content_slice(&self) -> &[u8] {
         &self.framed[self.head..self.content_end()]
     }
 
@@ -170,7 +186,8 @@ impl From<Item> for Rendered {
             WsMessage::Refresh => Some(MessagePart::Refresh),
             WsMessage::Hint => None,
         });
-        Self { stream, response, message, id: item.id, prev_id: item.prev_id, meta: item.meta }
+        let Item { written_for, id, prev_id, meta, .. } = item;
+        Self { stream, response, message, written_for, id, prev_id, meta }
     }
 }
 

@@ -238,6 +238,8 @@ pub struct Receipt {
     pub dropped_gone: u64,
     /// The queue was over its limit; the connection was closed.
     pub dropped_overflow: u64,
+    /// A filter of the subscriber's could not be applied, or the content was written for others.
+    pub dropped_filter: u64,
 }
 
 impl Receipt {
@@ -349,6 +351,7 @@ impl Ballot {
             receipt.filtered += part.filtered;
             receipt.dropped_gone += part.dropped_gone;
             receipt.dropped_overflow += part.dropped_overflow;
+            receipt.dropped_filter += part.dropped_filter;
         }
     }
 }

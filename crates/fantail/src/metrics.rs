@@ -184,6 +184,8 @@ families! {
             dropped_gone [cause = gone]: Count,
             /// The queue was over `client.queue_bytes`, and the connection was closed.
             dropped_overflow [cause = overflow]: Count,
+            /// A filter of the subscriber's could not be applied, or the content was written for others.
+            filter_errors [cause = filter]: Count,
         }
         pins_ended: "Pins that ended, by cause." {
             ended_client [cause = client]: Count,

@@ -129,11 +129,6 @@ fn formats_that_are_refused() {
             r#""content":"","content-filters":1"#,
             "'http-stream' contains 'content-filters' with wrong type",
         ),
-        (
-            "http-stream",
-            r#""content":"","content-filters":["build-id"]"#,
-            "'http-stream' contains 'content-filters', which do not exist yet",
-        ),
         ("ws-message", "", "'ws-message' does not contain 'content' or 'content-bin'"),
         ("ws-message", r#""type":"text","content-bin":"/w==""#, "'ws-message' of type text is not UTF-8"),
         ("ws-message", r#""type":"x","content":"""#, "'ws-message' contains 'type' with unknown value"),

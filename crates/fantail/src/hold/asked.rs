@@ -16,6 +16,8 @@ pub struct Asked {
     pub prefix: String,
     /// The request's, when the log is to say who subscribes to what.
     pub uri: Option<Box<str>>,
+    /// The route explains errors to clients.
+    pub debug: bool,
 }
 
 /// One channel of a new hold.
@@ -24,4 +26,13 @@ pub struct Subscription {
     /// In full: with the route's prefix.
     pub channel: String,
     pub filters: Vec<Filter>,
+    /// What the client has been given already, if its origin keeps track.
+    pub prev_id: Option<String>,
+}
+
+impl Subscription {
+    /// A channel of the target's own.
+    pub fn implicit(channel: &str) -> Self {
+        Self { channel: channel.to_owned(), filters: Vec::new(), prev_id: None }
+    }
 }

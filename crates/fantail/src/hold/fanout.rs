@@ -7,15 +7,18 @@ use std::sync::Arc;
 
 use fantail_pin::{Outcome, Payload, PinId, Tally};
 use fantail_proto::{
-    filter,
-    item::HttpResponse,
+    filter::template::TemplateError,
+    item::{HttpResponse, WrittenFor},
     render::{Chunk, Message, MessagePart, Rendered, StreamPart},
 };
 use hashbrown::{HashMap, HashSet};
 use smallvec::SmallVec;
 
+mod variants;
+
 use super::{Hold, HoldKind, Holds, List};
 use crate::hub::{Delivery, Receipt};
+use variants::{Class, Variant};
 
 /// A batch that is being delivered: first all is sorted, then written, then answered. Lists are worked
 /// off from their ends.
@@ -36,6 +39,14 @@ pub(super) struct Work {
     by_items: HashMap<(List, Vec<usize>), usize>,
     /// Of the holds with several channels, those that were seen to: they are on several lists.
     met: HashSet<PinId>,
+    /// What filters made of items, each for all subscribers of whom they read the same; items are known by their place
+    /// in `batch`, and these by theirs here behind all of those.
+    variants: Vec<Variant>,
+    by_class: HashMap<Class, Result<usize, TemplateError>>,
+    /// Content of this batch was written for certain filters: all are looked at.
+    picky: bool,
+    /// Holds that did not get an item because their filters failed, and are told why when all is written.
+    failed: Vec<(PinId, TemplateError)>,
     /// What the hold that is being sorted gets.
     gets: Vec<usize>,
     /// Lists of targets to be used again: a broadcast allocates nothing per subscriber.
@@ -85,6 +96,10 @@ impl Holds {
         work.receipts.clear();
         work.receipts.resize(work.batch.len(), Receipt::default());
         work.changes = self.channels.changes();
+        work.picky = work.batch.iter().any(|delivery| {
+            let WrittenFor { stream, message, .. } = &delivery.item.written_for;
+            stream.is_some() || message.is_some()
+        });
         work.channels.clear();
         work.channels
             .extend(work.batch.iter().map(|delivery| self.channels.find(delivery.realm, &delivery.channel)));
@@ -123,6 +138,7 @@ impl Holds {
                     false => work.polls.push(polls),
                 }
             } else {
+                self.tell_failures(&mut work);
                 work.finish();
                 more = false;
             }
@@ -155,7 +171,7 @@ impl Holds {
                 continue;
             }
             let plain = work.write_of(list, &items);
-            if alone && !self.channels.has_filters(channel) {
+            if alone && !self.channels.has_filters(channel) && !work.picky {
                 work.writes[plain].targets.extend_from_slice(subscribers);
             } else {
                 let targets = work.list(subscribers);
@@ -178,32 +194,46 @@ impl Holds {
     }
 
     /// Finds out what a hold gets. Returns the cost, in writes.
-    fn sort(&self, work: &mut Work, list: List, id: PinId, plain: usize) -> usize {
+    fn sort(&mut self, work: &mut Work, list: List, id: PinId, plain: usize) -> usize {
         if work.met.contains(&id) {
             return 1;
         }
+        let several = |hold: &&Hold| hold.subs.len() > 1 || hold.filtering.is_some() || work.picky;
         // Of one that has left since the batch began, the write takes note.
-        let Some(hold) = self.pins.get(id).filter(|hold| hold.subs.len() > 1 || hold.filtering.is_some())
-        else {
+        let Some(hold) = self.pins.get(id).filter(several) else {
             work.writes[plain].targets.push(id);
             return 1;
         };
         if hold.subs.len() > 1 {
             work.met.insert(id);
         }
+        let cost = cost(work.batch.len(), hold);
         let mut gets = std::mem::take(&mut work.gets);
         gets.clear();
         for item in 0..work.batch.len() {
+            let Some(hold) = self.pins.get(id) else { break };
             let Some(channel) = self.channel_of(hold, work, item) else { continue };
-            let rendered = &work.batch[item].item;
             if work.part(list, item).is_none() {
                 continue;
             }
-            if self.passes(hold, channel, rendered) {
-                work.add(list, &mut gets, item);
-            } else {
-                work.receipts[item].filtered += 1;
-                self.counters.filtered.add(1);
+            let gotten = self.filtered(work, list, hold, channel, item);
+            match gotten {
+                Ok(Some(place)) => work.add(list, &mut gets, place),
+                Ok(None) => {
+                    work.receipts[item].filtered += 1;
+                    self.counters.filtered.add(1);
+                }
+                Err(ref error) => {
+                    work.receipts[item].dropped_filter += 1;
+                    self.counters.filter_errors.add(1);
+                    work.failed.push((id, error.clone()));
+                }
+            }
+            // What was lost to an error was not given.
+            if gotten.is_ok()
+                && let Some(filtering) = self.pins.get_mut(id).and_then(|hold| hold.filtering.as_mut())
+            {
+                filtering.follow(channel, work.batch[item].item.id.as_deref());
             }
         }
         if !gets.is_empty() {
@@ -211,14 +241,7 @@ impl Holds {
             work.writes[write].targets.push(id);
         }
         work.gets = gets;
-        cost(work.batch.len(), hold)
-    }
-
-    fn passes(&self, hold: &Hold, channel: u32, item: &Rendered) -> bool {
-        let (Some(filtering), Some(filters)) = (&hold.filtering, hold.filters(channel)) else { return true };
-        let names = || hold.subs.iter().map(|sub| self.channels.name(sub.channel));
-        let subscribed = |name: &str| names().any(|full| full.strip_prefix(&*filtering.prefix) == Some(name));
-        filter::passes(filters, &filtering.meta, &item.meta, subscribed)
+        cost
     }
 
     /// The channel that an item of the batch came on, if a hold has it. A WebSocket may have left it since, and
@@ -244,7 +267,7 @@ impl Holds {
         let payload = write.payload.get_or_insert_with(|| {
             spent += write.items.len() / CONSIDERED;
             match write.list {
-                List::WebSockets => self.frames(&work.batch, &write.items),
+                List::WebSockets => self.frames(work, &write.items),
                 List::Streams | List::Polls => work.chunks(&write.items),
             }
         });
@@ -255,11 +278,12 @@ impl Holds {
             let mut tally = Tally::default();
             self.pins.fan_out(part, payload, &mut tally);
             self.count(write.list, &tally, content.len() as u64);
-            for item in content {
+            for place in content {
+                let item = work.item(place);
                 add(&mut work.receipts[item], &tally);
             }
         }
-        for item in &write.items {
+        for item in write.items.iter().filter(|place| **place < work.batch.len()) {
             match (work.part(write.list, *item), &work.batch[*item].item.message) {
                 (Some(Part::End), Some(MessagePart::Close(frame))) if write.list == List::WebSockets => {
                     for id in part {
@@ -291,10 +315,11 @@ impl Holds {
         let mut at = from;
         while at < write.targets.len() {
             let id = write.targets[at];
-            let gets = |item: &usize| {
+            let gets = |place: &usize| {
+                let item = work.item(*place);
                 self.pins.get(id).is_some_and(|hold| {
-                    self.channel_of(hold, work, *item)
-                        .is_some_and(|channel| self.passes(hold, channel, &work.batch[*item].item))
+                    self.channel_of(hold, work, item)
+                        .is_some_and(|channel| self.passes(hold, channel, &work.batch[item].item))
                 })
             };
             let left: Vec<usize> = write.items.iter().copied().filter(gets).collect();
@@ -303,15 +328,16 @@ impl Holds {
                 continue;
             }
             write.targets.swap_remove(at);
-            for item in left {
-                let outcome = match &work.batch[item].item.message {
-                    Some(MessagePart::Send(message)) => self.pins.write(id, message.plain()),
-                    Some(MessagePart::Close(frame)) => self.close_websocket(id, frame),
-                    Some(MessagePart::Refresh) => {
+            for place in left {
+                let item = work.item(place);
+                let outcome = match (work.message(place), &work.batch[item].item.message) {
+                    (Some(message), _) => self.pins.write(id, message.plain()),
+                    (None, Some(MessagePart::Close(frame))) => self.close_websocket(id, frame),
+                    (None, Some(MessagePart::Refresh)) => {
                         work.receipts[item].delivered += u64::from(self.refresh(id));
                         continue;
                     }
-                    None => continue,
+                    (None, _) => continue,
                 };
                 note(&mut work.receipts[item], outcome);
             }
@@ -319,14 +345,8 @@ impl Holds {
     }
 
     /// Messages one after another, compressed too if somebody wants them so.
-    fn frames(&mut self, batch: &[Arc<Delivery>], items: &[usize]) -> Payload {
-        let messages: Vec<&Message> = items
-            .iter()
-            .filter_map(|item| match &batch[*item].item.message {
-                Some(MessagePart::Send(message)) => Some(message),
-                _ => None,
-            })
-            .collect();
+    fn frames(&mut self, work: &Work, items: &[usize]) -> Payload {
+        let messages: Vec<&Message> = items.iter().filter_map(|place| work.message(*place)).collect();
         self.payload(&messages)
     }
 
@@ -375,7 +395,20 @@ impl Holds {
             return;
         }
         let response = match &item.response {
-            Some(HttpResponse::Send(response)) => poll.answer(response),
+            Some(HttpResponse::Send(response)) => {
+                let body = self.filtered_body(hold, channel, item, poll.body(response));
+                match body {
+                    Ok(body) => poll.answer(response, &body),
+                    Err(error) => {
+                        receipt.dropped_filter += 1;
+                        self.counters.filter_errors.add(1);
+                        if !hold.filtering.as_ref().is_some_and(|filtering| filtering.debug) {
+                            return;
+                        }
+                        poll.fail(&format!("filter error: {error}\n"))
+                    }
+                }
+            }
             Some(HttpResponse::Hint) => return self.replay(id),
             _ => return,
         };
@@ -401,7 +434,7 @@ impl Holds {
 impl Work {
     /// What an item is to the holds of a list, if anything.
     fn part(&self, list: List, item: usize) -> Option<Part> {
-        let item = &self.batch[item].item;
+        let item = &self.batch[self.item(item)].item;
         match list {
             List::Streams => match item.stream.as_ref()? {
                 StreamPart::Send(_) => Some(Part::Content),
@@ -440,13 +473,7 @@ impl Work {
     }
 
     fn chunks(&self, items: &[usize]) -> Payload {
-        let chunks: Vec<&Chunk> = items
-            .iter()
-            .filter_map(|item| match &self.batch[*item].item.stream {
-                Some(StreamPart::Send(chunk)) => Some(chunk),
-                _ => None,
-            })
-            .collect();
+        let chunks: Vec<&Chunk> = items.iter().filter_map(|place| self.chunk(*place)).collect();
         let all = Chunk::concat(&chunks);
         Payload { coded: all.framed().clone(), plain: all.content() }
     }
@@ -471,6 +498,8 @@ impl Work {
         }
         self.by_items.clear();
         self.met.clear();
+        self.by_class.clear();
+        self.variants.clear();
     }
 }
 

@@ -5,6 +5,7 @@
 mod asked;
 mod channels;
 mod fanout;
+mod filtering;
 mod onward;
 mod poll;
 mod websocket;
@@ -41,6 +42,7 @@ use crate::{
 };
 use channels::Channels;
 use fanout::Work;
+use filtering::Filtering;
 use websocket::WebSocket;
 
 /// All holds of one shard.
@@ -305,20 +307,32 @@ impl Holds {
         self.gauge(list, 1);
         let filtered = asked.subscriptions.iter().any(|subscription| !subscription.filters.is_empty());
         if filtered && let Some(hold) = self.pins.get_mut(id) {
-            let (meta, prefix) = (asked.meta.clone(), asked.prefix.clone());
-            hold.filtering = Some(Box::new(Filtering { filters: Vec::new(), meta, prefix }));
+            let Asked { meta, prefix, debug, .. } = &asked;
+            let filtering = Filtering { meta: meta.clone(), debug: *debug, ..Filtering::new(prefix) };
+            hold.filtering = Some(Box::new(filtering));
         }
-        for Subscription { channel, filters } in asked.subscriptions {
+        for Subscription { channel, filters, prev_id } in asked.subscriptions {
             asked.uri.iter().for_each(|uri| crate::log::subscribed(uri, &channel));
-            self.join(id, asked.realm, &channel, list, filters);
+            let sub = self.join(id, asked.realm, &channel, list, filters);
+            let filtering = self.pins.get_mut(id).and_then(|hold| hold.filtering.as_mut());
+            if let (Some(filtering), Some(sub), Some(prev_id)) = (filtering, sub, prev_id) {
+                filtering.ids.push((sub.channel, prev_id));
+            }
         }
         Some(id)
     }
 
     /// Subscribes a hold to a channel that it does not have, or gives it other filters.
-    fn join(&mut self, id: PinId, realm: RealmId, name: &str, list: List, filters: Vec<Filter>) {
+    fn join(
+        &mut self,
+        id: PinId,
+        realm: RealmId,
+        name: &str,
+        list: List,
+        filters: Vec<Filter>,
+    ) -> Option<Sub> {
         let known = self.channels.find(realm, name);
-        let Some(hold) = self.pins.get_mut(id) else { return };
+        let hold = self.pins.get_mut(id)?;
         let known = known.and_then(|known| hold.subs.iter().find(|sub| sub.channel == known)).copied();
         let (before, after) =
             (known.is_some_and(|sub| hold.filters(sub.channel).is_some()), !filters.is_empty());
@@ -339,6 +353,7 @@ impl Holds {
                 filtering.filters.push((sub.channel, filters));
             }
         }
+        Some(sub)
     }
 
     /// Ends the subscription at a place among those of a hold.
@@ -349,6 +364,7 @@ impl Holds {
         let filtered = hold.filters(sub.channel).is_some();
         if let Some(filtering) = &mut hold.filtering {
             filtering.filters.retain(|(channel, _)| *channel != sub.channel);
+            filtering.ids.retain(|(channel, _)| *channel != sub.channel);
         }
         let moved = self.channels.leave(sub, list, filtered);
         if let Some(hold) = moved.and_then(|moved| self.pins.get_mut(moved)) {
@@ -548,14 +564,6 @@ impl HoldKind {
             Self::WebSocket(_) => List::WebSockets,
         }
     }
-}
-
-#[derive(Debug)]
-struct Filtering {
-    /// By channel; a channel without filters is not here.
-    filters: Vec<(u32, Vec<Filter>)>,
-    meta: Vec<(String, String)>,
-    prefix: String,
 }
 
 impl Hold {

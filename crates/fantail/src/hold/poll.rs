@@ -9,7 +9,7 @@ use fantail_proto::{
     patch,
     reply::{self, Framing, Head, Version},
 };
-use http::HeaderMap;
+use http::{HeaderMap, HeaderValue, header::CONTENT_TYPE};
 
 /// What a long-poll keeps while it waits.
 #[derive(Debug)]
@@ -42,16 +42,26 @@ impl Poll {
         self.respond(self.reply.code, &self.reply.reason, &self.reply.headers, &self.reply.body)
     }
 
-    /// The response that an item makes.
-    pub(super) fn answer(&self, item: &Response) -> Vec<u8> {
-        let body = match &item.body {
+    /// The body of the response that an item makes.
+    pub(super) fn body(&self, item: &Response) -> Bytes {
+        match &item.body {
             ResponseBody::Whole(body) => body.clone(),
             // A patch that does not fit leaves what the origin said.
             ResponseBody::Patch(change) => {
                 patch::apply(change, &self.reply.body).map_or_else(|| self.reply.body.clone(), Bytes::from)
             }
-        };
-        self.respond(item.code, &item.reason, &reply::merged(&self.reply.headers, item), &body)
+        }
+    }
+
+    /// The response that an item makes, with this body.
+    pub(super) fn answer(&self, item: &Response, body: &Bytes) -> Vec<u8> {
+        self.respond(item.code, &item.reason, &reply::merged(&self.reply.headers, item), body)
+    }
+
+    /// The answer when there can be none.
+    pub(super) fn fail(&self, why: &str) -> Vec<u8> {
+        let headers = HeaderMap::from_iter([(CONTENT_TYPE, HeaderValue::from_static("text/plain"))]);
+        self.respond(502, "", &headers, &Bytes::copy_from_slice(why.as_bytes()))
     }
 
     fn respond(&self, code: u16, reason: &str, headers: &HeaderMap, body: &Bytes) -> Vec<u8> {

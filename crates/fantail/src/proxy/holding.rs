@@ -5,7 +5,10 @@ use std::{collections::VecDeque, future::poll_fn, rc::Rc, task::Poll};
 
 use bytes::Bytes;
 use fantail_pin::Form;
-use fantail_proto::grip::{Hold, Instruct, InstructError};
+use fantail_proto::{
+    filter::{self, Filter},
+    grip::{Hold, Instruct, InstructError},
+};
 use http::{HeaderValue, Response, StatusCode, header::CONTENT_ENCODING};
 use http_body_util::BodyExt;
 use tokio::time::timeout;
@@ -40,8 +43,17 @@ pub(super) async fn take(exchange: &mut Exchange, mut answer: Answer) -> Result<
     let mut instruct = Instruct::parse(answer.head.status.as_u16(), reason, &answer.head.headers, whole)
         .map_err(|error| at(&answer, error))?;
     let hold = instruct.hold.take();
+    let builds = instruct.channels.iter().any(|channel| channel.filters.contains(&Filter::BuildId));
+    if builds && rest.is_none() {
+        let filters: Vec<Filter> =
+            instruct.channels.iter().flat_map(|channel| channel.filters.iter().copied()).collect();
+        let body = filter::apply_to_body(&filters, &instruct.reply.body, &instruct.meta);
+        let body = body.map_err(|error| at(&answer, InstructError(format!("filter error: {error}"))))?;
+        instruct.reply.body = body.into_owned().into();
+    }
     let streams = matches!(hold, Some(Hold::Stream { .. }));
-    if rest.is_some() && !streams {
+    // Ids are written into a body that is there whole.
+    if rest.is_some() && (!streams || builds) {
         return Err(Fault::AnswerTooLarge { target: answer.target().address.to_string() });
     }
     let ready =
@@ -135,19 +147,26 @@ fn asked(exchange: &Exchange, answer: &Answer, instruct: &Instruct) -> Result<As
             return Err(at(answer, InstructError(format!("a channel's name has more than {limit} bytes"))));
         }
         match subscriptions.iter_mut().find(|subscription| subscription.channel == name) {
-            Some(earlier) => earlier.filters.clone_from(&channel.filters),
-            None => subscriptions.push(Subscription { channel: name, filters: channel.filters.clone() }),
+            Some(earlier) => {
+                earlier.filters.clone_from(&channel.filters);
+                earlier.prev_id.clone_from(&channel.prev_id);
+            }
+            None => subscriptions.push(Subscription {
+                channel: name,
+                filters: channel.filters.clone(),
+                prev_id: channel.prev_id.clone(),
+            }),
         }
     }
     for name in &answer.target().subs {
         if !subscriptions.iter().any(|subscription| subscription.channel == *name) {
-            subscriptions.push(Subscription { channel: name.clone(), filters: Vec::new() });
+            subscriptions.push(Subscription::implicit(name));
         }
     }
     let filtered = subscriptions.iter().any(|subscription| !subscription.filters.is_empty());
     let prefix = if filtered { prefix.clone() } else { String::new() };
     let (meta, uri) = (instruct.meta.clone(), exchange.said_uri());
-    Ok(Asked { realm: answer.route.realm, subscriptions, meta, prefix, uri })
+    Ok(Asked { realm: answer.route.realm, subscriptions, meta, prefix, uri, debug: exchange.debug })
 }
 
 /// A stream that continues from an id needs a link to fetch what comes after it (spec 4.4): without one

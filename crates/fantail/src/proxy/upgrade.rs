@@ -104,12 +104,11 @@ async fn park(
     let subscriptions = route.rule.targets[target].subs.iter();
     let asked = Asked {
         realm: route.realm,
-        subscriptions: subscriptions
-            .map(|name| Subscription { channel: name.clone(), filters: Vec::new() })
-            .collect(),
+        subscriptions: subscriptions.map(|name| Subscription::implicit(name)).collect(),
         meta: Vec::new(),
         prefix: route.rule.prefix.clone(),
         uri: exchange.said_uri(),
+        debug: exchange.debug,
     };
     let opened = Opened {
         far,

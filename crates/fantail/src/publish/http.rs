@@ -258,6 +258,7 @@ struct Line {
 struct Dropped {
     gone: u64,
     overflow: u64,
+    filter: u64,
 }
 
 impl From<(Name, Receipt)> for Line {
@@ -269,7 +270,11 @@ impl From<(Name, Receipt)> for Line {
             delivered: receipt.delivered,
             queued: receipt.queued,
             filtered: receipt.filtered,
-            dropped: Dropped { gone: receipt.dropped_gone, overflow: receipt.dropped_overflow },
+            dropped: Dropped {
+                gone: receipt.dropped_gone,
+                overflow: receipt.dropped_overflow,
+                filter: receipt.dropped_filter,
+            },
         }
     }
 }

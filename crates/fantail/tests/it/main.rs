@@ -9,6 +9,7 @@ mod descriptors;
 mod docs;
 mod drain;
 mod early;
+mod filters;
 mod harness;
 mod keys;
 mod limits;

@@ -428,6 +428,18 @@ fn prefixes_of_channels_and_limits() {
 }
 
 #[test]
+fn filters_write_meta_into_messages() {
+    for mode in BOTH {
+        let (mut client, server, _origin) = pulled(mode);
+        let user = json!({ "type": "set-meta", "name": "user", "value": "ann" });
+        let filtered = json!({ "type": "subscribe", "channel": "c", "filters": ["var-subst"] });
+        instruct(&mut client, &[user, filtered]);
+        server.publish(&json!([item("c", "for %(user)s"), item("c", "%(none)s"), item("c", "plain")]));
+        client.expect_text("for ann").expect_text("plain");
+    }
+}
+
+#[test]
 fn filters_look_at_meta() {
     for mode in BOTH {
         let (mut client, server, _origin) = pulled(mode);
@@ -467,7 +479,7 @@ fn filters_that_cannot_be_close_the_client() {
     let table = [
         ("", json!(["a", "b", "c", "d", "e", "f"]), ""),
         (",debug", json!(["a", "b", "c", "d", "e", "f"]), "too many filters for channel 'c'"),
-        (",debug", json!(["var-subst"]), "filter 'var-subst' does not exist yet"),
+        (",debug", json!(["http-check"]), "filter 'http-check' does not exist yet"),
     ];
     for mode in BOTH {
         for (flag, filters, reason) in &table {

@@ -99,6 +99,7 @@ impl Subscriber {
         let subscription = |(channel, filtered): &(u8, bool)| Subscription {
             channel: channel.to_string(),
             filters: if *filtered { vec![Filter::SkipUsers] } else { Vec::new() },
+            prev_id: None,
         };
         Asked {
             realm: RealmId(0),
@@ -106,6 +107,7 @@ impl Subscriber {
             meta: vec![("user".into(), "u".into())],
             prefix: String::new(),
             uri: None,
+            debug: false,
         }
     }
 

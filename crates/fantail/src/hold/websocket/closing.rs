@@ -131,7 +131,7 @@ impl Holds {
     }
 
     /// Closes for a fault on our side of the connection; a client hears why with debug only.
-    pub(super) fn fail(&mut self, id: PinId, why: &str) {
+    pub(in crate::hold) fn fail(&mut self, id: PinId, why: &str) {
         let debug = self.socket(id).is_some_and(|socket| socket.debug);
         self.count_end(id, |counters| &counters.ended_origin);
         self.close_websocket(id, &close_frame(Code::INTERNAL_ERROR, if debug { why } else { "" }));

@@ -114,10 +114,8 @@ impl Holds {
         let Hold { filtering, kind: HoldKind::WebSocket(socket), .. } = self.pins.get_mut(id)? else {
             return None;
         };
-        let prefix = socket.prefix();
-        Some(filtering.get_or_insert_with(|| {
-            Box::new(Filtering { filters: Vec::new(), meta: Vec::new(), prefix: prefix.to_string() })
-        }))
+        let (prefix, debug) = (socket.prefix(), socket.debug);
+        Some(filtering.get_or_insert_with(|| Box::new(Filtering { debug, ..Filtering::new(prefix) })))
     }
 }
 

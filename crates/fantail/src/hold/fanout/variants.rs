@@ -1,0 +1,182 @@
+//! Filters at delivery (spec section 6): who is skipped, and what content becomes for those whose filters change it,
+//! made once for all of whom the filters read the same. It writes to nobody but those whose filters failed.
+
+use std::borrow::Cow;
+
+use bytes::Bytes;
+use fantail_proto::{
+    filter::{self, Filter, template::TemplateError},
+    render::{Chunk, Message, MessagePart, Rendered, StreamPart},
+};
+use smallvec::SmallVec;
+
+use super::{Part, Work};
+use crate::hold::{Filtering, Hold, Holds, List, Sub};
+
+/// An item's place, whose subscribers, their filters, and what those read of one.
+pub(super) type Class = (usize, List, SmallVec<[Filter; 2]>, Vec<u8>);
+
+/// An item with other content.
+#[derive(Debug)]
+pub(super) struct Variant {
+    item: usize,
+    content: Content,
+}
+
+#[derive(Debug)]
+enum Content {
+    Chunk(Chunk),
+    Message(Message),
+}
+
+impl Holds {
+    /// What a hold gets of an item, by its place: the item itself, or what its filters make of it; or nothing.
+    pub(super) fn filtered(
+        &self,
+        work: &mut Work,
+        list: List,
+        hold: &Hold,
+        channel: u32,
+        item: usize,
+    ) -> Result<Option<usize>, TemplateError> {
+        let rendered = &work.batch[item].item;
+        let filters = hold.filters(channel).unwrap_or_default();
+        let written_for = match list {
+            List::WebSockets => rendered.written_for.message.as_deref(),
+            List::Streams | List::Polls => rendered.written_for.stream.as_deref(),
+        };
+        if !self.passes(hold, channel, rendered) {
+            return Ok(None);
+        }
+        if !filter::suits(written_for, filters) {
+            return Err(TemplateError::Unsuited);
+        }
+        let changes = filters.iter().copied().filter(|filter| filter.changes_content());
+        let changes: SmallVec<[Filter; 2]> = changes.collect();
+        match &hold.filtering {
+            Some(filtering) if !changes.is_empty() && work.part(list, item) == Some(Part::Content) => {
+                let ids = |name: &str| self.id_of(hold, filtering, name);
+                work.variant(list, item, changes, &filtering.meta, ids).map(Some)
+            }
+            _ => Ok(Some(item)),
+        }
+    }
+
+    /// The id that a hold has of a channel, if its origin keeps track of that.
+    fn id_of<'h>(&self, hold: &Hold, filtering: &'h Filtering, name: &str) -> Option<&'h str> {
+        let named = |sub: &&Sub| {
+            self.channels.name(sub.channel).strip_prefix(&*filtering.prefix).is_some_and(|own| own == name)
+        };
+        let channel = hold.subs.iter().find(named)?.channel;
+        let (_, id) = filtering.ids.iter().find(|(tracked, _)| *tracked == channel)?;
+        Some(id)
+    }
+
+    /// Tells those whose filters failed, where the route has `debug` (spec 6.1).
+    pub(super) fn tell_failures(&mut self, work: &mut Work) {
+        for (id, error) in work.failed.drain(..) {
+            let debug = self.pins.get(id).and_then(|hold| hold.filtering.as_ref()).is_some_and(|f| f.debug);
+            tracing::info!(target: "fantail::hold", %error, "a subscriber's filters fail");
+            match self.is_websocket(id) {
+                _ if !debug => {}
+                true => self.fail(id, &format!("filter error: {error}")),
+                false => {
+                    self.close_stream(id);
+                }
+            }
+        }
+    }
+
+    pub(super) fn passes(&self, hold: &Hold, channel: u32, item: &Rendered) -> bool {
+        let (Some(filtering), Some(filters)) = (&hold.filtering, hold.filters(channel)) else { return true };
+        let names = || hold.subs.iter().map(|sub| self.channels.name(sub.channel));
+        let subscribed = |name: &str| names().any(|full| full.strip_prefix(&*filtering.prefix) == Some(name));
+        filter::passes(filters, &filtering.meta, &item.meta, subscribed)
+    }
+
+    /// What a hold's filters make of the body that an item answers it with.
+    pub(super) fn filtered_body(
+        &self,
+        hold: &Hold,
+        channel: u32,
+        item: &Rendered,
+        body: Bytes,
+    ) -> Result<Bytes, TemplateError> {
+        let filters = hold.filters(channel).unwrap_or_default();
+        if !filter::suits(item.written_for.response.as_deref(), filters) {
+            return Err(TemplateError::Unsuited);
+        }
+        let Some(filtering) = &hold.filtering else { return Ok(body) };
+        let filtered =
+            filter::apply(filters, &body, &filtering.meta, |name| self.id_of(hold, filtering, name))?;
+        Ok(match filtered {
+            Cow::Borrowed(_) => body,
+            Cow::Owned(filtered) => filtered.into(),
+        })
+    }
+}
+
+impl Work {
+    /// The item at a place, or whose variant is there.
+    pub(super) fn item(&self, place: usize) -> usize {
+        place.checked_sub(self.batch.len()).map_or(place, |variant| self.variants[variant].item)
+    }
+
+    pub(super) fn chunk(&self, place: usize) -> Option<&Chunk> {
+        match place.checked_sub(self.batch.len()).map(|variant| &self.variants[variant].content) {
+            Some(Content::Chunk(chunk)) => Some(chunk),
+            Some(Content::Message(_)) => None,
+            None => match &self.batch[place].item.stream {
+                Some(StreamPart::Send(chunk)) => Some(chunk),
+                _ => None,
+            },
+        }
+    }
+
+    pub(super) fn message(&self, place: usize) -> Option<&Message> {
+        match place.checked_sub(self.batch.len()).map(|variant| &self.variants[variant].content) {
+            Some(Content::Message(message)) => Some(message),
+            Some(Content::Chunk(_)) => None,
+            None => match &self.batch[place].item.message {
+                Some(MessagePart::Send(message)) => Some(message),
+                _ => None,
+            },
+        }
+    }
+
+    /// The place of what filters make of an item for a subscriber with this meta and these ids: made once for all of
+    /// whom they read the same.
+    fn variant<'i>(
+        &mut self,
+        list: List,
+        item: usize,
+        filters: SmallVec<[Filter; 2]>,
+        meta: &filter::Meta,
+        ids: impl Fn(&str) -> Option<&'i str>,
+    ) -> Result<usize, TemplateError> {
+        let content = match list {
+            List::WebSockets => self.message(item).map(Message::content),
+            List::Streams | List::Polls => self.chunk(item).map(Chunk::content_slice),
+        };
+        let Some(content) = content else { return Ok(item) };
+        let class = filter::class(&filters, content, meta, &ids);
+        let key = (item, list, filters, class);
+        if let Some(known) = self.by_class.get(&key) {
+            return known.clone();
+        }
+        let made = filter::apply(&key.2, content, meta, &ids).and_then(|content| match list {
+            List::WebSockets => self
+                .message(item)
+                .and_then(|message| message.with_content(&content))
+                .map(Content::Message)
+                .ok_or(TemplateError::NotText),
+            List::Streams | List::Polls => Ok(Content::Chunk(Chunk::new(&content))),
+        });
+        let place = made.map(|content| {
+            self.variants.push(Variant { item, content });
+            self.batch.len() + self.variants.len() - 1
+        });
+        self.by_class.insert(key, place.clone());
+        place
+    }
+}
