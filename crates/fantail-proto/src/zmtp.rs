@@ -149,9 +149,9 @@ pub fn subscription(topic: &[u8], wanted: bool) -> Bytes {
 
 /// The answer to a command, if it is one that asks for an answer: PING (RFC 37/ZMTP).
 pub fn answer(command: &[u8]) -> Option<Bytes> {
-    let context = command.strip_prefix(b"\x04PING")?.get(2..)?;
+    let echo = command.strip_prefix(b"\x04PING")?.get(2..)?;
     let mut frame = Vec::new();
-    append(COMMAND, &[b"\x04PONG", &context[..context.len().min(PING_CONTEXT_MAX)]].concat(), &mut frame);
+    append(COMMAND, &[b"\x04PONG", &echo[..echo.len().min(PING_ECHO_MAX)]].concat(), &mut frame);
     Some(frame.into())
 }
 
@@ -248,7 +248,7 @@ const FRAMES_MAX: usize = 16;
 /// RFC 23/ZMTP, "The Identity property".
 const IDENTITY_MAX: usize = 255;
 /// RFC 37/ZMTP, "Connection Heartbeating".
-const PING_CONTEXT_MAX: usize = 16;
+const PING_ECHO_MAX: usize = 16;
 
 #[cfg(test)]
 mod tests {

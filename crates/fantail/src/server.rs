@@ -33,7 +33,10 @@ use crate::{
     listen::{self, Bound},
     log::Output,
     metrics::{Counters, Process},
-    publish::Publisher,
+    publish::{
+        Publisher,
+        zeromq::{self, Inputs, Sockets},
+    },
     route::Watch,
     shard::{Parts, Shard},
     snapshot::{AllInvalid, Snapshot},
@@ -57,6 +60,7 @@ pub fn run(config: Config, log: &Output) -> ExitCode {
 struct Server {
     clients: Vec<Vec<Bound>>,
     control: std::net::TcpListener,
+    sockets: Sockets,
     snapshot: Arc<ArcSwap<Snapshot>>,
     fan_out: FanOut,
 }
@@ -70,6 +74,8 @@ enum ServerError {
     Listen { address: String, source: io::Error },
     #[error("io_uring was asked for (server.fan_out) and is not to be had here: take auto or send")]
     NoIoUring,
+    #[error(transparent)]
+    ZeroMq(#[from] zeromq::BindError),
     #[error("cannot start: {0}")]
     Start(io::Error),
     #[error("shard {0} has stopped")]
@@ -98,7 +104,8 @@ impl Server {
         let control = std::net::TcpListener::bind(address)
             .and_then(|bound| bound.set_nonblocking(true).map(|()| bound))
             .map_err(|source| ServerError::Listen { address: address.to_string(), source })?;
-        Ok(Self { clients, control, snapshot: Arc::new(ArcSwap::from_pointee(snapshot)), fan_out })
+        let sockets = Sockets::bind(&snapshot.config.zeromq)?;
+        Ok(Self { clients, control, sockets, snapshot: Arc::new(ArcSwap::from_pointee(snapshot)), fan_out })
     }
 
     fn snapshot(&self) -> Arc<Snapshot> {
@@ -137,13 +144,15 @@ impl Server {
             .map_err(ServerError::Start)?;
         let control = self.control.try_clone().map_err(ServerError::Start)?;
         let hub = Arc::new(Hub::new(config.server.shards, &config.hub));
-        let (stop, stopping) = watch::channel(false);
-        let (shards, counters) = self.start_shards(&hub, output, &stopping).map_err(ServerError::Start)?;
         let process = Arc::new(Process::default());
         let patience = config.control.publish_timeout;
         let publisher =
             Publisher::new(Arc::clone(&hub), Arc::clone(&self.snapshot), Arc::clone(&process), patience);
         let publisher = Arc::new(publisher);
+        let inputs =
+            Inputs::new(Arc::clone(&publisher), Arc::clone(&hub), Arc::clone(&process), &config.zeromq);
+        let (stop, stopping) = watch::channel(false);
+        let (shards, counters) = self.start_shards(&hub, output, &stopping).map_err(ServerError::Start)?;
         let control_state =
             admin::State::new(publisher, hub, counters, process, output.clone(), &config.control);
         let state = Arc::new(control_state);
@@ -155,11 +164,13 @@ impl Server {
             let signals = Signals::new().map_err(ServerError::Start)?;
             state.enter(Phase::Ready);
             self.announce().map_err(ServerError::Start)?;
+            let sockets = tokio::spawn(self.sockets.serve(inputs));
             // The shards have their own: when the last of them stops listening, nobody is kept waiting.
             drop((self.clients, self.control));
             let life = Life { snapshot: self.snapshot, signals, shards };
             let end = life.run(&state, &stop).await;
             close.send_replace(true);
+            sockets.abort();
             if timeout_at(Instant::now() + DRAIN_GRACE, &mut port).await.is_err() {
                 port.abort();
             }

@@ -133,8 +133,14 @@ mod tests {
         let raw = Value::Bytes(b"\xff\x00");
         let item = decode_packet(
             &encoded(&packet(vec![
-                (b"http-response", Value::Map(vec![(b"body", raw.clone()), (b"body-bin", Value::Bytes(b"eA=="))])),
-                (b"http-stream", Value::Map(vec![(b"content", raw.clone()), (b"content-bin", Value::Bytes(b"eA=="))])),
+                (
+                    b"http-response",
+                    Value::Map(vec![(b"body", raw.clone()), (b"body-bin", Value::Bytes(b"eA=="))]),
+                ),
+                (
+                    b"http-stream",
+                    Value::Map(vec![(b"content", raw.clone()), (b"content-bin", Value::Bytes(b"eA=="))]),
+                ),
                 (b"ws-message", Value::Map(vec![(b"content-bin", raw)])),
             ])),
             None,
@@ -152,10 +158,12 @@ mod tests {
 
     #[test]
     fn what_is_wrong_is_refused() {
-        let text = |content| packet(vec![(b"ws-message", Value::Map(vec![(b"content", Value::Bytes(content))]))]);
+        let text =
+            |content| packet(vec![(b"ws-message", Value::Map(vec![(b"content", Value::Bytes(content))]))]);
         assert!(decode_packet(&encoded(&text(b"good")), None).is_ok());
         assert!(decode_packet(&encoded(&text(b"\xff")), None).is_err(), "text that is not UTF-8");
-        let only_bin = packet(vec![(b"http-stream", Value::Map(vec![(b"content-bin", Value::Bytes(b"eA=="))]))]);
+        let only_bin =
+            packet(vec![(b"http-stream", Value::Map(vec![(b"content-bin", Value::Bytes(b"eA=="))]))]);
         assert!(decode_packet(&encoded(&only_bin), None).is_err());
         let list = [text(b"good"), text(b"\xff")];
         assert_eq!(decode_list(&list[..1]).map(|items| items.len()), Ok(1));

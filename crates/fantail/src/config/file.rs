@@ -12,7 +12,7 @@ use fantail_proto::forward::{self, ForwardedFor, RuleError};
 use http::{HeaderName, HeaderValue};
 use serde::Deserialize;
 
-use super::{Address, FanOut, LogFormat, Pace};
+use super::{Address, FanOut, LogFormat, Pace, zeromq};
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -26,6 +26,7 @@ pub(super) struct File {
     websocket: WebSocket,
     hub: Hub,
     control: Control,
+    zeromq: zeromq::Section,
     #[serde(default)]
     realm: Vec<Realm>,
     log: Log,
@@ -60,6 +61,8 @@ pub(super) enum Invalid {
     UnixPath { path: String },
     #[error(r#"the mode of "{0}" is not octal digits up to 0777"#)]
     Mode(String),
+    #[error(r#""{0}" is not an address of ZeroMQ: write "tcp://127.0.0.1:5560" or "ipc:///run/fantail/in""#)]
+    Endpoint(String),
     #[error("needs at least one address")]
     NoAddress,
     #[error(r#""{0}" is there twice"#)]
@@ -93,6 +96,7 @@ impl File {
             websocket: self.websocket.build()?,
             hub: self.hub.build()?,
             control: self.control.build()?,
+            zeromq: self.zeromq.build(base)?,
             realms: self.realm.into_iter().map(Realm::build).collect::<Result<_, _>>()?,
             log: self.log.build()?,
         })
@@ -411,7 +415,7 @@ impl Log {
 }
 
 /// A whole number and a unit; at most [`MAX_TIME`].
-fn duration(text: &str) -> Result<Duration, Invalid> {
+pub(super) fn duration(text: &str) -> Result<Duration, Invalid> {
     let invalid = || Invalid::Duration(text.into());
     let unit_at = text.find(|c: char| !c.is_ascii_digit()).ok_or_else(invalid)?;
     let (number, unit) = text.split_at(unit_at);
@@ -440,7 +444,7 @@ fn time_limit(text: &str) -> Result<Duration, Invalid> {
     if limit.is_zero() { Err(Invalid::NoTime) } else { Ok(limit) }
 }
 
-fn at_least<N: Copy + PartialOrd + TryFrom<usize>>(least: usize, value: N) -> Result<N, Invalid> {
+pub(super) fn at_least<N: Copy + PartialOrd + TryFrom<usize>>(least: usize, value: N) -> Result<N, Invalid> {
     let enough = N::try_from(least).is_ok_and(|least| value >= least);
     if enough { Ok(value) } else { Err(Invalid::TooSmall(least)) }
 }
@@ -464,7 +468,7 @@ fn address(text: &str, base: &Path) -> Result<Address, Invalid> {
     Ok(Address::Unix { path, mode })
 }
 
-fn octal_mode(digits: &str) -> Option<u32> {
+pub(super) fn octal_mode(digits: &str) -> Option<u32> {
     let octal = !digits.is_empty() && digits.bytes().all(|b| matches!(b, b'0'..=b'7'));
     u32::from_str_radix(digits, 8).ok().filter(|mode| octal && *mode <= 0o777)
 }
@@ -497,7 +501,7 @@ const MAX_TIME: Duration = Duration::from_secs(365 * 24 * 3600);
 const MIN_HEAD: usize = 256;
 
 /// `sun_path` of unix(7) is 108 bytes with its NUL.
-const UNIX_PATH: usize = 107;
+pub(super) const UNIX_PATH: usize = 107;
 
 #[cfg(test)]
 mod tests {

@@ -17,9 +17,11 @@ mod layers;
 mod render;
 #[cfg(test)]
 mod tests;
+mod zeromq;
 
 use crate::log;
 use layers::Layers;
+pub use zeromq::{Endpoint, Transport, ZeroMq};
 
 /// The whole configuration, valid: what cannot work is refused when it is loaded.
 #[derive(Clone, Debug)]
@@ -33,6 +35,7 @@ pub struct Config {
     pub websocket: WebSocket,
     pub hub: Hub,
     pub control: Control,
+    pub zeromq: ZeroMq,
     /// The realm `default` is always there, and first.
     pub realms: Vec<Realm>,
     pub log: Log,
@@ -143,6 +146,7 @@ impl Config {
             websocket: parts.websocket,
             hub: parts.hub,
             control: parts.control,
+            zeromq: parts.zeromq,
             realms,
             log: parts.log,
             base,
@@ -346,6 +350,7 @@ struct Parts {
     websocket: WebSocket,
     hub: Hub,
     control: Control,
+    zeromq: ZeroMq,
     realms: Vec<Realm>,
     log: Log,
 }
