@@ -7,7 +7,9 @@ Usage: zeromq_inputs.py PATH-TO-FANTAIL
 import http.client
 import json
 import os
+import shutil
 import socket
+import subprocess
 import sys
 import threading
 import time
@@ -263,6 +265,26 @@ def check_pubcontrol(fantail, ports):
     stream.close()
 
 
+def check_command_lines(fantail, binary, ports):
+    """`fantail publish`, and under Pushpin's name; and Pushpin's own, where it is installed."""
+    named = os.path.join(fantail.folder.name, "pushpin-publish")
+    os.symlink(binary, named)
+    lines = [[binary, "publish"], [named]]
+    if shutil.which("pushpin-publish"):
+        lines.append(["pushpin-publish"])
+    stream = Stream(fantail, "cli")
+    for spec in ("tcp://127.0.0.1:%d" % ports["pull"], f"ipc://{fantail.folder.name}/in"):
+        for line in lines:
+            done = subprocess.run([*line, "--spec", spec, "--sender", "s", "cli", "hello"], capture_output=True, timeout=20)
+            same((done.returncode, done.stdout.strip(), done.stderr), (0, b"Published", b""))
+            same(stream.line(), b"hello\n")
+    wrong = subprocess.run([*lines[0], "--spec", "tcp://127.0.0.1:%d" % ports["sub"], "cli", "x"], capture_output=True, timeout=20)
+    same(wrong.returncode, 1)
+    both = subprocess.run([*lines[0], "--spec", "tcp://127.0.0.1:1", "--key", "k", "cli", "x"], capture_output=True, timeout=20)
+    same((both.returncode, b"--key" in both.stderr), (1, True))
+    stream.close()
+
+
 def main(binary):
     names = ("pull", "sub", "command")
     ports = dict(zip(names, free_ports(len(names))))
@@ -279,6 +301,7 @@ def main(binary):
         lambda: check_linger(fantail, context, ports),
         lambda: check_commands(fantail, context, ports),
         lambda: check_garbage(fantail, context, ports),
+        lambda: check_command_lines(fantail, binary, ports),
         lambda: check_pubcontrol(fantail, ports),
         lambda: check_channels(fantail, context, ports["sub"]),
         lambda: check_flood(fantail, context, ports["pull"]),

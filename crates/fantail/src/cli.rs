@@ -46,7 +46,7 @@ pub enum Command {
 impl Command {
     /// Ends the process for `--help`, `--version` (0) and what it does not understand (2).
     pub fn from_args() -> Self {
-        let CommandLine { command, flags } = CommandLine::parse();
+        let CommandLine { command, flags } = CommandLine::parse_from(publish::named(std::env::args_os()));
         command.unwrap_or(Self::Serve(flags))
     }
 }
