@@ -1,6 +1,8 @@
 //! Items: what a publisher sent, decoded and validated (spec 5.3–5.6). One [`Item`] is one message on
 //! one channel with a body per transport. All items of a request decode, or none does.
 
+mod packet;
+
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue};
 
@@ -10,6 +12,8 @@ use crate::{
     patch,
     websocket::frame::CONTROL_MAX,
 };
+
+pub use packet::{decode_list, decode_packet};
 
 /// One message on one channel. Valid by construction: names and values of headers have no CR, LF or NUL.
 #[derive(Clone, Debug, Default)]

@@ -16,6 +16,8 @@ pub enum Json<'a> {
     Bool(bool),
     Number(serde_json::Number),
     String(Cow<'a, str>),
+    /// Raw, as only a TNetString can have them; never text.
+    Bytes(&'a [u8]),
     Array(Vec<Self>),
     Object(Vec<(Cow<'a, str>, Self)>),
 }
@@ -63,6 +65,7 @@ impl From<&Json<'_>> for serde_json::Value {
             Json::Bool(value) => Self::Bool(*value),
             Json::Number(number) => Self::Number(number.clone()),
             Json::String(text) => Self::String(text.clone().into_owned()),
+            Json::Bytes(bytes) => Self::String(String::from_utf8_lossy(bytes).into_owned()),
             Json::Array(elements) => Self::Array(elements.iter().map(Self::from).collect()),
             Json::Object(members) => {
                 Self::Object(members.iter().map(|(name, value)| (name.to_string(), value.into())).collect())

@@ -95,8 +95,11 @@ impl<'j, 'a> Members<'j, 'a> {
         members.iter().map(|(name, value)| text(name, value)).collect()
     }
 
-    /// Bytes in base64 under `binary`, or else text under `plain`.
+    /// Bytes in base64 under `binary`, or else text under `plain`; raw bytes under either.
     pub(crate) fn bytes(self, binary: &str, plain: &str) -> Result<Option<Bytes>, Fault> {
+        if let Some(Json::Bytes(raw)) = self.get(binary).or_else(|| self.get(plain)) {
+            return Ok(Some(Bytes::copy_from_slice(raw)));
+        }
         if let Some(text) = self.text(binary)? {
             return Ok(Some(lenient_base64(text.as_bytes()).into()));
         }

@@ -8,7 +8,9 @@ use bytes::{Buf, Bytes, BytesMut};
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Socket {
     Push,
+    Pull,
     Router,
+    Pub,
     Sub,
     Dealer,
 }
@@ -52,6 +54,8 @@ impl Socket {
     fn name(self) -> &'static [u8] {
         match self {
             Self::Push => b"PUSH",
+            Self::Pull => b"PULL",
+            Self::Pub => b"PUB",
             Self::Router => b"ROUTER",
             Self::Sub => b"SUB",
             Self::Dealer => b"DEALER",
@@ -61,6 +65,8 @@ impl Socket {
     fn fits(self, peer: &[u8]) -> bool {
         match self {
             Self::Push => peer == b"PULL",
+            Self::Pull => peer == b"PUSH",
+            Self::Pub => [&b"SUB"[..], b"XSUB"].contains(&peer),
             Self::Router => [&b"REQ"[..], b"DEALER", b"ROUTER"].contains(&peer),
             Self::Sub => [&b"PUB"[..], b"XPUB"].contains(&peer),
             Self::Dealer => [&b"REP"[..], b"DEALER", b"ROUTER"].contains(&peer),
@@ -133,6 +139,12 @@ pub fn message(frames: &[&[u8]]) -> Bytes {
         append(if n + 1 < frames.len() { MORE } else { 0 }, frame, &mut out);
     }
     out.into()
+}
+
+/// What a subscriber tells a publisher: from now on it wants messages whose first frame begins with `topic`, or
+/// does not want them any more.
+pub fn subscription(topic: &[u8], wanted: bool) -> Bytes {
+    message(&[&[&[u8::from(wanted)], topic].concat()])
 }
 
 /// The answer to a command, if it is one that asks for an answer: PING (RFC 37/ZMTP).

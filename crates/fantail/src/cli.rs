@@ -62,7 +62,7 @@ impl Command {
     /// name, which also says where a configuration is looked for.
     pub fn from_args() -> Self {
         let name = pushpin::called(std::env::args_os().next());
-        let arguments = std::env::args_os().map(pushpin::long);
+        let arguments = publish::named(std::env::args_os()).into_iter().map(pushpin::long);
         match Self::parse(name, arguments) {
             Ok(command) => command,
             Err(failure) => failure.exit(),

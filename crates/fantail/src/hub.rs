@@ -25,7 +25,12 @@ use tokio::{
     time::Instant,
 };
 
+use changes::Changed;
+pub use changes::{Change, Changes};
+
 use crate::{config, log};
+
+mod changes;
 
 /// Shared by all threads. Its lock is held for the time of some hash lookups, by publishers and by a
 /// shard whose first subscriber of a channel comes or last one goes; never by a delivery.
@@ -35,6 +40,7 @@ pub struct Hub {
     mailboxes: Box<[Mailbox]>,
     mailbox_items: usize,
     room: Notify,
+    changed: Notify,
     started: Instant,
     digest: [RandomState; 2],
 }
@@ -45,10 +51,15 @@ impl Hub {
         assert!(shards <= MAX_SHARDS, "configuration allows at most {MAX_SHARDS} shards");
         let ttl = u64::try_from(config.id_ttl.as_millis()).unwrap_or(u64::MAX);
         Self {
-            ledger: Mutex::new(Ledger { interest: HashMap::new(), seen: Seen::new(ttl, config.ids) }),
+            ledger: Mutex::new(Ledger {
+                interest: HashMap::new(),
+                seen: Seen::new(ttl, config.ids),
+                changed: None,
+            }),
             mailboxes: (0..shards).map(|_| Mailbox::default()).collect(),
             mailbox_items: config.mailbox_items,
             room: Notify::new(),
+            changed: Notify::new(),
             started: Instant::now(),
             digest: [RandomState::new(), RandomState::new()],
         }
@@ -138,17 +149,38 @@ impl Hub {
             Some(shards) => *shards |= 1 << shard,
             None => {
                 ledger.interest.insert(ChannelKey { realm, name: channel.into() }, 1 << shard);
+                self.note(&mut ledger, realm, channel, false);
             }
         }
     }
 
-    pub fn leave(&self, shard: usize, realm: RealmId, channel: &str) {
+    /// `poll`: the last subscriber here was a long-poll, whose client may be about to ask again.
+    pub fn leave(&self, shard: usize, realm: RealmId, channel: &str, poll: bool) {
         let mut ledger = self.ledger.lock();
         let key = &(realm, channel);
         if let Some(shards) = ledger.interest.get_mut(key) {
             *shards &= !(1 << shard);
             if *shards == 0 {
                 ledger.interest.remove(key);
+                self.note(&mut ledger, realm, channel, poll);
+            }
+        }
+    }
+
+    /// From now on, [`Self::changes`] tells which channels of the realm get their first subscriber or lose their last.
+    pub fn follow(&self, realm: RealmId) {
+        self.ledger.lock().changed = Some(Changed::new(realm));
+    }
+
+    /// What has changed since the last call, when there is something; for one who follows. Only the last state of a
+    /// channel is told.
+    pub async fn changes(&self) -> Changes {
+        loop {
+            self.changed.notified().await;
+            let mut ledger = self.ledger.lock();
+            let Ledger { interest, changed, .. } = &mut *ledger;
+            if let Some(changes) = changed.as_mut().and_then(|changed| changed.take(interest)) {
+                return changes;
             }
         }
     }
@@ -172,6 +204,14 @@ impl Hub {
             self.room.notify_waiters();
         }
         recover
+    }
+
+    fn note(&self, ledger: &mut Ledger, realm: RealmId, channel: &str, poll: bool) {
+        if let Some(changed) = &mut ledger.changed
+            && changed.note(realm, channel, poll)
+        {
+            self.changed.notify_one();
+        }
     }
 
     fn digest(&self, realm: RealmId, channel: &str, id: &str) -> u128 {
@@ -279,6 +319,8 @@ struct Ledger {
     /// Which shards have a subscriber: bit N for shard N, never 0.
     interest: HashMap<ChannelKey, u64>,
     seen: Seen,
+    /// Only while somebody follows.
+    changed: Option<Changed>,
 }
 
 /// What waits for one shard.
@@ -446,11 +488,11 @@ mod tests {
         assert_eq!(taken(&hub, 0), ["a:1"]);
         assert_eq!(taken(&hub, 1), ["b:"]);
         assert_eq!(taken(&hub, 2), ["a:1"]);
-        hub.leave(0, R, "a");
+        hub.leave(0, R, "a", false);
         hub.publish(R, vec![item("a", None)], false).unwrap();
         assert!(taken(&hub, 0).is_empty());
         assert_eq!(hub.channels(), 2);
-        hub.leave(2, R, "a");
+        hub.leave(2, R, "a", false);
         assert_eq!(hub.channels(), 1);
     }
 

@@ -250,6 +250,24 @@ families! {
         publish_latency_seconds: "From a publish request's last byte to its acceptance by the hub." {
             publish_latency: Latency,
         }
+        zeromq_messages: "Messages on ZeroMQ inputs, by result." {
+            zeromq_accepted [result = accepted]: Count,
+            /// No item, or not one message part (two on SUB).
+            zeromq_malformed [result = malformed]: Count,
+            /// An item over a limit.
+            zeromq_refused [result = refused]: Count,
+        }
+        zeromq_waits: "Times that ZeroMQ publishers had to wait for a full mailbox." { zeromq_waits: Count }
+        zeromq_commands: "Requests on the command socket, by result." {
+            commands_done [result = done]: Count,
+            commands_failed [result = failed]: Count,
+            /// Not understood, and so not answered.
+            commands_malformed [result = malformed]: Count,
+        }
+        zeromq_peers: "Connections of ZeroMQ peers." { zeromq_peers: Gauge }
+        zeromq_peers_refused: "ZeroMQ peers that were disconnected: no handshake, or a broken protocol or limit." {
+            zeromq_peers_refused: Count,
+        }
         hub_channels: "Channels with a subscriber on any shard." { hub_channels: Gauge }
         control_connections: "Connections to the control port." { control_connections: Gauge }
         log_lines_dropped: "Log lines dropped because writing them was too slow." { log_lines_dropped: Count }

@@ -34,7 +34,10 @@ use crate::{
     listen::{self, Bound, tls},
     log::Output,
     metrics::{Counters, Process},
-    publish::Publisher,
+    publish::{
+        Publisher,
+        zeromq::{self, Inputs, Sockets},
+    },
     route::Watch,
     shard::{Parts, Shard},
     snapshot::{AllInvalid, Snapshot},
@@ -63,6 +66,7 @@ pub fn run(config: Config, log: &Output) -> ExitCode {
 struct Server {
     clients: Vec<Door>,
     control: std::net::TcpListener,
+    sockets: Sockets,
     snapshot: Arc<ArcSwap<Snapshot>>,
     fan_out: FanOut,
 }
@@ -89,6 +93,8 @@ enum ServerError {
     Tls(rustls::Error),
     #[error("{0}")]
     Workers(BindError),
+    #[error(transparent)]
+    ZeroMq(#[from] zeromq::BindError),
     #[error("cannot start: {0}")]
     Start(io::Error),
     #[error("shard {0} has stopped")]
@@ -115,7 +121,10 @@ impl Server {
             Bound::all(address, server.backlog, server.shards)
                 .map_err(|source| ServerError::Listen { address: address.to_string(), source })
         };
-        let plain = server.listen.iter().map(|address| Ok(Door { bounds: bind(address)?, tls: None }));
+        let plain = server
+            .listen
+            .iter()
+            .map(|address| Ok::<_, ServerError>(Door { bounds: bind(address)?, tls: None }));
         let sealed = server.tls_listen.iter().map(|&address| {
             let bounds = bind(&Address::Tcp(address))?;
             let bound = match bounds.first().map(Bound::address) {
@@ -130,7 +139,8 @@ impl Server {
         let control = std::net::TcpListener::bind(address)
             .and_then(|bound| bound.set_nonblocking(true).map(|()| bound))
             .map_err(|source| ServerError::Listen { address: address.to_string(), source })?;
-        Ok(Self { clients, control, snapshot, fan_out })
+        let sockets = Sockets::bind(&loaded.config.zeromq)?;
+        Ok(Self { clients, control, sockets, snapshot, fan_out })
     }
 
     fn snapshot(&self) -> Arc<Snapshot> {
@@ -182,14 +192,16 @@ impl Server {
         if let Some(error) = workers.open(wanted.routes.workers(), runtime.handle()).pop() {
             return Err(ServerError::Workers(error));
         }
-        let (stop, stopping) = watch::channel(false);
-        let (shards, counters) =
-            self.start_shards(&hub, &workers, output, &stopping).map_err(ServerError::Start)?;
         let process = Arc::new(Process::default());
         let patience = config.control.publish_timeout;
         let publisher =
             Publisher::new(Arc::clone(&hub), Arc::clone(&self.snapshot), Arc::clone(&process), patience);
         let publisher = Arc::new(publisher);
+        let inputs =
+            Inputs::new(Arc::clone(&publisher), Arc::clone(&hub), Arc::clone(&process), &config.zeromq);
+        let (stop, stopping) = watch::channel(false);
+        let (shards, counters) =
+            self.start_shards(&hub, &workers, output, &stopping).map_err(ServerError::Start)?;
         let control_state =
             admin::State::new(publisher, hub, counters, process, output.clone(), &config.control);
         let state = Arc::new(control_state);
@@ -201,11 +213,13 @@ impl Server {
             let signals = Signals::new().map_err(ServerError::Start)?;
             state.enter(Phase::Ready);
             self.announce().map_err(ServerError::Start)?;
+            let sockets = tokio::spawn(self.sockets.serve(inputs));
             // The shards have their own: when the last of them stops listening, nobody is kept waiting.
             drop((self.clients, self.control));
             let life = Life { snapshot: self.snapshot, signals, shards, output: output.clone(), workers };
             let end = life.run(&state, &stop).await;
             close.send_replace(true);
+            sockets.abort();
             if timeout_at(Instant::now() + DRAIN_GRACE, &mut port).await.is_err() {
                 port.abort();
             }

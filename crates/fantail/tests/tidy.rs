@@ -38,12 +38,14 @@ const EXCEPTIONS: [(&str, &str, &str); 1] = [(
 )];
 
 /// Where threads and tasks begin; each keeps the handle, or the task ends with the connection it drives.
-const SPAWNS: [&str; 11] = [
+const SPAWNS: [&str; 13] = [
     "fantail/src/admin/mod.rs",
     "fantail/src/listen/connection.rs",
     "fantail/src/log.rs",
     "fantail/src/proxy/native.rs",
     "fantail/src/proxy/over_http.rs",
+    "fantail/src/publish/zeromq.rs",
+    "fantail/src/publish/zeromq/socket.rs",
     "fantail/src/route/watch.rs",
     "fantail/src/server.rs",
     "fantail/src/upstream/workers.rs",

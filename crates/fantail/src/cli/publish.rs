@@ -1,5 +1,7 @@
 //! `fantail publish`: makes one item of the command line and posts it to a control port, or to anything
-//! that speaks GRIP's publishing over HTTP (spec 9.12).
+//! that speaks GRIP's publishing over HTTP or has a PULL socket of ZeroMQ (spec 9.12).
+
+mod push;
 
 use std::{
     ffi::{OsStr, OsString},
@@ -82,7 +84,8 @@ pub struct Publish {
     /// Do not end the content for HTTP with a newline
     #[arg(long)]
     no_eol: bool,
-    /// Where to publish: the environment's GRIP_URL, else http://localhost:5561
+    /// Where to publish: http://, https://, or tcp:// and ipc:// for ZeroMQ [default: GRIP_URL of the environment, else
+    /// http://localhost:5561]
     #[arg(long, value_name = "URL")]
     spec: Option<String>,
     /// Basic authentication
@@ -130,8 +133,12 @@ enum Error {
     NoPatch,
     #[error("--{0} means nothing to the format asked for")]
     NoFormat(&'static str),
-    #[error("{0} is no address to publish to: write http://HOST:PORT or https://HOST/PATH")]
+    #[error("{0} is no address to publish to: write http://HOST:PORT, https://HOST/PATH or tcp://HOST:PORT")]
     Spec(String),
+    #[error("{0} is of ZeroMQ, which knows no --user, --bearer, --key, --realm and --receipt")]
+    Plain(String),
+    #[error("{to}: {source}")]
+    Push { to: String, source: push::Unsent },
     #[error("key: {0}")]
     Key(#[from] KeyError),
     #[error("the user, token or key cannot stand in a header")]
@@ -146,6 +153,16 @@ enum Error {
     Refused { status: StatusCode, body: String },
     #[error("{0}")]
     Runtime(io::Error),
+}
+
+/// The arguments, with the subcommand put in for a program that is called `pushpin-publish` (spec 9.12).
+pub(super) fn named(arguments: impl Iterator<Item = OsString>) -> Vec<OsString> {
+    let mut arguments: Vec<OsString> = arguments.collect();
+    let name = arguments.first().and_then(|path| Path::new(path).file_name());
+    if name.is_some_and(|name| name == "pushpin-publish") {
+        arguments.insert(1, "publish".into());
+    }
+    arguments
 }
 
 /// Publishes, and says `Published` or what went wrong.
@@ -164,17 +181,38 @@ pub fn publish(options: &Publish) -> ExitCode {
 fn try_publish(options: &Publish) -> Result<String, Error> {
     let grip_url = std::env::var("GRIP_URL").ok().filter(|url| !url.is_empty());
     let spec = options.spec.as_deref().or(grip_url.as_deref()).unwrap_or(LOCAL);
-    let endpoint = Endpoint::new(spec, options)?;
+    let socket = push::endpoint(spec);
+    if socket.is_some() && options.wants_http() {
+        return Err(Error::Plain(spec.to_owned()));
+    }
+    let endpoint = if socket.is_none() { Some(Endpoint::new(spec, options)?) } else { None };
     let content =
         if options.hint || options.close || options.refresh { None } else { Some(Content::read(options)?) };
     let item = item(options, content.as_ref())?;
-    let body = json!({ "items": [item] }).to_string();
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Error::Runtime)?;
+    let to = endpoint.as_ref().map_or(spec, |endpoint| &endpoint.name).to_owned();
     runtime.block_on(async {
-        let late = |_| Error::Late { to: endpoint.name.clone() };
-        tokio::time::timeout(PATIENCE, endpoint.post(body)).await.map_err(late)?
+        let sending = async {
+            match (&endpoint, &socket) {
+                (Some(endpoint), _) => endpoint.post(json!({ "items": [item] }).to_string()).await,
+                (None, Some(socket)) => {
+                    let sent = push::push(socket, format!("J{item}").as_bytes()).await;
+                    sent.map(|()| String::new()).map_err(|source| Error::Push { to: to.clone(), source })
+                }
+                (None, None) => Err(Error::Spec(spec.to_owned())),
+            }
+        };
+        tokio::time::timeout(PATIENCE, sending).await.map_err(|_| Error::Late { to: to.clone() })?
     })
+}
+
+impl Publish {
+    /// Whether something is asked for that only HTTP can do.
+    fn wants_http(&self) -> bool {
+        let proofs = [&self.user, &self.bearer, &self.key, &self.realm];
+        self.receipt || proofs.iter().any(|proof| proof.is_some())
+    }
 }
 
 /// What is sent, with and without the newline that HTTP clients like.

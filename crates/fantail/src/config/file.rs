@@ -12,7 +12,7 @@ use fantail_proto::forward::{self, ForwardedFor, RuleError};
 use http::{HeaderName, HeaderValue};
 use serde::Deserialize;
 
-use super::{Address, FanOut, LogFormat, Pace, TlsProfile, UnixSocket};
+use super::{Address, FanOut, LogFormat, Pace, TlsProfile, UnixSocket, zeromq};
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -27,6 +27,7 @@ pub(super) struct File {
     websocket: WebSocket,
     hub: Hub,
     control: Control,
+    zeromq: zeromq::Section,
     #[serde(default)]
     realm: Vec<Realm>,
     log: Log,
@@ -63,6 +64,8 @@ pub(super) enum Invalid {
     Mode(String),
     #[error(r#""{0}" has something behind its "?" that is neither mode=, user= nor group="#)]
     Query(String),
+    #[error(r#""{0}" is not an address of ZeroMQ: write "tcp://127.0.0.1:5560" or "ipc:///run/fantail/in""#)]
+    Endpoint(String),
     #[error(r#""{0}" is there twice"#)]
     Twice(String),
     #[error(transparent)]
@@ -95,6 +98,7 @@ impl File {
             websocket: self.websocket.build()?,
             hub: self.hub.build()?,
             control: self.control.build()?,
+            zeromq: self.zeromq.build(base)?,
             realms: self.realm.into_iter().map(Realm::build).collect::<Result<_, _>>()?,
             log: self.log.build(base)?,
         })
@@ -463,7 +467,7 @@ impl Log {
 }
 
 /// A whole number and a unit; at most [`MAX_TIME`].
-fn duration(text: &str) -> Result<Duration, Invalid> {
+pub(super) fn duration(text: &str) -> Result<Duration, Invalid> {
     let invalid = || Invalid::Duration(text.into());
     let unit_at = text.find(|c: char| !c.is_ascii_digit()).ok_or_else(invalid)?;
     let (number, unit) = text.split_at(unit_at);
@@ -492,7 +496,7 @@ fn time_limit(text: &str) -> Result<Duration, Invalid> {
     if limit.is_zero() { Err(Invalid::NoTime) } else { Ok(limit) }
 }
 
-fn at_least<N: Copy + PartialOrd + TryFrom<usize>>(least: usize, value: N) -> Result<N, Invalid> {
+pub(super) fn at_least<N: Copy + PartialOrd + TryFrom<usize>>(least: usize, value: N) -> Result<N, Invalid> {
     let enough = N::try_from(least).is_ok_and(|least| value >= least);
     if enough { Ok(value) } else { Err(Invalid::TooSmall(least)) }
 }
@@ -523,7 +527,7 @@ fn address(text: &str, base: &Path) -> Result<Address, Invalid> {
     Ok(Address::Unix(socket))
 }
 
-fn octal_mode(digits: &str) -> Option<u32> {
+pub(super) fn octal_mode(digits: &str) -> Option<u32> {
     let octal = !digits.is_empty() && digits.bytes().all(|b| matches!(b, b'0'..=b'7'));
     u32::from_str_radix(digits, 8).ok().filter(|mode| octal && *mode <= 0o777)
 }
@@ -556,7 +560,7 @@ const MAX_TIME: Duration = Duration::from_secs(365 * 24 * 3600);
 const MIN_HEAD: usize = 256;
 
 /// `sun_path` of unix(7) is 108 bytes with its NUL.
-const UNIX_PATH: usize = 107;
+pub(super) const UNIX_PATH: usize = 107;
 
 #[cfg(test)]
 mod tests {

@@ -18,10 +18,12 @@ mod pushpin;
 mod render;
 #[cfg(test)]
 mod tests;
+mod zeromq;
 
 use crate::log;
 use layers::Layers;
 pub use pushpin::{LevelError, Notice, level, tcp};
+pub use zeromq::{Endpoint, Transport, ZeroMq};
 
 /// The whole configuration, valid: what cannot work is refused when it is loaded.
 #[derive(Clone, Debug)]
@@ -36,6 +38,7 @@ pub struct Config {
     pub websocket: WebSocket,
     pub hub: Hub,
     pub control: Control,
+    pub zeromq: ZeroMq,
     /// The realm `default` is always there, and first.
     pub realms: Vec<Realm>,
     pub log: Log,
@@ -164,6 +167,7 @@ impl Config {
             websocket: parts.websocket,
             hub: parts.hub,
             control: parts.control,
+            zeromq: parts.zeromq,
             realms,
             log: parts.log,
             base,
@@ -412,6 +416,7 @@ struct Parts {
     websocket: WebSocket,
     hub: Hub,
     control: Control,
+    zeromq: ZeroMq,
     realms: Vec<Realm>,
     log: Log,
 }

@@ -93,7 +93,7 @@ impl Channels {
         self.counters.subscriptions.add(-1);
         let moved = pins.get(sub.place as usize).copied();
         if channel.lists.iter().all(Vec::is_empty) {
-            self.close(sub.channel);
+            self.close(sub.channel, list == List::Polls);
         }
         moved
     }
@@ -107,10 +107,10 @@ impl Channels {
         index
     }
 
-    fn close(&mut self, index: u32) {
+    fn close(&mut self, index: u32, poll: bool) {
         let (realm, name) = self.all.remove(index as usize).key;
         self.by_name.remove(&(realm, &*name));
-        self.hub.leave(self.shard, realm, &name);
+        self.hub.leave(self.shard, realm, &name, poll);
         self.counters.channels.add(-1);
     }
 }

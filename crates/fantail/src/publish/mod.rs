@@ -3,6 +3,7 @@
 
 pub mod answer;
 pub mod http;
+pub mod zeromq;
 
 use std::{
     sync::Arc,

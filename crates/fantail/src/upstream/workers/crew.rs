@@ -240,7 +240,7 @@ impl Crew {
             // Who comes later under the same name is the same worker, connected again.
             Socket::Router if !identity.is_empty() => _ = self.named.lock().insert(identity.clone(), peer),
             // Nobody can send it anything.
-            Socket::Router => unsaid = Some(peer.out),
+            Socket::Router | Socket::Pull | Socket::Pub => unsaid = Some(peer.out),
             Socket::Sub => {
                 unsaid = Some(peer.out);
                 self.heard.fetch_add(1, Relaxed);
@@ -265,6 +265,7 @@ impl Crew {
                 }
             }
             Socket::Sub => _ = self.heard.fetch_sub(1, Relaxed),
+            Socket::Pull | Socket::Pub => (),
         }
     }
 
@@ -278,7 +279,7 @@ impl Crew {
         let Some(last) = frames.last() else { return };
         let packet = match socket {
             Socket::Sub => last.strip_prefix(self.name.as_bytes()).and_then(|rest| rest.strip_prefix(b" ")),
-            Socket::Push | Socket::Router | Socket::Dealer => Some(&last[..]),
+            _ => Some(&last[..]),
         };
         let packet = packet.map(Packet::decode);
         let Some(Ok(packet)) = packet else {

@@ -1,0 +1,105 @@
+//! Which channels have got their first subscriber or lost their last since somebody asked: a name each, not an
+//! event each, so that what waits is bounded by the number of channels. Never says who subscribes.
+
+use hashbrown::HashMap;
+
+use super::{ChannelKey, RealmId};
+
+/// What is to be told about one realm.
+#[derive(Debug)]
+pub(super) struct Changed {
+    realm: RealmId,
+    /// Whether the last subscriber that left was a long-poll.
+    names: HashMap<Box<str>, bool>,
+    /// There were more than are kept: all channels are told.
+    all: bool,
+}
+
+/// What [`super::Hub::changes`] tells.
+#[derive(Debug, Default)]
+pub struct Changes {
+    pub channels: Vec<Change>,
+    /// `channels` are all that have a subscriber: every other has none.
+    pub all: bool,
+}
+
+#[derive(Debug, Eq, PartialEq)]
+pub struct Change {
+    pub channel: Box<str>,
+    pub subscribed: bool,
+    /// If not: whether the last to leave was a long-poll.
+    pub poll: bool,
+}
+
+impl Changed {
+    pub(super) fn new(realm: RealmId) -> Self {
+        Self { realm, names: HashMap::new(), all: false }
+    }
+
+    /// True when nothing was waiting before.
+    pub(super) fn note(&mut self, realm: RealmId, channel: &str, poll: bool) -> bool {
+        if realm != self.realm || self.all {
+            return false;
+        }
+        let first = self.names.is_empty();
+        if self.names.len() >= MAX_NAMES {
+            self.names = HashMap::new();
+            self.all = true;
+        } else {
+            self.names.insert(channel.into(), poll);
+        }
+        first
+    }
+
+    pub(super) fn take(&mut self, interest: &HashMap<ChannelKey, u64>) -> Option<Changes> {
+        let names = std::mem::take(&mut self.names);
+        if std::mem::take(&mut self.all) {
+            let subscribed = interest.keys().filter(|key| key.realm == self.realm);
+            let change =
+                |key: &ChannelKey| Change { channel: key.name.clone(), subscribed: true, poll: false };
+            return Some(Changes { channels: subscribed.map(change).collect(), all: true });
+        }
+        let change = |(channel, poll): (Box<str>, bool)| {
+            let subscribed = interest.contains_key(&(self.realm, &*channel));
+            Change { channel, subscribed, poll: poll && !subscribed }
+        };
+        (!names.is_empty()).then(|| Changes { channels: names.into_iter().map(change).collect(), all: false })
+    }
+}
+
+/// Of a burst; whoever follows asks again within milliseconds.
+const MAX_NAMES: usize = 200_000;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const R: RealmId = RealmId(0);
+
+    fn interest(names: &[&str]) -> HashMap<ChannelKey, u64> {
+        names.iter().map(|name| (ChannelKey { realm: R, name: (*name).into() }, 1)).collect()
+    }
+
+    #[test]
+    fn the_last_state_is_told_once() {
+        let mut changed = Changed::new(R);
+        assert!(changed.note(R, "a", false));
+        assert!(!changed.note(R, "a", true) && !changed.note(R, "b", true));
+        assert!(!changed.note(RealmId(1), "c", false), "another realm");
+        let mut changes = changed.take(&interest(&["a"])).unwrap();
+        changes.channels.sort_by(|a, b| a.channel.cmp(&b.channel));
+        let change = |channel: &str, subscribed, poll| Change { channel: channel.into(), subscribed, poll };
+        assert_eq!(changes.channels, [change("a", true, false), change("b", false, true)]);
+        assert!(!changes.all && changed.take(&interest(&["a"])).is_none());
+    }
+
+    #[test]
+    fn too_many_are_told_as_all() {
+        let mut changed = Changed::new(R);
+        for n in 0..=MAX_NAMES {
+            changed.note(R, &n.to_string(), false);
+        }
+        let changes = changed.take(&interest(&["x", "y"])).unwrap();
+        assert!(changes.all && changes.channels.len() == 2);
+    }
+}

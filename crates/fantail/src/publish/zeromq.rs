@@ -1,0 +1,234 @@
+//! Publishing over ZeroMQ (spec 5.1, 5.7): sockets that take items (PULL, SUB), tell publishers which channels have
+//! subscribers (SUB), and answer commands (ROUTER). All are for the default realm, and nobody authenticates.
+//!
+//! The wire is [`fantail_proto::zmtp`] and not the crate `zeromq`: that one sets no limit on a frame's announced
+//! length, and reserves it, so that ten bytes of garbage end the process.
+
+use std::{io, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use fantail_proto::{
+    item::{Item, ItemError, decode_packet},
+    zmtp::Socket,
+};
+use parking_lot::Mutex;
+use tokio::{task::JoinSet, time::Instant};
+
+use super::{Publisher, Refusal, check};
+use crate::{
+    config::{self, DEFAULT_REALM, Endpoint},
+    hub::Hub,
+    metrics::Process,
+};
+use interest::Interest;
+use socket::Listener;
+
+mod command;
+mod interest;
+mod socket;
+
+/// Everything is bound, and nobody is accepted yet.
+#[derive(Debug)]
+pub struct Sockets {
+    bound: Vec<(Role, Listener)>,
+    connected: Vec<Endpoint>,
+}
+
+/// A socket that could not be bound.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot listen on {endpoint}: {source}")]
+pub struct BindError {
+    endpoint: Endpoint,
+    source: io::Error,
+}
+
+/// What a socket is for.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Role {
+    Pull,
+    Sub,
+    Command,
+}
+
+impl Role {
+    fn socket(self) -> Socket {
+        match self {
+            Self::Pull => Socket::Pull,
+            Self::Sub => Socket::Sub,
+            Self::Command => Socket::Router,
+        }
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Pull => "pull",
+            Self::Sub => "sub",
+            Self::Command => "command",
+        }
+    }
+}
+
+impl Sockets {
+    /// # Errors
+    /// The first that could not be bound.
+    pub fn bind(config: &config::ZeroMq) -> Result<Self, BindError> {
+        let subs = if config.sub_connect { &[][..] } else { &config.sub };
+        let pull = config.pull.iter().map(|endpoint| (Role::Pull, endpoint));
+        let sub = subs.iter().map(|endpoint| (Role::Sub, endpoint));
+        let command = config.command.iter().map(|endpoint| (Role::Command, endpoint));
+        let bind = |(role, endpoint): (Role, &Endpoint)| {
+            let bound = Listener::bind(endpoint, config.ipc_file_mode);
+            let listener = bound.map_err(|source| BindError { endpoint: endpoint.clone(), source })?;
+            tracing::info!(socket = role.name(), address = %listener, "zeromq");
+            Ok((role, listener))
+        };
+        let bound = pull.chain(sub).chain(command).map(bind).collect::<Result<_, _>>()?;
+        Ok(Self { bound, connected: if config.sub_connect { config.sub.clone() } else { Vec::new() } })
+    }
+
+    /// Serves until it is dropped.
+    pub async fn serve(self, inputs: Arc<Inputs>) {
+        let mut tasks = JoinSet::new();
+        for (role, listener) in self.bound {
+            tasks.spawn(socket::accept(Arc::clone(&inputs), role, listener));
+        }
+        for endpoint in self.connected {
+            tasks.spawn(socket::connect(Arc::clone(&inputs), Role::Sub, endpoint));
+        }
+        if inputs.config.sub.is_empty() {
+            tasks.spawn(std::future::pending());
+        } else {
+            tasks.spawn(async move { inputs.interest.keep(&inputs.hub).await });
+        }
+        while let Some(ended) = tasks.join_next().await {
+            if let Err(error) = ended {
+                tracing::error!(%error, "a ZeroMQ socket has failed");
+            }
+        }
+    }
+}
+
+/// What all of the sockets share.
+#[derive(Debug)]
+pub struct Inputs {
+    publisher: Arc<Publisher>,
+    hub: Arc<Hub>,
+    counts: Arc<Process>,
+    config: config::ZeroMq,
+    interest: Interest,
+    /// When a lost message was last logged.
+    complained: Mutex<Option<Instant>>,
+}
+
+impl Inputs {
+    /// From now on the hub's interest is followed, if there is a SUB socket: to be called before there are clients.
+    pub fn new(
+        publisher: Arc<Publisher>,
+        hub: Arc<Hub>,
+        counts: Arc<Process>,
+        config: &config::ZeroMq,
+    ) -> Arc<Self> {
+        if !config.sub.is_empty() {
+            hub.follow(publisher.default_realm());
+        }
+        let interest = Interest::new(config.linger);
+        Arc::new(Self {
+            publisher,
+            hub,
+            counts,
+            config: config.clone(),
+            interest,
+            complained: Mutex::default(),
+        })
+    }
+
+    /// Publishes what the messages say, in their order; returns when the hub has taken it, however long that takes:
+    /// meanwhile the peer is not read.
+    async fn publish(&self, role: Role, messages: &[Vec<Bytes>]) {
+        let items: Vec<Item> = messages.iter().filter_map(|message| self.item(role, message)).collect();
+        self.counts.zeromq_accepted.add(items.len() as u64);
+        self.publisher.publish_all(items).await;
+    }
+
+    /// The item of one message; without one, the message is counted.
+    fn item(&self, role: Role, message: &[Bytes]) -> Option<Item> {
+        let (channel, packet) = match (role, message) {
+            (Role::Sub, [channel, packet]) => (Some(channel), packet),
+            (Role::Pull, [packet]) => (None, packet),
+            _ => return self.lost(role, &Lost::Parts(message.len())),
+        };
+        let Ok(channel) = channel.map(|channel| str::from_utf8(channel)).transpose() else {
+            return self.lost(role, &Lost::Channel);
+        };
+        match decode_packet(packet, channel) {
+            Ok(item) => match check(std::slice::from_ref(&item), self.publisher.channel_bytes()) {
+                Ok(()) => Some(item),
+                Err(refusal) => self.lost(role, &Lost::Refused(refusal)),
+            },
+            Err(error) => self.lost(role, &Lost::Item(error)),
+        }
+    }
+
+    fn lost(&self, role: Role, why: &Lost) -> Option<Item> {
+        match why {
+            Lost::Refused(_) => self.counts.zeromq_refused.add(1),
+            Lost::Parts(_) | Lost::Channel | Lost::Item(_) => self.counts.zeromq_malformed.add(1),
+        }
+        self.complain(|| tracing::warn!("IN {}: {why}, skipping", role.name()));
+        None
+    }
+
+    /// Says something, unless something was said a moment ago: a flood of garbage is not to be one of the log.
+    fn complain(&self, say: impl FnOnce()) {
+        let now = Instant::now();
+        let mut last = self.complained.lock();
+        if last.is_none_or(|last| now - last >= COMPLAINTS_EVERY) {
+            *last = Some(now);
+            drop(last);
+            say();
+        }
+    }
+}
+
+/// Why a message is no item.
+#[derive(Debug, thiserror::Error)]
+enum Lost {
+    #[error("message with {0} parts")]
+    Parts(usize),
+    #[error("channel that is not UTF-8")]
+    Channel,
+    #[error("bad format ({0})")]
+    Item(ItemError),
+    #[error("{0}")]
+    Refused(Refusal),
+}
+
+impl Publisher {
+    /// Hands items to the default realm, all of them, in their order, however long their mailboxes are full.
+    async fn publish_all(&self, mut items: Vec<Item>) {
+        let count = items.len();
+        let realm = self.default_realm();
+        let duplicates = loop {
+            match self.hub.publish_within(realm, items, false, self.patience).await {
+                Ok(accepted) => break accepted.duplicates,
+                Err(full) => {
+                    self.counts.zeromq_waits.add(1);
+                    items = full.0;
+                }
+            }
+        };
+        self.counts.items_accepted.add((count - duplicates) as u64);
+        self.counts.items_duplicate.add(duplicates as u64);
+    }
+
+    fn default_realm(&self) -> crate::hub::RealmId {
+        // The default realm always exists.
+        self.snapshot.load().realms.get(DEFAULT_REALM).unwrap_or_default()
+    }
+
+    fn channel_bytes(&self) -> usize {
+        self.snapshot.load().config.grip.channel_bytes
+    }
+}
+
+const COMPLAINTS_EVERY: Duration = Duration::from_secs(1);

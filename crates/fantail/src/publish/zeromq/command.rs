@@ -1,0 +1,109 @@
+//! The command socket (spec 5.7): one request of a tnetstring map, one response. A request that cannot be parsed
+//! gets no answer.
+
+use std::sync::Arc;
+
+use fantail_proto::{
+    item::{Item, ItemError, WsMessage, decode_list},
+    tnetstring::{self, Value},
+};
+
+use super::{Inputs, Refusal, check};
+use crate::config::Endpoint;
+
+/// Why a command failed: Pushpin's words for it, and text.
+struct Failed<'v>(&'static str, Option<Value<'v>>);
+
+impl Inputs {
+    /// The answer to a request, if it was understood.
+    pub(super) async fn command(self: &Arc<Self>, request: &[u8]) -> Option<Vec<u8>> {
+        let Ok(request) = tnetstring::decode(request) else { return self.malformed() };
+        let Some(Value::Bytes(method)) = member(&request, b"method") else { return self.malformed() };
+        let no_args = Value::Map(Vec::new());
+        let args = member(&request, b"args").unwrap_or(&no_args);
+        let text;
+        let outcome = match *method {
+            b"get-zmq-uris" => Ok(self.uris()),
+            b"publish" => match self.items(args) {
+                Ok(items) => {
+                    self.publisher.publish_all(items).await;
+                    Ok(Value::Null)
+                }
+                Err(why) => {
+                    text = why.to_string();
+                    Err(Failed("bad-request", Some(Value::Bytes(text.as_bytes()))))
+                }
+            },
+            b"recover" => {
+                self.publisher.recover();
+                Ok(Value::Null)
+            }
+            b"refresh" => self.refresh(args).await,
+            _ => Err(Failed("method-not-found", None)),
+        };
+        let mut response = Vec::new();
+        if let Some(id @ Value::Bytes(_)) = member(&request, b"id") {
+            response.push((&b"id"[..], id.clone()));
+        }
+        response.push((b"success", Value::Bool(outcome.is_ok())));
+        match outcome {
+            Ok(value) => {
+                self.counts.commands_done.add(1);
+                response.push((b"value", value));
+            }
+            Err(Failed(condition, value)) => {
+                self.counts.commands_failed.add(1);
+                response.push((b"condition", Value::Bytes(condition.as_bytes())));
+                response.extend(value.map(|value| (&b"value"[..], value)));
+            }
+        }
+        let mut out = Vec::new();
+        tnetstring::encode(&Value::Map(response), &mut out);
+        Some(out)
+    }
+
+    fn malformed<T>(&self) -> Option<T> {
+        self.counts.commands_malformed.add(1);
+        self.complain(|| tracing::warn!("IN command: bad format, skipping"));
+        None
+    }
+
+    fn uris(&self) -> Value<'_> {
+        let config = &self.config;
+        let publish_sub = config.sub.first().filter(|_| !config.sub_connect);
+        let uris: [(&[u8], Option<&Endpoint>); 3] = [
+            (b"command", config.command.as_ref()),
+            (b"publish-pull", config.pull.first()),
+            (b"publish-sub", publish_sub),
+        ];
+        let found = uris
+            .into_iter()
+            .filter_map(|(name, endpoint)| Some((name, Value::Bytes(endpoint?.spec.as_bytes()))));
+        Value::Map(found.collect())
+    }
+
+    fn items(&self, args: &Value<'_>) -> Result<Vec<Item>, Refusal> {
+        let Some(Value::List(items)) = member(args, b"items") else {
+            return Err(ItemError("object does not contain 'items'".into()).into());
+        };
+        let items = decode_list(items)?;
+        check(&items, self.publisher.channel_bytes())?;
+        Ok(items)
+    }
+
+    /// WebSockets of a channel ask their origins what there is to say.
+    async fn refresh<'v>(&self, args: &Value<'_>) -> Result<Value<'v>, Failed<'v>> {
+        let Some(Value::Bytes(channel)) = member(args, b"channel") else {
+            return Err(Failed("bad-request", None));
+        };
+        let Ok(channel) = str::from_utf8(channel) else { return Err(Failed("bad-request", None)) };
+        let message = Some(WsMessage::Refresh);
+        self.publisher.publish_all(vec![Item { channel: channel.into(), message, ..Item::default() }]).await;
+        Ok(Value::Null)
+    }
+}
+
+fn member<'m, 'v>(map: &'m Value<'v>, name: &[u8]) -> Option<&'m Value<'v>> {
+    let Value::Map(members) = map else { return None };
+    members.iter().rev().find(|(key, _)| *key == name).map(|(_, value)| value)
+}

@@ -1,0 +1,334 @@
+//! The connections of ZeroMQ sockets: bound or connected, the handshake, and then messages both ways. A peer is read
+//! only when what it sent before has been taken, so a flood waits in its own queue. Knows no item.
+
+use std::{
+    fmt, io,
+    os::unix::fs::{FileTypeExt as _, PermissionsExt as _},
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use bytes::{Bytes, BytesMut};
+use fantail_proto::zmtp::{self, Decoder, Event, Socket, Violation};
+use socket2::{SockRef, TcpKeepalive};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
+    net::{TcpListener, TcpStream, UnixListener, UnixStream},
+    sync::{broadcast::error::RecvError, mpsc},
+    task::JoinSet,
+    time::{sleep, timeout},
+};
+
+use super::{Inputs, Role, interest::Feed};
+use crate::config::{Endpoint, Transport};
+
+/// A bound socket. It goes to the runtime when peers are accepted.
+#[derive(Debug)]
+pub(super) enum Listener {
+    Tcp(std::net::TcpListener),
+    Ipc(std::os::unix::net::UnixListener, File),
+}
+
+/// The name of a socket, taken away when it is closed.
+#[derive(Debug)]
+pub(super) struct File(PathBuf);
+
+impl Drop for File {
+    fn drop(&mut self) {
+        // Somebody else has taken it away: as good.
+        drop(std::fs::remove_file(&self.0));
+    }
+}
+
+impl fmt::Display for Listener {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(listener) => match listener.local_addr() {
+                Ok(address) => write!(f, "tcp://{address}"),
+                Err(_) => f.write_str("tcp"),
+            },
+            Self::Ipc(_, File(path)) => write!(f, "ipc://{}", path.display()),
+        }
+    }
+}
+
+impl Listener {
+    pub(super) fn bind(endpoint: &Endpoint, mode: Option<u32>) -> io::Result<Self> {
+        let listener = match (&endpoint.place, endpoint.address()) {
+            (Transport::Ipc(path), _) => return bind_ipc(path, mode),
+            (Transport::Tcp(..), Some(address)) => std::net::TcpListener::bind(address)?,
+            (Transport::Tcp(..), None) => return Err(io::ErrorKind::InvalidInput.into()),
+        };
+        listener.set_nonblocking(true)?;
+        let address = listener.local_addr()?;
+        if !address.ip().to_canonical().is_loopback() {
+            tracing::warn!(%address, "whoever reaches this ZeroMQ socket may use it");
+        }
+        Ok(Self::Tcp(listener))
+    }
+}
+
+fn bind_ipc(path: &Path, mode: Option<u32>) -> io::Result<Listener> {
+    let is_socket = std::fs::symlink_metadata(path).is_ok_and(|file| file.file_type().is_socket());
+    // One that nobody listens on is what a process left that was killed.
+    if is_socket && std::os::unix::net::UnixStream::connect(path).is_err() {
+        std::fs::remove_file(path)?;
+    }
+    let listener = std::os::unix::net::UnixListener::bind(path)?;
+    let file = File(path.to_owned());
+    if let Some(mode) = mode {
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))?;
+    }
+    listener.set_nonblocking(true)?;
+    Ok(Listener::Ipc(listener, file))
+}
+
+/// Accepts peers; dropping it ends them all.
+pub(super) async fn accept(inputs: Arc<Inputs>, role: Role, listener: Listener) {
+    let ended: io::Result<()> = async {
+        let mut peers = JoinSet::new();
+        let (tcp, ipc, _file) = match listener {
+            Listener::Tcp(listener) => (Some(TcpListener::from_std(listener)?), None, None),
+            Listener::Ipc(listener, file) => (None, Some(UnixListener::from_std(listener)?), Some(file)),
+        };
+        loop {
+            let accepted = match (&tcp, &ipc) {
+                (Some(tcp), _) => tcp.accept().await.map(|(stream, _)| prepared(stream)),
+                (None, Some(ipc)) => ipc.accept().await.map(|(stream, _)| Box::new(stream) as Stream),
+                (None, None) => return Ok(()),
+            };
+            while peers.try_join_next().is_some() {}
+            match accepted {
+                Ok(stream) if peers.len() < MAX_PEERS => {
+                    peers.spawn(serve(Arc::clone(&inputs), role, stream));
+                }
+                Ok(_) => {
+                    inputs.counts.zeromq_peers_refused.add(1);
+                    inputs.complain(|| {
+                        tracing::warn!(socket = role.name(), "more than {MAX_PEERS} ZeroMQ peers")
+                    });
+                }
+                Err(error) => {
+                    tracing::warn!(%error, socket = role.name(), "a ZeroMQ peer was not accepted");
+                    sleep(PAUSE).await;
+                }
+            }
+        }
+    }
+    .await;
+    if let Err(error) = ended {
+        tracing::error!(%error, socket = role.name(), "a ZeroMQ socket has failed");
+    }
+}
+
+/// Keeps a connection to an endpoint, as well as that goes; never returns.
+pub(super) async fn connect(inputs: Arc<Inputs>, role: Role, endpoint: Endpoint) {
+    loop {
+        match dial(&endpoint).await {
+            Ok(stream) => serve(Arc::clone(&inputs), role, stream).await,
+            Err(error) => inputs.complain(|| tracing::warn!(%endpoint, %error, "ZeroMQ: not connected")),
+        }
+        sleep(RECONNECT).await;
+    }
+}
+
+async fn dial(endpoint: &Endpoint) -> io::Result<Stream> {
+    let connected = async {
+        Ok(match &endpoint.place {
+            Transport::Ipc(path) => Box::new(UnixStream::connect(path).await?) as Stream,
+            Transport::Tcp(host, port) => prepared(TcpStream::connect((host.as_str(), *port)).await?),
+        })
+    };
+    timeout(HANDSHAKE_TIMEOUT, connected).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
+}
+
+/// Found to be dead after a minute, as Pushpin does (spec 5.1).
+fn prepared(stream: TcpStream) -> Stream {
+    let keep_alive = TcpKeepalive::new()
+        .with_time(Duration::from_secs(30))
+        .with_interval(Duration::from_secs(5))
+        .with_retries(6);
+    // Neither is worth a refusal.
+    drop((stream.set_nodelay(true), SockRef::from(&stream).set_tcp_keepalive(&keep_alive)));
+    Box::new(stream)
+}
+
+type Stream = Box<dyn Duplex>;
+
+trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<S: AsyncRead + AsyncWrite + Send + Unpin> Duplex for S {}
+
+/// Why a peer is gone.
+#[derive(Debug, thiserror::Error)]
+enum Ended {
+    #[error(transparent)]
+    Io(#[from] io::Error),
+    #[error(transparent)]
+    Violation(#[from] Violation),
+    #[error("no handshake in time")]
+    Late,
+    #[error("it is too far behind")]
+    Behind,
+}
+
+/// Counts a peer while it is there.
+struct Present<'i>(&'i Inputs);
+
+impl Drop for Present<'_> {
+    fn drop(&mut self) {
+        self.0.counts.zeromq_peers.add(-1);
+    }
+}
+
+async fn serve(inputs: Arc<Inputs>, role: Role, stream: Stream) {
+    inputs.counts.zeromq_peers.add(1);
+    let _present = Present(&inputs);
+    let ended = converse(&inputs, role, stream).await;
+    match ended {
+        Err(Ended::Io(error)) => tracing::debug!(%error, socket = role.name(), "a ZeroMQ peer has left"),
+        Err(error) => {
+            inputs.counts.zeromq_peers_refused.add(1);
+            inputs.complain(|| tracing::warn!(%error, socket = role.name(), "a ZeroMQ peer is disconnected"));
+        }
+        Ok(()) => {}
+    }
+}
+
+async fn converse(inputs: &Arc<Inputs>, role: Role, mut stream: Stream) -> Result<(), Ended> {
+    let mut input = BytesMut::new();
+    let mut decoder = Decoder::new(inputs.config.message_bytes);
+    let shaken = shake(&mut stream, role.socket(), &mut decoder, &mut input);
+    timeout(HANDSHAKE_TIMEOUT, shaken).await.map_err(|_| Ended::Late)??;
+    let (mut reading, writing) = tokio::io::split(stream);
+    let (say, said) = mpsc::channel(SAID);
+    let read = async {
+        loop {
+            loop {
+                let messages = decode(&mut decoder, &mut input, &say)?;
+                if messages.is_empty() {
+                    break;
+                }
+                hear(inputs, role, &messages, &say).await;
+            }
+            input.reserve(READ);
+            if reading.read_buf(&mut input).await? == 0 {
+                return Err(Ended::Io(io::ErrorKind::UnexpectedEof.into()));
+            }
+        }
+    };
+    let feed = (role == Role::Sub).then(|| inputs.interest.join());
+    tokio::select! {
+        ended = read => ended,
+        ended = write(writing, said, feed) => ended,
+    }
+}
+
+/// The next messages of what was read, a batch of them at most.
+fn decode(
+    decoder: &mut Decoder,
+    input: &mut BytesMut,
+    say: &mpsc::Sender<Bytes>,
+) -> Result<Vec<Vec<Bytes>>, Ended> {
+    let mut messages = Vec::new();
+    while messages.len() < BATCH {
+        match decoder.next(input)? {
+            Some(Event::Message(frames)) => messages.push(frames),
+            // Pings beyond what can be said at once are not answered.
+            Some(Event::Command(command)) => _ = zmtp::answer(&command).map(|pong| say.try_send(pong)),
+            None => break,
+        }
+    }
+    Ok(messages)
+}
+
+async fn hear(inputs: &Arc<Inputs>, role: Role, messages: &[Vec<Bytes>], say: &mpsc::Sender<Bytes>) {
+    match role {
+        Role::Pull | Role::Sub => inputs.publish(role, messages).await,
+        Role::Command => {
+            for frames in messages {
+                // The way back ends with an empty frame (REQ's envelope); the request is behind it.
+                let Some((request, envelope)) = frames.split_last() else { continue };
+                if let Some(answer) = inputs.command(request).await {
+                    let mut frames: Vec<&[u8]> = envelope.iter().map(|frame| &frame[..]).collect();
+                    frames.push(&answer);
+                    // The writer ends only with the connection.
+                    _ = say.send(zmtp::message(&frames)).await;
+                }
+            }
+        }
+    }
+}
+
+async fn write(
+    mut writing: tokio::io::WriteHalf<Stream>,
+    mut said: mpsc::Receiver<Bytes>,
+    feed: Option<Feed>,
+) -> Result<(), Ended> {
+    let mut out = BytesMut::new();
+    let (topics, mut changes) = feed.map(|feed| (feed.topics, feed.changes)).unzip();
+    topics.into_iter().flatten().for_each(|topic| out.extend_from_slice(&topic));
+    loop {
+        writing.write_all(&out).await?;
+        out.clear();
+        let change = async {
+            match &mut changes {
+                Some(changes) => changes.recv().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            Some(bytes) = said.recv() => out.extend_from_slice(&bytes),
+            change = change => match change {
+                Ok(bytes) => out.extend_from_slice(&bytes),
+                Err(RecvError::Lagged(_)) => return Err(Ended::Behind),
+                Err(RecvError::Closed) => return Ok(()),
+            },
+        }
+        // What has come together goes together.
+        while out.len() < READ
+            && let Some(Ok(bytes)) = changes.as_mut().map(tokio::sync::broadcast::Receiver::try_recv)
+        {
+            out.extend_from_slice(&bytes);
+        }
+    }
+}
+
+/// The greeting and the READY of both sides.
+async fn shake(
+    stream: &mut Stream,
+    socket: Socket,
+    decoder: &mut Decoder,
+    input: &mut BytesMut,
+) -> Result<(), Ended> {
+    stream.write_all(&zmtp::greeting()).await?;
+    let mut greeting = [0; zmtp::GREETING_BYTES];
+    stream.read_exact(&mut greeting).await?;
+    zmtp::check_greeting(&greeting)?;
+    stream.write_all(&socket.ready()).await?;
+    loop {
+        match decoder.next(input)? {
+            Some(Event::Command(command)) => return Ok(socket.accept(&command).map(drop)?),
+            Some(Event::Message(_)) => return Err(Violation::Ready.into()),
+            None => {}
+        }
+        if stream.read_buf(input).await? == 0 {
+            return Err(Ended::Io(io::ErrorKind::UnexpectedEof.into()));
+        }
+    }
+}
+
+/// Of one socket: each peer has a file.
+const MAX_PEERS: usize = 1000;
+/// A handshake is two small messages each way.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Before accepting again, when there are no more files.
+const PAUSE: Duration = Duration::from_millis(100);
+const RECONNECT: Duration = Duration::from_millis(500);
+/// Answers to one peer that may wait to be written.
+const SAID: usize = 16;
+/// Messages that are published together.
+const BATCH: usize = 256;
+/// One read, and one write.
+const READ: usize = 64 << 10;
