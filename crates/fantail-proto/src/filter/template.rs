@@ -198,7 +198,7 @@ mod tests {
     fn ids() {
         let known = Ok(b"1:x".to_vec());
         let missing = Err(TemplateError::Undefined("c".into()));
-        let cases: [(&str, &Result<Vec<u8>, TemplateError>, Result<&str, TemplateError>); 7] = [
+        let cases = [
             ("id: %I\n", &known, Ok("id: 313a78\n")),
             ("id: %(az)I\n", &missing, Ok("id: 617a\n")),
             ("%()I", &known, Ok("")),

@@ -142,7 +142,7 @@ fn a_receipt_counts_each_subscriber_once() {
         { "channel": "c", "id": "x", "formats": { "http-stream": { "content": "a" } } },
         stream_item("nobody", "b"),
     ]));
-    let dropped = json!({ "gone": 0, "overflow": 0 });
+    let dropped = json!({ "filter": 0, "gone": 0, "overflow": 0 });
     assert_eq!(
         receipt[0],
         json!({ "channel": "c", "id": "x", "duplicate": false, "delivered": 7, "queued": 0, "filtered": 0,
