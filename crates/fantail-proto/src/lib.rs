@@ -14,6 +14,7 @@
 //! - [`filter`]: whether a subscriber gets an item
 //! - [`render`]: an item's bytes, once per transport
 //! - [`reply`]: the head of a response that Fantail writes itself
+//! - [`cors`]: what a response says to pages of other origins
 //! - [`test_origin`]: what the built-in origin answers
 //! - [`websocket`]: WebSockets: messages, instructions, and the way over HTTP
 //! - [`tnetstring`]: the values that Pushpin's ZeroMQ messages are made of
@@ -21,6 +22,7 @@
 //! - [`zhttp`]: requests to workers behind ZeroMQ, and their responses
 //! - [`json`]: a borrowed JSON value, for the parsers above
 
+pub mod cors;
 pub mod duplicate;
 pub mod filter;
 pub mod forward;

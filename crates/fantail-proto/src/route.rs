@@ -30,6 +30,7 @@ pub struct Table {
 
 /// One line.
 #[derive(Clone, Debug, Default)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of the grammar, in any combination")]
 pub struct Route {
     /// `id=`; a route without one has an empty id and cannot be found by id.
     pub id: String,
@@ -51,6 +52,8 @@ pub struct Route {
     /// `header=Name:Value`, an empty value deletes.
     pub headers: Vec<(http::HeaderName, http::HeaderValue)>,
     pub no_grip: bool,
+    /// Pages of other origins may read what it answers (spec 8.3).
+    pub aco: bool,
     /// `log_level=`: what is logged of its requests at most, from 0 (errors) to 4 (all).
     pub log_level: Option<u8>,
     /// `realm=`, our own parameter.

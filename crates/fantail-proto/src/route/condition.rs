@@ -66,6 +66,7 @@ pub(super) const KNOWN: &[&str] = &[
     "debug",
     "header",
     "no_grip",
+    "aco",
     "log_level",
     "realm",
 ];
@@ -113,6 +114,7 @@ fn set(route: &mut Route, name: String, value: String) -> Result<(), Reason> {
         "debug" => route.debug = true,
         "header" => route.headers.push(header(value)?),
         "no_grip" => route.no_grip = true,
+        "aco" => route.aco = true,
         "log_level" => route.log_level = Some(level(value)?),
         "realm" => route.realm = Some(filled("realm", value)?),
         _ => return Err(refused(name)),
@@ -122,7 +124,6 @@ fn set(route: &mut Route, name: String, value: String) -> Result<(), Reason> {
 
 fn refused(name: String) -> Reason {
     let feature = match name.as_str() {
-        "aco" => "cross-origin headers are the origin's to send",
         "session" => "there is no session service",
         "sockjs" | "sockjs_as_path" => "there is no SockJS",
         name if name.starts_with("jsonp_") => "there is no JSON-P",

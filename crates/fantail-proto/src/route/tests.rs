@@ -182,7 +182,6 @@ fn refused_lines_say_why() {
 #[test]
 fn what_does_not_exist_yet_is_refused_by_name() {
     for line in [
-        "*,aco test",
         "*,jsonp_mode=basic test",
         "*,jsonp_cb=c test",
         "*,jsonp_body=b test",

@@ -241,6 +241,7 @@ struct Proxy {
     accept_pushpin_route: bool,
     cdn_loop: String,
     share_requests: bool,
+    auto_cross_origin: bool,
 }
 
 #[derive(Debug, Deserialize)]
@@ -280,6 +281,7 @@ impl Proxy {
                 cdn_loop: Some(cdn_loop).filter(|name| !name.is_empty()),
             },
             share_requests: self.share_requests,
+            auto_cross_origin: self.auto_cross_origin,
         })
     }
 }

@@ -315,6 +315,8 @@ pub struct Proxy {
     /// Decides about headers on the way to origins.
     pub forward: forward::Rules,
     pub share_requests: bool,
+    /// As if all routes had `aco`.
+    pub auto_cross_origin: bool,
 }
 
 #[derive(Clone, Debug)]

@@ -1,9 +1,10 @@
 //! A held long-poll: what it is answered with, by an item or when its time is up (spec 3.6, 3.7).
 
-use std::time::SystemTime;
+use std::{borrow::Cow, time::SystemTime};
 
 use bytes::Bytes;
 use fantail_proto::{
+    cors::Cors,
     grip::Reply,
     item::{Response, ResponseBody},
     patch,
@@ -24,6 +25,8 @@ pub struct Poll {
     /// For `Grip-Last` when the request is replayed: a channel as the origin named it, and its prev-id.
     pub last_ids: Vec<(String, String)>,
     pub answered: bool,
+    /// What the answer says to pages of other origins.
+    pub cors: Option<Box<Cors>>,
 }
 
 /// How the client must be answered.
@@ -66,12 +69,16 @@ impl Poll {
 
     fn respond(&self, code: u16, reason: &str, headers: &HeaderMap, body: &Bytes) -> Vec<u8> {
         let Shape { http11, head, keep_alive } = self.shape;
+        let mut headers = Cow::Borrowed(headers);
+        if let Some(cors) = &self.cors {
+            cors.apply(headers.to_mut());
+        }
         let mut response = Vec::with_capacity(HEAD_BYTES + body.len());
         Head {
             version: if http11 { Version::Http11 } else { Version::Http10 },
             code,
             reason,
-            headers,
+            headers: &headers,
             framing: Framing::Length(body.len() as u64),
             keep_alive,
             date: &httpdate::fmt_http_date(SystemTime::now()),

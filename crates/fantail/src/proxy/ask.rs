@@ -4,6 +4,7 @@ use std::{borrow::Cow, sync::Arc};
 
 use bytes::Bytes;
 use fantail_proto::{
+    cors::Cors,
     forward::{self, Forward},
     grip,
     route::{Address, Asked, Target},
@@ -109,6 +110,9 @@ impl Ask {
             Arc::clone(snapshot.routes.find(asked).ok_or(Fault::NoRoute)?)
         };
         exchange.found(&route);
+        if !websocket && (route.rule.aco || proxy.auto_cross_origin) {
+            exchange.cors = Some(Box::new(Cors::of(&head.headers)));
+        }
         let now = unix_time();
         let trusted_until = snapshot.trusts(&head.headers, now);
         let trusted = trusted_until.is_some();

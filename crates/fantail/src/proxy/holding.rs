@@ -122,6 +122,7 @@ async fn park_poll(
         shape: hold::Shape { http11, head, keep_alive },
         last_ids: last_ids.collect(),
         answered: false,
+        cors: exchange.cors.clone(),
         reply,
     };
     let id = exchange.shard().holds(|holds| holds.reserve_poll(asked, poll)).ok_or(Fault::Full)?;

@@ -15,7 +15,7 @@ mod upload;
 use std::{collections::VecDeque, convert::Infallible, rc::Rc, sync::Arc, time::SystemTime};
 
 use bytes::Bytes;
-use fantail_proto::{grip::Reply, hop, route::Target, websocket::handshake};
+use fantail_proto::{cors::Cors, grip::Reply, hop, route::Target, websocket::handshake};
 use http::{HeaderValue, Request, Response, StatusCode, Version, header};
 use http_body::Body;
 use hyper::{body::Incoming, ext::ReasonPhrase};
@@ -54,6 +54,7 @@ pub fn answer(
         http11: request.version() == Version::HTTP_11,
         debug: snapshot.config.proxy.debug,
         quiet: false,
+        cors: None,
         conversation,
         snapshot,
     };
@@ -108,6 +109,8 @@ struct Exchange {
     entry: Option<Box<Entry>>,
     /// The route wants nothing said at level info.
     quiet: bool,
+    /// What its response says to pages of other origins.
+    cors: Option<Box<Cors>>,
 }
 
 impl Exchange {
@@ -177,6 +180,9 @@ impl Exchange {
     }
 
     fn seal(&mut self, mut response: Response<Relay>) -> Response<Relay> {
+        if let Some(cors) = &self.cors {
+            cors.apply(response.headers_mut());
+        }
         // A client that is answered before its body has arrived cannot be listened to any more, and one
         // of HTTP/1.0 sees the end of a body without length by that of the connection.
         let unread = !self.conversation.state().is_complete();

@@ -13,4 +13,4 @@ pub use client::Client;
 pub use origin::{Origin, Request, Then, answer, hold};
 pub use server::{JSON, TestServer, poll_item, stream_item};
 pub use websocket::{Said, WebSocket};
-pub use wire::{DEADLINE, Framing, ReadError, find};
+pub use wire::{DEADLINE, Framing, Head, ReadError, find};

@@ -4,6 +4,7 @@
 
 mod cli;
 mod corpus;
+mod cross_origin;
 mod departure;
 mod descriptors;
 mod docs;

@@ -4,9 +4,6 @@ use crate::config::{Address, Config, LogFormat, Sources, UnixSocket, keys::KEYS}
 /// Debian's, as it is installed.
 const DEBIAN: &str = include_str!("../../../tests/it/pushpin/debian.conf");
 
-/// Keys of features on their way.
-const COMING: [&str; 1] = ["proxy.auto_cross_origin"];
-
 struct Folder(tempfile::TempDir);
 
 impl Folder {
@@ -52,8 +49,7 @@ fn the_table_names_keys_that_exist_and_each_key_once() {
         };
         for key in keys {
             let section = key.split('.').next().unwrap();
-            let coming = section == "zeromq" || COMING.contains(key);
-            assert!(coming || KEYS.iter().any(|known| known.full == *key), "{key}");
+            assert!(section == "zeromq" || KEYS.iter().any(|known| known.full == *key), "{key}");
         }
         for name in row.names {
             assert!(seen.insert((row.section, *name)), "{} {name}", row.section);

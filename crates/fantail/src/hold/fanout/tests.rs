@@ -67,6 +67,7 @@ impl Shard {
             shape,
             last_ids: Vec::new(),
             answered: false,
+            cors: None,
         };
         let id = self.holds.reserve_poll(who.asked(), poll).unwrap();
         let client = self.client();
