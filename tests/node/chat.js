@@ -12,7 +12,7 @@ import path from 'node:path';
 
 import { START, browser } from './browser.js';
 
-const DEADLINE = 60_000;
+const DEADLINE = 120_000;
 
 const deadline = setTimeout(() => {
   console.error('not finished within the deadline');
