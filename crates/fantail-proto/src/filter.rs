@@ -87,8 +87,8 @@ pub fn suits(written_for: Option<&[String]>, filters: &[Filter]) -> bool {
     written_for.is_none_or(|names| changing.eq(names.iter().map(String::as_str)))
 }
 
-/// What a subscriber's filters make of content. `ids`: of its channels by their unprefixed names, as they were
-/// before this item.
+/// What a subscriber's filters make of content. `ids`: of its channels by their unprefixed names, as they are
+/// with this item.
 ///
 /// # Errors
 /// The subscriber does not get the item.
@@ -101,7 +101,9 @@ pub fn apply<'c, 'i>(
     let mut content = Cow::Borrowed(content);
     for filter in filters {
         content = match filter {
-            Filter::BuildId => Cow::Owned(template::build_ids(&content, &id(sub_meta, &ids)?)?),
+            Filter::BuildId => {
+                Cow::Owned(template::build_ids(&content, &id(sub_meta, &ids)?, hex(sub_meta)?)?)
+            }
             Filter::VarSubst => Cow::Owned(template::substitute(&content, |name| find(sub_meta, name))?),
             Filter::SkipSelf | Filter::SkipUsers | Filter::RequireSub => content,
         };
@@ -153,7 +155,10 @@ pub fn class<'i>(
                 }
             }
             _ => match id(sub_meta, &ids) {
-                Ok(Ok(id)) => add(&id),
+                Ok(Ok(id)) => {
+                    add(&id);
+                    add(find(sub_meta, "id_encoding").unwrap_or_default().as_bytes());
+                }
                 Ok(Err(error)) | Err(error) => add(format!("\0{error}").as_bytes()),
             },
         }
@@ -167,10 +172,16 @@ fn id<'i>(
     ids: impl Fn(&str) -> Option<&'i str>,
 ) -> Result<Result<Vec<u8>, TemplateError>, TemplateError> {
     let format = find(sub_meta, "id_format").ok_or(TemplateError::NoIdFormat)?;
-    if find(sub_meta, "id_encoding").is_some_and(|encoding| encoding != "hex") {
-        return Err(TemplateError::Encoding);
-    }
     Ok(template::substitute(format.as_bytes(), ids))
+}
+
+/// Whether `build-id` writes in hexadecimal: only if the origin asks for it.
+fn hex(sub_meta: &Meta) -> Result<bool, TemplateError> {
+    match find(sub_meta, "id_encoding") {
+        None => Ok(false),
+        Some("hex") => Ok(true),
+        Some(_) => Err(TemplateError::Encoding),
+    }
 }
 
 /// True when no filter skips the item. `subscribed` tells whether the subscriber has a channel of this
@@ -247,10 +258,10 @@ mod tests {
             apply(filters, content.as_bytes(), &sub, ids)
                 .map(|content| String::from_utf8_lossy(&content).into_owned())
         };
-        assert_eq!(applied(&[SkipSelf, BuildId], "id: %I %%").as_deref(), Ok("id: 342d6e %"));
+        assert_eq!(applied(&[SkipSelf, BuildId], "id: %I %%").as_deref(), Ok("id: 4-n %"));
         assert_eq!(applied(&[VarSubst], "%(user)s %%").as_deref(), Ok("ann %"));
-        assert_eq!(applied(&[BuildId, VarSubst], "%I %%(user)s").as_deref(), Ok("342d6e ann"));
-        assert_eq!(applied(&[VarSubst, BuildId], "%%I %(user)s").as_deref(), Ok("342d6e ann"));
+        assert_eq!(applied(&[BuildId, VarSubst], "%I %%(user)s").as_deref(), Ok("4-n ann"));
+        assert_eq!(applied(&[VarSubst, BuildId], "%%I %(user)s").as_deref(), Ok("4-n ann"));
         assert_eq!(applied(&[RequireSub], "50%").as_deref(), Ok("50%"));
     }
 
@@ -266,7 +277,7 @@ mod tests {
         assert_eq!(with(&[("id_format", "%(c)s")], "%I"), Err(TemplateError::Undefined("c".into())));
         let sub = meta(&[("id_format", "%(c)s")]);
         let body = apply_to_body(&[VarSubst, BuildId], b"%(start)I %%", &sub);
-        assert_eq!(body.as_deref(), Ok(&b"7374617274 %"[..]));
+        assert_eq!(body.as_deref(), Ok(&b"start %"[..]));
     }
 
     #[test]

@@ -47,11 +47,15 @@ pub fn substitute<'v>(
     })
 }
 
-/// Replaces `%I` by the id and `%(TEXT)I` by the text, both in lower-case hex.
+/// Replaces `%I` by the id and `%(TEXT)I` by the text, both in lower-case hex if `hex`.
 ///
 /// # Errors
 /// As [`substitute`]; an id that is not to be had is an error where it is wanted.
-pub fn build_ids(content: &[u8], id: &Result<Vec<u8>, TemplateError>) -> Result<Vec<u8>, TemplateError> {
+pub fn build_ids(
+    content: &[u8],
+    id: &Result<Vec<u8>, TemplateError>,
+    hex: bool,
+) -> Result<Vec<u8>, TemplateError> {
     expand(content, |argument, letter, out| {
         if letter != b'I' {
             return Err(unknown(letter));
@@ -61,6 +65,10 @@ pub fn build_ids(content: &[u8], id: &Result<Vec<u8>, TemplateError>) -> Result<
             (None, Ok(id)) => id,
             (None, Err(error)) => return Err(error.clone()),
         };
+        if !hex {
+            out.extend_from_slice(text);
+            return Ok(());
+        }
         for byte in text {
             out.extend([byte >> 4, byte & 15].map(|half| b"0123456789abcdef"[usize::from(half)]));
         }
@@ -208,9 +216,10 @@ mod tests {
             ("%", &known, Err(TemplateError::Cut)),
         ];
         for (content, id, expected) in cases {
-            let found = build_ids(content.as_bytes(), id);
+            let found = build_ids(content.as_bytes(), id, true);
             assert_eq!(found, expected.map(|text| text.as_bytes().to_vec()), "{content}");
         }
+        assert_eq!(build_ids(b"%I %(az)I %%", &known, false).as_deref(), Ok(&b"1:x az %"[..]));
     }
 
     #[test]

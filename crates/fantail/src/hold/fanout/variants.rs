@@ -55,21 +55,30 @@ impl Holds {
         let changes: SmallVec<[Filter; 2]> = changes.collect();
         match &hold.filtering {
             Some(filtering) if !changes.is_empty() && work.part(list, item) == Some(Part::Content) => {
-                let ids = |name: &str| self.id_of(hold, filtering, name);
+                let own = rendered.id.clone();
+                let own = own.as_deref().map(|id| (channel, id));
+                let ids = |name: &str| self.id_of(hold, filtering, own, name);
                 work.variant(list, item, changes, &filtering.meta, ids).map(Some)
             }
             _ => Ok(Some(item)),
         }
     }
 
-    /// The id that a hold has of a channel, if its origin keeps track of that.
-    fn id_of<'h>(&self, hold: &Hold, filtering: &'h Filtering, name: &str) -> Option<&'h str> {
+    /// The id that a hold has of a channel once it has the item whose channel and id are `own`; of another channel only
+    /// if its origin keeps track of that.
+    fn id_of<'h>(
+        &self,
+        hold: &Hold,
+        filtering: &'h Filtering,
+        own: Option<(u32, &'h str)>,
+        name: &str,
+    ) -> Option<&'h str> {
         let named = |sub: &&Sub| {
             self.channels.name(sub.channel).strip_prefix(&*filtering.prefix).is_some_and(|own| own == name)
         };
         let channel = hold.subs.iter().find(named)?.channel;
-        let (_, id) = filtering.ids.iter().find(|(tracked, _)| *tracked == channel)?;
-        Some(id)
+        let tracked = || filtering.ids.iter().map(|(channel, id)| (*channel, id.as_str()));
+        own.into_iter().chain(tracked()).find(|(of, _)| *of == channel).map(|(_, id)| id)
     }
 
     /// Tells those whose filters failed, where the route has `debug` (spec 6.1).
@@ -107,8 +116,9 @@ impl Holds {
             return Err(TemplateError::Unsuited);
         }
         let Some(filtering) = &hold.filtering else { return Ok(body) };
-        let filtered =
-            filter::apply(filters, &body, &filtering.meta, |name| self.id_of(hold, filtering, name))?;
+        let own = item.id.as_deref().map(|id| (channel, id));
+        let ids = |name: &str| self.id_of(hold, filtering, own, name);
+        let filtered = filter::apply(filters, &body, &filtering.meta, ids)?;
         Ok(match filtered {
             Cow::Borrowed(_) => body,
             Cow::Owned(filtered) => filtered.into(),
