@@ -64,9 +64,10 @@ fn a_stream_and_what_follows_it_in_both_versions() {
         assert_eq!(client.connection.protocol_version(), Some(version.version));
         client.get("/stream").until(&chunk("hi\n"));
         secure.server.wait_pins("stream", 1);
+        // One after the other: what waits together is one chunk.
         secure.server.publish_stream("c", "one\n");
-        secure.server.publish_stream("c", "two\n");
         client.until(&chunk("one\n"));
+        secure.server.publish_stream("c", "two\n");
         client.until(&chunk("two\n"));
         // More than a record, and more than a socket takes at once.
         let large = "x".repeat(900_000);

@@ -131,10 +131,12 @@ impl TlsClient {
             if let Some(at) = find(&self.got, end.as_bytes()) {
                 break at + end.len();
             }
+            let filled = self.fill();
             assert!(
-                self.fill().expect("more comes"),
-                "no {end:?} in {:?}",
-                String::from_utf8_lossy(&self.got)
+                matches!(filled, Ok(true)),
+                "{filled:?}, and no {end:?} in {} bytes that end in {:?}",
+                self.got.len(),
+                String::from_utf8_lossy(self.got.split_at(self.got.len().saturating_sub(1000)).1)
             );
         };
         String::from_utf8(self.got.drain(..at).collect()).expect("text")
