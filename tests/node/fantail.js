@@ -32,7 +32,7 @@ export async function fantail(routes) {
   writeFileSync(conf, `[runner]\nallow_compression=true\n[proxy]\nsig_key=${KEY}\n[handler]\nid_cache_ttl=60\n`);
   const args = ['serve', '--config', conf, '--listen', '127.0.0.1:0', '--control', '127.0.0.1:0'];
   for (const route of routes) args.push('--route', route);
-  const env = { ...process.env, FANTAIL_LOG__FORMAT: 'json' };
+  const env = { ...process.env, FANTAIL_LOGGING__FORMAT: 'json' };
   const child = spawn(path.resolve(process.argv[2]), args, { env, stdio: ['ignore', 'pipe', 'inherit'] });
   process.on('exit', () => {
     child.kill('SIGKILL');

@@ -30,7 +30,7 @@ class Fantail:
             stdout=subprocess.PIPE,
             text=True,
             cwd=self.folder.name,
-            env={**inherited, "FANTAIL_LOG__FORMAT": "json", **(environment or {})},
+            env={**inherited, "FANTAIL_LOGGING__FORMAT": "json", **(environment or {})},
         )
         atexit.register(self.process.kill)
         self.log = []

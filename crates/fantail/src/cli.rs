@@ -19,7 +19,7 @@ mod pushpin;
 
 use crate::{
     config::{Address, Config, DEFAULT_REALM, Flag, Sources},
-    log::printable,
+    logging::printable,
     snapshot::Snapshot,
 };
 pub use publish::{Publish, publish};
@@ -181,8 +181,8 @@ impl Flags {
             ("--shards", "server.shards", self.shards.map(|n| toml::Value::from(i64::from(n)))),
             ("--fan-out", "server.fan_out", text(&self.fan_out)),
             ("--debug", "proxy.debug", self.debug.then(|| toml::Value::from(true))),
-            ("--log-format", "log.format", text(&self.log_format)),
-            ("--log-level", "log.level", text(&self.log_level)),
+            ("--log-format", "logging.format", text(&self.log_format)),
+            ("--log-level", "logging.level", text(&self.log_level)),
         ];
         let keys = keys.into_iter().chain(self.pushpin.keys());
         let set = keys.filter_map(|(name, key, value)| Some((name, key, value?)));

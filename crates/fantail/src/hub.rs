@@ -1,6 +1,6 @@
-//! The hub: accepts items, drops repeated ids, renders each item once and hands it to every shard that
-//! has a subscriber, in one order for all. It owns the interest of shards in channels and their
-//! mailboxes. It knows no socket, no HTTP and no bus.
+//! The hub: accepts items, drops repeated ids, renders each item once and hands it to every shard and outpost
+//! that has a subscriber, in one order for all. It owns the interest of both in channels and their mailboxes.
+//! It knows no socket, no HTTP and no bus.
 
 use std::{
     collections::VecDeque,
@@ -27,17 +27,23 @@ use tokio::{
 
 use changes::Changed;
 pub use changes::{Change, Changes};
+use pledge::Pledge;
+pub use pledge::{Broken, Kept};
 
-use crate::{config, log};
+use crate::{config, logging};
 
 mod changes;
+mod pledge;
 
 /// Shared by all threads. Its lock is held for the time of some hash lookups, by publishers and by a
 /// shard whose first subscriber of a channel comes or last one goes; never by a delivery.
 #[derive(Debug)]
 pub struct Hub {
     ledger: Mutex<Ledger>,
+    /// A shard each, then an outpost each.
     mailboxes: Box<[Mailbox]>,
+    /// Whose items a publisher's answer waits for: a bit a mailbox.
+    keepers: u64,
     mailbox_items: usize,
     room: Notify,
     changed: Notify,
@@ -50,13 +56,15 @@ impl Hub {
     pub fn new(shards: usize, config: &config::Hub) -> Self {
         assert!(shards <= MAX_SHARDS, "configuration allows at most {MAX_SHARDS} shards");
         let ttl = u64::try_from(config.id_ttl.as_millis()).unwrap_or(u64::MAX);
+        let keepers = Outpost::ALL.iter().zip(shards..).filter(|(outpost, _)| outpost.keeps());
         Self {
+            keepers: keepers.fold(0, |bits, (_, place)| bits | 1 << place),
             ledger: Mutex::new(Ledger {
                 interest: HashMap::new(),
                 seen: Seen::new(ttl, config.ids),
                 changed: None,
             }),
-            mailboxes: (0..shards).map(|_| Mailbox::default()).collect(),
+            mailboxes: (0..shards + Outpost::ALL.len()).map(|_| Mailbox::default()).collect(),
             mailbox_items: config.mailbox_items,
             room: Notify::new(),
             changed: Notify::new(),
@@ -70,7 +78,8 @@ impl Hub {
     pub fn publish(&self, realm: RealmId, items: Vec<Item>, receipts: bool) -> Result<Accepted, Full> {
         let (ballot, answer) = Ballot::new(items.len(), receipts);
         let (mut woken, mut duplicates) = (0u64, 0);
-        let said = log::says_channels();
+        let mut pledge = None;
+        let said = logging::says_channels();
         let mut unheard = Vec::new();
         {
             let mut ledger = self.ledger.lock();
@@ -98,15 +107,27 @@ impl Hub {
                     continue;
                 }
                 woken |= shards;
-                let delivery = Arc::new(Delivery::new(realm, item, &ballot, slot));
+                let pledge = match shards & self.keepers {
+                    0 => None,
+                    keepers => {
+                        let (pledge, _) = pledge.get_or_insert_with(Pledge::new);
+                        each(keepers).for_each(|_| pledge.expect());
+                        Some(Arc::clone(pledge))
+                    }
+                };
+                let delivery = Arc::new(Delivery::new(realm, item, (&ballot, slot), pledge));
                 for shard in each(shards) {
                     self.mailboxes[shard].push(Arc::clone(&delivery));
                 }
             }
         }
         each(woken).for_each(|shard| self.mailboxes[shard].mail.notify_one());
-        unheard.iter().for_each(|channel| log::published(channel, 0));
-        Ok(Accepted { duplicates, receipts: answer.map(Receipts) })
+        unheard.iter().for_each(|channel| logging::published(channel, 0));
+        let kept = pledge.map(|(pledge, kept)| {
+            pledge.settle(Ok(()));
+            kept
+        });
+        Ok(Accepted { duplicates, receipts: answer.map(Receipts), kept })
     }
 
     /// Like [`Hub::publish`], but waits for room, at most `patience`.
@@ -139,6 +160,12 @@ impl Hub {
             mailbox.queue.lock().recover = true;
             mailbox.mail.notify_one();
         }
+    }
+
+    /// The place of an outpost among the shards: what [`Hub::join`], [`Hub::leave`], [`Hub::mail`] and [`Hub::take`]
+    /// know it by.
+    pub fn place(&self, outpost: Outpost) -> usize {
+        self.mailboxes.len() - Outpost::ALL.len() + outpost as usize
     }
 
     /// From now on `shard` gets the items of this channel: to be called before a client can know that
@@ -228,6 +255,22 @@ impl Hub {
 #[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq, PartialOrd, Ord)]
 pub struct RealmId(pub u32);
 
+/// Subscribers that are no shard's: they take their items on the control runtime.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Outpost {
+    Webhooks,
+    Xmpp,
+}
+
+impl Outpost {
+    const ALL: [Self; 2] = [Self::Webhooks, Self::Xmpp];
+
+    /// Whether a publisher is answered only when this one has said [`Delivery::kept`].
+    const fn keeps(self) -> bool {
+        matches!(self, Self::Webhooks)
+    }
+}
+
 /// One item on its way to one or more shards. Dropping the last copy completes its receipt.
 #[derive(Debug)]
 pub struct Delivery {
@@ -237,16 +280,30 @@ pub struct Delivery {
     bytes: usize,
     slot: usize,
     ballot: Option<Arc<Ballot>>,
+    pledge: Option<Arc<Pledge>>,
     /// On the shards that have delivered.
     receivers: AtomicU64,
 }
 
 impl Delivery {
-    fn new(realm: RealmId, item: Item, ballot: &Arc<Ballot>, slot: usize) -> Self {
+    fn new(
+        realm: RealmId,
+        item: Item,
+        (ballot, slot): (&Arc<Ballot>, usize),
+        pledge: Option<Arc<Pledge>>,
+    ) -> Self {
         let channel = item.channel.as_str().into();
         let item = Rendered::from(item);
         let ballot = ballot.answer.is_some().then(|| Arc::clone(ballot));
-        Self { realm, channel, bytes: weight(&item), item, slot, ballot, receivers: AtomicU64::new(0) }
+        let bytes = weight(&item);
+        Self { realm, channel, bytes, item, slot, ballot, pledge, receivers: AtomicU64::new(0) }
+    }
+
+    /// To be said once by each outpost that keeps items: it has kept this one, or cannot.
+    pub fn kept(&self, outcome: Result<(), Broken>) {
+        if let Some(pledge) = &self.pledge {
+            pledge.settle(outcome);
+        }
     }
 
     /// Adds what happened on one shard.
@@ -260,7 +317,7 @@ impl Delivery {
 
 impl Drop for Delivery {
     fn drop(&mut self) {
-        log::published(&self.channel, *self.receivers.get_mut());
+        logging::published(&self.channel, *self.receivers.get_mut());
     }
 }
 
@@ -296,6 +353,8 @@ pub struct Accepted {
     pub duplicates: usize,
     /// If they were asked for.
     pub receipts: Option<Receipts>,
+    /// What to wait for before the publisher is answered.
+    pub kept: Option<Kept>,
 }
 
 /// Nothing of the request was accepted: a shard's mailbox is full. The items come back.
@@ -448,7 +507,7 @@ fn each(mut shards: u64) -> impl Iterator<Item = usize> {
     })
 }
 
-/// Interest is a bit a shard.
+/// Interest is a bit a shard, and one for each outpost.
 pub const MAX_SHARDS: usize = config::MAX_SHARDS;
 /// What may wait for one shard besides the number of items: 64 of the largest publishes.
 const MAILBOX_BYTES: usize = 64 << 20;
@@ -530,6 +589,34 @@ mod tests {
         };
         assert!(tokio::join!(publish(), make_room).0.unwrap().receipts.is_none());
         assert!(publish().await.is_err());
+    }
+
+    #[tokio::test]
+    async fn a_publisher_waits_for_who_keeps_its_items() {
+        let hub = hub(1, 10);
+        let (webhooks, xmpp) = (hub.place(Outpost::Webhooks), hub.place(Outpost::Xmpp));
+        hub.join(0, R, "a");
+        hub.join(xmpp, R, "a");
+        assert!(hub.publish(R, vec![item("a", None)], false).unwrap().kept.is_none());
+        hub.join(webhooks, R, "a");
+        hub.join(webhooks, R, "b");
+        let publish = || hub.publish(R, vec![item("a", None), item("b", None)], false).unwrap().kept.unwrap();
+        let settle = |outcomes: [Result<(), Broken>; 2]| {
+            let mut batch = Vec::new();
+            hub.take(webhooks, &mut batch);
+            batch.iter().zip(outcomes).for_each(|(delivery, outcome)| delivery.kept(outcome));
+        };
+        let mut kept = publish();
+        assert!(tokio::time::timeout(Duration::ZERO, &mut kept.0).await.is_err());
+        settle([Ok(()), Ok(())]);
+        assert_eq!(kept.wait().await, Ok(()));
+        let broken = Broken("disk full".into());
+        let kept = publish();
+        settle([Err(broken.clone()), Ok(())]);
+        assert_eq!(kept.wait().await, Err(broken));
+        let kept = publish();
+        drop(hub);
+        assert!(kept.wait().await.is_err());
     }
 
     #[tokio::test]

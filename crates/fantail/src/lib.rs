@@ -4,8 +4,8 @@
 //!
 //! The rooms, in reading order. The path of a client: [`listen`] → [`route`] → [`proxy`] → [`hub`] →
 //! [`hold`]. The path of a publisher: [`publish`] → [`hub`]. `upstream` is a tool: one request in, one
-//! response out. [`realm`] is the tenants, [`admin`] is for operators; [`config`], [`metrics`], [`log`],
-//! [`drain`] and [`error`] are the closets.
+//! response out. [`realm`] is the tenants, [`admin`] is for operators; [`config`], [`metrics`], [`logging`],
+//! [`drain`], [`store`] and [`error`] are the closets.
 
 pub mod admin;
 pub mod certificate;
@@ -17,7 +17,7 @@ pub mod error;
 pub mod hold;
 pub mod hub;
 pub mod listen;
-pub mod log;
+pub mod logging;
 pub mod metrics;
 pub mod proxy;
 pub mod publish;
@@ -27,4 +27,5 @@ pub mod server;
 pub mod shard;
 pub mod sign;
 pub mod snapshot;
+pub mod store;
 pub mod upstream;

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use fantail::{
     cli::{self, Command},
     config::Config,
-    log, server,
+    logging, server,
 };
 
 #[cfg(feature = "jemalloc")]
@@ -26,7 +26,7 @@ fn serve(flags: &cli::Flags) -> ExitCode {
         Ok(config) => config,
         Err(problems) => return cli::refuse(problems.0),
     };
-    let output = match log::init(&config.log) {
+    let output = match logging::init(&config.logging) {
         Ok(output) => output,
         Err(why) => return cli::refuse([format!("the log cannot be started: {why}")]),
     };

@@ -32,7 +32,7 @@ use crate::{
     hold::Holds,
     hub::Hub,
     listen::{self, Bound, tls},
-    log::Output,
+    logging::Output,
     metrics::{Counters, Process},
     publish::{
         Publisher,
@@ -157,7 +157,7 @@ impl Server {
         let (clients, sealed) = (addresses(false)?, addresses(true)?);
         let control = self.control.local_addr()?;
         let snapshot = self.snapshot();
-        if io::stdout().is_terminal() && snapshot.config.log.format != LogFormat::Pushpin {
+        if io::stdout().is_terminal() && snapshot.config.logging.format != LogFormat::Pushpin {
             print!(
                 "{}",
                 cli::banner(&snapshot.config, [&clients, &sealed], control, snapshot.routes.table())

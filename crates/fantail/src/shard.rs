@@ -22,7 +22,7 @@ use crate::{
     client::Connections,
     hold::{Holds, Onward},
     hub::Hub,
-    log::AccessLog,
+    logging::AccessLog,
     metrics::Counters,
     sign::Tokens,
     snapshot::Snapshot,

@@ -27,8 +27,14 @@ const ARROWS: [(&str, &[&str]); 15] = [
 ];
 
 /// Rooms that every room may use, and what they use themselves.
-const CLOSETS: [(&str, &[&str]); 5] =
-    [("config", &["log"]), ("drain", &[]), ("error", &["upstream"]), ("log", &["config"]), ("metrics", &[])];
+const CLOSETS: [(&str, &[&str]); 6] = [
+    ("config", &["logging"]),
+    ("drain", &[]),
+    ("error", &["upstream"]),
+    ("logging", &["config"]),
+    ("metrics", &[]),
+    ("store", &[]),
+];
 
 /// Arrows against the direction, each with its reason.
 const EXCEPTIONS: [(&str, &str, &str); 1] = [(
@@ -38,16 +44,17 @@ const EXCEPTIONS: [(&str, &str, &str); 1] = [(
 )];
 
 /// Where threads and tasks begin; each keeps the handle, or the task ends with the connection it drives.
-const SPAWNS: [&str; 13] = [
+const SPAWNS: [&str; 14] = [
     "fantail/src/admin/mod.rs",
     "fantail/src/listen/connection.rs",
-    "fantail/src/log.rs",
+    "fantail/src/logging.rs",
     "fantail/src/proxy/native.rs",
     "fantail/src/proxy/over_http.rs",
     "fantail/src/publish/zeromq.rs",
     "fantail/src/publish/zeromq/socket.rs",
     "fantail/src/route/watch.rs",
     "fantail/src/server.rs",
+    "fantail/src/store.rs",
     "fantail/src/upstream/workers.rs",
     "fantail/src/upstream/workers/exchange.rs",
     "fantail/src/upstream/workers/websocket.rs",

@@ -32,7 +32,7 @@ use tokio::{net::TcpListener, sync::watch, task::JoinSet, time::Instant};
 use crate::{
     config,
     hub::Hub,
-    log::Output,
+    logging::Output,
     metrics::{Counters, Exposition, Process, expose},
     publish::{
         Publisher,

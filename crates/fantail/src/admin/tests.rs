@@ -15,7 +15,7 @@ use super::{Limits, Phase, SEATS, State, serve};
 use crate::{
     config::{self, Config, DEFAULT_REALM},
     hub::{Hub, RealmId, Receipt},
-    log::Output,
+    logging::Output,
     metrics::{Counters, Process},
     publish::Publisher,
     realm::Realms,
@@ -442,7 +442,7 @@ impl Port {
         config.control.publish_timeout = options.patience;
         let hub = Arc::new(Hub::new(1, &config.hub));
         let process = Arc::new(Process::default());
-        let log = Output::start(&config.log, std::io::sink()).unwrap();
+        let log = Output::start(&config.logging, std::io::sink()).unwrap();
         let control = config.control.clone();
         let snapshot = Arc::new(ArcSwap::from_pointee(Snapshot::load(config, None).unwrap()));
         let realms = Arc::clone(&snapshot.load().realms);

@@ -24,7 +24,7 @@ use serde_json::{Map, Value, json};
 use super::say;
 use crate::{
     config::Config,
-    log::printable,
+    logging::printable,
     metrics::Counters,
     sign::{self, Key, KeyError},
     upstream::{Destination, Failure, Tls, Upload, Upstream},

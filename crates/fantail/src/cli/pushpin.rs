@@ -50,9 +50,9 @@ impl Options {
         [
             ("--port", "server.listen", listen),
             ("--port", "server.tls_listen", encrypted),
-            ("--logfile", "log.file", logfile),
-            ("--loglevel", "log.level", level),
-            ("--verbose", "log.level", self.verbose.then(|| toml::Value::from("debug"))),
+            ("--logfile", "logging.file", logfile),
+            ("--loglevel", "logging.level", level),
+            ("--verbose", "logging.level", self.verbose.then(|| toml::Value::from("debug"))),
         ]
         .into_iter()
     }

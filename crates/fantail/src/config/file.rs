@@ -30,7 +30,7 @@ pub(super) struct File {
     zeromq: zeromq::Section,
     #[serde(default)]
     realm: Vec<Realm>,
-    log: Log,
+    logging: Logging,
 }
 
 /// Why one value cannot be used. Values that may be secret are not repeated.
@@ -100,7 +100,7 @@ impl File {
             control: self.control.build()?,
             zeromq: self.zeromq.build(base)?,
             realms: self.realm.into_iter().map(Realm::build).collect::<Result<_, _>>()?,
-            log: self.log.build(base)?,
+            logging: self.logging.build(base)?,
         })
     }
 }
@@ -114,6 +114,7 @@ struct Server {
     fan_out: FanOut,
     backlog: u32,
     drain_timeout: String,
+    data_dir: String,
 }
 
 impl Server {
@@ -147,6 +148,7 @@ impl Server {
             fan_out: self.fan_out,
             backlog: at_least(1, self.backlog)?,
             drain_timeout: duration(&self.drain_timeout)?,
+            data_dir: path(&self.data_dir, base),
         })
     }
 }
@@ -436,7 +438,7 @@ impl Realm {
 #[expect(clippy::struct_excessive_bools, reason = "keys that are independent of each other")]
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Log {
+struct Logging {
     format: LogFormat,
     file: String,
     level: String,
@@ -446,8 +448,8 @@ struct Log {
     channels: bool,
 }
 
-impl Log {
-    fn build(self, base: &Path) -> Result<super::Log, Invalid> {
+impl Logging {
+    fn build(self, base: &Path) -> Result<super::Logging, Invalid> {
         let level = match self.level.as_str() {
             "error" => tracing::Level::ERROR,
             "warn" => tracing::Level::WARN,
@@ -456,7 +458,7 @@ impl Log {
             "trace" => tracing::Level::TRACE,
             _ => return Err(Invalid::Level(self.level)),
         };
-        Ok(super::Log {
+        Ok(super::Logging {
             format: self.format,
             file: path(&self.file, base),
             level,

@@ -20,7 +20,7 @@ mod render;
 mod tests;
 mod zeromq;
 
-use crate::log;
+use crate::logging;
 use layers::Layers;
 pub use pushpin::{LevelError, Notice, level, tcp};
 pub use zeromq::{Endpoint, Transport, ZeroMq};
@@ -41,7 +41,7 @@ pub struct Config {
     pub zeromq: ZeroMq,
     /// The realm `default` is always there, and first.
     pub realms: Vec<Realm>,
-    pub log: Log,
+    pub logging: Logging,
     /// The folder that relative paths start from, absolute: that of the file, or the current one.
     pub base: PathBuf,
     /// The file that was read, if one was.
@@ -169,7 +169,7 @@ impl Config {
             control: parts.control,
             zeromq: parts.zeromq,
             realms,
-            log: parts.log,
+            logging: parts.logging,
             base,
             file: layers.file.clone(),
             notices: layers.notices.clone(),
@@ -191,7 +191,7 @@ impl Default for Config {
 
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.place, log::printable(&self.reason))
+        write!(f, "{}: {}", self.place, logging::printable(&self.reason))
     }
 }
 
@@ -217,6 +217,8 @@ pub struct Server {
     pub fan_out: FanOut,
     pub backlog: u32,
     pub drain_timeout: Duration,
+    /// Where what survives a restart is kept.
+    pub data_dir: Option<PathBuf>,
 }
 
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -385,7 +387,7 @@ impl fmt::Debug for Realm {
 
 #[expect(clippy::struct_excessive_bools, reason = "keys that are independent of each other")]
 #[derive(Clone, Debug)]
-pub struct Log {
+pub struct Logging {
     pub format: LogFormat,
     /// `None`: standard output.
     pub file: Option<PathBuf>,
@@ -420,7 +422,7 @@ struct Parts {
     control: Control,
     zeromq: ZeroMq,
     realms: Vec<Realm>,
-    log: Log,
+    logging: Logging,
 }
 
 struct Lines<'a>(&'a [Problem]);
@@ -489,7 +491,7 @@ fn base(file: Option<&Path>) -> PathBuf {
 }
 
 /// Shards at most: the hub keeps a channel's shards as the bits of one word.
-pub const MAX_SHARDS: usize = 64;
+pub const MAX_SHARDS: usize = 56;
 /// The realm of the plain `/publish/` and of routes without `realm=`.
 pub const DEFAULT_REALM: &str = "default";
 

@@ -296,8 +296,8 @@ impl<'a> Reading<'a> {
     }
 
     fn log(&mut self) {
-        self.set("log.format", Value::from("pushpin"), self.whole());
-        self.set("log.channels", Value::from(true), self.whole());
+        self.set("logging.format", Value::from("pushpin"), self.whole());
+        self.set("logging.channels", Value::from(true), self.whole());
         let Some(found) = self.find("runner", &["log_level"]) else { return };
         match level(&found.text()) {
             Ok((level, apart)) => {
@@ -306,7 +306,7 @@ impl<'a> Reading<'a> {
                         format!("log_level: the parts of Fantail have one level: {apart} is not used");
                     self.doubtful(Some(found.place.clone()), reason);
                 }
-                self.set("log.level", Value::from(level), found.place);
+                self.set("logging.level", Value::from(level), found.place);
             }
             Err(why) => self.doubtful(Some(found.place), format!("log_level: {why}")),
         }

@@ -98,7 +98,7 @@ fn variables_take_the_type_of_their_key() {
         ("FANTAIL_SERVER__LISTEN", "[::1]:0"),
         ("FANTAIL_ROUTES__LINES", r#"["a test", 'b,path_beg=/x test']"#),
         ("FANTAIL_CLIENT__HEADERS", "50"),
-        ("FANTAIL_LOG__ACCESS", "false"),
+        ("FANTAIL_LOGGING__ACCESS", "false"),
         ("FANTAIL_PROXY__SIG_KEY", "123"),
         ("FANTAIL_REALM", r#"[{id = "a", keys = ["k"]}]"#),
     ]))
@@ -106,7 +106,7 @@ fn variables_take_the_type_of_their_key() {
     assert_eq!(config.server.listen, [Address::Tcp("[::1]:0".parse().unwrap())]);
     assert_eq!(config.routes.lines, ["a test", "b,path_beg=/x test"]);
     assert_eq!(config.client.headers, 50);
-    assert!(!config.log.access);
+    assert!(!config.logging.access);
     assert_eq!(config.proxy.sig_key, "123");
     assert_eq!(config.realms.iter().map(|r| &*r.id).collect::<Vec<_>>(), ["default", "a"]);
 }
@@ -127,7 +127,7 @@ fn wrong_variables_are_named() {
     for (name, text, expected) in [
         ("FANTAIL_CLIENT__IDLE_TIMOUT", "1s", "did you mean FANTAIL_CLIENT__IDLE_TIMEOUT?"),
         ("FANTAIL_CLIENT_IDLE_TIMEOUT", "1s", "did you mean FANTAIL_CLIENT__IDLE_TIMEOUT?"),
-        ("FANTAIL_log__level", "info", "did you mean FANTAIL_LOG__LEVEL?"),
+        ("FANTAIL_log__level", "info", "did you mean FANTAIL_LOGGING__LEVEL?"),
         ("FANTAIL_CLIENT__HEADERS", "many", "a whole number"),
         ("FANTAIL_PROXY__DEBUG", "yes", "true or false"),
         ("FANTAIL_REALM", "x", "write a list"),
@@ -151,7 +151,7 @@ head_timeout = \"10\"
 drain_timeout = \"1s\"
 
 [clint]
-[log]
+[logging]
 level = \"loud\"
 format = \"xml\"
 ";

@@ -312,7 +312,7 @@ impl Holds {
             hold.filtering = Some(Box::new(filtering));
         }
         for Subscription { channel, filters, prev_id } in asked.subscriptions {
-            asked.uri.iter().for_each(|uri| crate::log::subscribed(uri, &channel));
+            asked.uri.iter().for_each(|uri| crate::logging::subscribed(uri, &channel));
             let sub = self.join(id, asked.realm, &channel, list, filters);
             let filtering = self.pins.get_mut(id).and_then(|hold| hold.filtering.as_mut());
             if let (Some(filtering), Some(sub), Some(prev_id)) = (filtering, sub, prev_id) {

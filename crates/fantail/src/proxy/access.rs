@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use super::Conversation;
 use crate::{
     config::DEFAULT_REALM,
-    log::{self, Access, Outcome},
+    logging::{self, Access, Outcome},
     route::Route,
     shard::Shard,
 };
@@ -40,7 +40,7 @@ impl Entry {
         replay: bool,
     ) -> Option<Box<Self>> {
         let lines = conversation.shard().access.borrow().is_on();
-        if !lines && !log::says_channels() {
+        if !lines && !logging::says_channels() {
             return None;
         }
         let header = |name| request.headers().get(name).cloned();

@@ -22,7 +22,7 @@ use super::{
 use crate::{
     error::Fault,
     hold::{self, Asked, Subscription},
-    log::Outcome,
+    logging::Outcome,
     upstream::Download,
 };
 

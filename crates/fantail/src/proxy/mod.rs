@@ -26,7 +26,7 @@ pub use relay::Relay;
 
 use crate::{
     error::{self, Fault},
-    log,
+    logging,
     metrics::Counters,
     route::Route,
     shard::Shard,
@@ -213,7 +213,7 @@ impl Exchange {
 
     /// When the log is to say who subscribes to what.
     fn said_uri(&self) -> Option<Box<str>> {
-        let entry = self.entry.as_ref().filter(|_| log::says_channels())?;
+        let entry = self.entry.as_ref().filter(|_| logging::says_channels())?;
         Some(entry.uri().into())
     }
 

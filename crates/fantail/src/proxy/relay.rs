@@ -14,7 +14,7 @@ use http_body::{Body, Frame, SizeHint};
 
 use super::{Conversation, access::Entry};
 use crate::{
-    log::Outcome,
+    logging::Outcome,
     upstream::{Download, DownloadError},
 };
 

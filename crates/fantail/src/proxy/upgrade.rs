@@ -16,7 +16,7 @@ use super::{Exchange, Parked, Relay, ask::Ask, conversation::Reserved, native, o
 use crate::{
     error::Fault,
     hold::{Asked, Far, Opened, Subscription},
-    log::Outcome,
+    logging::Outcome,
     upstream::{Download, Failure},
 };
 

@@ -80,7 +80,9 @@ impl Endpoints {
         let count = match &outcome {
             Ok(_) => &self.counts.publishes_accepted,
             Err(Refused::Denied) => &self.counts.publishes_denied,
-            Err(Refused::Busy | Refused::Publish(Refusal::Full)) => &self.counts.publishes_overload,
+            Err(Refused::Busy | Refused::Publish(Refusal::Full | Refusal::Broken(_) | Refusal::Slow)) => {
+                &self.counts.publishes_overload
+            }
             Err(Refused::Slow | Refused::Cut) => &self.counts.publishes_cut,
             Err(Refused::Query | Refused::Large | Refused::Publish(_)) => &self.counts.publishes_invalid,
         };
@@ -159,7 +161,9 @@ impl Refused {
             Self::Slow => answer::text(StatusCode::REQUEST_TIMEOUT, "Request body too slow."),
             Self::Cut => answer::text(StatusCode::BAD_REQUEST, "Request body incomplete or malformed."),
             Self::Busy => overload("Too many publish requests at once."),
-            Self::Publish(full @ Refusal::Full) => overload(&full.to_string()),
+            Self::Publish(refusal @ (Refusal::Full | Refusal::Broken(_) | Refusal::Slow)) => {
+                overload(&refusal.to_string())
+            }
             Self::Publish(refusal) => answer::text(StatusCode::BAD_REQUEST, &refusal.to_string()),
         }
     }

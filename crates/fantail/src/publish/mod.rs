@@ -13,10 +13,10 @@ use std::{
 use ::http::HeaderValue;
 use arc_swap::ArcSwap;
 use fantail_proto::item::{self, Item, ItemError};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use crate::{
-    hub::{Full, Hub, RealmId, Receipt, Receipts},
+    hub::{Broken, Full, Hub, RealmId, Receipt, Receipts},
     metrics::Process,
     realm::Denied,
     snapshot::Snapshot,
@@ -91,6 +91,9 @@ impl Publisher {
         }
         let names = if receipts { items.iter().map(Name::of).collect() } else { Vec::new() };
         let accepted = self.hub.publish_within(realm, items, receipts, self.patience).await?;
+        if let Some(kept) = accepted.kept {
+            timeout(self.patience, kept.wait()).await.map_err(|_| Refusal::Slow)??;
+        }
         let pending = accepted.receipts.map(|receipts| Pending { names, receipts });
         Ok((accepted.duplicates, pending))
     }
@@ -134,6 +137,11 @@ pub enum Refusal {
     Channel(usize),
     #[error("Too many items wait for delivery.")]
     Full,
+    /// It may have been delivered, but it is not on disk.
+    #[error("Not kept: {0}")]
+    Broken(#[from] Broken),
+    #[error("Not kept in time.")]
+    Slow,
 }
 
 impl From<Full> for Refusal {

@@ -38,7 +38,7 @@ fn ten_thousand_pins_outlive_their_origin() {
     println!("{count} connections");
     let origin = Origin::fixed(hold("stream", "c", &[("Grip-Keep-Alive", "x; timeout=60")], ""));
     let server = TestServer::start(&[&format!("* {origin}")], |o| {
-        o.set("log.access", "false").set("server.backlog", "4096");
+        o.set("logging.access", "false").set("server.backlog", "4096");
     });
     let mut clients = open(&server, count);
     server.wait_pins("stream", count);
@@ -63,7 +63,7 @@ fn a_broadcast_does_not_starve_a_new_request() {
         _ => hold("stream", "c", &[], ""),
     });
     let server = TestServer::start(&[&format!("* {origin}")], |o| {
-        o.set("log.access", "false").set("server.shards", "1");
+        o.set("logging.access", "false").set("server.shards", "1");
     });
     let mut clients = open(&server, count);
     let rounds = 300;

@@ -35,7 +35,7 @@ fn everything_at_once_for_long() {
     ];
     let routes: Vec<&str> = routes.iter().map(String::as_str).collect();
     let server = TestServer::start(&routes, |o| {
-        o.set("server.shards", "2").set("log.access", "false").config("");
+        o.set("server.shards", "2").set("logging.access", "false").config("");
     });
     let run = Run {
         server: &server,

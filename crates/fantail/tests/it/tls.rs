@@ -183,7 +183,7 @@ fn routes_know_tls() {
     let plain = Origin::fixed(answer("200 OK", &[], "plain"));
     let sealed = Origin::fixed(answer("200 OK", &[], "sealed"));
     let routes = [&*format!("*,ssl=yes {sealed}"), &*format!("*,ssl=no {plain}")];
-    let secure = Secure::start(&routes, &["test.example"], &[("log.access", "true")]);
+    let secure = Secure::start(&routes, &["test.example"], &[("logging.access", "true")]);
     assert_eq!(secure.server.get("/").text(), "plain");
     secure.connect(&any()).get("/").until("sealed");
     assert_eq!(origin_proto(&plain), None);

@@ -263,7 +263,7 @@ fn who_agreed_to_deflate_costs_no_more_while_idle() {
     let (origin, count) = (echo(), 5_000);
     let [plain, deflating] = [&[][..], &[DEFLATE]].map(|fields| {
         let server = TestServer::start(&[&format!("* {origin},over_http")], |o| {
-            o.set("websocket.deflate", "true").set("log.access", "false").set("server.backlog", "4096");
+            o.set("websocket.deflate", "true").set("logging.access", "false").set("server.backlog", "4096");
         });
         let mut clients = vec![open(&server, fields)];
         let before = server.memory();

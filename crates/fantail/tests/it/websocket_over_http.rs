@@ -736,7 +736,7 @@ fn a_backend_restarts_under_a_thousand_clients() {
     let count = 1000;
     let origin = over_http(|_| opened(&[subscribe("all")]), |_, said| events(&echoed(said)));
     let server = TestServer::start(&[&format!("* {origin},over_http")], |o| {
-        o.set("log.access", "false");
+        o.set("logging.access", "false");
     });
     let mut clients: Vec<_> = (0..count).map(|_| WebSocket::open(&server, "/")).collect();
     for client in &mut clients {

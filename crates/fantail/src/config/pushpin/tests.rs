@@ -64,8 +64,8 @@ fn debians_file_is_all_used_or_explained() {
     assert_eq!(config.client.connections, 50_000);
     assert_eq!(config.control.listen, "127.0.0.1:5561".parse().unwrap());
     assert_eq!(config.hub.id_ttl.as_secs(), 60);
-    assert_eq!(config.log.format, LogFormat::Pushpin);
-    assert!(!config.log.from && config.log.channels);
+    assert_eq!(config.logging.format, LogFormat::Pushpin);
+    assert!(!config.logging.from && config.logging.channels);
     assert!(config.routes.lenient && config.routes.file.as_ref().unwrap().ends_with("routes"));
     let doubtful: Vec<&Notice> =
         config.notices.iter().filter(|notice| matches!(notice, Notice::Doubtful(_))).collect();
@@ -191,7 +191,7 @@ fn values_become_values() {
          x_forwarded_for=truncate:0,append\norig_headers_need_mark=X-A, X-B\naccept_pushpin_route=true\n\
          sig_key=\"a,b\"\nupstream_key=file:key\n[handler]\nid_cache_ttl=7\npush_in_http_addr=::1\npush_in_http_port=9\n",
     );
-    assert_eq!(config.log.level, tracing::Level::ERROR);
+    assert_eq!(config.logging.level, tracing::Level::ERROR);
     assert!(config.websocket.deflate && config.proxy.debug && config.proxy.forward.accept_pushpin_route);
     assert_eq!(config.proxy.forward.need_mark, ["x-a", "x-b"]);
     assert_eq!(config.proxy.sig_key, "a,b");

@@ -16,7 +16,7 @@ use fantail_proto::{
 use super::{Stage, millis, timers::Delayed};
 use crate::{
     hold::{Filtering, Hold, HoldKind, Holds, List, Subscriptions, jitter_ms},
-    log,
+    logging,
 };
 
 impl Holds {
@@ -81,7 +81,7 @@ impl Holds {
             return;
         }
         if let Some(uri) = socket.names.as_ref().and_then(|names| names.uri.as_ref()) {
-            log::subscribed(uri, &name);
+            logging::subscribed(uri, &name);
         }
         if !filters.is_empty() {
             self.filtering(id);

@@ -24,12 +24,12 @@ impl Sink {
     }
 }
 
-fn log(format: LogFormat) -> config::Log {
-    config::Log { format, ..at(Level::INFO) }
+fn log(format: LogFormat) -> config::Logging {
+    config::Logging { format, ..at(Level::INFO) }
 }
 
-fn at(level: Level) -> config::Log {
-    config::Log { level, channels: true, ..config::Config::default().log }
+fn at(level: Level) -> config::Logging {
+    config::Logging { level, channels: true, ..config::Config::default().logging }
 }
 
 const HOSTILE: &[&str] = &[
@@ -146,7 +146,7 @@ fn text_lines_read_as_pushpins_do() {
 #[test]
 fn lines_of_pushpins_format_have_its_fields_in_its_order() {
     let sink = Sink::default();
-    let log = config::Log { format: LogFormat::Pushpin, user_agent: false, ..at(Level::INFO) };
+    let log = config::Logging { format: LogFormat::Pushpin, user_agent: false, ..at(Level::INFO) };
     let output = Output::start(&log, sink.clone()).unwrap();
     let mut lines = output.access();
     let request = Access {
@@ -184,7 +184,7 @@ fn lines_of_pushpins_format_have_its_fields_in_its_order() {
 fn a_file_is_opened_again_where_it_was() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("new/log");
-    let log = config::Log { file: Some(path.clone()), ..at(Level::INFO) };
+    let log = config::Logging { file: Some(path.clone()), ..at(Level::INFO) };
     let output = Output::start(&log, open(&path).unwrap()).unwrap();
     let line = |text: &str| {
         let mut lines = output.access();
@@ -216,7 +216,7 @@ fn nothing_is_said_that_is_switched_off() {
         (Level::INFO, false, false),
     ] {
         let sink = Sink::default();
-        let log = config::Log { access: switched, ..at(level) };
+        let log = config::Logging { access: switched, ..at(level) };
         let output = Output::start(&log, sink.clone()).unwrap();
         let mut lines = output.access();
         assert_eq!(lines.is_on(), on);

@@ -41,7 +41,7 @@ use stamp::Stamp;
 
 /// Starts the log on standard output or its file, and sends to it what the program traces. The first call
 /// of a process decides what is traced.
-pub fn init(log: &config::Log) -> io::Result<Output> {
+pub fn init(log: &config::Logging) -> io::Result<Output> {
     let output = match &log.file {
         Some(path) => Output::start(log, open(path)?)?,
         None => Output::start(log, io::stdout())?,
@@ -77,7 +77,7 @@ pub struct Output(Arc<Shared>);
 
 #[derive(Debug)]
 struct Shared {
-    settings: config::Log,
+    settings: config::Logging,
     buffer: Mutex<Buffer>,
     filled: Condvar,
     ended: Condvar,
@@ -96,7 +96,7 @@ struct Buffer {
 
 impl Output {
     /// Starts the thread that writes to `sink`; it ends after [`Output::finish`].
-    pub fn start(log: &config::Log, sink: impl io::Write + Send + 'static) -> io::Result<Self> {
+    pub fn start(log: &config::Logging, sink: impl io::Write + Send + 'static) -> io::Result<Self> {
         let shared = Arc::new(Shared {
             settings: log.clone(),
             buffer: Mutex::default(),

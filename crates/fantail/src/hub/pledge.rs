@@ -1,0 +1,58 @@
+//! What must have happened to the items of a publish before its publisher is answered: everybody who keeps them on
+//! disk has done so. Owns the count of those who have not, and the first failure.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering::AcqRel},
+};
+
+use parking_lot::Mutex;
+use tokio::sync::oneshot;
+
+/// The hub's side, in every delivery of a publish that is kept by somebody.
+#[derive(Debug)]
+pub(super) struct Pledge {
+    /// Keepers that have not said anything yet, and the hub itself while it counts them.
+    open: AtomicUsize,
+    answer: Mutex<Option<oneshot::Sender<Result<(), Broken>>>>,
+}
+
+/// The publisher's side.
+#[derive(Debug)]
+pub struct Kept(pub(super) oneshot::Receiver<Result<(), Broken>>);
+
+/// An item could not be kept as its publisher was promised; it may have been delivered all the same.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+#[error("{0}")]
+pub struct Broken(pub Arc<str>);
+
+impl Pledge {
+    pub(super) fn new() -> (Arc<Self>, Kept) {
+        let (sender, receiver) = oneshot::channel();
+        (Arc::new(Self { open: AtomicUsize::new(1), answer: Mutex::new(Some(sender)) }), Kept(receiver))
+    }
+
+    /// One more will keep an item.
+    pub(super) fn expect(&self) {
+        self.open.fetch_add(1, AcqRel);
+    }
+
+    /// One of them has, or cannot: the first failure is the answer.
+    pub(super) fn settle(&self, outcome: Result<(), Broken>) {
+        let last = self.open.fetch_sub(1, AcqRel) == 1;
+        if outcome.is_err() || last {
+            // The publisher may have gone.
+            self.answer.lock().take().map(|answer| answer.send(outcome));
+        }
+    }
+}
+
+impl Kept {
+    /// Resolves when everybody has kept everything.
+    ///
+    /// # Errors
+    /// Somebody could not, or the process stops.
+    pub async fn wait(self) -> Result<(), Broken> {
+        self.0.await.unwrap_or_else(|_| Err(Broken("The server is stopping.".into())))
+    }
+}

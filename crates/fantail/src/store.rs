@@ -1,0 +1,227 @@
+//! A file on disk, a redb database, and the one thread that writes it. Owns the commits: what waits at the same time
+//! shares one, because a commit costs an fsync. It never looks at what is written.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+    sync::Arc,
+    thread,
+    time::SystemTime,
+};
+
+use redb::{Database, DatabaseError, ReadTransaction, ReadableDatabase, WriteTransaction};
+use tokio::sync::{mpsc, oneshot};
+
+/// Cheap to clone. When the last clone is gone, what was submitted is still written, and the thread ends.
+#[derive(Clone, Debug)]
+pub struct Store {
+    database: Arc<Database>,
+    jobs: mpsc::Sender<Job>,
+}
+
+/// What is done to the tables. An error undoes everything that shares its commit: to be returned for faults of the
+/// file only.
+pub type Work = Box<dyn FnOnce(&WriteTransaction) -> Result<(), redb::Error> + Send>;
+/// Told on the store's thread when the work is on disk, or that it is not: must not block.
+pub type Done = Box<dyn FnOnce(Result<(), StoreError>) + Send>;
+
+struct Job {
+    work: Work,
+    done: Done,
+}
+
+/// Why something is not on disk.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum StoreError {
+    /// [`JOBS`] wait already.
+    #[error("the disk is too slow")]
+    Full,
+    #[error("the disk has failed: {0}")]
+    Disk(Arc<str>),
+}
+
+impl From<redb::Error> for StoreError {
+    fn from(error: redb::Error) -> Self {
+        Self::Disk(error.to_string().into())
+    }
+}
+
+/// Why there is no store.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    #[error("{0} is in use by another process")]
+    InUse(PathBuf),
+    #[error("{path}: {source}")]
+    Path { path: PathBuf, source: io::Error },
+    #[error("{path}: {reason}")]
+    Database { path: PathBuf, reason: DatabaseError },
+}
+
+impl Store {
+    /// Opens or makes the file. One that is damaged is renamed, never served: its new name is the second value, for
+    /// the caller to report. Checks the whole file, so it takes as long as reading it. Blocks.
+    ///
+    /// # Errors
+    /// Another process has the file, or it cannot be opened or made.
+    pub fn open(path: &Path, cache_bytes: usize) -> Result<(Self, Option<PathBuf>), OpenError> {
+        let failed = |source| OpenError::Path { path: path.to_owned(), source };
+        if let Some(folder) = path.parent() {
+            fs::create_dir_all(folder).map_err(failed)?;
+        }
+        let (database, set_aside) = match database(path, cache_bytes) {
+            Err(error) if is_damage(&error) => {
+                let aside = aside(path);
+                fs::rename(path, &aside).map_err(failed)?;
+                (database(path, cache_bytes), Some(aside))
+            }
+            outcome => (outcome, None),
+        };
+        let database = database.map_err(|reason| match reason {
+            DatabaseError::DatabaseAlreadyOpen => OpenError::InUse(path.to_owned()),
+            DatabaseError::Storage(redb::StorageError::Io(source)) => failed(source),
+            reason => OpenError::Database { path: path.to_owned(), reason },
+        })?;
+        let database = Arc::new(database);
+        let (jobs, waiting) = mpsc::channel(JOBS);
+        let written = Arc::clone(&database);
+        let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        thread::Builder::new().name(name).spawn(move || write(&written, waiting)).map_err(failed)?;
+        Ok((Self { database, jobs }, set_aside))
+    }
+
+    /// What is on disk now. Reading blocks on the disk.
+    ///
+    /// # Errors
+    /// The file has failed.
+    pub fn read(&self) -> Result<ReadTransaction, StoreError> {
+        self.database.begin_read().map_err(|error| redb::Error::from(error).into())
+    }
+
+    /// Does the work after all that was submitted before, and says when it is on disk.
+    pub fn submit(&self, work: Work, done: Done) {
+        if let Err(refused) = self.jobs.try_send(Job { work, done }) {
+            (refused.into_inner().done)(Err(StoreError::Full));
+        }
+    }
+
+    /// Like [`Self::submit`], but waits for room and for the disk.
+    ///
+    /// # Errors
+    /// The file has failed.
+    pub async fn write(&self, work: Work) -> Result<(), StoreError> {
+        let (sender, receiver) = oneshot::channel();
+        let done: Done = Box::new(move |outcome| drop(sender.send(outcome)));
+        let stopped = || StoreError::Disk("its thread has ended".into());
+        self.jobs.send(Job { work, done }).await.map_err(|_| stopped())?;
+        receiver.await.unwrap_or_else(|_| Err(stopped()))
+    }
+}
+
+fn database(path: &Path, cache_bytes: usize) -> Result<Database, DatabaseError> {
+    Database::builder().set_cache_size(cache_bytes).set_check_integrity_on_open(true).create(path)
+}
+
+fn is_damage(error: &DatabaseError) -> bool {
+    match error {
+        DatabaseError::Storage(redb::StorageError::Io(error)) => error.kind() == io::ErrorKind::InvalidData,
+        DatabaseError::Storage(redb::StorageError::Corrupted(_)) | DatabaseError::UpgradeRequired(_) => true,
+        _ => false,
+    }
+}
+
+/// A name beside the file's that is not taken.
+fn aside(path: &Path) -> PathBuf {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
+    let named = |n: u64| path.with_extension(format!("damaged-{n}"));
+    (now..).map(named).find(|name| !name.exists()).unwrap_or_else(|| named(now))
+}
+
+fn write(database: &Database, mut waiting: mpsc::Receiver<Job>) {
+    let mut jobs = Vec::new();
+    while waiting.blocking_recv_many(&mut jobs, TOGETHER) > 0 {
+        let (works, dones): (Vec<_>, Vec<_>) = jobs.drain(..).map(|job| (job.work, job.done)).unzip();
+        let outcome = commit(database, works).map_err(StoreError::from);
+        dones.into_iter().for_each(|done| done(outcome.clone()));
+    }
+}
+
+fn commit(database: &Database, works: Vec<Work>) -> Result<(), redb::Error> {
+    let transaction = database.begin_write()?;
+    for work in works {
+        work(&transaction)?;
+    }
+    Ok(transaction.commit()?)
+}
+
+/// What may wait for the disk.
+const JOBS: usize = 65_536;
+/// What may share one commit: some ten milliseconds of writing.
+const TOGETHER: usize = 4096;
+
+#[cfg(test)]
+mod tests {
+    use redb::{ReadableTableMetadata, TableDefinition};
+
+    use super::*;
+
+    const TABLE: TableDefinition<'_, u64, &str> = TableDefinition::new("t");
+
+    fn insert(key: u64) -> Work {
+        Box::new(move |transaction| {
+            transaction.open_table(TABLE)?.insert(key, "value")?;
+            Ok(())
+        })
+    }
+
+    fn count(store: &Store) -> u64 {
+        store.read().unwrap().open_table(TABLE).unwrap().len().unwrap()
+    }
+
+    #[tokio::test]
+    async fn what_is_written_is_there_after_opening_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("new/t.redb");
+        let (store, set_aside) = Store::open(&path, 1 << 20).unwrap();
+        assert!(set_aside.is_none());
+        let (sender, done) = std::sync::mpsc::channel();
+        for key in 0..100 {
+            let sender = sender.clone();
+            store.submit(insert(key), Box::new(move |outcome| sender.send(outcome.is_ok()).unwrap()));
+        }
+        store.write(insert(100)).await.unwrap();
+        drop(sender);
+        assert_eq!(done.iter().filter(|ok| *ok).count(), 100);
+        assert_eq!(count(&store), 101);
+        assert!(matches!(Store::open(&path, 1 << 20), Err(OpenError::InUse(_))));
+        drop(store);
+        let store = loop {
+            // The thread ends in its own time.
+            match Store::open(&path, 1 << 20) {
+                Err(OpenError::InUse(_)) => thread::yield_now(),
+                opened => break opened.unwrap().0,
+            }
+        };
+        assert_eq!(count(&store), 101);
+    }
+
+    #[tokio::test]
+    async fn a_damaged_file_is_set_aside() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("t.redb");
+        fs::write(&path, vec![7; 100_000]).unwrap();
+        let (store, set_aside) = Store::open(&path, 1 << 20).unwrap();
+        assert_eq!(fs::read(set_aside.unwrap()).unwrap().len(), 100_000);
+        store.write(insert(1)).await.unwrap();
+        assert_eq!(count(&store), 1);
+    }
+
+    #[tokio::test]
+    async fn work_that_fails_is_not_said_to_be_done() {
+        let folder = tempfile::tempdir().unwrap();
+        let (store, _) = Store::open(&folder.path().join("t.redb"), 1 << 20).unwrap();
+        let fail: Work = Box::new(|_| Err(redb::Error::Corrupted("on purpose".into())));
+        assert!(matches!(store.write(fail).await, Err(StoreError::Disk(_))));
+        store.write(insert(1)).await.unwrap();
+        assert_eq!(count(&store), 1);
+    }
+}
