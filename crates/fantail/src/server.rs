@@ -41,7 +41,7 @@ use crate::{
     route::Watch,
     shard::{Parts, Shard},
     snapshot::{AllInvalid, Snapshot},
-    upstream::{BindError, Workers},
+    upstream::{BindError, Pages, Workers},
 };
 
 /// Serves until it is told to stop.
@@ -245,6 +245,7 @@ impl Server {
         let limit = connection_limit(config.client.connections, origins);
         let crowd = Crowd::new(limit, config.client.connections_per_address);
         let (ended, endings) = mpsc::channel(shards);
+        let pages = Arc::new(Pages::default());
         let mut counters = Vec::new();
         for index in 0..shards {
             let counted = Arc::new(Counters::default());
@@ -252,6 +253,7 @@ impl Server {
                 index,
                 hub: Arc::clone(hub),
                 workers: Arc::clone(workers),
+                pages: Arc::clone(&pages),
                 snapshot: Arc::clone(&self.snapshot),
                 counters: Arc::clone(&counted),
                 output: output.clone(),
@@ -438,6 +440,7 @@ struct Thread {
     index: usize,
     hub: Arc<Hub>,
     workers: Arc<Workers>,
+    pages: Arc<Pages>,
     snapshot: Arc<ArcSwap<Snapshot>>,
     counters: Arc<Counters>,
     output: Output,
@@ -453,12 +456,13 @@ impl Thread {
     }
 
     async fn serve(self, bounds: Vec<(Bound, Option<Arc<ServerConfig>>)>) -> io::Result<()> {
-        let Self { index, hub, workers, snapshot, counters, output, crowd, fan_out, stopping } = self;
+        let Self { index, hub, workers, pages, snapshot, counters, output, crowd, fan_out, stopping } = self;
         let connections = Connections::new(crowd, Arc::clone(&counters));
         let holds =
             Holds::new(Arc::clone(&hub), index, fan_out, &snapshot.load().config, Arc::clone(&counters))?;
         let access = output.access();
-        let shard = Shard::new(Parts { index, hub, snapshot, counters, connections, access, holds, workers });
+        let shard =
+            Shard::new(Parts { index, hub, snapshot, counters, connections, access, holds, workers, pages });
         for (bound, tls) in bounds {
             tokio::task::spawn_local(listen::accept(Rc::clone(&shard), bound, tls));
         }

@@ -5,6 +5,7 @@
 mod asked;
 mod channels;
 mod fanout;
+mod follow;
 mod onward;
 mod poll;
 mod standing;
@@ -30,7 +31,8 @@ use fantail_proto::{
 };
 use smallvec::SmallVec;
 
-pub use asked::{Asked, Subscription};
+pub use asked::{Asked, GripLink, Subscription, Trail};
+pub use follow::{Fetch, Held, Page};
 pub use onward::{Onward, Released, Replay, Socket};
 pub use poll::{Poll, Shape};
 pub use websocket::{Asking, Call, Far, Link, Next, Opened, OverHttp};
@@ -43,6 +45,7 @@ use crate::{
 };
 use channels::Channels;
 use fanout::Work;
+use follow::{Follow, Rounds};
 use standing::Standing;
 use updates::Updates;
 use websocket::WebSocket;
@@ -57,6 +60,7 @@ pub struct Holds {
     events: Vec<Event>,
     onward: Vec<Onward>,
     updates: Updates,
+    rounds: Rounds,
     /// WebSockets whose next deadline is to be found again.
     reschedules: Vec<PinId>,
     now_ms: u64,
@@ -121,6 +125,7 @@ impl Holds {
             events: Vec::new(),
             onward: Vec::new(),
             updates: Updates::new(config),
+            rounds: Rounds::default(),
             reschedules: Vec::new(),
             now_ms: 0,
             websocket: config.websocket.clone(),
@@ -171,16 +176,11 @@ impl Holds {
         }
         self.attach(id, wire, client);
         if let Some(keep_alive) = keep_alive {
-            let every_ms = u32::try_from(keep_alive.timeout.as_millis()).unwrap_or(u32::MAX);
-            let chunk = Chunk::new(&keep_alive.content);
-            let payload = Payload { coded: chunk.framed().clone(), plain: chunk.content() };
-            let mode = match keep_alive.mode {
-                grip::KeepAliveMode::Idle => KeepAliveMode::Idle,
-                grip::KeepAliveMode::Interval => KeepAliveMode::Interval,
-            };
-            let first = every_ms.saturating_sub(jitter_ms());
-            self.pins.set_keep_alive(id, Rc::new(KeepAlive { payload, every_ms, mode }), first);
+            let beats = beats(keep_alive);
+            let first = first_beat(&beats);
+            self.pins.set_keep_alive(id, Rc::new(beats), first);
         }
+        self.begin_following(id);
     }
 
     /// Gives a reserved long-poll its socket; it is answered when its time is up, if not before.
@@ -297,9 +297,16 @@ impl Holds {
     fn reserve(&mut self, asked: Asked, form: Form, kind: HoldKind) -> Option<PinId> {
         let list = kind.list();
         let particular = |s: &Subscription| !s.filters.is_empty() || s.prev_id.is_some();
-        let standing = asked.subscriptions.iter().any(particular).then(|| {
-            let Asked { meta, prefix, debug, .. } = &asked;
-            Box::new(Standing { meta: meta.clone(), debug: *debug, ..Standing::new(prefix) })
+        let linked = asked.next.is_some() || asked.gone.is_some();
+        let standing = (linked || asked.subscriptions.iter().any(particular)).then(|| {
+            let Asked { meta, prefix, debug, next, gone, .. } = &asked;
+            Box::new(Standing {
+                meta: meta.clone(),
+                debug: *debug,
+                follow: next.clone().map(|next| Box::new(Follow::new(next, asked.subscriptions.is_empty()))),
+                gone: gone.clone().map(Box::new),
+                ..Standing::new(prefix)
+            })
         });
         let hold = Hold { subs: Subs::new(), kind, client: None, standing, unread: None };
         let id = self.pins.reserve(form, hold)?;
@@ -325,7 +332,7 @@ impl Holds {
         let Some(hold) = self.pins.get_mut(id) else { return };
         let known = known.and_then(|known| hold.subs.iter().find(|sub| sub.channel == known)).copied();
         let before = known.is_some_and(|sub| hold.is_apart(sub.channel));
-        let after = !filters.is_empty() || prev_id.is_some();
+        let after = !filters.is_empty() || prev_id.is_some() || hold.follows();
         let sub = match known {
             Some(sub) => {
                 self.channels.refilter(sub, before, after);
@@ -392,8 +399,7 @@ impl Holds {
 
     fn react_to(&mut self, event: Event) {
         let (id, cause): (_, fn(&Counters) -> &Count) = match event {
-            Event::Due(id) if self.is_websocket(id) => return self.due_websocket(id),
-            Event::Due(id) => return self.time_out(id),
+            Event::Due(id) => return self.due(id),
             Event::Finished(id) => return self.release(id),
             Event::Readable(id) => return self.readable(id),
             Event::Drained(id) => return self.drained(id),
@@ -408,12 +414,26 @@ impl Holds {
         }
     }
 
-    fn close_stream(&mut self, id: PinId) -> Outcome {
+    fn due(&mut self, id: PinId) {
+        match self.pins.get(id).map(|hold| hold.kind.list()) {
+            Some(List::Streams) => self.due_stream(id),
+            Some(List::Polls) => self.time_out(id),
+            Some(List::WebSockets) => self.due_websocket(id),
+            None => {}
+        }
+    }
+
+    /// Ends a stream in order.
+    fn finish_stream(&mut self, id: PinId) -> Outcome {
         let tail = match self.pins.form(id) {
             Some(Form::Coded) => LAST_CHUNK,
             _ => Bytes::new(),
         };
-        let outcome = self.pins.finish(id, &tail);
+        self.pins.finish(id, &tail)
+    }
+
+    fn close_stream(&mut self, id: PinId) -> Outcome {
+        let outcome = self.finish_stream(id);
         self.counters.ended_close.add(u64::from(matches!(outcome, Outcome::Sent | Outcome::Queued)));
         outcome
     }
@@ -461,6 +481,10 @@ impl Holds {
     }
 
     fn unsubscribe(&mut self, id: PinId) -> Option<(Option<Wire>, Hold)> {
+        self.unfollow(id);
+        if let Some(gone) = self.pins.get_mut(id).and_then(|hold| hold.standing.as_mut()?.gone.take()) {
+            self.onward.push(Onward::Gone(*gone));
+        }
         self.unsubscribe_all(id);
         self.part(id, Farewell::Disconnect);
         self.deflating -= usize::from(self.is_websocket(id) && self.pins.form(id) == Some(Form::Coded));
@@ -546,6 +570,19 @@ impl Hold {
         self.standing.as_ref().is_some_and(|standing| standing.is_apart(channel))
     }
 
+    /// Whether it follows links, or did.
+    fn follows(&self) -> bool {
+        self.standing.as_ref().is_some_and(|standing| standing.follow.is_some())
+    }
+
+    /// Whether it has a link to follow.
+    fn has_link(&self) -> bool {
+        self.standing
+            .as_ref()
+            .and_then(|standing| standing.follow.as_ref())
+            .is_some_and(|follow| follow.has_link())
+    }
+
     /// Where its client is in a channel, if its origin keeps track.
     fn position(&self, channel: u32) -> Option<&str> {
         self.standing.as_ref()?.position(channel)
@@ -556,8 +593,25 @@ fn milliseconds(time: Duration) -> u32 {
     u32::try_from(time.as_millis()).unwrap_or(u32::MAX)
 }
 
-/// Spreads keep-alives of holds that were made together (spec 3.6): up to a second early.
-fn jitter_ms() -> u32 {
+/// A stream's keep-alive.
+pub fn beats(keep_alive: &grip::KeepAlive) -> KeepAlive {
+    let chunk = Chunk::new(&keep_alive.content);
+    KeepAlive {
+        payload: Payload { coded: chunk.framed().clone(), plain: chunk.content() },
+        every_ms: u32::try_from(keep_alive.timeout.as_millis()).unwrap_or(u32::MAX),
+        mode: match keep_alive.mode {
+            grip::KeepAliveMode::Idle => KeepAliveMode::Idle,
+            grip::KeepAliveMode::Interval => KeepAliveMode::Interval,
+        },
+    }
+}
+
+fn first_beat(beats: &KeepAlive) -> u32 {
+    beats.every_ms.saturating_sub(jitter_ms())
+}
+
+/// Spreads what would come together: up to a second.
+pub fn jitter_ms() -> u32 {
     use std::hash::{BuildHasher, RandomState};
     u32::try_from(RandomState::new().hash_one(()) % 1000).unwrap_or(0)
 }

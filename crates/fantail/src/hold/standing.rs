@@ -3,6 +3,8 @@
 
 use fantail_proto::filter::Filter;
 
+use super::{GripLink, follow::Follow};
+
 #[derive(Debug)]
 pub(super) struct Standing {
     /// By channel; a channel without filters is not here.
@@ -13,6 +15,10 @@ pub(super) struct Standing {
     /// an item without an id: whatever comes next follows.
     pub(super) positions: Vec<(u32, Option<String>)>,
     pub(super) debug: bool,
+    /// Of a stream with a next link.
+    pub(super) follow: Option<Box<Follow>>,
+    /// Who is to hear when the hold is gone.
+    pub(super) gone: Option<Box<GripLink>>,
 }
 
 impl Standing {
@@ -23,12 +29,15 @@ impl Standing {
             prefix: prefix.to_owned(),
             positions: Vec::new(),
             debug: false,
+            follow: None,
+            gone: None,
         }
     }
 
     /// Whether there is something of this channel.
     pub(super) fn is_apart(&self, channel: u32) -> bool {
-        self.filters.iter().any(|(of, _)| *of == channel)
+        self.follow.is_some()
+            || self.filters.iter().any(|(of, _)| *of == channel)
             || self.positions.iter().any(|(of, _)| *of == channel)
     }
 

@@ -109,6 +109,8 @@ async fn park(
         prefix: route.rule.prefix.clone(),
         uri: exchange.said_uri(),
         debug: exchange.debug,
+        next: None,
+        gone: None,
     };
     let opened = Opened {
         far,

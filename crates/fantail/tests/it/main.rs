@@ -14,6 +14,7 @@ mod filters;
 mod harness;
 mod keys;
 mod limits;
+mod links;
 mod long_poll;
 mod many;
 mod metrics;

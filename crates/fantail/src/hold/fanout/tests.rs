@@ -110,6 +110,8 @@ impl Subscriber {
             prefix: String::new(),
             uri: None,
             debug: false,
+            next: None,
+            gone: None,
         }
     }
 
