@@ -7,7 +7,7 @@ use bytes::Bytes;
 use fantail_pin::Form;
 use fantail_proto::{
     filter::{self, Filter},
-    grip::{self, Hold, Instruct, InstructError},
+    grip::{self, Hold, Instruct, InstructError, KeepAlive, Reply},
     link::Place,
     route,
 };
@@ -80,25 +80,8 @@ pub(super) async fn take(exchange: &mut Exchange, mut answer: Answer) -> Result<
             Ok(exchange.reply(instruct.reply, VecDeque::new()))
         }
         Hold::Stream { keep_alive } => {
-            if let Some(why) = broken_continuity(&instruct).filter(|_| !pages) {
-                tracing::info!(target: "fantail::proxy", why, "stream not held");
-                let mut ready = ready;
-                if exchange.debug && rest.is_none() {
-                    ready.push_back(Bytes::from(format!("\n\n{why}\n")));
-                }
-                let body = Relay::new(Rc::clone(&exchange.conversation), ready, rest, exchange.entry.take());
-                return Ok(exchange.with_head(instruct.reply, body));
-            }
-            let shape = answer.shape;
-            let form = if shape.http11 { Form::Coded } else { Form::Plain };
-            let id = exchange.shard().holds(|holds| holds.reserve_stream(asked, form, shape.keep_alive));
-            let id = id.ok_or(Fault::Full)?;
-            let reserved = Reserved::new(Rc::clone(exchange.shard()), id);
-            exchange.conversation.will_park(Parked::Stream { reserved, keep_alive });
-            let mut ready = ready;
-            ready.retain(|data| !data.is_empty());
-            let body = Relay::new(Rc::clone(&exchange.conversation), ready, rest, exchange.entry.take());
-            Ok(exchange.with_head(instruct.reply, body.parking()))
+            let why = broken_continuity(&instruct).filter(|_| !pages);
+            hold_stream(exchange, instruct.reply, (asked, answer.shape, keep_alive), (ready, rest), why)
         }
         Hold::Response { timeout } => {
             let timeout_ms = u32::try_from(timeout.min(config.max_timeout).as_millis()).unwrap_or(u32::MAX);
@@ -106,6 +89,32 @@ pub(super) async fn take(exchange: &mut Exchange, mut answer: Answer) -> Result<
             park_poll(exchange, answer, instruct, asked, body, timeout_ms).await
         }
     }
+}
+
+/// Begins a stream: its beginning is written, and then it is held, if nothing speaks against that.
+fn hold_stream(
+    exchange: &mut Exchange,
+    reply: Reply,
+    (asked, shape, keep_alive): (Asked, Shape, Option<KeepAlive>),
+    (mut ready, rest): (VecDeque<Bytes>, Option<Download>),
+    why_not: Option<String>,
+) -> Result<Response<Relay>, Fault> {
+    if let Some(why) = why_not {
+        tracing::info!(target: "fantail::proxy", why, "stream not held");
+        if exchange.debug && rest.is_none() {
+            ready.push_back(Bytes::from(format!("\n\n{why}\n")));
+        }
+        let body = Relay::new(Rc::clone(&exchange.conversation), ready, rest, exchange.entry.take());
+        return Ok(exchange.with_head(reply, body));
+    }
+    let form = if shape.http11 { Form::Coded } else { Form::Plain };
+    let id = exchange.shard().holds(|holds| holds.reserve_stream(asked, form, shape.keep_alive));
+    let id = id.ok_or(Fault::Full)?;
+    let reserved = Reserved::new(Rc::clone(exchange.shard()), id);
+    exchange.conversation.will_park(Parked::Stream { reserved, keep_alive });
+    ready.retain(|data| !data.is_empty());
+    let body = Relay::new(Rc::clone(&exchange.conversation), ready, rest, exchange.entry.take());
+    Ok(exchange.with_head(reply, body.parking()))
 }
 
 async fn park_poll(

@@ -61,7 +61,7 @@ pub fn say_gone(shard: &Rc<Shard>, link: GripLink) {
 async fn tell(shard: &Rc<Shard>, link: &GripLink) -> Result<(), Lost> {
     let Ok(_turn) = shard.departing.acquire().await else { return Err(Lost::Unreached) };
     let snapshot = shard.snapshot.load_full();
-    let answer = ask(shard, &snapshot, link, &Method::POST, &[]).await?;
+    let answer = ask(shard, &snapshot, Errand { link, method: Method::POST, last_ids: &[] }).await?;
     if !answer.head.status.is_success() {
         return Err(Lost::Status(answer.head.status.as_u16()));
     }
@@ -169,7 +169,7 @@ impl Chase {
         let snapshot = self.shard.snapshot.load_full();
         self.shard.counters.link_fetches.add(1);
         let Fetch { link, last_ids, .. } = &*self.fetch;
-        let mut answer = ask(&self.shard, &snapshot, link, &Method::GET, last_ids).await?;
+        let mut answer = ask(&self.shard, &snapshot, Errand { link, method: Method::GET, last_ids }).await?;
         if !answer.head.status.is_success() {
             return Err(Lost::Status(answer.head.status.as_u16()));
         }
@@ -314,15 +314,17 @@ pub(super) fn follow(
     Ok(GripLink { trail: Rc::clone(trail), place, timeout_ms })
 }
 
+/// What is asked for.
+struct Errand<'e> {
+    link: &'e GripLink,
+    method: Method,
+    /// For `Grip-Last`.
+    last_ids: &'e [(String, String)],
+}
+
 /// Asks where a link leads: the targets of its route if that is beside the request that it came from, or else its host.
-async fn ask(
-    shard: &Rc<Shard>,
-    snapshot: &Snapshot,
-    link: &GripLink,
-    method: &Method,
-    last_ids: &[(String, String)],
-) -> Result<Answer, Lost> {
-    let GripLink { trail, place, .. } = link;
+async fn ask(shard: &Rc<Shard>, snapshot: &Snapshot, errand: Errand<'_>) -> Result<Answer, Lost> {
+    let GripLink { trail, place, .. } = errand.link;
     let rule = &trail.route.rule;
     let config = &snapshot.config.origin;
     if !place.is_beside(&trail.home) {
@@ -332,8 +334,7 @@ async fn ask(
             untrusted: rule.targets[trail.target].untrusted,
             tls: place.tls().then(|| Tls { name: place.host().to_owned(), insecure: false, identity: None }),
         });
-        let request =
-            request(shard, snapshot, link, method, last_ids, place.path_and_query(), place.authority());
+        let request = request(shard, snapshot, &errand, place.path_and_query(), place.authority());
         return send(shard, &to, request, config)
             .await
             .map_err(|unanswered| Lost::Upstream(unanswered.failure));
@@ -342,7 +343,7 @@ async fn ask(
         let outgoing = rule.outgoing(target, place.path_and_query(), place.authority());
         let rewritten = place.path().starts_with(rule.path_beg.as_str());
         let path_and_query = if rewritten { &outgoing.path_and_query } else { place.path_and_query() };
-        let request = request(shard, snapshot, link, method, last_ids, path_and_query, outgoing.host);
+        let request = request(shard, snapshot, &errand, path_and_query, outgoing.host);
         let Some(to) = destination(&trail.route, index, outgoing.host) else {
             let (head, ready) =
                 test_origin::answer(request.uri().path(), request.uri().query(), 0).into_parts();
@@ -371,13 +372,11 @@ async fn send(
 fn request(
     shard: &Rc<Shard>,
     snapshot: &Snapshot,
-    link: &GripLink,
-    method: &Method,
-    last_ids: &[(String, String)],
+    errand: &Errand<'_>,
     path_and_query: &str,
     host: &str,
 ) -> Box<Request<Upload>> {
-    let GripLink { trail, place, .. } = link;
+    let Errand { link: GripLink { trail, place, .. }, method, last_ids } = errand;
     let mut request = Box::new(Request::new(Upload::Empty));
     *request.method_mut() = method.clone();
     // A place has a path that can be asked for, and so has a route.

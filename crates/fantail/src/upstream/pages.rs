@@ -1,16 +1,12 @@
 //! Pages that shards fetch for each other (spec 4.4): when many streams have missed the same, their origin is asked once.
 //! Owns the fetches under way and, for a moment, what came of them; asks nobody.
 
-use std::{
-    collections::HashMap,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::response;
 use parking_lot::Mutex;
-use tokio::sync::watch;
+use tokio::{sync::watch, time::Instant};
 
 /// All shards' fetches, by what makes them the same.
 #[derive(Debug, Default)]
