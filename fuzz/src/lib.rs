@@ -10,6 +10,7 @@ use fantail_proto::{
     render::{Chunk, Rendered, StreamPart},
     reply::{self, Framing, Head, Version},
     route::{Asked, Table},
+    sockjs::{self, Endpoint},
     tnetstring,
     websocket::{
         close::Close,
@@ -59,6 +60,27 @@ pub fn links(data: &[u8]) {
         assert!(!next.host().is_empty() && HeaderValue::from_str(next.authority()).is_ok());
         assert!(next.is_beside(&next) && next.port() > 0 || next.authority().ends_with(":0"));
         place = next;
+    }
+}
+
+/// What a client of SockJS asks for and says.
+pub fn sockjs(data: &[u8]) {
+    let text = String::from_utf8_lossy(data);
+    if let Some(Endpoint::Session(id, _)) = Endpoint::find(&text) {
+        assert!(!id.is_empty() && !id.contains(['/', '.']));
+    }
+    let payload = sockjs::form(data).unwrap_or_else(|_| data.to_vec());
+    let Ok(messages) = sockjs::messages(&payload) else { return };
+    let frames: Vec<Bytes> = messages
+        .iter()
+        .map(|message| Frame::new(Opcode::Text, sockjs::message(message.as_bytes()).as_bytes()).to_bytes())
+        .collect();
+    match sockjs::merged(frames.iter().map(|frame| &frame[..])) {
+        Some(merged) => {
+            assert!(!merged.contains('<'));
+            assert_eq!(sockjs::messages(&merged.as_bytes()[1..]).as_ref(), Ok(&messages));
+        }
+        None => assert!(messages.is_empty()),
     }
 }
 

@@ -4,10 +4,12 @@
 
 mod asked;
 mod channels;
+mod ending;
 mod fanout;
 mod follow;
 mod onward;
 mod poll;
+mod sockjs;
 mod standing;
 mod updates;
 mod websocket;
@@ -35,6 +37,7 @@ pub use asked::{Asked, GripLink, Subscription, Trail};
 pub use follow::{Fetch, Held, Page};
 pub use onward::{Onward, Released, Replay, Socket};
 pub use poll::{Poll, Shape};
+pub use sockjs::{Found, NO_STORE, Receiver, Said, Speech, admit};
 pub use websocket::{Asking, Call, Far, Link, Next, Opened, OverHttp};
 
 use crate::{
@@ -78,7 +81,9 @@ pub struct Holds {
     partings: usize,
     parting_bytes: usize,
     /// The last keep-alive that an origin asked for: the next is often the same.
-    last_beats: Option<(control::KeepAlive, Rc<KeepAlive>)>,
+    last_beats: Option<(control::KeepAlive, bool, Rc<KeepAlive>)>,
+    sockjs: config::SockJs,
+    sessions: sockjs::Sessions,
 }
 
 /// What a WebSocket may subscribe to: how many channels, and how long their names may be.
@@ -138,6 +143,8 @@ impl Holds {
             partings: 0,
             parting_bytes: 0,
             last_beats: None,
+            sockjs: config.sockjs.clone(),
+            sessions: sockjs::Sessions::new(),
         })
     }
 
@@ -241,33 +248,6 @@ impl Holds {
     pub fn next_expiry_ms(&self) -> Option<u64> {
         let reschedule = (!self.reschedules.is_empty()).then_some(self.now_ms);
         [self.pins.next_expiry_ms(), self.next_update_ms(), reschedule].into_iter().flatten().min()
-    }
-
-    /// Ends all holds in order: streams cleanly, long-polls with their time-out answer.
-    pub fn drain(&mut self) {
-        let all: Vec<PinId> = self.pins.ids().collect();
-        for id in all {
-            self.end(id);
-        }
-    }
-
-    /// Ends one hold in order, and its connection with it.
-    pub fn end(&mut self, id: PinId) {
-        match self.pins.get_mut(id).map(|hold| &mut hold.kind) {
-            Some(HoldKind::Stream { keep_alive }) => {
-                *keep_alive = false;
-                self.close_stream(id);
-            }
-            Some(HoldKind::Poll(poll)) if !poll.answered => {
-                poll.shape.keep_alive = false;
-                self.time_out(id);
-            }
-            Some(HoldKind::WebSocket(_)) => {
-                self.close_websocket(id, &websocket::close_frame(Code::GOING_AWAY, ""));
-            }
-            _ => {}
-        }
-        self.collect();
     }
 
     /// Whether origins are still to hear of clients that are gone.
@@ -401,8 +381,11 @@ impl Holds {
         let (id, cause): (_, fn(&Counters) -> &Count) = match event {
             Event::Due(id) => return self.due(id),
             Event::Finished(id) => return self.release(id),
-            Event::Readable(id) => return self.readable(id),
-            Event::Drained(id) => return self.drained(id),
+            Event::Readable(id) if self.is_websocket(id) => return self.readable(id),
+            Event::Readable(id) => return self.spoken_to(id),
+            Event::Drained(id) if self.is_websocket(id) => return self.drained(id),
+            Event::Drained(id) => return self.received(id),
+            Event::Waiting(id) => return self.feed(id),
             Event::Departed(id) => (id, |counters| &counters.ended_client),
             Event::Overflow(id) => (id, |counters| &counters.ended_overflow),
             Event::Stalled(id) => (id, |counters| &counters.ended_stalled),
@@ -415,11 +398,10 @@ impl Holds {
     }
 
     fn due(&mut self, id: PinId) {
-        match self.pins.get(id).map(|hold| hold.kind.list()) {
-            Some(List::Streams) => self.due_stream(id),
-            Some(List::Polls) => self.time_out(id),
-            Some(List::WebSockets) => self.due_websocket(id),
-            None => {}
+        match self.pins.get(id).map(|hold| &hold.kind) {
+            Some(HoldKind::Stream { .. }) => self.due_stream(id),
+            _ if self.is_websocket(id) => self.due_websocket(id),
+            _ => self.time_out(id),
         }
     }
 
@@ -461,6 +443,7 @@ impl Holds {
         let unread = match hold.kind {
             HoldKind::Stream { keep_alive: true } => hold.unread.map(Vec::from).unwrap_or_default(),
             HoldKind::Poll(poll) if poll.shape.keep_alive => poll.unread,
+            HoldKind::Receiver(receiver) if receiver.keeps_alive() => receiver.unread,
             // TLS is told of its end, whether there is room at once or not.
             _ if wire.tls.is_some() => return self.onward.push(Onward::Closed(Socket { wire, client })),
             HoldKind::WebSocket(_) => return self.onward.push(Onward::Closed(Socket { wire, client })),
@@ -481,6 +464,7 @@ impl Holds {
     }
 
     fn unsubscribe(&mut self, id: PinId) -> Option<(Option<Wire>, Hold)> {
+        self.leave_session(id);
         self.unfollow(id);
         if let Some(gone) = self.pins.get_mut(id).and_then(|hold| hold.standing.as_mut()?.gone.take()) {
             self.onward.push(Onward::Gone(*gone));
@@ -489,7 +473,10 @@ impl Holds {
         self.part(id, Farewell::Disconnect);
         self.deflating -= usize::from(self.is_websocket(id) && self.pins.form(id) == Some(Form::Coded));
         let unpinned = self.pins.remove(id)?;
-        self.gauge(unpinned.value.kind.list(), -1);
+        match &unpinned.value.kind {
+            HoldKind::Receiver(_) => self.counters.pins_receiver.add(-1),
+            kind => self.gauge(kind.list(), -1),
+        }
         Some((unpinned.wire, unpinned.value))
     }
 
@@ -508,6 +495,7 @@ impl Holds {
             List::Streams => self.counters.pins_stream.add(by),
             List::Polls => self.counters.pins_poll.add(by),
             List::WebSockets => self.counters.pins_websocket.add(by),
+            List::SockJs => self.counters.pins_sockjs.add(by),
         }
     }
 }
@@ -536,9 +524,13 @@ struct Sub {
 
 #[derive(Debug)]
 enum HoldKind {
-    Stream { keep_alive: bool },
+    Stream {
+        keep_alive: bool,
+    },
     Poll(Box<Poll>),
     WebSocket(Box<WebSocket>),
+    /// Gets what a session of SockJS is sent.
+    Receiver(Box<Receiver>),
 }
 
 /// A channel's lists of subscribers.
@@ -547,6 +539,15 @@ enum List {
     Streams,
     Polls,
     WebSockets,
+    /// WebSockets and sessions whose clients speak SockJS.
+    SockJs,
+}
+
+impl List {
+    /// Whether its holds get messages.
+    fn is_spoken_to(self) -> bool {
+        matches!(self, Self::WebSockets | Self::SockJs)
+    }
 }
 
 impl HoldKind {
@@ -554,7 +555,8 @@ impl HoldKind {
         match self {
             Self::Stream { .. } => List::Streams,
             Self::Poll(_) => List::Polls,
-            Self::WebSocket(_) => List::WebSockets,
+            Self::WebSocket(socket) if socket.sockjs.is_none() => List::WebSockets,
+            Self::WebSocket(_) | Self::Receiver(_) => List::SockJs,
         }
     }
 }

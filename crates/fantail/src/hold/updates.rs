@@ -104,7 +104,7 @@ impl Holds {
             HoldKind::Poll(poll) if poll.due => return,
             HoldKind::Poll(_) => Means { replay: true, ..Means::default() },
             HoldKind::Stream { .. } => Means { link: hold.has_link(), ..Means::default() },
-            HoldKind::WebSocket(_) => return,
+            HoldKind::WebSocket(_) | HoldKind::Receiver(_) => return,
         };
         match means.repair() {
             Repair::Replay => {

@@ -127,7 +127,6 @@ async fn park_poll(
 ) -> Result<Response<Relay>, Fault> {
     let mut request = exchange.conversation.state().take_record().ok_or(Fault::RequestTooLarge)?;
     request.shrink_to_fit();
-    let Shape { http11, head, keep_alive } = answer.shape;
     let mut reply = instruct.reply;
     // Copies: what came from the origin shares a buffer that is much larger than it.
     reply.body = Bytes::copy_from_slice(&body);
@@ -137,7 +136,7 @@ async fn park_poll(
     let poll = hold::Poll {
         request,
         unread: Vec::new(),
-        shape: hold::Shape { http11, head, keep_alive },
+        shape: answer.shape.into(),
         answered: false,
         due: false,
         cors: exchange.cors.clone(),
