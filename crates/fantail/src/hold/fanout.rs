@@ -19,7 +19,7 @@ mod variants;
 
 use super::{
     Hold, HoldKind, Holds, List,
-    follow::{Parked, ParkedPart, Turn},
+    follow::{Parked, Turn},
     updates::Cause,
 };
 use crate::hub::{Delivery, Receipt};
@@ -491,20 +491,6 @@ impl Holds {
 }
 
 impl Work {
-    /// An item, or what filters made of it, for streams that it waits for; without a place nothing of it is for them.
-    fn parked(&mut self, item: usize, place: Option<usize>) -> Rc<Parked> {
-        if let Some(known) = self.parked.get(&(item, place)) {
-            return Rc::clone(known);
-        }
-        let part = place.and_then(|place| match self.chunk(place) {
-            Some(chunk) => Some(ParkedPart::Content(chunk.clone())),
-            None => (self.part(List::Streams, item) == Some(Part::End)).then_some(ParkedPart::End),
-        });
-        let parked = Parked::new(&self.batch[item].item, part);
-        self.parked.insert((item, place), Rc::clone(&parked));
-        parked
-    }
-
     /// What an item is to the holds of a list, if anything.
     fn part(&self, list: List, item: usize) -> Option<Part> {
         let item = &self.batch[self.item(item)].item;

@@ -3,6 +3,7 @@
 //! no origin; what is for others to do comes out as [`Onward`].
 
 mod asked;
+mod beats;
 mod channels;
 mod ending;
 mod fanout;
@@ -17,13 +18,10 @@ mod websocket;
 use std::{io, os::fd::OwnedFd, rc::Rc, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use fantail_pin::{
-    Event, FanOut, Form, KeepAlive, KeepAliveMode, Limits, Outcome, Pace, Payload, PinId, Pins, Wire,
-};
+use fantail_pin::{Event, FanOut, Form, KeepAlive, Limits, Outcome, Pace, PinId, Pins, Wire};
 use fantail_proto::{
     filter::Filter,
     grip,
-    render::Chunk,
     websocket::{
         close::Code,
         control,
@@ -34,6 +32,8 @@ use fantail_proto::{
 use smallvec::SmallVec;
 
 pub use asked::{Asked, GripLink, Subscription, Trail};
+use beats::first_beat;
+pub use beats::{beats, jitter_ms};
 pub use follow::{Fetch, Held, Page};
 pub use onward::{Onward, Released, Replay, Socket};
 pub use poll::{Poll, Shape};
@@ -593,29 +593,6 @@ impl Hold {
 
 fn milliseconds(time: Duration) -> u32 {
     u32::try_from(time.as_millis()).unwrap_or(u32::MAX)
-}
-
-/// A stream's keep-alive.
-pub fn beats(keep_alive: &grip::KeepAlive) -> KeepAlive {
-    let chunk = Chunk::new(&keep_alive.content);
-    KeepAlive {
-        payload: Payload { coded: chunk.framed().clone(), plain: chunk.content() },
-        every_ms: u32::try_from(keep_alive.timeout.as_millis()).unwrap_or(u32::MAX),
-        mode: match keep_alive.mode {
-            grip::KeepAliveMode::Idle => KeepAliveMode::Idle,
-            grip::KeepAliveMode::Interval => KeepAliveMode::Interval,
-        },
-    }
-}
-
-fn first_beat(beats: &KeepAlive) -> u32 {
-    beats.every_ms.saturating_sub(jitter_ms())
-}
-
-/// Spreads what would come together: up to a second.
-pub fn jitter_ms() -> u32 {
-    use std::hash::{BuildHasher, RandomState};
-    u32::try_from(RandomState::new().hash_one(()) % 1000).unwrap_or(0)
 }
 
 const LAST_CHUNK: Bytes = Bytes::from_static(b"0\r\n\r\n");
