@@ -55,7 +55,7 @@ impl Jid {
     }
 
     pub fn domain(&self) -> &str {
-        self.bare().split_once('@').map_or(self.bare(), |(_, domain)| domain)
+        self.bare().split_once('@').map_or_else(|| self.bare(), |(_, domain)| domain)
     }
 
     pub fn resource(&self) -> Option<&str> {

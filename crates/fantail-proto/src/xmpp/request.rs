@@ -109,7 +109,7 @@ fn pubsub(pubsub: &Element, is_set: bool) -> Request {
 /// The option that says when a subscriber wants items; `None` for values that do not exist.
 fn shows(pubsub: &Element) -> Option<Shows> {
     let form = pubsub.child(PUBSUB, "options").and_then(|options| options.child(FORM, "x"));
-    let values = form.map(|form| values(form)).unwrap_or_default();
+    let values = form.map(values).unwrap_or_default();
     let wanted = values.iter().find(|(name, _)| name == "pubsub#show-values");
     let names = wanted.map(|(_, names)| names.as_str()).unwrap_or_default();
     names.lines().try_fold(Shows::ALWAYS, |shows, name| Shows::named(name).map(|one| shows.and(one)))

@@ -266,9 +266,7 @@ impl Builder {
 /// One that takes names and values of any length that a stanza may have.
 pub(super) fn parser() -> rxml::Parser {
     use rxml::WithOptions;
-    let mut options = rxml::Options::default();
-    options.max_token_length = MAX_TOKEN_BYTES;
-    rxml::Parser::with_options(options)
+    rxml::Parser::with_options(rxml::Options { max_token_length: MAX_TOKEN_BYTES, ..Default::default() })
 }
 
 fn canonical(ns: &str) -> &str {

@@ -116,7 +116,7 @@ impl Link {
         tracing::info!(target: TARGET, server = component.config.server, domain, "joined the XMPP server");
         let lost = tokio::select! {
             lost = link.read_on(component) => lost,
-            written = write_on(component, &mut write, stopped) => return Ok(written?),
+            written = write_on(component, &mut write, stopped) => return written,
         };
         if let Lost::Broken(broken) = &lost {
             let complaint = stream::complaint(broken.condition());
