@@ -17,7 +17,7 @@ use std::{
     path::PathBuf,
     rc::Rc,
     sync::Arc,
-    time::{SystemTime, UNIX_EPOCH},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use arc_swap::ArcSwap;
@@ -31,6 +31,7 @@ use fantail_proto::xmpp::{
 use tokio::{
     runtime,
     sync::{Semaphore, mpsc, oneshot},
+    time::interval,
 };
 
 use crate::{
@@ -119,6 +120,7 @@ impl Xmpp {
         runtime.block_on(async {
             tokio::task::spawn_local(Rc::clone(&component).take_items());
             tokio::task::spawn_local(Rc::clone(&component).take_orders(orders));
+            tokio::task::spawn_local(Rc::clone(&component).tidy());
             link::keep(&component, stopping).await;
         });
         Ok(())
@@ -267,6 +269,21 @@ impl Component {
         }
     }
 
+    /// Closes connections to origins that have been idle for too long, and all that are idle after a reload.
+    async fn tidy(self: Rc<Self>) {
+        let mut every = interval(TIDY_EVERY);
+        let mut tidied = self.snapshot.load_full();
+        loop {
+            every.tick().await;
+            let snapshot = self.snapshot.load_full();
+            self.upstream.sweep(snapshot.config.origin.keep_alive);
+            if !Arc::ptr_eq(&snapshot, &tidied) {
+                self.upstream.forget();
+                tidied = snapshot;
+            }
+        }
+    }
+
     async fn obey(&self, order: Order) {
         // Who asked may have gone.
         match order {
@@ -374,6 +391,7 @@ fn unix_ms() -> u64 {
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
+const TIDY_EVERY: Duration = Duration::from_secs(1);
 const TARGET: &str = "fantail::xmpp";
 /// Of redb: subscriptions are read once, at the start.
 const CACHE_BYTES: usize = 16 << 20;
