@@ -306,7 +306,7 @@ fn a_component_is_whole_or_nothing() {
     let xmpp = config.xmpp.as_ref().unwrap();
     assert_eq!((xmpp.domain.as_str(), xmpp.admins[0].as_str()), ("push.test", "ops@chat.test"));
     assert_eq!(xmpp.secret, Secret::Bytes(b"hush".to_vec()));
-    let shown = format!("{}{config:?}", config.render());
+    let shown = format!("{}{xmpp:?}", config.render());
     assert!(shown.contains("secret = \"***\"") && !shown.contains("aHVzaA"), "{shown}");
     for (key, value) in [
         ("server", "\"5347\""),
