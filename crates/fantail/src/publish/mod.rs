@@ -69,6 +69,11 @@ impl Publisher {
         outcome
     }
 
+    /// Of a channel's name at most.
+    pub fn channel_bytes(&self) -> usize {
+        self.snapshot.load().config.grip.channel_bytes
+    }
+
     /// Asks the origins of all holds again (spec 5.2).
     pub fn recover(&self) {
         self.hub.recover();
@@ -80,8 +85,7 @@ impl Publisher {
         items: Vec<Item>,
         receipts: bool,
     ) -> Result<Option<Pending>, Refusal> {
-        let limit = self.snapshot.load().config.grip.channel_bytes;
-        check(&items, limit)?;
+        check(&items, self.channel_bytes())?;
         for item in &items {
             tracing::debug!(channel = ?item.channel, "publish");
         }
