@@ -386,8 +386,8 @@ fn links_take_the_route_or_go_elsewhere() {
     let elsewhere = other.address();
     let origin = Origin::answering(move |request| match request.target() {
         "/v2/x" => {
-            let link = format!("<y>; rel=next, <http://example.com/z?q>; rel=next");
-            answer("200 OK", &[("Grip-Link", &link)], "x;")
+            let link = "<y>; rel=next, <http://example.com/z?q>; rel=next";
+            answer("200 OK", &[("Grip-Link", link)], "x;")
         }
         "/z?q" => {
             let link = format!("<http://{elsewhere}/>; rel=next");

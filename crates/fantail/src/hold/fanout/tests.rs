@@ -28,7 +28,7 @@ use crate::{
 struct Shard {
     hub: Arc<Hub>,
     holds: Holds,
-    connections: std::rc::Rc<Connections>,
+    connections: Rc<Connections>,
 }
 
 impl Shard {
