@@ -38,8 +38,18 @@ fn routes() {
 }
 
 #[test]
+fn sockjs() {
+    replay("sockjs", targets::sockjs);
+}
+
+#[test]
 fn websocket() {
     replay("websocket", targets::websocket);
+}
+
+#[test]
+fn xmpp() {
+    replay("xmpp", targets::xmpp);
 }
 
 #[test]
