@@ -30,7 +30,10 @@ pub use changes::{Change, Changes};
 use pledge::Pledge;
 pub use pledge::{Broken, Kept};
 
-use crate::{config, logging};
+use crate::{
+    config, logging,
+    stats::{Stats, Told},
+};
 
 mod changes;
 mod pledge;
@@ -49,6 +52,8 @@ pub struct Hub {
     changed: Notify,
     started: Instant,
     digest: [RandomState; 2],
+    /// Of the default realm's items, if anybody watches.
+    stats: Option<Arc<Stats>>,
 }
 
 impl Hub {
@@ -70,7 +75,14 @@ impl Hub {
             changed: Notify::new(),
             started: Instant::now(),
             digest: [RandomState::new(), RandomState::new()],
+            stats: None,
         }
+    }
+
+    /// From now on items are noted for who watches.
+    #[must_use]
+    pub fn watched(self, stats: Option<Arc<Stats>>) -> Self {
+        Self { stats, ..self }
     }
 
     /// Accepts all items or, when a mailbox is full, none. With `receipts`, the answer can be waited
@@ -102,6 +114,8 @@ impl Hub {
                     ledger.seen.note(digest, now);
                 }
                 let shards = ledger.interest.get(&(realm, item.channel.as_str())).copied().unwrap_or(0);
+                let watched = self.stats.as_ref().filter(|_| realm == RealmId::default());
+                let told = watched.and_then(|stats| stats.accept(&item, shards != 0));
                 if shards == 0 {
                     unheard.extend(said.then_some(item.channel));
                     continue;
@@ -115,7 +129,8 @@ impl Hub {
                         Some(Arc::clone(pledge))
                     }
                 };
-                let delivery = Arc::new(Delivery::new(realm, item, (&ballot, slot), pledge));
+                let delivery = Delivery::new(realm, item, (&ballot, slot), pledge, told);
+                let delivery = Arc::new(delivery);
                 for shard in each(shards) {
                     self.mailboxes[shard].push(Arc::clone(&delivery));
                 }
@@ -281,6 +296,8 @@ pub struct Delivery {
     slot: usize,
     ballot: Option<Arc<Ballot>>,
     pledge: Option<Arc<Pledge>>,
+    /// Who watches is told who got it.
+    pub told: Option<Box<Told>>,
     /// On the shards that have delivered.
     receivers: AtomicU64,
 }
@@ -291,12 +308,13 @@ impl Delivery {
         item: Item,
         (ballot, slot): (&Arc<Ballot>, usize),
         pledge: Option<Arc<Pledge>>,
+        told: Option<Box<Told>>,
     ) -> Self {
         let channel = item.channel.as_str().into();
         let item = Rendered::from(item);
         let ballot = ballot.answer.is_some().then(|| Arc::clone(ballot));
         let bytes = weight(&item);
-        Self { realm, channel, bytes, item, slot, ballot, pledge, receivers: AtomicU64::new(0) }
+        Self { realm, channel, bytes, item, slot, ballot, pledge, told, receivers: AtomicU64::new(0) }
     }
 
     /// To be said once by each outpost that keeps items: it has kept this one, or cannot.

@@ -268,6 +268,9 @@ families! {
         zeromq_peers_refused: "ZeroMQ peers that were disconnected: no handshake, or a broken protocol or limit." {
             zeromq_peers_refused: Count,
         }
+        stats_dropped: "Notes for the statistics socket, and packets of it, that were dropped." {
+            stats_dropped: Count,
+        }
         hub_channels: "Channels with a subscriber on any shard." { hub_channels: Gauge }
         control_connections: "Connections to the control port." { control_connections: Gauge }
         log_lines_dropped: "Log lines dropped because writing them was too slow." { log_lines_dropped: Count }

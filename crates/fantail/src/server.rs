@@ -24,7 +24,10 @@ use tokio::{
 };
 
 use crate::{
-    admin::{self, Phase},
+    admin::{
+        self, Phase,
+        prometheus::{self, Page},
+    },
     cli,
     client::{Connections, Crowd},
     config::{self, Address, Config, LogFormat, Notice},
@@ -36,11 +39,12 @@ use crate::{
     metrics::{Counters, Process},
     publish::{
         Publisher,
-        zeromq::{self, Inputs, Sockets},
+        zeromq::{self, Board, Inputs, Sockets},
     },
     route::Watch,
     shard::{Parts, Shard},
     snapshot::{AllInvalid, Snapshot},
+    stats::{Notes, Stats},
     upstream::{BindError, Workers},
 };
 
@@ -67,6 +71,7 @@ struct Server {
     clients: Vec<Door>,
     control: std::net::TcpListener,
     sockets: Sockets,
+    prometheus: Option<prometheus::Door>,
     snapshot: Arc<ArcSwap<Snapshot>>,
     fan_out: FanOut,
 }
@@ -139,8 +144,13 @@ impl Server {
         let control = std::net::TcpListener::bind(address)
             .and_then(|bound| bound.set_nonblocking(true).map(|()| bound))
             .map_err(|source| ServerError::Listen { address: address.to_string(), source })?;
-        let sockets = Sockets::bind(&loaded.config.zeromq)?;
-        Ok(Self { clients, control, sockets, snapshot, fan_out })
+        let sockets = Sockets::bind(&loaded.config.zeromq, &loaded.config.stats)?;
+        let bind = |address: &Address| {
+            prometheus::Door::bind(address)
+                .map_err(|source| ServerError::Listen { address: address.to_string(), source })
+        };
+        let prometheus = loaded.config.stats.prometheus.as_ref().map(bind).transpose()?;
+        Ok(Self { clients, control, sockets, prometheus, snapshot, fan_out })
     }
 
     fn snapshot(&self) -> Arc<Snapshot> {
@@ -186,22 +196,38 @@ impl Server {
             .build()
             .map_err(ServerError::Start)?;
         let control = self.control.try_clone().map_err(ServerError::Start)?;
-        let hub = Arc::new(Hub::new(config.server.shards, &config.hub));
+        let process = Arc::new(Process::default());
+        let watched = config.stats.socket.is_some()
+            || config.stats.prometheus.is_some()
+            || config.zeromq.command.is_some();
+        let stats = watched.then(|| Stats::new(config.server.shards, config.stats.block_bytes, &process));
+        let hub = Arc::new(Hub::new(config.server.shards, &config.hub).watched(stats.clone()));
         let workers = Arc::new(Workers::default());
         let wanted = self.snapshot();
         if let Some(error) = workers.open(wanted.routes.workers(), runtime.handle()).pop() {
             return Err(ServerError::Workers(error));
         }
-        let process = Arc::new(Process::default());
         let patience = config.control.publish_timeout;
         let publisher =
             Publisher::new(Arc::clone(&hub), Arc::clone(&self.snapshot), Arc::clone(&process), patience);
         let publisher = Arc::new(publisher);
-        let inputs =
-            Inputs::new(Arc::clone(&publisher), Arc::clone(&hub), Arc::clone(&process), &config.zeromq);
+        let counters: Vec<Arc<Counters>> = (0..config.server.shards).map(|_| Arc::default()).collect();
+        let board = stats.as_ref().map(|stats| {
+            let linger = config.zeromq.linger;
+            Board::new(stats, &config.stats, linger, counters.clone(), &process)
+        });
+        let (hub_of_inputs, counts) = (Arc::clone(&hub), Arc::clone(&process));
+        let inputs = Inputs::new(Arc::clone(&publisher), hub_of_inputs, counts, &config.zeromq, board);
+        let page = stats.as_ref().map(|stats| Page {
+            prefix: config.stats.prometheus_prefix.clone(),
+            shards: counters.clone(),
+            process: Arc::clone(&process),
+            stats: Arc::clone(stats),
+        });
         let (stop, stopping) = watch::channel(false);
-        let (shards, counters) =
-            self.start_shards(&hub, &workers, output, &stopping).map_err(ServerError::Start)?;
+        let shards = self
+            .start_shards((&hub, &workers), stats.as_ref(), &counters, output, &stopping)
+            .map_err(ServerError::Start)?;
         let control_state =
             admin::State::new(publisher, hub, counters, process, output.clone(), &config.control);
         let state = Arc::new(control_state);
@@ -214,12 +240,15 @@ impl Server {
             state.enter(Phase::Ready);
             self.announce().map_err(ServerError::Start)?;
             let sockets = tokio::spawn(self.sockets.serve(inputs));
+            let prometheus = self.prometheus.zip(page);
+            let prometheus = prometheus.map(|(door, page)| tokio::spawn(door.serve(Arc::new(page))));
             // The shards have their own: when the last of them stops listening, nobody is kept waiting.
             drop((self.clients, self.control));
             let life = Life { snapshot: self.snapshot, signals, shards, output: output.clone(), workers };
             let end = life.run(&state, &stop).await;
             close.send_replace(true);
             sockets.abort();
+            prometheus.iter().for_each(tokio::task::JoinHandle::abort);
             if timeout_at(Instant::now() + DRAIN_GRACE, &mut port).await.is_err() {
                 port.abort();
             }
@@ -231,26 +260,26 @@ impl Server {
 
     fn start_shards(
         &self,
-        hub: &Arc<Hub>,
-        workers: &Arc<Workers>,
+        (hub, workers): (&Arc<Hub>, &Arc<Workers>),
+        stats: Option<&Arc<Stats>>,
+        counters: &[Arc<Counters>],
         output: &Output,
         stopping: &watch::Receiver<bool>,
-    ) -> io::Result<(mpsc::Receiver<usize>, Vec<Arc<Counters>>)> {
+    ) -> io::Result<mpsc::Receiver<usize>> {
         let config = &self.snapshot().config;
         let shards = config.server.shards;
         let origins = shards.saturating_mul(config.origin.connections);
         let limit = connection_limit(config.client.connections, origins);
         let crowd = Crowd::new(limit, config.client.connections_per_address);
         let (ended, endings) = mpsc::channel(shards);
-        let mut counters = Vec::new();
-        for index in 0..shards {
-            let counted = Arc::new(Counters::default());
+        for (index, counted) in counters.iter().enumerate() {
             let thread = Thread {
                 index,
                 hub: Arc::clone(hub),
                 workers: Arc::clone(workers),
+                notes: stats.map(|stats| stats.shard(index)),
                 snapshot: Arc::clone(&self.snapshot),
-                counters: Arc::clone(&counted),
+                counters: Arc::clone(counted),
                 output: output.clone(),
                 crowd: Arc::clone(&crowd),
                 fan_out: self.fan_out,
@@ -266,9 +295,8 @@ impl Server {
                     tracing::error!(%error, shard = index, "a shard has failed");
                 }
             })?;
-            counters.push(counted);
         }
-        Ok((endings, counters))
+        Ok(endings)
     }
 }
 
@@ -435,6 +463,7 @@ struct Thread {
     index: usize,
     hub: Arc<Hub>,
     workers: Arc<Workers>,
+    notes: Option<Arc<Notes>>,
     snapshot: Arc<ArcSwap<Snapshot>>,
     counters: Arc<Counters>,
     output: Output,
@@ -450,10 +479,11 @@ impl Thread {
     }
 
     async fn serve(self, bounds: Vec<(Bound, Option<Arc<ServerConfig>>)>) -> io::Result<()> {
-        let Self { index, hub, workers, snapshot, counters, output, crowd, fan_out, stopping } = self;
+        let Self { index, hub, workers, notes, snapshot, counters, output, crowd, fan_out, stopping } = self;
         let connections = Connections::new(crowd, Arc::clone(&counters));
         let holds =
             Holds::new(Arc::clone(&hub), index, fan_out, &snapshot.load().config, Arc::clone(&counters))?;
+        let holds = holds.watched(notes);
         let access = output.access();
         let shard = Shard::new(Parts { index, hub, snapshot, counters, connections, access, holds, workers });
         for (bound, tls) in bounds {

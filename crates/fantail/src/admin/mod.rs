@@ -8,6 +8,7 @@
 
 mod browser;
 mod connection;
+pub mod prometheus;
 
 use std::{
     future::Future,

@@ -16,6 +16,7 @@ mod keys;
 mod layers;
 mod pushpin;
 mod render;
+mod stats;
 #[cfg(test)]
 mod tests;
 mod zeromq;
@@ -23,6 +24,7 @@ mod zeromq;
 use crate::logging;
 use layers::Layers;
 pub use pushpin::{LevelError, Notice, level, tcp};
+pub use stats::{Stats, StatsFormat};
 pub use zeromq::{Endpoint, Transport, ZeroMq};
 
 /// The whole configuration, valid: what cannot work is refused when it is loaded.
@@ -39,6 +41,7 @@ pub struct Config {
     pub hub: Hub,
     pub control: Control,
     pub zeromq: ZeroMq,
+    pub stats: Stats,
     /// The realm `default` is always there, and first.
     pub realms: Vec<Realm>,
     pub logging: Logging,
@@ -168,6 +171,7 @@ impl Config {
             hub: parts.hub,
             control: parts.control,
             zeromq: parts.zeromq,
+            stats: parts.stats,
             realms,
             logging: parts.logging,
             base,
@@ -421,6 +425,7 @@ struct Parts {
     hub: Hub,
     control: Control,
     zeromq: ZeroMq,
+    stats: Stats,
     realms: Vec<Realm>,
     logging: Logging,
 }

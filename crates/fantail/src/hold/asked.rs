@@ -1,9 +1,11 @@
 //! What a request that is to be held asks for, as its origin and its route put it. Values only: subscribing is
 //! the holds' own.
 
+use std::rc::Rc;
+
 use fantail_proto::filter::Filter;
 
-use crate::hub::RealmId;
+use crate::{hub::RealmId, stats::Presence};
 
 /// A new hold: who, and subscribed to what.
 #[derive(Debug)]
@@ -18,6 +20,8 @@ pub struct Asked {
     pub uri: Option<Box<str>>,
     /// The route explains errors to clients.
     pub debug: bool,
+    /// What who watches knows it by.
+    pub presence: Option<Rc<Presence>>,
 }
 
 /// One channel of a new hold.

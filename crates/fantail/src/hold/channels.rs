@@ -11,6 +11,7 @@ use super::{List, Sub, Subs};
 use crate::{
     hub::{ChannelKey, Hub, RealmId},
     metrics::Counters,
+    stats::Notes,
 };
 
 #[derive(Debug)]
@@ -20,6 +21,7 @@ pub(super) struct Channels {
     hub: Arc<Hub>,
     shard: usize,
     counters: Arc<Counters>,
+    notes: Option<Arc<Notes>>,
     changes: u64,
 }
 
@@ -33,7 +35,22 @@ struct Channel {
 
 impl Channels {
     pub(super) fn new(hub: Arc<Hub>, shard: usize, counters: Arc<Counters>) -> Self {
-        Self { by_name: HashMap::new(), all: Slab::new(), hub, shard, counters, changes: 0 }
+        let (by_name, all) = (HashMap::new(), Slab::new());
+        Self { by_name, all, hub, shard, counters, notes: None, changes: 0 }
+    }
+
+    /// From now on subscribers are noted.
+    pub(super) fn watch(&mut self, notes: Arc<Notes>) {
+        self.notes = Some(notes);
+    }
+
+    /// Notes how many have a channel now.
+    fn note(&self, channel: &Channel, list: List) {
+        if let Some(notes) = &self.notes
+            && channel.key.0 == RealmId::default()
+        {
+            notes.subscribers(list.mode(), &channel.key.1, channel.lists[list as usize].len());
+        }
     }
 
     pub(super) fn find(&self, realm: RealmId, name: &str) -> Option<u32> {
@@ -68,7 +85,9 @@ impl Channels {
         let pins = &mut channel.lists[list as usize];
         pins.push(pin);
         self.counters.subscriptions.add(1);
-        Sub { channel: index, place: small(pins.len() - 1) }
+        let sub = Sub { channel: index, place: small(pins.len() - 1) };
+        self.note(&self.all[index as usize], list);
+        sub
     }
 
     /// Grows whenever a WebSocket leaves a channel or gets other filters.
@@ -92,7 +111,9 @@ impl Channels {
         self.changes += u64::from(list == List::WebSockets);
         self.counters.subscriptions.add(-1);
         let moved = pins.get(sub.place as usize).copied();
-        if channel.lists.iter().all(Vec::is_empty) {
+        let is_over = channel.lists.iter().all(Vec::is_empty);
+        self.note(&self.all[sub.channel as usize], list);
+        if is_over {
             self.close(sub.channel, list == List::Polls);
         }
         moved

@@ -103,6 +103,7 @@ impl Holds {
         work.channels.clear();
         work.channels
             .extend(work.batch.iter().map(|delivery| self.channels.find(delivery.realm, &delivery.channel)));
+        self.watch_items(&work);
         self.list_writes(&mut work, List::Streams);
         self.list_writes(&mut work, List::WebSockets);
         self.list_polls(&mut work);
@@ -278,6 +279,8 @@ impl Holds {
             let mut tally = Tally::default();
             self.pins.fan_out(part, payload, &mut tally);
             self.count(write.list, &tally, content.len() as u64);
+            let items = content.iter().map(|place| &*work.batch[work.item(*place)]);
+            self.watch_write(part, write.list, items, payload.plain.len());
             for place in content {
                 let item = work.item(place);
                 add(&mut work.receipts[item], &tally);
@@ -376,23 +379,26 @@ impl Holds {
                 break;
             }
             if let Some(channel) = self.channel_of(hold, work, item) {
-                self.answer_with(id, channel, &work.batch[item].item, &mut work.receipts[item]);
+                let delivery = Arc::clone(&work.batch[item]);
+                if self.answer_with(id, channel, &delivery.item, &mut work.receipts[item]) {
+                    self.watch_answered(id, &delivery);
+                }
             }
         }
         cost
     }
 
-    /// Answers a long-poll with an item, or asks its origin again, or neither.
-    fn answer_with(&mut self, id: PinId, channel: u32, item: &Rendered, receipt: &mut Receipt) {
-        let Some(hold) = self.pins.get(id) else { return };
-        let HoldKind::Poll(poll) = &hold.kind else { return };
+    /// Answers a long-poll with an item, or asks its origin again, or neither. True if it is answered.
+    fn answer_with(&mut self, id: PinId, channel: u32, item: &Rendered, receipt: &mut Receipt) -> bool {
+        let Some(hold) = self.pins.get(id) else { return false };
+        let HoldKind::Poll(poll) = &hold.kind else { return false };
         if item.response.is_none() {
-            return;
+            return false;
         }
         if !self.passes(hold, channel, item) {
             receipt.filtered += 1;
             self.counters.filtered.add(1);
-            return;
+            return false;
         }
         let response = match &item.response {
             Some(HttpResponse::Send(response)) => {
@@ -403,16 +409,20 @@ impl Holds {
                         receipt.dropped_filter += 1;
                         self.counters.filter_errors.add(1);
                         if !hold.filtering.as_ref().is_some_and(|filtering| filtering.debug) {
-                            return;
+                            return false;
                         }
                         poll.fail(&format!("filter error: {error}\n"))
                     }
                 }
             }
-            Some(HttpResponse::Hint) => return self.replay(id),
-            _ => return,
+            Some(HttpResponse::Hint) => {
+                self.replay(id);
+                return false;
+            }
+            _ => return false,
         };
-        match self.finish_poll(id, response) {
+        let outcome = self.finish_poll(id, response);
+        match outcome {
             Outcome::Sent => {
                 receipt.delivered += 1;
                 self.counters.delivered_poll.add(1);
@@ -428,10 +438,16 @@ impl Holds {
                 self.counters.dropped_gone.add(1);
             }
         }
+        matches!(outcome, Outcome::Sent | Outcome::Queued)
     }
 }
 
 impl Work {
+    /// The items of the batch, and their channels.
+    pub(super) fn items(&self) -> impl Iterator<Item = (&Delivery, Option<u32>)> {
+        self.batch.iter().map(|delivery| &**delivery).zip(self.channels.iter().copied())
+    }
+
     /// What an item is to the holds of a list, if anything.
     fn part(&self, list: List, item: usize) -> Option<Part> {
         let item = &self.batch[self.item(item)].item;

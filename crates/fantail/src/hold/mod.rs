@@ -8,6 +8,7 @@ mod fanout;
 mod filtering;
 mod onward;
 mod poll;
+mod watch;
 mod websocket;
 
 use std::{collections::VecDeque, io, os::fd::OwnedFd, rc::Rc, sync::Arc, time::Duration};
@@ -39,10 +40,12 @@ use crate::{
     config,
     hub::{Hub, RealmId},
     metrics::{Count, Counters},
+    stats::Presence,
 };
 use channels::Channels;
 use fanout::Work;
 use filtering::Filtering;
+use watch::Watch;
 use websocket::WebSocket;
 
 /// All holds of one shard.
@@ -52,6 +55,8 @@ pub struct Holds {
     channels: Channels,
     work: Work,
     counters: Arc<Counters>,
+    /// Only when somebody watches.
+    watch: Option<Watch>,
     events: Vec<Event>,
     onward: Vec<Onward>,
     /// Long-polls that wait to be replayed to their origins, and when the next of them are due.
@@ -111,6 +116,7 @@ impl Holds {
         Ok(Self {
             pins,
             channels: Channels::new(hub, shard, Arc::clone(&counters)),
+            watch: None,
             work: Work::default(),
             counters,
             events: Vec::new(),
@@ -300,9 +306,11 @@ impl Holds {
         self.pins.is_empty()
     }
 
-    fn reserve(&mut self, asked: Asked, form: Form, kind: HoldKind) -> Option<PinId> {
+    fn reserve(&mut self, mut asked: Asked, form: Form, kind: HoldKind) -> Option<PinId> {
         let list = kind.list();
-        let hold = Hold { subs: Subs::new(), kind, client: None, filtering: None, unread: None };
+        let Asked { presence, .. } = &mut asked;
+        let presence = presence.take();
+        let hold = Hold { subs: Subs::new(), kind, client: None, filtering: None, unread: None, presence };
         let id = self.pins.reserve(form, hold)?;
         self.gauge(list, 1);
         let filtered = asked.subscriptions.iter().any(|subscription| !subscription.filters.is_empty());
@@ -446,6 +454,7 @@ impl Holds {
             poll.answered = true;
         }
         self.counters.bytes_pushed.add(response.len() as u64);
+        self.watch_answer(id, &response);
         self.pins.finish(id, &response.into())
     }
 
@@ -496,6 +505,7 @@ impl Holds {
         self.part(id, Farewell::Disconnect);
         self.deflating -= usize::from(self.is_websocket(id) && self.pins.form(id) == Some(Form::Coded));
         let unpinned = self.pins.remove(id)?;
+        self.unwatch(&unpinned.value);
         self.gauge(unpinned.value.kind.list(), -1);
         Some((unpinned.wire, unpinned.value))
     }
@@ -530,6 +540,8 @@ struct Hold {
     filtering: Option<Box<Filtering>>,
     /// What a stream's client had sent behind its request, or what a WebSocket's has said and there is no room for.
     unread: Option<Box<[u8]>>,
+    /// Only when somebody watches.
+    presence: Option<Rc<Presence>>,
 }
 
 type Subs = SmallVec<[Sub; 1]>;

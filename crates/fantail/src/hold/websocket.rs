@@ -117,6 +117,7 @@ impl Holds {
             timers: Timers::new(self.now_ms),
         };
         let id = self.reserve(asked, form, HoldKind::WebSocket(Box::new(socket)))?;
+        self.watch_websocket(id);
         self.deflating += usize::from(form == Form::Coded);
         if let Some(Hold { subs, kind: HoldKind::WebSocket(socket), .. }) = self.pins.get_mut(id) {
             socket.implicit = u16::try_from(subs.len()).unwrap_or(u16::MAX);
@@ -387,6 +388,7 @@ impl Holds {
             reader::Event::Close(close) => return self.client_closes(id, close.as_ref()),
         };
         self.counters.messages_client.add(1);
+        self.watch_message(id, payload.len());
         let has_room = match self.far(id) {
             Some(Far::OverHttp(far)) => far.session.borrow_mut().push(kind, &payload),
             Some(Far::Native(link)) => {
@@ -434,6 +436,7 @@ impl Holds {
     fn origin_says(&mut self, id: PinId, message: Message) {
         let kind = message.kind;
         self.counters.messages_origin.add(1);
+        self.watch_word(id, message.content.len());
         let Some(socket) = self.socket(id) else { return };
         match message.classify(socket.grip.as_deref()) {
             Verdict::Data(content) if kind == WsKind::Text && std::str::from_utf8(&content).is_err() => {
@@ -454,6 +457,7 @@ impl Holds {
     }
 
     fn write_message(&mut self, id: PinId, kind: WsKind, content: &Bytes) {
+        self.watch_passed(id, content.len());
         let opcode = Opcode::from(kind);
         let least = self.websocket.deflate_from;
         let window = self.socket(id).and_then(|socket| socket.window);

@@ -37,6 +37,8 @@ pub(super) async fn take(exchange: &mut Exchange, mut answer: Answer) -> Result<
             tracing::debug!(%error, "an answer broke off");
             Fault::AnswerLost { target: answer.target().address.to_string() }
         })?;
+    let size = ready.iter().map(|data| data.len() as u64).sum();
+    exchange.conversation.tally(|traffic| traffic.server.content_received.add(size));
     let whole = if rest.is_none() { concat(&ready) } else { Bytes::new() };
     let reason = answer.head.extensions.get::<hyper::ext::ReasonPhrase>();
     let reason = reason.and_then(|reason| std::str::from_utf8(reason.as_bytes()).ok()).unwrap_or_default();
@@ -167,7 +169,15 @@ fn asked(exchange: &Exchange, answer: &Answer, instruct: &Instruct) -> Result<As
     let filtered = subscriptions.iter().any(|subscription| !subscription.filters.is_empty());
     let prefix = if filtered { prefix.clone() } else { String::new() };
     let (meta, uri) = (instruct.meta.clone(), exchange.said_uri());
-    Ok(Asked { realm: answer.route.realm, subscriptions, meta, prefix, uri, debug: exchange.debug })
+    Ok(Asked {
+        realm: answer.route.realm,
+        subscriptions,
+        meta,
+        prefix,
+        uri,
+        debug: exchange.debug,
+        presence: exchange.conversation.presence(),
+    })
 }
 
 /// A stream that continues from an id needs a link to fetch what comes after it (spec 4.4): without one

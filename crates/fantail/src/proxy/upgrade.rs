@@ -12,11 +12,14 @@ use fantail_proto::websocket::{
 use http::{HeaderMap, HeaderValue, Request, Response, header, response};
 use hyper::body::Incoming;
 
-use super::{Exchange, Parked, Relay, ask::Ask, conversation::Reserved, native, over_http};
+use super::{
+    Exchange, Parked, Relay, ask::Ask, conversation::Reserved, native, over_http, watch::request_head,
+};
 use crate::{
     error::Fault,
     hold::{Asked, Far, Opened, Subscription},
     logging::Outcome,
+    stats::Presence,
     upstream::{Download, Failure},
 };
 
@@ -109,6 +112,7 @@ async fn park(
         prefix: route.rule.prefix.clone(),
         uri: exchange.said_uri(),
         debug: exchange.debug,
+        presence: present(exchange, ask, &far),
     };
     let opened = Opened {
         far,
@@ -129,6 +133,21 @@ async fn park(
     exchange.conversation.will_park(Parked::WebSocket { reserved });
     exchange.conversation.park();
     std::future::pending().await
+}
+
+/// What who watches knows it by: its `Connection-Id`, or one that its origin does not know.
+fn present(exchange: &Exchange, ask: &Ask, far: &Far) -> Option<Rc<Presence>> {
+    let notes = exchange.shard().notes.as_ref()?;
+    let id = match far {
+        Far::OverHttp(far) => far.call.connection_id,
+        Far::Native(_) | Far::Detached => over_http::random_uuid(),
+    };
+    let client = (exchange.conversation.peer(), exchange.conversation.is_tls());
+    let presence = notes.arrive(Some(u128::from_be_bytes(id)), client, &ask.route().rule.id);
+    let request = ask.request();
+    let size = request_head(request.method(), request.uri(), request.headers());
+    presence.traffic().client.header_received.add(size);
+    Some(presence)
 }
 
 /// Browsers say which page opens a WebSocket and send cookies all the same, so a page that is not known could
