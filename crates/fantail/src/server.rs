@@ -42,7 +42,7 @@ use crate::{
         zeromq::{self, Board, Inputs, Sockets},
     },
     route::Watch,
-    shard::{Parts, Shard},
+    shard::{Moved, Neighbours, Parts, Shard},
     snapshot::{AllInvalid, Snapshot},
     stats::{Notes, Stats},
     upstream::{BindError, Workers},
@@ -272,7 +272,8 @@ impl Server {
         let limit = connection_limit(config.client.connections, origins);
         let crowd = Crowd::new(limit, config.client.connections_per_address);
         let (ended, endings) = mpsc::channel(shards);
-        for (index, counted) in counters.iter().enumerate() {
+        let (neighbours, takers) = Neighbours::new(shards);
+        for (index, (moving, counted)) in takers.into_iter().zip(counters).enumerate() {
             let thread = Thread {
                 index,
                 hub: Arc::clone(hub),
@@ -284,6 +285,8 @@ impl Server {
                 crowd: Arc::clone(&crowd),
                 fan_out: self.fan_out,
                 stopping: stopping.clone(),
+                neighbours: neighbours.clone(),
+                moving,
             };
             let mine = |door: &Door| Ok((door.bounds[index].try_clone()?, door.tls.clone()));
             let bounds = self.clients.iter().map(mine).collect::<io::Result<Vec<_>>>()?;
@@ -470,6 +473,8 @@ struct Thread {
     crowd: Arc<Crowd>,
     fan_out: FanOut,
     stopping: watch::Receiver<bool>,
+    neighbours: Neighbours,
+    moving: mpsc::Receiver<Moved>,
 }
 
 impl Thread {
@@ -479,13 +484,28 @@ impl Thread {
     }
 
     async fn serve(self, bounds: Vec<(Bound, Option<Arc<ServerConfig>>)>) -> io::Result<()> {
-        let Self { index, hub, workers, notes, snapshot, counters, output, crowd, fan_out, stopping } = self;
+        let Self {
+            index,
+            hub,
+            workers,
+            notes,
+            snapshot,
+            counters,
+            output,
+            crowd,
+            fan_out,
+            stopping,
+            neighbours,
+            moving,
+        } = self;
         let connections = Connections::new(crowd, Arc::clone(&counters));
         let holds =
             Holds::new(Arc::clone(&hub), index, fan_out, &snapshot.load().config, Arc::clone(&counters))?;
         let holds = holds.watched(notes);
         let access = output.access();
-        let shard = Shard::new(Parts { index, hub, snapshot, counters, connections, access, holds, workers });
+        let parts = Parts { index, hub, snapshot, counters, connections, access, holds, workers, neighbours };
+        let shard = Shard::new(parts);
+        tokio::task::spawn_local(listen::adopt(Rc::clone(&shard), moving));
         for (bound, tls) in bounds {
             tokio::task::spawn_local(listen::accept(Rc::clone(&shard), bound, tls));
         }

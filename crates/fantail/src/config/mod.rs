@@ -16,6 +16,7 @@ mod keys;
 mod layers;
 mod pushpin;
 mod render;
+mod sockjs;
 mod stats;
 #[cfg(test)]
 mod tests;
@@ -24,6 +25,7 @@ mod zeromq;
 use crate::logging;
 use layers::Layers;
 pub use pushpin::{LevelError, Notice, level, tcp};
+pub use sockjs::SockJs;
 pub use stats::{Stats, StatsFormat};
 pub use zeromq::{Endpoint, Transport, ZeroMq};
 
@@ -38,6 +40,7 @@ pub struct Config {
     pub origin: Origin,
     pub grip: Grip,
     pub websocket: WebSocket,
+    pub sockjs: SockJs,
     pub hub: Hub,
     pub control: Control,
     pub zeromq: ZeroMq,
@@ -168,6 +171,7 @@ impl Config {
             origin: parts.origin,
             grip: parts.grip,
             websocket: parts.websocket,
+            sockjs: parts.sockjs,
             hub: parts.hub,
             control: parts.control,
             zeromq: parts.zeromq,
@@ -422,6 +426,7 @@ struct Parts {
     origin: Origin,
     grip: Grip,
     websocket: WebSocket,
+    sockjs: SockJs,
     hub: Hub,
     control: Control,
     zeromq: ZeroMq,
@@ -517,5 +522,6 @@ const RELOADED: &[&str] = &[
     "origin",
     "grip",
     "websocket",
+    "sockjs",
     "realm",
 ];

@@ -1,5 +1,5 @@
-//! Who subscribes to which channel on this shard: three lists a channel, for streams, long-polls
-//! and WebSockets, because an item has a body for each. Joining and leaving cost a lookup and a swap.
+//! Who subscribes to which channel on this shard: four lists a channel, for streams, long-polls,
+//! WebSockets and SockJS, because an item has a body for each. Joining and leaving cost a lookup and a swap.
 
 use std::sync::Arc;
 
@@ -28,7 +28,7 @@ pub(super) struct Channels {
 #[derive(Debug)]
 struct Channel {
     key: (RealmId, Box<str>),
-    lists: [Vec<PinId>; 3],
+    lists: [Vec<PinId>; 4],
     /// Subscriptions with filters: while there are none, a list is taken whole.
     filtered: usize,
 }
@@ -49,7 +49,12 @@ impl Channels {
         if let Some(notes) = &self.notes
             && channel.key.0 == RealmId::default()
         {
-            notes.subscribers(list.mode(), &channel.key.1, channel.lists[list as usize].len());
+            let len = |list: List| channel.lists[list as usize].len();
+            let count = match list {
+                List::WebSockets | List::SockJs => len(List::WebSockets) + len(List::SockJs),
+                list => len(list),
+            };
+            notes.subscribers(list.mode(), &channel.key.1, count);
         }
     }
 
@@ -108,7 +113,7 @@ impl Channels {
         channel.filtered -= usize::from(filtered);
         let pins = &mut channel.lists[list as usize];
         pins.swap_remove(sub.place as usize);
-        self.changes += u64::from(list == List::WebSockets);
+        self.changes += u64::from(list.is_spoken_to());
         self.counters.subscriptions.add(-1);
         let moved = pins.get(sub.place as usize).copied();
         let is_over = channel.lists.iter().all(Vec::is_empty);

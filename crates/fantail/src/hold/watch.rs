@@ -24,7 +24,7 @@ impl List {
         match self {
             Self::Streams => Mode::Stream,
             Self::Polls => Mode::Response,
-            Self::WebSockets => Mode::WebSocket,
+            Self::WebSockets | Self::SockJs => Mode::WebSocket,
         }
     }
 }
@@ -84,6 +84,7 @@ impl Holds {
                 (List::Streams, item.stream.is_some()),
                 (List::Polls, item.response.is_some()),
                 (List::WebSockets, item.message.is_some()),
+                (List::SockJs, item.message.is_some()),
             ] {
                 if has {
                     told.heard(list.mode(), self.channels.subscribers(channel, list).len());
@@ -109,7 +110,7 @@ impl Holds {
             traffic.sent.add(sent);
             traffic.blocks_sent.add(blocks);
             traffic.client.content_sent.add(content as u64);
-            if list == List::WebSockets {
+            if list.mode() == Mode::WebSocket {
                 traffic.client.messages_sent.add(sent);
             }
         }

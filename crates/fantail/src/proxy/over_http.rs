@@ -231,6 +231,7 @@ fn opening(ask: &Ask, head: &response::Parts, far: Rc<OverHttp>, actions: Vec<Ac
         extensions: chained.cloned(),
         actions,
         link: None,
+        channels: Vec::new(),
     }
 }
 

@@ -27,6 +27,7 @@ mod sharing;
 mod slow;
 mod smuggling;
 mod soak;
+mod sockjs;
 mod stream;
 mod tls;
 mod websocket_hostile;

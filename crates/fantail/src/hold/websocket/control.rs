@@ -15,7 +15,7 @@ use fantail_proto::{
 
 use super::{Stage, millis, timers::Delayed};
 use crate::{
-    hold::{Filtering, Hold, HoldKind, Holds, List, Subscriptions, jitter_ms},
+    hold::{Filtering, Hold, HoldKind, Holds, Subscriptions, jitter_ms, sockjs},
     logging,
 };
 
@@ -28,9 +28,10 @@ impl Holds {
             // There is no session service.
             Control::Session { id: _ } => {}
             Control::SetMeta { name, value } => self.set_meta(id, name, value),
+            Control::KeepAlive(None) if self.is_sockjs(id) => self.heartbeat(id),
             Control::KeepAlive(None) => self.pins.clear_keep_alive(id),
             Control::KeepAlive(Some(keep_alive)) => {
-                let beats = self.beats(keep_alive);
+                let beats = self.beats(keep_alive, self.is_sockjs(id));
                 let first = beats.every_ms.saturating_sub(jitter_ms());
                 self.pins.set_keep_alive(id, beats, first);
             }
@@ -53,13 +54,17 @@ impl Holds {
     }
 
     /// Many clients are asked to have the same keep-alive: they share it.
-    fn beats(&mut self, asked: control::KeepAlive) -> Rc<KeepAlive> {
-        if let Some((last, beats)) = &self.last_beats
+    pub(in crate::hold) fn beats(&mut self, asked: control::KeepAlive, sockjs: bool) -> Rc<KeepAlive> {
+        if let Some((last, of_sockjs, beats)) = &self.last_beats
             && *last == asked
+            && *of_sockjs == sockjs
         {
             return Rc::clone(beats);
         }
-        let frame = Frame::new(asked.kind.into(), &asked.content).to_bytes();
+        let frame = match sockjs {
+            true => sockjs::beat(&asked),
+            false => Frame::new(asked.kind.into(), &asked.content).to_bytes(),
+        };
         let beats = Rc::new(KeepAlive {
             payload: Payload { plain: frame.clone(), coded: frame },
             every_ms: u32::try_from(asked.timeout.as_millis()).unwrap_or(u32::MAX),
@@ -68,13 +73,15 @@ impl Holds {
                 grip::KeepAliveMode::Interval => KeepAliveMode::Interval,
             },
         });
-        self.last_beats = Some((asked, Rc::clone(&beats)));
+        self.last_beats = Some((asked, sockjs, Rc::clone(&beats)));
         beats
     }
 
     fn subscribe(&mut self, id: PinId, channel: &str, filters: Vec<Filter>) {
         let Subscriptions { most, channel_bytes } = self.subscriptions;
-        let Some(Hold { subs, kind: HoldKind::WebSocket(socket), .. }) = self.pins.get(id) else { return };
+        let Some(hold) = self.pins.get(id) else { return };
+        let Hold { subs, kind: HoldKind::WebSocket(socket), .. } = hold else { return };
+        let list = hold.kind.list();
         let (name, realm) = (format!("{}{channel}", socket.prefix()), socket.realm);
         if socket.stage != Stage::Open || subs.len() >= most || name.len() > channel_bytes {
             tracing::debug!(target: "fantail::websocket", name, "a subscription over the limit is ignored");
@@ -86,7 +93,7 @@ impl Holds {
         if !filters.is_empty() {
             self.filtering(id);
         }
-        self.join(id, realm, &name, List::WebSockets, filters);
+        self.join(id, realm, &name, list, filters);
     }
 
     fn leave_channel(&mut self, id: PinId, channel: &str) {
