@@ -2,6 +2,7 @@
 //!
 //! - `GET /metrics`: everything counted
 //! - `GET /healthz`: the process lives; `GET /readyz`: it wants new clients
+//! - `…/channel/{channel}/xs-subscriptions/`: who is subscribed over XMPP
 //! - `/`: says what this is
 //!
 //! Nothing here knows a channel or an item.
@@ -9,6 +10,7 @@
 mod browser;
 mod connection;
 pub mod prometheus;
+mod xmpp;
 
 use std::{
     future::Future,
@@ -40,6 +42,7 @@ use crate::{
         answer::{self, Format},
         http::{Endpoints, overload},
     },
+    xmpp::Desk,
 };
 
 use connection::{Limits, Seat};
@@ -56,6 +59,7 @@ pub struct State {
     phase: AtomicU8,
     started: Instant,
     limits: Limits,
+    xmpp: Option<Desk>,
 }
 
 /// Whether a load balancer should send clients here.
@@ -86,7 +90,13 @@ impl State {
             phase: AtomicU8::new(Phase::Starting as u8),
             started: Instant::now(),
             limits: Limits::new(control.head_bytes),
+            xmpp: None,
         }
+    }
+
+    /// With the endpoints of XMPP subscriptions, if there is a component.
+    pub fn with_xmpp(self, xmpp: Option<Desk>) -> Self {
+        Self { xmpp, ..self }
     }
 
     pub fn enter(&self, phase: Phase) {
@@ -201,6 +211,7 @@ fn router(state: &Arc<State>) -> Router {
         .fallback(async || answer::text(StatusCode::NOT_FOUND, "Not Found"))
         .with_state(Arc::clone(state))
         .merge(Arc::clone(&state.endpoints).router())
+        .merge(xmpp::router(state))
 }
 
 type Shared = axum::extract::State<Arc<State>>;

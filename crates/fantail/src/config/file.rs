@@ -12,7 +12,7 @@ use fantail_proto::forward::{self, ForwardedFor, RuleError};
 use http::{HeaderName, HeaderValue};
 use serde::Deserialize;
 
-use super::{Address, FanOut, LogFormat, Pace, TlsProfile, UnixSocket, sockjs, stats, zeromq};
+use super::{Address, FanOut, LogFormat, Pace, TlsProfile, UnixSocket, sockjs, stats, xmpp, zeromq};
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -30,6 +30,7 @@ pub(super) struct File {
     control: Control,
     zeromq: zeromq::Section,
     stats: stats::Section,
+    xmpp: xmpp::Section,
     #[serde(default)]
     realm: Vec<Realm>,
     logging: Logging,
@@ -84,6 +85,14 @@ pub(super) enum Invalid {
     RealmId(String),
     #[error(r#""{0}" cannot begin the name of a metric: write letters, digits and "_""#)]
     Prefix(String),
+    #[error(r#""{0}" is not an address: write "127.0.0.1:5347" or "xmpp.example.com:5347""#)]
+    XmppServer(String),
+    #[error(r#""{0}" is not a component's address: write "push.example.com""#)]
+    Domain(String),
+    #[error(r#""{0}" is not a user's address: write "user@example.com""#)]
+    Jid(String),
+    #[error(r#"it is empty, or what follows base64: is not base64"#)]
+    Secret,
     #[error(r#"a key of realm "{0}" is empty: anyone could sign with it"#)]
     RealmKey(String),
 }
@@ -105,6 +114,7 @@ impl File {
             control: self.control.build()?,
             zeromq: self.zeromq.build(base)?,
             stats: self.stats.build(base)?,
+            xmpp: self.xmpp.build(base)?,
             realms: self.realm.into_iter().map(Realm::build).collect::<Result<_, _>>()?,
             logging: self.logging.build(base)?,
         })
