@@ -202,10 +202,8 @@ impl Server {
             .map_err(ServerError::Start)?;
         let control = self.control.try_clone().map_err(ServerError::Start)?;
         let process = Arc::new(Process::default());
-        let watched = config.stats.socket.is_some()
-            || config.stats.prometheus.is_some()
-            || config.zeromq.command.is_some();
-        let stats = watched.then(|| Stats::new(config.server.shards, config.stats.block_bytes, &process));
+        let counters: Vec<Arc<Counters>> = (0..config.server.shards).map(|_| Arc::default()).collect();
+        let Watchers { stats, board, page } = Watchers::new(&config, &counters, &process);
         let hub = Arc::new(Hub::new(config.server.shards, &config.hub).watched(stats.clone()));
         let workers = Arc::new(Workers::default());
         let wanted = self.snapshot();
@@ -216,19 +214,8 @@ impl Server {
         let publisher =
             Publisher::new(Arc::clone(&hub), Arc::clone(&self.snapshot), Arc::clone(&process), patience);
         let publisher = Arc::new(publisher);
-        let counters: Vec<Arc<Counters>> = (0..config.server.shards).map(|_| Arc::default()).collect();
-        let board = stats.as_ref().map(|stats| {
-            let linger = config.zeromq.linger;
-            Board::new(stats, &config.stats, linger, counters.clone(), &process)
-        });
         let (hub_of_inputs, counts) = (Arc::clone(&hub), Arc::clone(&process));
         let inputs = Inputs::new(Arc::clone(&publisher), hub_of_inputs, counts, &config.zeromq, board);
-        let page = stats.as_ref().map(|stats| Page {
-            prefix: config.stats.prometheus_prefix.clone(),
-            shards: counters.clone(),
-            process: Arc::clone(&process),
-            stats: Arc::clone(stats),
-        });
         let (stop, stopping) = watch::channel(false);
         let shards = self
             .start_shards((&hub, &workers), stats.as_ref(), &counters, output, &stopping)
@@ -321,6 +308,33 @@ impl Server {
             })?;
         }
         Ok(endings)
+    }
+}
+
+/// Who is told what happens to clients, if anybody is.
+#[derive(Default)]
+struct Watchers {
+    stats: Option<Arc<Stats>>,
+    board: Option<Arc<Board>>,
+    page: Option<Page>,
+}
+
+impl Watchers {
+    fn new(config: &Config, counters: &[Arc<Counters>], process: &Arc<Process>) -> Self {
+        let told = config.stats.socket.is_some() || config.stats.prometheus.is_some();
+        if !told && config.zeromq.command.is_none() {
+            return Self::default();
+        }
+        let shards = counters.to_vec();
+        let stats = Stats::new(shards.len(), config.stats.block_bytes, process);
+        let board = Board::new(&stats, &config.stats, config.zeromq.linger, shards.clone(), process);
+        let page = Page {
+            prefix: config.stats.prometheus_prefix.clone(),
+            shards,
+            process: Arc::clone(process),
+            stats: Arc::clone(&stats),
+        };
+        Self { stats: Some(stats), board: Some(board), page: Some(page) }
     }
 }
 
