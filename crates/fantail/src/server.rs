@@ -45,7 +45,7 @@ use crate::{
     shard::{Moved, Neighbours, Parts, Shard},
     snapshot::{AllInvalid, Snapshot},
     stats::{Notes, Stats},
-    upstream::{BindError, Workers},
+    upstream::{BindError, Pages, Workers},
     xmpp::{self, Xmpp, XmppError},
 };
 
@@ -220,6 +220,7 @@ impl Server {
         let shards = self
             .start_shards((&hub, &workers), stats.as_ref(), &counters, output, &stopping)
             .map_err(ServerError::Start)?;
+        let timed = Arc::clone(&hub);
         let parts = xmpp::Parts {
             hub: Arc::clone(&hub),
             snapshot: Arc::clone(&self.snapshot),
@@ -245,6 +246,7 @@ impl Server {
             let sockets = tokio::spawn(self.sockets.serve(inputs));
             let prometheus = self.prometheus.zip(page);
             let prometheus = prometheus.map(|(door, page)| tokio::spawn(door.serve(Arc::new(page))));
+            let time = tokio::spawn(async move { timed.keep_time().await });
             // The shards have their own: when the last of them stops listening, nobody is kept waiting.
             drop((self.clients, self.control));
             let life = Life { snapshot: self.snapshot, signals, shards, output: output.clone(), workers };
@@ -252,6 +254,7 @@ impl Server {
             close.send_replace(true);
             sockets.abort();
             prometheus.iter().for_each(tokio::task::JoinHandle::abort);
+            time.abort();
             if timeout_at(Instant::now() + DRAIN_GRACE, &mut port).await.is_err() {
                 port.abort();
             }
@@ -280,6 +283,7 @@ impl Server {
         let limit = connection_limit(config.client.connections, origins);
         let crowd = Crowd::new(limit, config.client.connections_per_address);
         let (ended, endings) = mpsc::channel(shards);
+        let pages = Arc::new(Pages::default());
         let (neighbours, takers) = Neighbours::new(shards);
         for (index, (moving, counted)) in takers.into_iter().zip(counters).enumerate() {
             let thread = Thread {
@@ -287,6 +291,7 @@ impl Server {
                 hub: Arc::clone(hub),
                 workers: Arc::clone(workers),
                 notes: stats.map(|stats| stats.shard(index)),
+                pages: Arc::clone(&pages),
                 snapshot: Arc::clone(&self.snapshot),
                 counters: Arc::clone(counted),
                 output: output.clone(),
@@ -327,7 +332,7 @@ impl Watchers {
         }
         let shards = counters.to_vec();
         let stats = Stats::new(shards.len(), config.stats.block_bytes, process);
-        let board = Board::new(&stats, &config.stats, config.zeromq.linger, shards.clone(), process);
+        let board = Board::new(&stats, &config.stats, config.hub.linger, shards.clone(), process);
         let page = Page {
             prefix: config.stats.prometheus_prefix.clone(),
             shards,
@@ -515,6 +520,7 @@ struct Thread {
     hub: Arc<Hub>,
     workers: Arc<Workers>,
     notes: Option<Arc<Notes>>,
+    pages: Arc<Pages>,
     snapshot: Arc<ArcSwap<Snapshot>>,
     counters: Arc<Counters>,
     output: Output,
@@ -537,6 +543,7 @@ impl Thread {
             hub,
             workers,
             notes,
+            pages,
             snapshot,
             counters,
             output,
@@ -551,7 +558,8 @@ impl Thread {
             Holds::new(Arc::clone(&hub), index, fan_out, &snapshot.load().config, Arc::clone(&counters))?;
         let holds = holds.watched(notes);
         let access = output.access();
-        let parts = Parts { index, hub, snapshot, counters, connections, access, holds, workers, neighbours };
+        let parts =
+            Parts { index, hub, snapshot, counters, connections, access, holds, workers, pages, neighbours };
         let shard = Shard::new(parts);
         tokio::task::spawn_local(listen::adopt(Rc::clone(&shard), moving));
         for (bound, tls) in bounds {

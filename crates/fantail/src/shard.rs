@@ -29,7 +29,7 @@ use crate::{
     sign::Tokens,
     snapshot::Snapshot,
     stats::{Errand, Notes},
-    upstream::{Flights, Upstream, Workers},
+    upstream::{Flights, Pages, Upstream, Workers},
 };
 
 #[derive(Debug)]
@@ -45,6 +45,11 @@ pub struct Shard {
     pub notes: Option<Arc<Notes>>,
     pub tokens: RefCell<Tokens>,
     pub flights: Flights,
+    /// All shards'.
+    pub pages: Arc<Pages>,
+    /// Origins that are being told of holds that are gone, and their turns.
+    pub departures: Cell<usize>,
+    pub departing: Semaphore,
     pub neighbours: Neighbours,
     /// Turns at the arithmetic of handshakes.
     pub handshakes: Semaphore,
@@ -73,6 +78,7 @@ pub struct Parts {
     pub access: AccessLog,
     pub holds: Holds,
     pub workers: Arc<Workers>,
+    pub pages: Arc<Pages>,
     pub neighbours: Neighbours,
 }
 
@@ -126,6 +132,9 @@ impl Shard {
             notes: parts.holds.notes(),
             tokens: RefCell::default(),
             flights: Flights::default(),
+            pages: parts.pages,
+            departures: Cell::new(0),
+            departing: Semaphore::new(DEPARTURES_AT_ONCE),
             neighbours: parts.neighbours,
             handshakes: Semaphore::new(HANDSHAKES_AT_ONCE),
             scratch: RefCell::default(),
@@ -186,6 +195,7 @@ impl Shard {
         self.access.borrow_mut().flush();
         let snapshot = self.snapshot.load();
         self.upstream.sweep(snapshot.config.origin.keep_alive);
+        self.pages.sweep();
         if !Arc::ptr_eq(&snapshot, &self.tidied.borrow()) {
             self.upstream.forget();
             self.holds(|holds| holds.configure(&snapshot.config));
@@ -202,7 +212,7 @@ impl Shard {
 
     /// Whether a client is still there, or an origin is still to hear of one.
     pub fn is_busy(&self) -> bool {
-        self.connections.open() > 0 || self.holds.borrow().has_partings()
+        self.connections.open() > 0 || self.holds.borrow().has_partings() || self.departures.get() > 0
     }
 
     pub fn is_draining(&self) -> bool {
@@ -268,3 +278,5 @@ impl Shard {
 const MOVING: usize = 1024;
 /// Handshakes whose arithmetic is done between two looks at all else: each takes up to a millisecond of RSA.
 const HANDSHAKES_AT_ONCE: usize = 8;
+/// Requests about holds that are gone: an origin has more to do.
+const DEPARTURES_AT_ONCE: usize = 32;

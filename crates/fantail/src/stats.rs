@@ -232,18 +232,16 @@ impl Stats {
         Arc::clone(&self.shards[index])
     }
 
-    /// Notes an item that was accepted; `None` if it has no subscribers to be told of.
-    pub fn accept(self: &Arc<Self>, item: &Item, is_heard: bool) -> Option<Box<Told>> {
+    /// Notes an item that was accepted.
+    pub fn accept(self: &Arc<Self>, item: &Item) -> Box<Told> {
         let blocks = if self.block_bytes == 0 { [0; 3] } else { self.blocks(item) };
         self.blocks_received.add(blocks.into_iter().max().unwrap_or(0));
-        is_heard.then(|| {
-            Box::new(Told {
-                channel: item.channel.as_str().into(),
-                id: item.id.as_deref().map(Into::into),
-                receivers: Default::default(),
-                blocks,
-                stats: Arc::clone(self),
-            })
+        Box::new(Told {
+            channel: item.channel.as_str().into(),
+            id: item.id.as_deref().map(Into::into),
+            receivers: Default::default(),
+            blocks,
+            stats: Arc::clone(self),
         })
     }
 

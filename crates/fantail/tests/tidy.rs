@@ -51,6 +51,7 @@ const SPAWNS: [&str; 17] = [
     "fantail/src/admin/prometheus.rs",
     "fantail/src/listen/connection.rs",
     "fantail/src/logging.rs",
+    "fantail/src/proxy/link.rs",
     "fantail/src/proxy/native.rs",
     "fantail/src/proxy/over_http.rs",
     "fantail/src/publish/zeromq.rs",

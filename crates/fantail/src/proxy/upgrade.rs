@@ -226,6 +226,8 @@ pub(super) fn hold_of(
         uri: exchange.said_uri(),
         debug: exchange.debug,
         presence,
+        next: None,
+        gone: None,
     };
     let opened = Opened {
         far,

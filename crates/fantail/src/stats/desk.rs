@@ -543,13 +543,12 @@ mod tests {
         let mut room = Room::new();
         let stream = Some(HttpStream::Send("12345".into()));
         let item = Item { channel: "c".into(), id: Some("7".into()), stream, ..Item::default() };
-        assert!(room.stats.accept(&item, false).is_none());
-        let told = room.stats.accept(&item, true).unwrap();
+        let told = room.stats.accept(&item);
         told.heard(Mode::Stream, 2);
         told.heard(Mode::Stream, 1);
         assert!(room.after(0).is_empty());
         drop(told);
-        drop(room.stats.accept(&item, true));
+        drop(room.stats.accept(&item));
         assert_eq!(
             room.after(100),
             [r#"message J{"blocks":2,"channel":"c","count":3,"item-id":"7","transport":"http-stream"}"#]
