@@ -214,8 +214,7 @@ impl Server {
         let publisher =
             Publisher::new(Arc::clone(&hub), Arc::clone(&self.snapshot), Arc::clone(&process), patience);
         let publisher = Arc::new(publisher);
-        let (hub_of_inputs, counts) = (Arc::clone(&hub), Arc::clone(&process));
-        let inputs = Inputs::new(Arc::clone(&publisher), hub_of_inputs, counts, &config.zeromq, board);
+        let inputs = Inputs::new(&publisher, &hub, &process, &config.zeromq, board);
         let (stop, stopping) = watch::channel(false);
         let shards = self
             .start_shards((&hub, &workers), stats.as_ref(), &counters, output, &stopping)

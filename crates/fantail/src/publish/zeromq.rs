@@ -134,9 +134,9 @@ pub struct Inputs {
 impl Inputs {
     /// From now on the hub's interest is followed, if there is a SUB socket: to be called before there are clients.
     pub fn new(
-        publisher: Arc<Publisher>,
-        hub: Arc<Hub>,
-        counts: Arc<Process>,
+        publisher: &Arc<Publisher>,
+        hub: &Arc<Hub>,
+        counts: &Arc<Process>,
         config: &config::ZeroMq,
         board: Option<Arc<Board>>,
     ) -> Arc<Self> {
@@ -145,9 +145,9 @@ impl Inputs {
         }
         let interest = Interest::new();
         Arc::new(Self {
-            publisher,
-            hub,
-            counts,
+            publisher: Arc::clone(publisher),
+            hub: Arc::clone(hub),
+            counts: Arc::clone(counts),
             config: config.clone(),
             interest,
             board,
