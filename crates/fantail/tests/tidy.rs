@@ -46,7 +46,7 @@ const EXCEPTIONS: [(&str, &str, &str); 1] = [(
 )];
 
 /// Where threads and tasks begin; each keeps the handle, or the task ends with the connection it drives.
-const SPAWNS: [&str; 17] = [
+const SPAWNS: [&str; 18] = [
     "fantail/src/admin/mod.rs",
     "fantail/src/admin/prometheus.rs",
     "fantail/src/listen/connection.rs",
