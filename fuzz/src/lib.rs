@@ -5,10 +5,12 @@ use bytes::{Bytes, BytesMut};
 use fantail_proto::{
     grip::{Hold, Instruct},
     item::{self, HttpResponse, HttpStream, ResponseBody, WsKind},
+    link::Place,
     patch,
     render::{Chunk, Rendered, StreamPart},
     reply::{self, Framing, Head, Version},
     route::{Asked, Table},
+    sockjs::{self, Endpoint},
     tnetstring,
     websocket::{
         close::Close,
@@ -19,10 +21,11 @@ use fantail_proto::{
         handshake::Grip,
         reader::{Event, Limits, Reader, Role, Violation},
     },
+    xmpp::{CLIENT, MAX_STANZA_BYTES, jid::Jid, request::Request, stanza::Stanza, stream, xml::Element},
     zhttp::Packet,
     zmtp::{self, Decoder},
 };
-use http::{HeaderMap, HeaderName, HeaderValue, header::SEC_WEBSOCKET_EXTENSIONS};
+use http::{HeaderMap, HeaderName, HeaderValue, header::SEC_WEBSOCKET_EXTENSIONS, uri::PathAndQuery};
 
 /// Lines of `Name: value`, as an origin would send them.
 pub fn grip_headers(data: &[u8]) {
@@ -43,6 +46,43 @@ pub fn instruct(data: &[u8]) {
     let mut headers = HeaderMap::new();
     headers.insert("content-type", HeaderValue::from_static("application/grip-instruct"));
     check(Instruct::parse(200, "OK", &headers, Bytes::copy_from_slice(data)).ok());
+}
+
+/// Lines: a document's authority, its path, and links in it, each in the document of the one before.
+pub fn links(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    let mut lines = text.split('\n');
+    let (authority, path) = (lines.next().unwrap_or_default(), lines.next().unwrap_or_default());
+    let Some(mut place) = Place::new(false, authority, path) else { return };
+    for reference in lines.take(20) {
+        let Some(next) = place.resolve(reference) else { continue };
+        assert!(next.path_and_query().starts_with('/'));
+        assert!(next.path_and_query().parse::<PathAndQuery>().is_ok());
+        assert!(!next.host().is_empty() && HeaderValue::from_str(next.authority()).is_ok());
+        assert!(next.is_beside(&next) && next.port() > 0 || next.authority().ends_with(":0"));
+        place = next;
+    }
+}
+
+/// What a client of SockJS asks for and says.
+pub fn sockjs(data: &[u8]) {
+    let text = String::from_utf8_lossy(data);
+    if let Some(Endpoint::Session(id, _)) = Endpoint::find(&text) {
+        assert!(!id.is_empty() && !id.contains(['/', '.']));
+    }
+    let payload = sockjs::form(data).unwrap_or_else(|_| data.to_vec());
+    let Ok(messages) = sockjs::messages(&payload) else { return };
+    let frames: Vec<Bytes> = messages
+        .iter()
+        .map(|message| Frame::new(Opcode::Text, sockjs::message(message.as_bytes()).as_bytes()).to_bytes())
+        .collect();
+    match sockjs::merged(frames.iter().map(|frame| &frame[..])) {
+        Some(merged) => {
+            assert!(!merged.contains('<'));
+            assert_eq!(sockjs::messages(&merged.as_bytes()[1..]).as_ref(), Ok(&messages));
+        }
+        None => assert!(messages.is_empty()),
+    }
 }
 
 /// The body of a publish request.
@@ -138,6 +178,50 @@ fn check_control(control: &Control) {
         Control::Session { id } => assert!(id.as_ref().is_none_or(|id| !id.is_empty())),
         Control::KeepAlive(None) | Control::Detach | Control::FlushDelayed => {}
     }
+}
+
+/// A stanza that is published; the same as a server's bytes behind the opening of a stream, in pieces; and an address.
+/// What is read is written, and read again the same; the events of a stream do not depend on the pieces.
+pub fn xmpp(data: &[u8]) {
+    if let Ok(element) = Element::parse(data) {
+        assert_eq!(Element::parse(element.to_xml("").as_bytes()).as_ref(), Ok(&element));
+        Request::of(&element);
+    }
+    if let Ok(stanza) = Stanza::published(data) {
+        let mut copy = Vec::new();
+        stanza.sealed("push.example.com", "").write("a@b/c'<&", &mut copy);
+        let copy = Element::parse(&copy).expect("what is sent is well-formed");
+        assert_eq!(
+            (copy.ns.as_str(), copy.attr("from"), copy.attr("to")),
+            (CLIENT, Some("push.example.com"), Some("a@b/c'<&"))
+        );
+        Element::parse(stanza.payload().as_bytes()).expect("so is its payload");
+    }
+    if let Ok(Ok(jid)) = str::from_utf8(data).map(Jid::parse) {
+        assert!(jid.as_str().starts_with(jid.bare()) && jid.bare().ends_with(jid.domain()));
+        assert!(!jid.as_str().contains(char::is_control) && !jid.domain().is_empty());
+    }
+    assert_eq!(streamed(data, 1), streamed(data, data.len().max(1)));
+}
+
+fn streamed(data: &[u8], step: usize) -> (Vec<stream::Event>, bool) {
+    const OPEN: &[u8] =
+        b"<s:stream xmlns:s='http://etherx.jabber.org/streams' xmlns='jabber:component:accept' id='1'>";
+    let (mut reader, mut events) = (stream::Reader::default(), Vec::new());
+    for mut piece in [OPEN].into_iter().chain(data.chunks(step)) {
+        loop {
+            match reader.read(&mut piece) {
+                Ok(Some(stream::Event::Stanza(stanza))) => {
+                    assert!(reader.bytes() <= MAX_STANZA_BYTES);
+                    events.push(stream::Event::Stanza(stanza));
+                }
+                Ok(Some(event)) => events.push(event),
+                Ok(None) => break,
+                Err(_) => return (events, true),
+            }
+        }
+    }
+    (events, false)
 }
 
 /// A packet of a worker, and the bytes of a connection: values are written and read again the same, and a message

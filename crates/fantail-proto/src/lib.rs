@@ -8,18 +8,24 @@
 //! - [`forward`]: what becomes of a request's headers on the way to the origin
 //! - [`hop`]: which headers concern one connection only
 //! - [`grip`]: what the origin's answer asks for (hold, channels, keep-alive, …)
+//! - [`link`]: where an origin's links lead
 //! - [`item`]: what a publisher sent
 //! - [`duplicate`]: whether an id was seen lately
+//! - [`sequence`]: which item follows which, and what comes too early
+//! - [`recovery`]: how far a subscriber is, and what is done about a gap
 //! - [`patch`]: an item that changes the origin's body instead of replacing it
 //! - [`filter`]: whether a subscriber gets an item
 //! - [`render`]: an item's bytes, once per transport
 //! - [`reply`]: the head of a response that Fantail writes itself
 //! - [`cors`]: what a response says to pages of other origins
+//! - [`sockjs`]: SockJS: its paths, its frames, its ways to receive them
+//! - [`query`]: names and values of a query or a form
 //! - [`test_origin`]: what the built-in origin answers
 //! - [`websocket`]: WebSockets: messages, instructions, and the way over HTTP
 //! - [`tnetstring`]: the values that Pushpin's ZeroMQ messages are made of
 //! - [`zmtp`]: the bytes between ZeroMQ sockets
 //! - [`zhttp`]: requests to workers behind ZeroMQ, and their responses
+//! - [`xmpp`]: stanzas, and the stream of a component
 //! - [`json`]: a borrowed JSON value, for the parsers above
 
 pub mod cors;
@@ -30,15 +36,21 @@ pub mod grip;
 pub mod hop;
 pub mod item;
 pub mod json;
+pub mod link;
 mod members;
 mod params;
 pub mod patch;
+pub mod query;
+pub mod recovery;
 pub mod render;
 pub mod reply;
 pub mod request;
 pub mod route;
+pub mod sequence;
+pub mod sockjs;
 pub mod test_origin;
 pub mod tnetstring;
 pub mod websocket;
+pub mod xmpp;
 pub mod zhttp;
 pub mod zmtp;

@@ -6,11 +6,13 @@ use bytes::{BufMut, Bytes, BytesMut};
 
 use crate::{
     item::{HttpResponse, HttpStream, Item, WrittenFor, WsKind, WsMessage},
+    sockjs,
     websocket::{
         close::{self, Code},
         deflate::Deflater,
         frame::{CONTROL_MAX, Frame, Opcode},
     },
+    xmpp::stanza::Stanza,
 };
 
 /// What the shards need of an item. Actions that mean nothing to a transport leave no part.
@@ -19,6 +21,8 @@ pub struct Rendered {
     pub stream: Option<StreamPart>,
     pub response: Option<HttpResponse>,
     pub message: Option<MessagePart>,
+    pub stanza: Option<Box<Stanza>>,
+    pub object: Option<Bytes>,
     pub written_for: WrittenFor,
     pub id: Option<String>,
     pub prev_id: Option<String>,
@@ -52,6 +56,7 @@ pub struct Message {
     head: usize,
     opcode: Opcode,
     deflated: OnceLock<Bytes>,
+    sockjs: OnceLock<Bytes>,
 }
 
 impl Message {
@@ -61,7 +66,7 @@ impl Message {
         // A control frame's content may have been cut.
         let head =
             frame.len() - content.len().min(if opcode.is_control() { CONTROL_MAX } else { usize::MAX });
-        Self { frame, head, opcode, deflated: OnceLock::new() }
+        Self { frame, head, opcode, deflated: OnceLock::new(), sockjs: OnceLock::new() }
     }
 
     /// The same kind of message with other content, if that can be one.
@@ -82,6 +87,17 @@ impl Message {
     /// The frame as it is.
     pub fn plain(&self) -> &Bytes {
         &self.frame
+    }
+
+    /// The frame for those who speak SockJS. What is no message is a heartbeat there.
+    pub fn sockjs(&self) -> &Bytes {
+        self.sockjs.get_or_init(|| {
+            let frame = match self.opcode {
+                Opcode::Text | Opcode::Binary => sockjs::message(self.content()),
+                _ => sockjs::HEARTBEAT.to_owned(),
+            };
+            Frame::new(Opcode::Text, frame.as_bytes()).to_bytes()
+        })
     }
 
     /// The frame for those who agreed to permessage-deflate: compressed from `least` bytes of content, and
@@ -186,8 +202,8 @@ impl From<Item> for Rendered {
             WsMessage::Refresh => Some(MessagePart::Refresh),
             WsMessage::Hint => None,
         });
-        let Item { written_for, id, prev_id, meta, .. } = item;
-        Self { stream, response, message, written_for, id, prev_id, meta }
+        let Item { stanza, object, written_for, id, prev_id, meta, .. } = item;
+        Self { stream, response, message, stanza, object, written_for, id, prev_id, meta }
     }
 }
 

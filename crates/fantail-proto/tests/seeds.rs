@@ -33,13 +33,28 @@ fn items() {
 }
 
 #[test]
+fn links() {
+    replay("links", targets::links);
+}
+
+#[test]
 fn routes() {
     replay("routes", |data| targets::routes(&String::from_utf8_lossy(data)));
 }
 
 #[test]
+fn sockjs() {
+    replay("sockjs", targets::sockjs);
+}
+
+#[test]
 fn websocket() {
     replay("websocket", targets::websocket);
+}
+
+#[test]
+fn xmpp() {
+    replay("xmpp", targets::xmpp);
 }
 
 #[test]

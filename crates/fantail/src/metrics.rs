@@ -169,6 +169,10 @@ families! {
             pins_stream [kind = stream]: Gauge,
             pins_poll [kind = poll]: Gauge,
             pins_websocket [kind = websocket]: Gauge,
+            /// Sessions, over whatever.
+            pins_sockjs [kind = sockjs]: Gauge,
+            /// Requests that get what such a session is sent.
+            pins_receiver [kind = receiver]: Gauge,
         }
         channels: "Channels with a subscriber on this shard." { channels: Gauge }
         subscriptions: "Subscriptions of pins to channels." { subscriptions: Gauge }
@@ -176,6 +180,7 @@ families! {
             delivered_stream [kind = stream]: Count,
             delivered_poll [kind = poll]: Count,
             delivered_websocket [kind = websocket]: Count,
+            delivered_sockjs [kind = sockjs]: Count,
         }
         deliveries_queued: "Items that had to wait in a connection's queue." { queued: Count }
         deliveries_filtered: "Items kept from a subscriber by a filter." { filtered: Count }
@@ -196,8 +201,35 @@ families! {
             ended_timeout [cause = timeout]: Count,
             /// A WebSocket's client broke the protocol or a limit.
             ended_violation [cause = violation]: Count,
+            /// A stream had missed an item, and nothing could repair that.
+            ended_gap [cause = gap]: Count,
+            /// A stream's next link could not be followed, or led to what is no page.
+            ended_link [cause = link]: Count,
             /// A WebSocket's origin left, or could not be understood.
             ended_origin [cause = origin]: Count,
+        }
+        updates: "Holds whose origins are asked again, by cause." {
+            /// An item showed that another was missed.
+            updates_gap [cause = gap]: Count,
+            /// What the origin said last is not what was published last.
+            updates_contradiction [cause = contradiction]: Count,
+            updates_hint [cause = hint]: Count,
+            /// `/recover`.
+            updates_recover [cause = recover]: Count,
+            /// Their channel had got its first subscription a second before.
+            updates_first [cause = first]: Count,
+            /// The time of a next link.
+            updates_timer [cause = timer]: Count,
+        }
+        link_fetches: "Requests for next links, retries included." { link_fetches: Count }
+        link_retries: "Next links that were not answered, or not with a page, and are asked for again." {
+            link_retries: Count,
+        }
+        gone_links: "Holds that are gone, by whether their gone link was told." {
+            gone_told [result = told]: Count,
+            gone_failed [result = failed]: Count,
+            /// Too many were waiting to be told.
+            gone_dropped [result = dropped]: Count,
         }
         websocket_messages: "Messages on WebSockets, by who sent them; what was published is under deliveries." {
             messages_client [from = client]: Count,
@@ -233,9 +265,19 @@ families! {
             items_accepted [result = accepted]: Count,
             /// The id was seen within `hub.id_ttl`.
             items_duplicate [result = duplicate]: Count,
+            /// It came before its predecessor, and there was no room for it to wait.
+            items_dropped [result = dropped]: Count,
             /// Well-formed, but over a limit or more than the hub could take.
             items_refused [result = refused]: Count,
         }
+        items_early: "Items that came before their predecessors, by what became of them." {
+            early_in_turn [result = in_turn]: Count,
+            /// They went out without them, after `hub.order_wait`.
+            early_late [result = late]: Count,
+            /// There was no room for them to wait, or nobody left who subscribed.
+            early_dropped [result = dropped]: Count,
+        }
+        items_waiting: "Items that wait for their predecessors." { items_waiting: Gauge }
         publishes: "Publish requests, by result." {
             publishes_accepted [result = accepted]: Count,
             /// The publisher's fault: malformed or over a limit.
@@ -267,6 +309,42 @@ families! {
         zeromq_peers: "Connections of ZeroMQ peers." { zeromq_peers: Gauge }
         zeromq_peers_refused: "ZeroMQ peers that were disconnected: no handshake, or a broken protocol or limit." {
             zeromq_peers_refused: Count,
+        }
+        stats_dropped: "Notes for the statistics socket, and packets of it, that were dropped." {
+            stats_dropped: Count,
+        }
+        xmpp_connected: "Whether the XMPP server has taken the component: 1 or 0." { xmpp_connected: Gauge }
+        xmpp_connects: "Attempts to join the XMPP server, by result." {
+            xmpp_joined [result = joined]: Count,
+            /// The server did not take the component: its secret, or its address.
+            xmpp_denied [result = denied]: Count,
+            /// Not reached, or no XMPP.
+            xmpp_unreached [result = failed]: Count,
+        }
+        xmpp_received: "Stanzas from the XMPP server." { xmpp_received: Count }
+        xmpp_refused: "Stanzas from the XMPP server that nothing was done with, by cause." {
+            /// No sender, an address that is none, or that is not the component's.
+            xmpp_misaddressed [cause = address]: Count,
+            /// Bytes, depth, elements, attributes.
+            xmpp_oversize [cause = limit]: Count,
+            /// Its sender, or all, had too many waiting.
+            xmpp_crowded [cause = busy]: Count,
+            /// An error that answers what was sent.
+            xmpp_bounced [cause = bounce]: Count,
+        }
+        xmpp_sent: "Stanzas written to the XMPP server, by kind." {
+            xmpp_delivered [kind = item]: Count,
+            xmpp_answered [kind = answer]: Count,
+        }
+        xmpp_dropped: "Items and answers that were dropped before they were written, because too many waited." {
+            xmpp_dropped: Count,
+        }
+        xmpp_queued: "Items that wait for the XMPP server." { xmpp_queued: Gauge }
+        xmpp_absent: "Items kept from a subscriber who is not present, as it wished." { xmpp_absent: Count }
+        xmpp_subscriptions: "Subscriptions of XMPP entities." { xmpp_subscriptions: Gauge }
+        xmpp_origin_requests: "Stanzas given to an origin, by result." {
+            xmpp_origin_answered [result = answered]: Count,
+            xmpp_origin_failed [result = failed]: Count,
         }
         hub_channels: "Channels with a subscriber on any shard." { hub_channels: Gauge }
         control_connections: "Connections to the control port." { control_connections: Gauge }

@@ -4,6 +4,7 @@
 
 use std::{
     cell::{Cell, RefCell},
+    hash::{BuildHasher, RandomState},
     io,
     os::fd::OwnedFd,
     rc::Rc,
@@ -12,21 +13,23 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
+use fantail_pin::Wire;
 use tokio::{
     io::{Interest, unix::AsyncFd},
-    sync::{Notify, Semaphore},
+    sync::{Notify, Semaphore, mpsc},
     time::{Instant, sleep_until},
 };
 
 use crate::{
-    client::Connections,
+    client::{Connections, Traveller},
     hold::{Holds, Onward},
     hub::Hub,
     logging::AccessLog,
     metrics::Counters,
     sign::Tokens,
     snapshot::Snapshot,
-    upstream::{Flights, Upstream, Workers},
+    stats::{Errand, Notes},
+    upstream::{Flights, Pages, Upstream, Workers},
 };
 
 #[derive(Debug)]
@@ -38,8 +41,16 @@ pub struct Shard {
     pub counters: Arc<Counters>,
     pub connections: Rc<Connections>,
     pub access: RefCell<AccessLog>,
+    /// Only when somebody watches.
+    pub notes: Option<Arc<Notes>>,
     pub tokens: RefCell<Tokens>,
     pub flights: Flights,
+    /// All shards'.
+    pub pages: Arc<Pages>,
+    /// Origins that are being told of holds that are gone, and their turns.
+    pub departures: Cell<usize>,
+    pub departing: Semaphore,
+    pub neighbours: Neighbours,
     /// Turns at the arithmetic of handshakes.
     pub handshakes: Semaphore,
     /// What origins of WebSockets are read into, one at a time.
@@ -67,6 +78,44 @@ pub struct Parts {
     pub access: AccessLog,
     pub holds: Holds,
     pub workers: Arc<Workers>,
+    pub pages: Arc<Pages>,
+    pub neighbours: Neighbours,
+}
+
+/// All shards, to whom connections move whose requests are theirs to answer.
+#[derive(Clone, Debug)]
+pub struct Neighbours {
+    doors: Arc<[mpsc::Sender<Moved>]>,
+    /// Unforeseeable, so that nobody can choose a shard.
+    seed: RandomState,
+}
+
+/// A connection on its way to another shard, between two requests.
+#[derive(Debug)]
+pub struct Moved {
+    pub wire: Wire,
+    pub traveller: Traveller,
+    /// Its next request, whole, and what came behind it.
+    pub unread: Vec<u8>,
+}
+
+impl Neighbours {
+    /// With what each of so many shards takes in.
+    pub fn new(shards: usize) -> (Self, Vec<mpsc::Receiver<Moved>>) {
+        let (doors, takers): (Vec<_>, Vec<_>) = (0..shards).map(|_| mpsc::channel(MOVING)).unzip();
+        (Self { doors: doors.into(), seed: RandomState::new() }, takers)
+    }
+
+    /// The shard that something named so belongs to.
+    pub fn owner(&self, name: &str) -> usize {
+        let shards = u64::try_from(self.doors.len()).unwrap_or(u64::MAX);
+        usize::try_from(self.seed.hash_one(name) % shards).unwrap_or_default()
+    }
+
+    /// A place on the way to a shard, when there is one; `None` if that is gone.
+    pub async fn place(&self, shard: usize) -> Option<mpsc::OwnedPermit<Moved>> {
+        self.doors.get(shard)?.clone().reserve_owned().await.ok()
+    }
 }
 
 impl Shard {
@@ -80,8 +129,13 @@ impl Shard {
             counters: parts.counters,
             connections: parts.connections,
             access: RefCell::new(parts.access),
+            notes: parts.holds.notes(),
             tokens: RefCell::default(),
             flights: Flights::default(),
+            pages: parts.pages,
+            departures: Cell::new(0),
+            departing: Semaphore::new(DEPARTURES_AT_ONCE),
+            neighbours: parts.neighbours,
             handshakes: Semaphore::new(HANDSHAKES_AT_ONCE),
             scratch: RefCell::default(),
             holds: RefCell::new(parts.holds),
@@ -123,6 +177,11 @@ impl Shard {
                 }
                 () = expired, if expiry.is_some() => {}
                 () = self.stir.notified() => {}
+                errands = self.errands() => {
+                    let mut holds = self.holds.borrow_mut();
+                    holds.set_now(self.now_ms());
+                    errands.iter().for_each(|errand| holds.run(errand));
+                }
             }
             let mut holds = self.holds.borrow_mut();
             holds.set_now(self.now_ms());
@@ -136,6 +195,7 @@ impl Shard {
         self.access.borrow_mut().flush();
         let snapshot = self.snapshot.load();
         self.upstream.sweep(snapshot.config.origin.keep_alive);
+        self.pages.sweep();
         if !Arc::ptr_eq(&snapshot, &self.tidied.borrow()) {
             self.upstream.forget();
             self.holds(|holds| holds.configure(&snapshot.config));
@@ -152,7 +212,7 @@ impl Shard {
 
     /// Whether a client is still there, or an origin is still to hear of one.
     pub fn is_busy(&self) -> bool {
-        self.connections.open() > 0 || self.holds.borrow().has_partings()
+        self.connections.open() > 0 || self.holds.borrow().has_partings() || self.departures.get() > 0
     }
 
     pub fn is_draining(&self) -> bool {
@@ -174,6 +234,13 @@ impl Shard {
         }
         while self.step(go_on) {
             tokio::task::yield_now().await;
+        }
+    }
+
+    async fn errands(&self) -> Vec<Errand> {
+        match &self.notes {
+            Some(notes) => notes.errands().await,
+            None => std::future::pending().await,
         }
     }
 
@@ -207,5 +274,9 @@ impl Shard {
     }
 }
 
+/// Connections on their way to one shard.
+const MOVING: usize = 1024;
 /// Handshakes whose arithmetic is done between two looks at all else: each takes up to a millisecond of RSA.
 const HANDSHAKES_AT_ONCE: usize = 8;
+/// Requests about holds that are gone: an origin has more to do.
+const DEPARTURES_AT_ONCE: usize = 32;

@@ -8,9 +8,10 @@ use std::{
 };
 
 /// Which rooms a room may use, beyond the closets. `server` puts all together.
-const ARROWS: [(&str, &[&str]); 15] = [
+const ARROWS: [(&str, &[&str]); 16] = [
     ("cli", &["sign", "snapshot", "upstream"]),
-    ("admin", &["hub", "publish"]),
+    ("admin", &["hub", "publish", "xmpp"]),
+    ("xmpp", &["hub", "proxy", "publish", "route", "sign", "snapshot", "upstream"]),
     ("publish", &["hub", "realm", "snapshot"]),
     ("listen", &["client", "hold", "proxy", "shard", "snapshot"]),
     ("proxy", &["client", "hold", "route", "shard", "snapshot", "upstream"]),
@@ -27,12 +28,13 @@ const ARROWS: [(&str, &[&str]); 15] = [
 ];
 
 /// Rooms that every room may use, and what they use themselves.
-const CLOSETS: [(&str, &[&str]); 6] = [
+const CLOSETS: [(&str, &[&str]); 7] = [
     ("config", &["logging"]),
     ("drain", &[]),
     ("error", &["upstream"]),
     ("logging", &["config"]),
     ("metrics", &[]),
+    ("stats", &["config", "metrics"]),
     ("store", &[]),
 ];
 
@@ -44,10 +46,12 @@ const EXCEPTIONS: [(&str, &str, &str); 1] = [(
 )];
 
 /// Where threads and tasks begin; each keeps the handle, or the task ends with the connection it drives.
-const SPAWNS: [&str; 14] = [
+const SPAWNS: [&str; 18] = [
     "fantail/src/admin/mod.rs",
+    "fantail/src/admin/prometheus.rs",
     "fantail/src/listen/connection.rs",
     "fantail/src/logging.rs",
+    "fantail/src/proxy/link.rs",
     "fantail/src/proxy/native.rs",
     "fantail/src/proxy/over_http.rs",
     "fantail/src/publish/zeromq.rs",
@@ -59,6 +63,8 @@ const SPAWNS: [&str; 14] = [
     "fantail/src/upstream/workers/exchange.rs",
     "fantail/src/upstream/workers/websocket.rs",
     "fantail/src/upstream/workers/wire.rs",
+    "fantail/src/xmpp/inbox.rs",
+    "fantail/src/xmpp/mod.rs",
 ];
 
 /// Words that say nothing about the thing they name.

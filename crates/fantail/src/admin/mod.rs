@@ -2,12 +2,15 @@
 //!
 //! - `GET /metrics`: everything counted
 //! - `GET /healthz`: the process lives; `GET /readyz`: it wants new clients
+//! - `…/channel/{channel}/xs-subscriptions/`: who is subscribed over XMPP
 //! - `/`: says what this is
 //!
 //! Nothing here knows a channel or an item.
 
 mod browser;
 mod connection;
+pub mod prometheus;
+mod xmpp;
 
 use std::{
     future::Future,
@@ -39,6 +42,7 @@ use crate::{
         answer::{self, Format},
         http::{Endpoints, overload},
     },
+    xmpp::Desk,
 };
 
 use connection::{Limits, Seat};
@@ -55,6 +59,7 @@ pub struct State {
     phase: AtomicU8,
     started: Instant,
     limits: Limits,
+    xmpp: Option<Desk>,
 }
 
 /// Whether a load balancer should send clients here.
@@ -85,7 +90,13 @@ impl State {
             phase: AtomicU8::new(Phase::Starting as u8),
             started: Instant::now(),
             limits: Limits::new(control.head_bytes),
+            xmpp: None,
         }
+    }
+
+    /// With the endpoints of XMPP subscriptions, if there is a component.
+    pub fn with_xmpp(self, xmpp: Option<Desk>) -> Self {
+        Self { xmpp, ..self }
     }
 
     pub fn enter(&self, phase: Phase) {
@@ -102,6 +113,11 @@ impl State {
 
     fn metrics(&self, exposition: Exposition) -> String {
         self.process.hub_channels.set(i64::try_from(self.hub.channels()).unwrap_or(i64::MAX));
+        let early = self.hub.early();
+        self.process.early_in_turn.set(early.in_turn.load(Relaxed));
+        self.process.early_late.set(early.late.load(Relaxed));
+        self.process.early_dropped.set(early.dropped.load(Relaxed));
+        self.process.items_waiting.set(i64::try_from(self.hub.waiting()).unwrap_or(i64::MAX));
         self.process.uptime_seconds.set(i64::try_from(self.started.elapsed().as_secs()).unwrap_or(i64::MAX));
         self.process.log_lines_dropped.set(self.log.dropped());
         expose(&self.shards, &self.process, exposition)
@@ -200,6 +216,7 @@ fn router(state: &Arc<State>) -> Router {
         .fallback(async || answer::text(StatusCode::NOT_FOUND, "Not Found"))
         .with_state(Arc::clone(state))
         .merge(Arc::clone(&state.endpoints).router())
+        .merge(xmpp::router(state))
 }
 
 type Shared = axum::extract::State<Arc<State>>;

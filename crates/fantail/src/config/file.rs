@@ -12,7 +12,7 @@ use fantail_proto::forward::{self, ForwardedFor, RuleError};
 use http::{HeaderName, HeaderValue};
 use serde::Deserialize;
 
-use super::{Address, FanOut, LogFormat, Pace, TlsProfile, UnixSocket, zeromq};
+use super::{Address, FanOut, LogFormat, Pace, TlsProfile, UnixSocket, sockjs, stats, xmpp, zeromq};
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -25,9 +25,12 @@ pub(super) struct File {
     origin: Origin,
     grip: Grip,
     websocket: WebSocket,
+    sockjs: sockjs::Section,
     hub: Hub,
     control: Control,
     zeromq: zeromq::Section,
+    stats: stats::Section,
+    xmpp: xmpp::Section,
     #[serde(default)]
     realm: Vec<Realm>,
     logging: Logging,
@@ -80,6 +83,16 @@ pub(super) enum Invalid {
     Level(String),
     #[error(r#""{0}" is not a realm's id: write 1 to 64 of A–Z, a–z, 0–9, "_" and "-""#)]
     RealmId(String),
+    #[error(r#""{0}" cannot begin the name of a metric: write letters, digits and "_""#)]
+    Prefix(String),
+    #[error(r#""{0}" is not an address: write "127.0.0.1:5347" or "xmpp.example.com:5347""#)]
+    XmppServer(String),
+    #[error(r#""{0}" is not a component's address: write "push.example.com""#)]
+    Domain(String),
+    #[error(r#""{0}" is not a user's address: write "user@example.com""#)]
+    Jid(String),
+    #[error(r#"it is empty, or what follows base64: is not base64"#)]
+    Secret,
     #[error(r#"a key of realm "{0}" is empty: anyone could sign with it"#)]
     RealmKey(String),
 }
@@ -96,9 +109,12 @@ impl File {
             origin: self.origin.build(base)?,
             grip: self.grip.build()?,
             websocket: self.websocket.build()?,
+            sockjs: self.sockjs.build()?,
             hub: self.hub.build()?,
             control: self.control.build()?,
             zeromq: self.zeromq.build(base)?,
+            stats: self.stats.build(base)?,
+            xmpp: self.xmpp.build(base)?,
             realms: self.realm.into_iter().map(Realm::build).collect::<Result<_, _>>()?,
             logging: self.logging.build(base)?,
         })
@@ -319,6 +335,8 @@ struct Grip {
     channel_bytes: usize,
     instruct_bytes: usize,
     max_timeout: String,
+    update_on_first_subscription: bool,
+    updates_per_second: u32,
 }
 
 impl Grip {
@@ -328,6 +346,8 @@ impl Grip {
             channel_bytes: at_least(1, self.channel_bytes)?,
             instruct_bytes: at_least(1, self.instruct_bytes)?,
             max_timeout: time_limit(&self.max_timeout)?,
+            update_on_first_subscription: self.update_on_first_subscription,
+            updates_per_second: at_least(1, self.updates_per_second)?,
         })
     }
 }
@@ -373,6 +393,8 @@ impl WebSocket {
 struct Hub {
     id_ttl: String,
     ids: usize,
+    order_wait: String,
+    linger: String,
     mailbox_items: usize,
 }
 
@@ -381,6 +403,8 @@ impl Hub {
         Ok(super::Hub {
             id_ttl: duration(&self.id_ttl)?,
             ids: self.ids,
+            order_wait: duration(&self.order_wait)?,
+            linger: duration(&self.linger)?,
             mailbox_items: at_least(1, self.mailbox_items)?,
         })
     }
@@ -495,7 +519,7 @@ pub(super) fn duration(text: &str) -> Result<Duration, Invalid> {
 }
 
 /// A duration after which something is given up; with none, nothing could succeed.
-fn time_limit(text: &str) -> Result<Duration, Invalid> {
+pub(super) fn time_limit(text: &str) -> Result<Duration, Invalid> {
     let limit = duration(text)?;
     if limit.is_zero() { Err(Invalid::NoTime) } else { Ok(limit) }
 }
@@ -509,7 +533,7 @@ fn at_most(most: usize, value: usize) -> Result<usize, Invalid> {
     if value <= most { Ok(value) } else { Err(Invalid::TooLarge(most)) }
 }
 
-fn address(text: &str, base: &Path) -> Result<Address, Invalid> {
+pub(super) fn address(text: &str, base: &Path) -> Result<Address, Invalid> {
     let Some(rest) = text.strip_prefix("unix:") else {
         return socket_address(text).map(Address::Tcp);
     };

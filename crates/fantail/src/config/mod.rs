@@ -16,13 +16,19 @@ mod keys;
 mod layers;
 mod pushpin;
 mod render;
+mod sockjs;
+mod stats;
 #[cfg(test)]
 mod tests;
+mod xmpp;
 mod zeromq;
 
 use crate::logging;
 use layers::Layers;
 pub use pushpin::{LevelError, Notice, level, tcp};
+pub use sockjs::SockJs;
+pub use stats::{Stats, StatsFormat};
+pub use xmpp::{Secret, Xmpp};
 pub use zeromq::{Endpoint, Transport, ZeroMq};
 
 /// The whole configuration, valid: what cannot work is refused when it is loaded.
@@ -36,9 +42,12 @@ pub struct Config {
     pub origin: Origin,
     pub grip: Grip,
     pub websocket: WebSocket,
+    pub sockjs: SockJs,
     pub hub: Hub,
     pub control: Control,
     pub zeromq: ZeroMq,
+    pub stats: Stats,
+    pub xmpp: Option<Xmpp>,
     /// The realm `default` is always there, and first.
     pub realms: Vec<Realm>,
     pub logging: Logging,
@@ -165,9 +174,12 @@ impl Config {
             origin: parts.origin,
             grip: parts.grip,
             websocket: parts.websocket,
+            sockjs: parts.sockjs,
             hub: parts.hub,
             control: parts.control,
             zeromq: parts.zeromq,
+            stats: parts.stats,
+            xmpp: parts.xmpp.finish(),
             realms,
             logging: parts.logging,
             base,
@@ -354,12 +366,16 @@ pub struct Grip {
     pub channel_bytes: usize,
     pub instruct_bytes: usize,
     pub max_timeout: Duration,
+    pub update_on_first_subscription: bool,
+    pub updates_per_second: u32,
 }
 
 #[derive(Clone, Debug)]
 pub struct Hub {
     pub id_ttl: Duration,
     pub ids: usize,
+    pub order_wait: Duration,
+    pub linger: Duration,
     pub mailbox_items: usize,
 }
 
@@ -418,9 +434,12 @@ struct Parts {
     origin: Origin,
     grip: Grip,
     websocket: WebSocket,
+    sockjs: SockJs,
     hub: Hub,
     control: Control,
     zeromq: ZeroMq,
+    stats: Stats,
+    xmpp: xmpp::Draft,
     realms: Vec<Realm>,
     logging: Logging,
 }
@@ -463,6 +482,7 @@ fn check_whole(parts: &Parts, layers: &Layers) -> Vec<Problem> {
         problems.push(Problem { place: layers.place("control.listen"), reason });
     }
     problems.extend(check_tls(parts, layers));
+    problems.extend(check_xmpp(parts, layers));
     if parts.routes.file.is_some() && layers.place("routes.lines") != Place::Default {
         let reason = "`file` and `lines` are both set, and only one can be used: remove one".into();
         problems.push(Problem { place: layers.place("routes.lines"), reason });
@@ -482,6 +502,32 @@ fn check_tls(parts: &Parts, layers: &Layers) -> Option<Problem> {
         ),
         _ => None,
     }
+}
+
+fn check_xmpp(parts: &Parts, layers: &Layers) -> Vec<Problem> {
+    let xmpp = &parts.xmpp;
+    if xmpp.server.is_none() {
+        return Vec::new();
+    }
+    let missing = [
+        (
+            xmpp.domain.is_none(),
+            "domain",
+            "the component's own address, as the server's configuration has it",
+        ),
+        (xmpp.secret.is_none(), "secret", "what the server's configuration has for this component"),
+        (parts.server.data_dir.is_none(), "data_dir", "a folder for subscriptions (`server.data_dir`)"),
+    ];
+    let missing = missing.into_iter().filter(|(is_missing, ..)| *is_missing).map(|(_, key, what)| Problem {
+        place: layers.place("xmpp.server"),
+        reason: format!("with `xmpp.server`, `{key}` is needed: {what}"),
+    });
+    let is_realm = |id: &String| id == DEFAULT_REALM || parts.realms.iter().any(|realm| realm.id == *id);
+    let unknown = xmpp.open_realms.iter().filter(|id| !is_realm(id)).map(|id| Problem {
+        place: layers.place("xmpp.open_realms"),
+        reason: format!("there is no realm \"{id}\" in the configuration"),
+    });
+    missing.chain(unknown).collect()
 }
 
 fn base(file: Option<&Path>) -> PathBuf {
@@ -512,5 +558,6 @@ const RELOADED: &[&str] = &[
     "origin",
     "grip",
     "websocket",
+    "sockjs",
     "realm",
 ];

@@ -84,6 +84,7 @@ pub(super) fn read(path: &Path, text: &str, instance: Option<u32>) -> Layer {
     reading.listeners();
     reading.control();
     reading.subscribers();
+    reading.prometheus();
     reading.log();
     reading.routes();
     reading.report();
@@ -262,6 +263,21 @@ impl<'a> Reading<'a> {
         }
     }
 
+    /// That of the handler, which has the numbers of all; else that of the proxy.
+    fn prometheus(&mut self) {
+        let sections = ["handler", "proxy"].into_iter();
+        let Some(found) = sections.filter_map(|section| self.find(section, &["prometheus_port"])).next()
+        else {
+            return;
+        };
+        let text = found.text();
+        let address = match text.trim().strip_prefix("ipc://") {
+            Some(path) => format!("unix:{}", absolute(path)),
+            None => tcp(text.trim()),
+        };
+        self.set("stats.prometheus", Value::from(address), found.place);
+    }
+
     fn control(&mut self) {
         let address = self.find("handler", &["push_in_http_addr"]);
         let port = self.find("handler", &["push_in_http_port"]);
@@ -400,6 +416,7 @@ impl Form {
             Self::Truth => Some(Value::from(!matches!(&*text.to_ascii_lowercase(), "" | "0" | "false"))),
             Self::Number => number().map(|number| Value::from(i64::from(number))),
             Self::Seconds => number().map(|seconds| Value::from(format!("{seconds}s"))),
+            Self::Milliseconds => number().map(|milliseconds| Value::from(format!("{milliseconds}ms"))),
             Self::Protocol => {
                 Some(Value::from(if matches!(text, "true" | "proto-only") { text } else { "false" }))
             }
@@ -410,6 +427,7 @@ impl Form {
         match self {
             Self::Number => "it is no whole number",
             Self::Seconds => "it is no whole number of seconds",
+            Self::Milliseconds => "it is no whole number of milliseconds",
             Self::Text | Self::Key | Self::Joined | Self::List | Self::Truth | Self::Protocol => {
                 "it is no text"
             }

@@ -3,12 +3,13 @@
 //! work; subscribers are looked up when the batch begins, so one that comes later does not get what was
 //! published before it came.
 
-use std::sync::Arc;
+use std::{rc::Rc, sync::Arc};
 
 use fantail_pin::{Outcome, Payload, PinId, Tally};
 use fantail_proto::{
     filter::template::TemplateError,
     item::{HttpResponse, WrittenFor},
+    recovery::{self, Step},
     render::{Chunk, Message, MessagePart, Rendered, StreamPart},
 };
 use hashbrown::{HashMap, HashSet};
@@ -16,7 +17,11 @@ use smallvec::SmallVec;
 
 mod variants;
 
-use super::{Hold, HoldKind, Holds, List};
+use super::{
+    Hold, HoldKind, Holds, List,
+    follow::{Parked, Turn},
+    updates::Cause,
+};
 use crate::hub::{Delivery, Receipt};
 use variants::{Class, Variant};
 
@@ -49,6 +54,8 @@ pub(super) struct Work {
     failed: Vec<(PinId, TemplateError)>,
     /// What the hold that is being sorted gets.
     gets: Vec<usize>,
+    /// Items that wait for streams, made once for all.
+    parked: HashMap<(usize, Option<usize>), Rc<Parked>>,
     /// Lists of targets to be used again: a broadcast allocates nothing per subscriber.
     spare: Vec<Vec<PinId>>,
 }
@@ -103,10 +110,17 @@ impl Holds {
         work.channels.clear();
         work.channels
             .extend(work.batch.iter().map(|delivery| self.channels.find(delivery.realm, &delivery.channel)));
+        self.watch_items(&work);
         self.list_writes(&mut work, List::Streams);
         self.list_writes(&mut work, List::WebSockets);
+        self.list_writes(&mut work, List::SockJs);
         self.list_polls(&mut work);
         self.work = work;
+    }
+
+    /// Whether a batch is not done yet.
+    pub(super) fn is_delivering(&self) -> bool {
+        !self.work.batch.is_empty()
     }
 
     /// Does as much as [`CHUNK`] writes cost. False when the batch is done: its receipts are given then.
@@ -163,7 +177,9 @@ impl Holds {
                 }
             }
         }
-        by_channel.retain(|(_, items)| !items.is_empty());
+        // Items that are nothing to a stream may show one with a position that it has missed others.
+        let counts = |channel| list == List::Streams && self.channels.is_mixed(channel);
+        by_channel.retain(|(channel, items)| !items.is_empty() || counts(*channel));
         let alone = by_channel.len() == 1;
         for (channel, items) in by_channel {
             let subscribers = self.channels.subscribers(channel, list);
@@ -171,7 +187,7 @@ impl Holds {
                 continue;
             }
             let plain = work.write_of(list, &items);
-            if alone && !self.channels.has_filters(channel) && !work.picky {
+            if alone && !self.channels.is_mixed(channel) && !work.picky {
                 work.writes[plain].targets.extend_from_slice(subscribers);
             } else {
                 let targets = work.list(subscribers);
@@ -183,7 +199,10 @@ impl Holds {
     fn list_polls(&self, work: &mut Work) {
         let mut listed = HashSet::new();
         for (delivery, channel) in work.batch.iter().zip(&work.channels) {
-            if let (Some(channel), Some(_)) = (*channel, &delivery.item.response) {
+            // One that is nothing to them may show that they have missed another.
+            if let Some(channel) = *channel
+                && (delivery.item.response.is_some() || self.channels.is_mixed(channel))
+            {
                 listed.insert(channel);
             }
         }
@@ -198,7 +217,7 @@ impl Holds {
         if work.met.contains(&id) {
             return 1;
         }
-        let several = |hold: &&Hold| hold.subs.len() > 1 || hold.filtering.is_some() || work.picky;
+        let several = |hold: &&Hold| hold.subs.len() > 1 || hold.standing.is_some() || work.picky;
         // Of one that has left since the batch began, the write takes note.
         let Some(hold) = self.pins.get(id).filter(several) else {
             work.writes[plain].targets.push(id);
@@ -213,12 +232,35 @@ impl Holds {
         for item in 0..work.batch.len() {
             let Some(hold) = self.pins.get(id) else { break };
             let Some(channel) = self.channel_of(hold, work, item) else { continue };
-            if work.part(list, item).is_none() {
+            let looks = list == List::Streams && hold.standing.is_some();
+            let rendered = &work.batch[item].item;
+            let turn = if looks { self.turn_of(id, channel, rendered) } else { Turn::Deliver };
+            let part = work.part(list, item);
+            let gotten = match (self.pins.get(id), part) {
+                _ if turn == Turn::Pass => {
+                    work.receipts[item].recovered += 1;
+                    continue;
+                }
+                (Some(hold), Some(_)) => self.filtered(work, list, hold, channel, item),
+                _ => Ok(None),
+            };
+            if turn == Turn::Wait {
+                // What is lost to an error is missing, and found to be.
+                if let Ok(place) = gotten {
+                    let parked = work.parked(item, place);
+                    self.park(id, channel, parked);
+                    work.receipts[item].recovered += u64::from(part.is_some());
+                }
                 continue;
             }
-            let gotten = self.filtered(work, list, hold, channel, item);
             match gotten {
-                Ok(Some(place)) => work.add(list, &mut gets, place),
+                Ok(Some(place)) => {
+                    work.add(list, &mut gets, place);
+                    if looks {
+                        self.heard(id, channel);
+                    }
+                }
+                Ok(None) if part.is_none() => {}
                 Ok(None) => {
                     work.receipts[item].filtered += 1;
                     self.counters.filtered.add(1);
@@ -231,9 +273,9 @@ impl Holds {
             }
             // What was lost to an error was not given.
             if gotten.is_ok()
-                && let Some(filtering) = self.pins.get_mut(id).and_then(|hold| hold.filtering.as_mut())
+                && let Some(standing) = self.pins.get_mut(id).and_then(|hold| hold.standing.as_mut())
             {
-                filtering.follow(channel, work.batch[item].item.id.as_deref());
+                standing.advance(channel, work.batch[item].item.id.as_deref());
             }
         }
         if !gets.is_empty() {
@@ -259,7 +301,7 @@ impl Holds {
             return 0;
         }
         let from = write.targets.len().saturating_sub(budget.max(1));
-        if write.list == List::WebSockets && self.channels.changes() != work.changes {
+        if write.list.is_spoken_to() && self.channels.changes() != work.changes {
             self.sort_out(work, write, from);
         }
         let from = from.min(write.targets.len());
@@ -267,7 +309,7 @@ impl Holds {
         let payload = write.payload.get_or_insert_with(|| {
             spent += write.items.len() / CONSIDERED;
             match write.list {
-                List::WebSockets => self.frames(work, &write.items),
+                List::WebSockets | List::SockJs => self.frames(work, write.list, &write.items),
                 List::Streams | List::Polls => work.chunks(&write.items),
             }
         });
@@ -278,6 +320,8 @@ impl Holds {
             let mut tally = Tally::default();
             self.pins.fan_out(part, payload, &mut tally);
             self.count(write.list, &tally, content.len() as u64);
+            let items = content.iter().map(|place| &*work.batch[work.item(*place)]);
+            self.watch_write(part, write.list, items, payload.plain.len());
             for place in content {
                 let item = work.item(place);
                 add(&mut work.receipts[item], &tally);
@@ -285,7 +329,7 @@ impl Holds {
         }
         for item in write.items.iter().filter(|place| **place < work.batch.len()) {
             match (work.part(write.list, *item), &work.batch[*item].item.message) {
-                (Some(Part::End), Some(MessagePart::Close(frame))) if write.list == List::WebSockets => {
+                (Some(Part::End), Some(MessagePart::Close(frame))) if write.list.is_spoken_to() => {
                     for id in part {
                         let outcome = self.close_websocket(*id, frame);
                         note(&mut work.receipts[*item], outcome);
@@ -331,6 +375,7 @@ impl Holds {
             for place in left {
                 let item = work.item(place);
                 let outcome = match (work.message(place), &work.batch[item].item.message) {
+                    (Some(message), _) if write.list == List::SockJs => self.pins.write(id, message.sockjs()),
                     (Some(message), _) => self.pins.write(id, message.plain()),
                     (None, Some(MessagePart::Close(frame))) => self.close_websocket(id, frame),
                     (None, Some(MessagePart::Refresh)) => {
@@ -345,14 +390,15 @@ impl Holds {
     }
 
     /// Messages one after another, compressed too if somebody wants them so.
-    fn frames(&mut self, work: &Work, items: &[usize]) -> Payload {
+    fn frames(&mut self, work: &Work, list: List, items: &[usize]) -> Payload {
         let messages: Vec<&Message> = items.iter().filter_map(|place| work.message(*place)).collect();
-        self.payload(&messages)
+        if list == List::SockJs { Self::frames_payload(&messages) } else { self.payload(&messages) }
     }
 
     fn count(&self, list: List, tally: &Tally, items: u64) {
         let delivered = match list {
             List::WebSockets => &self.counters.delivered_websocket,
+            List::SockJs => &self.counters.delivered_sockjs,
             List::Streams | List::Polls => &self.counters.delivered_stream,
         };
         delivered.add(tally.sent * items);
@@ -376,7 +422,12 @@ impl Holds {
                 break;
             }
             if let Some(channel) = self.channel_of(hold, work, item) {
-                self.answer_with(id, channel, &work.batch[item].item, &mut work.receipts[item]);
+                let delivery = Arc::clone(&work.batch[item]);
+                let written = work.receipts[item].written();
+                self.answer_with(id, channel, &delivery.item, &mut work.receipts[item]);
+                if work.receipts[item].written() > written {
+                    self.watch_answered(id, &delivery);
+                }
             }
         }
         cost
@@ -386,12 +437,25 @@ impl Holds {
     fn answer_with(&mut self, id: PinId, channel: u32, item: &Rendered, receipt: &mut Receipt) {
         let Some(hold) = self.pins.get(id) else { return };
         let HoldKind::Poll(poll) = &hold.kind else { return };
-        if item.response.is_none() {
-            return;
+        let hint = matches!(item.response, Some(HttpResponse::Hint));
+        if let Some(position) = hold.position(channel).filter(|_| !hint) {
+            match recovery::step(position, item.id.as_deref(), item.prev_id.as_deref()) {
+                Step::Deliver => {}
+                Step::Skip => return receipt.recovered += 1,
+                Step::Gap => {
+                    receipt.recovered += 1;
+                    return self.mend(id, channel);
+                }
+            }
         }
-        if !self.passes(hold, channel, item) {
-            receipt.filtered += 1;
-            self.counters.filtered.add(1);
+        if item.response.is_none() || !self.passes(hold, channel, item) {
+            if item.response.is_some() {
+                receipt.filtered += 1;
+                self.counters.filtered.add(1);
+            }
+            if let Some(standing) = self.pins.get_mut(id).and_then(|hold| hold.standing.as_mut()) {
+                standing.advance(channel, item.id.as_deref());
+            }
             return;
         }
         let response = match &item.response {
@@ -402,14 +466,17 @@ impl Holds {
                     Err(error) => {
                         receipt.dropped_filter += 1;
                         self.counters.filter_errors.add(1);
-                        if !hold.filtering.as_ref().is_some_and(|filtering| filtering.debug) {
+                        if !hold.standing.as_ref().is_some_and(|standing| standing.debug) {
                             return;
                         }
                         poll.fail(&format!("filter error: {error}\n"))
                     }
                 }
             }
-            Some(HttpResponse::Hint) => return self.replay(id),
+            Some(HttpResponse::Hint) => {
+                Cause::Hint.count(&self.counters);
+                return self.replay(id);
+            }
             _ => return,
         };
         match self.finish_poll(id, response) {
@@ -432,6 +499,11 @@ impl Holds {
 }
 
 impl Work {
+    /// The items of the batch, and their channels.
+    pub(super) fn items(&self) -> impl Iterator<Item = (&Delivery, Option<u32>)> {
+        self.batch.iter().map(|delivery| &**delivery).zip(self.channels.iter().copied())
+    }
+
     /// What an item is to the holds of a list, if anything.
     fn part(&self, list: List, item: usize) -> Option<Part> {
         let item = &self.batch[self.item(item)].item;
@@ -439,10 +511,10 @@ impl Work {
             List::Streams => match item.stream.as_ref()? {
                 StreamPart::Send(_) => Some(Part::Content),
                 StreamPart::Close => Some(Part::End),
-                // A hint asks the next link, which streams do not follow.
+                // A hint is for the link, and found before.
                 StreamPart::Hint => None,
             },
-            List::WebSockets => Some(match item.message.as_ref()? {
+            List::WebSockets | List::SockJs => Some(match item.message.as_ref()? {
                 MessagePart::Send(_) => Part::Content,
                 MessagePart::Close(_) => Part::End,
                 MessagePart::Refresh => Part::Refresh,
@@ -500,6 +572,7 @@ impl Work {
         self.met.clear();
         self.by_class.clear();
         self.variants.clear();
+        self.parked.clear();
     }
 }
 

@@ -3,23 +3,26 @@
 //! no origin; what is for others to do comes out as [`Onward`].
 
 mod asked;
+mod beats;
 mod channels;
+mod ending;
 mod fanout;
-mod filtering;
+mod follow;
 mod onward;
 mod poll;
+mod sockjs;
+mod standing;
+mod updates;
+mod watch;
 mod websocket;
 
-use std::{collections::VecDeque, io, os::fd::OwnedFd, rc::Rc, sync::Arc, time::Duration};
+use std::{io, os::fd::OwnedFd, rc::Rc, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use fantail_pin::{
-    Event, FanOut, Form, KeepAlive, KeepAliveMode, Limits, Outcome, Pace, Payload, PinId, Pins, Wire,
-};
+use fantail_pin::{Event, FanOut, Form, KeepAlive, Limits, Outcome, Pace, PinId, Pins, Wire};
 use fantail_proto::{
     filter::Filter,
     grip,
-    render::Chunk,
     websocket::{
         close::Code,
         control,
@@ -29,9 +32,13 @@ use fantail_proto::{
 };
 use smallvec::SmallVec;
 
-pub use asked::{Asked, Subscription};
+pub use asked::{Asked, GripLink, Subscription, Trail};
+use beats::first_beat;
+pub use beats::{beats, jitter_ms};
+pub use follow::{Fetch, Held, Page};
 pub use onward::{Onward, Released, Replay, Socket};
 pub use poll::{Poll, Shape};
+pub use sockjs::{Found, NO_STORE, Receiver, Said, Speech, admit};
 pub use websocket::{Asking, Call, Far, Link, Next, Opened, OverHttp};
 
 use crate::{
@@ -39,10 +46,14 @@ use crate::{
     config,
     hub::{Hub, RealmId},
     metrics::{Count, Counters},
+    stats::Presence,
 };
 use channels::Channels;
 use fanout::Work;
-use filtering::Filtering;
+use follow::{Follow, Rounds};
+use standing::Standing;
+use updates::Updates;
+use watch::Watch;
 use websocket::WebSocket;
 
 /// All holds of one shard.
@@ -52,11 +63,12 @@ pub struct Holds {
     channels: Channels,
     work: Work,
     counters: Arc<Counters>,
+    /// Only when somebody watches.
+    watch: Option<Watch>,
     events: Vec<Event>,
     onward: Vec<Onward>,
-    /// Long-polls that wait to be replayed to their origins, and when the next of them are due.
-    replays: VecDeque<PinId>,
-    replay_at_ms: u64,
+    updates: Updates,
+    rounds: Rounds,
     /// WebSockets whose next deadline is to be found again.
     reschedules: Vec<PinId>,
     now_ms: u64,
@@ -74,7 +86,9 @@ pub struct Holds {
     partings: usize,
     parting_bytes: usize,
     /// The last keep-alive that an origin asked for: the next is often the same.
-    last_beats: Option<(control::KeepAlive, Rc<KeepAlive>)>,
+    last_beats: Option<(control::KeepAlive, bool, Rc<KeepAlive>)>,
+    sockjs: config::SockJs,
+    sessions: sockjs::Sessions,
 }
 
 /// What a WebSocket may subscribe to: how many channels, and how long their names may be.
@@ -110,13 +124,19 @@ impl Holds {
         pins.set_farewell(websocket::close_frame(Code::TRY_AGAIN_LATER, ""));
         Ok(Self {
             pins,
-            channels: Channels::new(hub, shard, Arc::clone(&counters)),
+            channels: Channels::new(
+                hub,
+                shard,
+                Arc::clone(&counters),
+                config.grip.update_on_first_subscription,
+            ),
+            watch: None,
             work: Work::default(),
             counters,
             events: Vec::new(),
             onward: Vec::new(),
-            replays: VecDeque::new(),
-            replay_at_ms: 0,
+            updates: Updates::new(config),
+            rounds: Rounds::default(),
             reschedules: Vec::new(),
             now_ms: 0,
             websocket: config.websocket.clone(),
@@ -129,6 +149,8 @@ impl Holds {
             partings: 0,
             parting_bytes: 0,
             last_beats: None,
+            sockjs: config.sockjs.clone(),
+            sessions: sockjs::Sessions::new(),
         })
     }
 
@@ -167,16 +189,11 @@ impl Holds {
         }
         self.attach(id, wire, client);
         if let Some(keep_alive) = keep_alive {
-            let every_ms = u32::try_from(keep_alive.timeout.as_millis()).unwrap_or(u32::MAX);
-            let chunk = Chunk::new(&keep_alive.content);
-            let payload = Payload { coded: chunk.framed().clone(), plain: chunk.content() };
-            let mode = match keep_alive.mode {
-                grip::KeepAliveMode::Idle => KeepAliveMode::Idle,
-                grip::KeepAliveMode::Interval => KeepAliveMode::Interval,
-            };
-            let first = every_ms.saturating_sub(jitter_ms());
-            self.pins.set_keep_alive(id, Rc::new(KeepAlive { payload, every_ms, mode }), first);
+            let beats = beats(keep_alive);
+            let first = first_beat(&beats);
+            self.pins.set_keep_alive(id, Rc::new(beats), first);
         }
+        self.begin_following(id);
     }
 
     /// Gives a reserved long-poll its socket; it is answered when its time is up, if not before.
@@ -188,11 +205,16 @@ impl Holds {
         unread: Vec<u8>,
         timeout_ms: u32,
     ) {
+        let mut due = false;
         if let Some(Hold { kind: HoldKind::Poll(poll), .. }) = self.pins.get_mut(id) {
             poll.unread = unread;
+            due = poll.due;
         }
         self.attach(id, wire, client);
         self.pins.set_deadline(id, timeout_ms);
+        if due {
+            self.replay(id);
+        }
     }
 
     /// Ends a hold that got no socket: its client left first.
@@ -204,6 +226,7 @@ impl Holds {
     pub fn set_now(&mut self, now_ms: u64) {
         self.now_ms = now_ms;
         self.pins.set_now(now_ms);
+        self.channels.set_now(now_ms);
     }
 
     /// Asks the kernel about the sockets; true when there is more to ask at once.
@@ -215,7 +238,7 @@ impl Holds {
         Ok(more? | std::mem::take(&mut self.unread))
     }
 
-    /// Keep-alives, time-outs and replays that are due.
+    /// Keep-alives, time-outs and updates that are due.
     pub fn expire(&mut self) {
         let mut events = std::mem::take(&mut self.events);
         let tally = self.pins.expire(self.now_ms, &mut events);
@@ -223,57 +246,14 @@ impl Holds {
         self.counters.bytes_pushed.add(tally.bytes);
         self.events = events;
         self.react();
-        if !self.replays.is_empty() && self.replay_at_ms <= self.now_ms {
-            self.replay_at_ms = self.now_ms + REPLAY_EVERY_MS;
-            for _ in 0..REPLAY_BATCH {
-                let Some(id) = self.replays.pop_front() else { break };
-                self.replay(id);
-            }
-        }
+        self.update();
         self.reschedule();
     }
 
     /// When [`Self::expire`] is due, in the shard's milliseconds.
     pub fn next_expiry_ms(&self) -> Option<u64> {
-        let replay = (!self.replays.is_empty()).then_some(self.replay_at_ms);
         let reschedule = (!self.reschedules.is_empty()).then_some(self.now_ms);
-        [self.pins.next_expiry_ms(), replay, reschedule].into_iter().flatten().min()
-    }
-
-    /// Asks all origins of long-polls again, a few at a time.
-    pub fn recover(&mut self) {
-        let polls = self
-            .pins
-            .ids()
-            .filter(|id| matches!(self.pins.get(*id), Some(Hold { kind: HoldKind::Poll(_), .. })));
-        self.replays = polls.collect();
-    }
-
-    /// Ends all holds in order: streams cleanly, long-polls with their time-out answer.
-    pub fn drain(&mut self) {
-        let all: Vec<PinId> = self.pins.ids().collect();
-        for id in all {
-            self.end(id);
-        }
-    }
-
-    /// Ends one hold in order, and its connection with it.
-    pub fn end(&mut self, id: PinId) {
-        match self.pins.get_mut(id).map(|hold| &mut hold.kind) {
-            Some(HoldKind::Stream { keep_alive }) => {
-                *keep_alive = false;
-                self.close_stream(id);
-            }
-            Some(HoldKind::Poll(poll)) if !poll.answered => {
-                poll.shape.keep_alive = false;
-                self.time_out(id);
-            }
-            Some(HoldKind::WebSocket(_)) => {
-                self.close_websocket(id, &websocket::close_frame(Code::GOING_AWAY, ""));
-            }
-            _ => {}
-        }
-        self.collect();
+        [self.pins.next_expiry_ms(), self.next_update_ms(), reschedule].into_iter().flatten().min()
     }
 
     /// Whether origins are still to hear of clients that are gone.
@@ -300,60 +280,60 @@ impl Holds {
         self.pins.is_empty()
     }
 
-    fn reserve(&mut self, asked: Asked, form: Form, kind: HoldKind) -> Option<PinId> {
+    fn reserve(&mut self, mut asked: Asked, form: Form, kind: HoldKind) -> Option<PinId> {
         let list = kind.list();
-        let hold = Hold { subs: Subs::new(), kind, client: None, filtering: None, unread: None };
+        let particular = |s: &Subscription| !s.filters.is_empty() || s.prev_id.is_some();
+        let linked = asked.next.is_some() || asked.gone.is_some();
+        let standing = (linked || asked.subscriptions.iter().any(particular)).then(|| {
+            let Asked { meta, prefix, debug, next, gone, .. } = &asked;
+            Box::new(Standing {
+                meta: meta.clone(),
+                debug: *debug,
+                follow: next.clone().map(|next| Box::new(Follow::new(next, asked.subscriptions.is_empty()))),
+                gone: gone.clone().map(Box::new),
+                ..Standing::new(prefix)
+            })
+        });
+        let presence = asked.presence.take();
+        let hold = Hold { subs: Subs::new(), kind, client: None, standing, unread: None, presence };
         let id = self.pins.reserve(form, hold)?;
         self.gauge(list, 1);
-        let filtered = asked.subscriptions.iter().any(|subscription| !subscription.filters.is_empty());
-        if filtered && let Some(hold) = self.pins.get_mut(id) {
-            let Asked { meta, prefix, debug, .. } = &asked;
-            let filtering = Filtering { meta: meta.clone(), debug: *debug, ..Filtering::new(prefix) };
-            hold.filtering = Some(Box::new(filtering));
+        let mut contradicted = false;
+        for subscription in asked.subscriptions {
+            asked.uri.iter().for_each(|uri| crate::logging::subscribed(uri, &subscription.channel));
+            let Subscription { channel, prev_id, .. } = subscription.clone();
+            self.join(id, asked.realm, list, subscription);
+            contradicted |=
+                prev_id.is_some_and(|prev_id| self.channels.contradicts(asked.realm, &channel, &prev_id));
         }
-        for Subscription { channel, filters, prev_id } in asked.subscriptions {
-            asked.uri.iter().for_each(|uri| crate::logging::subscribed(uri, &channel));
-            let sub = self.join(id, asked.realm, &channel, list, filters);
-            let filtering = self.pins.get_mut(id).and_then(|hold| hold.filtering.as_mut());
-            if let (Some(filtering), Some(sub), Some(prev_id)) = (filtering, sub, prev_id) {
-                filtering.ids.push((sub.channel, prev_id));
-            }
+        if contradicted {
+            self.contradicted(id);
         }
         Some(id)
     }
 
-    /// Subscribes a hold to a channel that it does not have, or gives it other filters.
-    fn join(
-        &mut self,
-        id: PinId,
-        realm: RealmId,
-        name: &str,
-        list: List,
-        filters: Vec<Filter>,
-    ) -> Option<Sub> {
-        let known = self.channels.find(realm, name);
-        let hold = self.pins.get_mut(id)?;
+    /// Subscribes a hold to a channel that it does not have, or gives it other filters and another position there.
+    fn join(&mut self, id: PinId, realm: RealmId, list: List, subscription: Subscription) {
+        let Subscription { channel: name, filters, prev_id } = subscription;
+        let known = self.channels.find(realm, &name);
+        let Some(hold) = self.pins.get_mut(id) else { return };
         let known = known.and_then(|known| hold.subs.iter().find(|sub| sub.channel == known)).copied();
-        let (before, after) =
-            (known.is_some_and(|sub| hold.filters(sub.channel).is_some()), !filters.is_empty());
+        let before = known.is_some_and(|sub| hold.is_apart(sub.channel));
+        let after = !filters.is_empty() || prev_id.is_some() || hold.follows();
         let sub = match known {
             Some(sub) => {
                 self.channels.refilter(sub, before, after);
                 sub
             }
             None => {
-                let sub = self.channels.join(realm, name, list, id, after);
+                let sub = self.channels.join(realm, &name, list, id, after);
                 hold.subs.push(sub);
                 sub
             }
         };
-        if let Some(filtering) = &mut hold.filtering {
-            filtering.filters.retain(|(channel, _)| *channel != sub.channel);
-            if after {
-                filtering.filters.push((sub.channel, filters));
-            }
+        if let Some(standing) = &mut hold.standing {
+            standing.set(sub.channel, filters, prev_id);
         }
-        Some(sub)
     }
 
     /// Ends the subscription at a place among those of a hold.
@@ -361,12 +341,11 @@ impl Holds {
         let Some(hold) = self.pins.get_mut(id) else { return };
         let list = hold.kind.list();
         let sub = hold.subs.remove(place);
-        let filtered = hold.filters(sub.channel).is_some();
-        if let Some(filtering) = &mut hold.filtering {
-            filtering.filters.retain(|(channel, _)| *channel != sub.channel);
-            filtering.ids.retain(|(channel, _)| *channel != sub.channel);
+        let apart = hold.is_apart(sub.channel);
+        if let Some(standing) = &mut hold.standing {
+            standing.remove(sub.channel);
         }
-        let moved = self.channels.leave(sub, list, filtered);
+        let moved = self.channels.leave(sub, list, apart);
         if let Some(hold) = moved.and_then(|moved| self.pins.get_mut(moved)) {
             channels::moved(&mut hold.subs, sub);
         }
@@ -407,11 +386,13 @@ impl Holds {
 
     fn react_to(&mut self, event: Event) {
         let (id, cause): (_, fn(&Counters) -> &Count) = match event {
-            Event::Due(id) if self.is_websocket(id) => return self.due_websocket(id),
-            Event::Due(id) => return self.time_out(id),
+            Event::Due(id) => return self.due(id),
             Event::Finished(id) => return self.release(id),
-            Event::Readable(id) => return self.readable(id),
-            Event::Drained(id) => return self.drained(id),
+            Event::Readable(id) if self.is_websocket(id) => return self.readable(id),
+            Event::Readable(id) => return self.spoken_to(id),
+            Event::Drained(id) if self.is_websocket(id) => return self.drained(id),
+            Event::Drained(id) => return self.received(id),
+            Event::Waiting(id) => return self.feed(id),
             Event::Departed(id) => (id, |counters| &counters.ended_client),
             Event::Overflow(id) => (id, |counters| &counters.ended_overflow),
             Event::Stalled(id) => (id, |counters| &counters.ended_stalled),
@@ -423,12 +404,25 @@ impl Holds {
         }
     }
 
-    fn close_stream(&mut self, id: PinId) -> Outcome {
+    fn due(&mut self, id: PinId) {
+        match self.pins.get(id).map(|hold| &hold.kind) {
+            Some(HoldKind::Stream { .. }) => self.due_stream(id),
+            _ if self.is_websocket(id) => self.due_websocket(id),
+            _ => self.time_out(id),
+        }
+    }
+
+    /// Ends a stream in order.
+    fn finish_stream(&mut self, id: PinId) -> Outcome {
         let tail = match self.pins.form(id) {
             Some(Form::Coded) => LAST_CHUNK,
             _ => Bytes::new(),
         };
-        let outcome = self.pins.finish(id, &tail);
+        self.pins.finish(id, &tail)
+    }
+
+    fn close_stream(&mut self, id: PinId) -> Outcome {
+        let outcome = self.finish_stream(id);
         self.counters.ended_close.add(u64::from(matches!(outcome, Outcome::Sent | Outcome::Queued)));
         outcome
     }
@@ -446,6 +440,7 @@ impl Holds {
             poll.answered = true;
         }
         self.counters.bytes_pushed.add(response.len() as u64);
+        self.watch_answer(id, &response);
         self.pins.finish(id, &response.into())
     }
 
@@ -456,6 +451,7 @@ impl Holds {
         let unread = match hold.kind {
             HoldKind::Stream { keep_alive: true } => hold.unread.map(Vec::from).unwrap_or_default(),
             HoldKind::Poll(poll) if poll.shape.keep_alive => poll.unread,
+            HoldKind::Receiver(receiver) if receiver.keeps_alive() => receiver.unread,
             // TLS is told of its end, whether there is room at once or not.
             _ if wire.tls.is_some() => return self.onward.push(Onward::Closed(Socket { wire, client })),
             HoldKind::WebSocket(_) => return self.onward.push(Onward::Closed(Socket { wire, client })),
@@ -471,32 +467,25 @@ impl Holds {
         }
     }
 
-    /// Sends a long-poll's request to its origin once more.
-    fn replay(&mut self, id: PinId) {
-        match self.pins.get(id) {
-            // One that has been answered may still have bytes of its answer to write.
-            Some(Hold { kind: HoldKind::Poll(poll), client: Some(_), .. }) if !poll.answered => {}
-            _ => return,
-        }
-        let Some((Some(wire), hold)) = self.unsubscribe(id) else { return };
-        if let (HoldKind::Poll(poll), Some(client)) = (hold.kind, hold.client) {
-            let Poll { mut request, unread, last_ids, .. } = *poll;
-            request.extend_from_slice(&unread);
-            let replay = Some(Replay { last_ids });
-            self.onward.push(Onward::Released(Released { wire, client, unread: request, replay }));
-        }
-    }
-
     fn drop_pin(&mut self, id: PinId) {
         drop(self.unsubscribe(id));
     }
 
     fn unsubscribe(&mut self, id: PinId) -> Option<(Option<Wire>, Hold)> {
+        self.leave_session(id);
+        self.unfollow(id);
+        if let Some(gone) = self.pins.get_mut(id).and_then(|hold| hold.standing.as_mut()?.gone.take()) {
+            self.onward.push(Onward::Gone(*gone));
+        }
         self.unsubscribe_all(id);
         self.part(id, Farewell::Disconnect);
         self.deflating -= usize::from(self.is_websocket(id) && self.pins.form(id) == Some(Form::Coded));
         let unpinned = self.pins.remove(id)?;
-        self.gauge(unpinned.value.kind.list(), -1);
+        self.unwatch(&unpinned.value);
+        match &unpinned.value.kind {
+            HoldKind::Receiver(_) => self.counters.pins_receiver.add(-1),
+            kind => self.gauge(kind.list(), -1),
+        }
         Some((unpinned.wire, unpinned.value))
     }
 
@@ -515,6 +504,7 @@ impl Holds {
             List::Streams => self.counters.pins_stream.add(by),
             List::Polls => self.counters.pins_poll.add(by),
             List::WebSockets => self.counters.pins_websocket.add(by),
+            List::SockJs => self.counters.pins_sockjs.add(by),
         }
     }
 }
@@ -526,10 +516,12 @@ struct Hold {
     kind: HoldKind,
     /// Comes with the socket.
     client: Option<Client>,
-    /// Only when a filter was given.
-    filtering: Option<Box<Filtering>>,
+    /// Only when there is something of it.
+    standing: Option<Box<Standing>>,
     /// What a stream's client had sent behind its request, or what a WebSocket's has said and there is no room for.
     unread: Option<Box<[u8]>>,
+    /// Only when somebody watches.
+    presence: Option<Rc<Presence>>,
 }
 
 type Subs = SmallVec<[Sub; 1]>;
@@ -543,9 +535,13 @@ struct Sub {
 
 #[derive(Debug)]
 enum HoldKind {
-    Stream { keep_alive: bool },
+    Stream {
+        keep_alive: bool,
+    },
     Poll(Box<Poll>),
     WebSocket(Box<WebSocket>),
+    /// Gets what a session of SockJS is sent.
+    Receiver(Box<Receiver>),
 }
 
 /// A channel's lists of subscribers.
@@ -554,6 +550,15 @@ enum List {
     Streams,
     Polls,
     WebSockets,
+    /// WebSockets and sessions whose clients speak SockJS.
+    SockJs,
+}
+
+impl List {
+    /// Whether its holds get messages.
+    fn is_spoken_to(self) -> bool {
+        matches!(self, Self::WebSockets | Self::SockJs)
+    }
 }
 
 impl HoldKind {
@@ -561,15 +566,39 @@ impl HoldKind {
         match self {
             Self::Stream { .. } => List::Streams,
             Self::Poll(_) => List::Polls,
-            Self::WebSocket(_) => List::WebSockets,
+            Self::WebSocket(socket) if socket.sockjs.is_none() => List::WebSockets,
+            Self::WebSocket(_) | Self::Receiver(_) => List::SockJs,
         }
     }
 }
 
 impl Hold {
     fn filters(&self, channel: u32) -> Option<&[Filter]> {
-        let found = self.filtering.as_ref()?.filters.iter().find(|(c, _)| *c == channel)?;
+        let found = self.standing.as_ref()?.filters.iter().find(|(c, _)| *c == channel)?;
         Some(&found.1)
+    }
+
+    /// Whether items of a channel are to be looked at for this hold alone.
+    fn is_apart(&self, channel: u32) -> bool {
+        self.standing.as_ref().is_some_and(|standing| standing.is_apart(channel))
+    }
+
+    /// Whether it follows links, or did.
+    fn follows(&self) -> bool {
+        self.standing.as_ref().is_some_and(|standing| standing.follow.is_some())
+    }
+
+    /// Whether it has a link to follow.
+    fn has_link(&self) -> bool {
+        self.standing
+            .as_ref()
+            .and_then(|standing| standing.follow.as_ref())
+            .is_some_and(|follow| follow.has_link())
+    }
+
+    /// Where its client is in a channel, if its origin keeps track.
+    fn position(&self, channel: u32) -> Option<&str> {
+        self.standing.as_ref()?.position(channel)
     }
 }
 
@@ -577,13 +606,4 @@ fn milliseconds(time: Duration) -> u32 {
     u32::try_from(time.as_millis()).unwrap_or(u32::MAX)
 }
 
-/// Spreads keep-alives of holds that were made together (spec 3.6): up to a second early.
-fn jitter_ms() -> u32 {
-    use std::hash::{BuildHasher, RandomState};
-    u32::try_from(RandomState::new().hash_one(()) % 1000).unwrap_or(0)
-}
-
 const LAST_CHUNK: Bytes = Bytes::from_static(b"0\r\n\r\n");
-/// Updates of low priority (spec 4.3): a hundred holds, ten times a second.
-const REPLAY_BATCH: usize = 100;
-const REPLAY_EVERY_MS: u64 = 100;

@@ -23,13 +23,16 @@ use std::{
 use rustix::io::Errno;
 use rustls::ServerConfig;
 use socket2::{Domain, Protocol, TcpKeepalive, Type};
-use tokio::net::{TcpListener, UnixListener};
+use tokio::{
+    net::{TcpListener, UnixListener},
+    sync::mpsc,
+};
 
 use crate::{
     config::{Address, UnixSocket},
-    hold::Onward,
+    hold::{Onward, Released},
     proxy,
-    shard::Shard,
+    shard::{Moved, Shard},
 };
 use connection::Connection;
 pub use socket::Socket;
@@ -124,12 +127,22 @@ pub async fn accept(shard: Rc<Shard>, bound: Bound, tls: Option<Arc<ServerConfig
     }
 }
 
+/// Serves connections that come from other shards, until those are gone.
+pub async fn adopt(shard: Rc<Shard>, mut moving: mpsc::Receiver<Moved>) {
+    while let Some(Moved { wire, traveller, unread }) = moving.recv().await {
+        let client = shard.connections.admit(traveller);
+        Connection::go_on(&shard, Released { wire, client, unread, replay: None });
+    }
+}
+
 /// Takes what a hold leaves.
 pub fn go_on(shard: &Rc<Shard>, onward: Onward) {
     match onward {
         Onward::Released(released) => Connection::go_on(shard, released),
         Onward::Closed(socket) => Connection::close(socket),
         Onward::Ask(asking) => proxy::ask(shard, asking),
+        Onward::Fetch(fetch) => proxy::fetch(shard, fetch),
+        Onward::Gone(link) => proxy::say_gone(shard, link),
     }
 }
 

@@ -10,8 +10,16 @@ use std::{
 use fantail_pin::{PinId, Wire};
 use fantail_proto::grip::KeepAlive;
 use hyper::body::Incoming;
+use tokio::sync::mpsc;
 
-use crate::{client::Client, hold::Replay, listen::guard::State, shard::Shard};
+use super::link::Farewell;
+use crate::{
+    client::Client,
+    hold::Replay,
+    listen::guard::State,
+    shard::{Moved, Shard},
+    stats::{Presence, Traffic},
+};
 
 /// One client's connection, as its requests see it.
 #[derive(Debug)]
@@ -22,9 +30,12 @@ pub struct Conversation {
     tls: bool,
     /// For the first request only.
     replay: RefCell<Option<Replay>>,
+    farewell: RefCell<Option<Box<Farewell>>>,
     stage: Cell<Stage>,
     parked: RefCell<Option<Parked>>,
     uploaded: Cell<u64>,
+    /// Of the request, only when somebody watches.
+    presence: RefCell<Option<Rc<Presence>>>,
     /// The request's body, when its origin was done with it before its end.
     unread: RefCell<Option<Incoming>>,
 }
@@ -48,15 +59,20 @@ impl Conversation {
         tls: bool,
         replay: Option<Replay>,
     ) -> Rc<Self> {
+        let mut replay = replay;
+        let gone = replay.as_mut().and_then(|replay| replay.gone.take());
+        let farewell = gone.map(|gone| Box::new(Farewell::new(Rc::clone(&shard), gone)));
         Rc::new(Self {
             shard,
             state,
             peer,
             tls,
             replay: RefCell::new(replay),
+            farewell: RefCell::new(farewell),
             stage: Cell::new(Stage::Idle),
             parked: RefCell::default(),
             uploaded: Cell::new(0),
+            presence: RefCell::default(),
             unread: RefCell::default(),
         })
     }
@@ -104,6 +120,10 @@ impl Conversation {
         self.replay.take()
     }
 
+    pub(super) fn take_farewell(&self) -> Option<Box<Farewell>> {
+        self.farewell.take()
+    }
+
     pub(super) fn respond(&self) {
         self.unread.take();
         self.stage.set(Stage::Answering);
@@ -111,8 +131,29 @@ impl Conversation {
 
     /// The response is complete.
     pub(super) fn end(&self) {
+        self.presence.take();
         self.stage.set(Stage::Idle);
         self.state.message_done();
+    }
+
+    /// Notes a request, by the id of its route.
+    pub(super) fn arrive(&self, route: &str, head: u64) {
+        let Some(notes) = &self.shard.notes else { return };
+        let presence = notes.arrive(None, (self.peer, self.tls), route);
+        presence.traffic().client.header_received.add(head);
+        self.presence.replace(Some(presence));
+    }
+
+    /// What somebody who watches knows the request by, for its hold.
+    pub(super) fn presence(&self) -> Option<Rc<Presence>> {
+        self.presence.borrow().clone()
+    }
+
+    /// Counts what goes through the request's route, if somebody watches.
+    pub(super) fn tally(&self, count: impl FnOnce(&Traffic)) {
+        if let Some(presence) = &*self.presence.borrow() {
+            count(presence.traffic());
+        }
     }
 
     /// Bytes of the request's body that went to the origin.
@@ -122,6 +163,10 @@ impl Conversation {
 
     pub(super) fn upload(&self, bytes: usize) {
         self.uploaded.set(self.uploaded.get() + bytes as u64);
+        self.tally(|traffic| {
+            traffic.client.content_received.add(bytes as u64);
+            traffic.server.content_sent.add(bytes as u64);
+        });
     }
 
     /// Keeps what the origin did not read, while it can still be of use: hyper waits for whoever has it.
@@ -148,14 +193,36 @@ impl Conversation {
 /// A hold that waits for its socket.
 #[derive(Debug)]
 pub enum Parked {
-    Stream { reserved: Reserved, keep_alive: Option<KeepAlive> },
-    Poll { reserved: Reserved, timeout_ms: u32 },
-    WebSocket { reserved: Reserved },
+    Stream {
+        reserved: Reserved,
+        keep_alive: Option<KeepAlive>,
+    },
+    Poll {
+        reserved: Reserved,
+        timeout_ms: u32,
+    },
+    WebSocket {
+        reserved: Reserved,
+    },
+    /// It gets what a session of SockJS is sent.
+    Receiver {
+        reserved: Reserved,
+    },
+    /// Its request, as it came, is another shard's to answer.
+    Moved {
+        place: mpsc::OwnedPermit<Moved>,
+        record: Vec<u8>,
+    },
 }
 
 impl Parked {
     /// Gives the hold its socket, and what the client had sent behind the request.
     pub fn pin(self, shard: &Shard, wire: Wire, client: Client, unread: Vec<u8>) {
+        if let Self::Moved { place, mut record } = self {
+            record.extend_from_slice(&unread);
+            place.send(Moved { wire, traveller: client.travel(), unread: record });
+            return;
+        }
         shard.holds(|holds| {
             let id = match self {
                 Self::Stream { reserved, keep_alive } => {
@@ -173,6 +240,12 @@ impl Parked {
                     holds.attach_websocket(id, wire, client, unread);
                     id
                 }
+                Self::Receiver { reserved } => {
+                    let id = reserved.keep();
+                    holds.attach_receiver(id, wire, client, unread);
+                    id
+                }
+                Self::Moved { .. } => return,
             };
             // Those that were there when draining began have been ended then.
             if shard.is_draining() {

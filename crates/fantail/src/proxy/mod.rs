@@ -5,12 +5,15 @@ mod access;
 mod ask;
 mod conversation;
 mod holding;
+mod link;
 mod native;
 mod over_http;
 mod relay;
 mod share;
+mod sockjs;
 mod upgrade;
 mod upload;
+mod watch;
 
 use std::{collections::VecDeque, convert::Infallible, rc::Rc, sync::Arc, time::SystemTime};
 
@@ -20,12 +23,15 @@ use http::{HeaderValue, Request, Response, StatusCode, Version, header};
 use http_body::Body;
 use hyper::{body::Incoming, ext::ReasonPhrase};
 
+pub use ask::destination;
 pub use conversation::{Conversation, Parked};
+pub use link::{fetch, say_gone};
 pub use over_http::ask;
 pub use relay::Relay;
 
 use crate::{
     error::{self, Fault},
+    hold::Speech,
     logging,
     metrics::Counters,
     route::Route,
@@ -48,17 +54,24 @@ pub fn answer(
     let snapshot = conversation.shard().snapshot.load_full();
     let replay = conversation.begin();
     conversation.shard().counters.requests.add(1);
+    if let Some(notes) = &conversation.shard().notes {
+        notes.request();
+    }
     let mut exchange = Exchange {
         entry: Entry::of(&conversation, &request, replay.is_some()),
         closes: conversation.state().upgrade(),
         http11: request.version() == Version::HTTP_11,
         debug: snapshot.config.proxy.debug,
         quiet: false,
+        tls: false,
         cors: None,
+        farewell: conversation.take_farewell(),
         conversation,
         snapshot,
     };
-    let way = if handshake::is_upgrade(request.headers()) {
+    let way = if let Some(found) = sockjs::find(&exchange, &request) {
+        Ok(Way::SockJs(sockjs::Visit::new(found, request)))
+    } else if handshake::is_upgrade(request.headers()) {
         Ok(Way::Open(Box::new(request)))
     } else {
         Ask::new(&mut exchange, request, replay.as_ref()).map(Way::Ask)
@@ -76,13 +89,18 @@ pub fn answer(
 enum Way {
     /// It wants to be a WebSocket.
     Open(Box<Request<Incoming>>),
+    /// It is below a path of SockJS's.
+    SockJs(Box<sockjs::Visit>),
     Ask(Ask),
 }
 
 impl Way {
     async fn take(self, exchange: &mut Exchange) -> Result<Response<Relay>, Fault> {
         let answer = match self {
-            Self::Open(request) => return Box::pin(upgrade::answer(exchange, *request)).await,
+            Self::Open(request) => {
+                return Box::pin(upgrade::answer(exchange, *request, None, Speech::WebSocket)).await;
+            }
+            Self::SockJs(visit) => return Box::pin(sockjs::answer(exchange, *visit)).await,
             Self::Ask(ask) if exchange.snapshot.config.proxy.share_requests && ask.is_shareable() => {
                 Box::pin(share::send(ask, exchange)).await?
             }
@@ -109,8 +127,12 @@ struct Exchange {
     entry: Option<Box<Entry>>,
     /// The route wants nothing said at level info.
     quiet: bool,
+    /// Its client came by TLS.
+    tls: bool,
     /// What its response says to pages of other origins.
     cors: Option<Box<Cors>>,
+    /// Of a long-poll that was held before: who is to hear when it is not held again.
+    farewell: Option<Box<link::Farewell>>,
 }
 
 impl Exchange {
@@ -191,6 +213,7 @@ impl Exchange {
             response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
         let status = response.status();
+        self.conversation.tally(|traffic| traffic.client.header_sent.add(watch::answer_head(&response)));
         response.body_mut().note(status);
         response
     }

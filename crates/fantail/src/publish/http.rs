@@ -28,7 +28,7 @@ use super::{
 };
 use crate::{
     config::{self, DEFAULT_REALM},
-    hub::Receipt,
+    hub::{Order, Receipt},
     metrics::Process,
     realm::Denied,
 };
@@ -73,6 +73,11 @@ impl Endpoints {
             .route("/realm/{realm}/publish/{channel}", channel())
             .route("/realm/{realm}/publish/{channel}/", channel())
             .with_state(self)
+    }
+
+    /// Where the credentials of a request are judged.
+    pub fn publisher(&self) -> &Publisher {
+        &self.publisher
     }
 
     async fn publish(&self, realm: &str, channel: Option<&str>, request: Request) -> Response<Body> {
@@ -176,7 +181,8 @@ pub fn overload(line: &str) -> Response<Body> {
     response
 }
 
-fn denied() -> Response<Body> {
+/// 401.
+pub fn denied() -> Response<Body> {
     let mut response = answer::text(StatusCode::UNAUTHORIZED, &Denied.to_string());
     response.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"fantail\""));
     response
@@ -252,9 +258,12 @@ struct Line {
     channel: String,
     id: Option<String>,
     duplicate: bool,
+    /// How it came, if not in its turn.
+    order: Option<&'static str>,
     delivered: u64,
     queued: u64,
     filtered: u64,
+    recovered: u64,
     dropped: Dropped,
 }
 
@@ -271,9 +280,16 @@ impl From<(Name, Receipt)> for Line {
             channel: name.channel,
             id: name.id,
             duplicate: receipt.duplicate,
+            order: match receipt.order {
+                Order::Kept => None,
+                Order::Held => Some("held"),
+                Order::Late => Some("late"),
+                Order::Dropped => Some("dropped"),
+            },
             delivered: receipt.delivered,
             queued: receipt.queued,
             filtered: receipt.filtered,
+            recovered: receipt.recovered,
             dropped: Dropped {
                 gone: receipt.dropped_gone,
                 overflow: receipt.dropped_overflow,

@@ -34,6 +34,7 @@ pub(in crate::config) enum Form {
     Truth,
     Number,
     Seconds,
+    Milliseconds,
     /// What becomes of `X-Forwarded-Proto`: any other word is off.
     Protocol,
 }
@@ -44,8 +45,8 @@ pub(in crate::config) const ROWS: &[Row] = &[
     row("global", &["rundir"], PartOf(&[])),
     row("global", &["ipc_prefix"], PartOf(&[])),
     row("global", &["port_offset"], PartOf(&[])),
-    row("global", &["stats_connection_ttl"], Nothing(NOT_YET)),
-    row("global", &["stats_connection_send"], Nothing(NOT_YET)),
+    row("global", &["stats_connection_ttl"], Becomes("stats.connection_ttl", Seconds, None)),
+    row("global", &["stats_connection_send"], Becomes("stats.connections", Truth, None)),
     row("runner", &["rundir"], PartOf(&[])),
     row("runner", &["services"], Nothing(ONE_PROCESS)),
     row("runner", &["http_port"], PartOf(&["server.listen"])),
@@ -90,33 +91,37 @@ pub(in crate::config) const ROWS: &[Row] = &[
     row("proxy", &["prometheus_prefix"], Nothing(OTHER_SECTION)),
     row("proxy", &["ipc_file_mode"], Nothing(ONE_PROCESS)),
     row("proxy", &["auto_cross_origin"], Becomes("proxy.auto_cross_origin", Truth, None)),
-    row("proxy", &["sockjs_url"], Nothing(NOT_YET)),
+    row("proxy", &["sockjs_url"], Becomes("sockjs.url", Text, None)),
     row("proxy", &["updates_check"], Nothing(NO_CALLS)),
     row("proxy", &["organization_name"], Nothing(NO_CALLS)),
     row("handler", &["push_in_http_addr"], PartOf(&["control.listen", "control.open"])),
     row("handler", &["push_in_http_port"], PartOf(&["control.listen"])),
     row("handler", &["push_in_http_max_headers_size"], Becomes("control.head_bytes", Number, None)),
     row("handler", &["push_in_http_max_body_size"], Becomes("control.body_bytes", Number, None)),
-    row("handler", &["message_wait"], Nothing(NO_ORDER)),
+    row("handler", &["message_wait"], Becomes("hub.order_wait", Milliseconds, None)),
     row("handler", &["id_cache_ttl"], Becomes("hub.id_ttl", Seconds, Some("0"))),
-    row("handler", &["update_on_first_subscription"], Nothing(NO_ORDER)),
+    row(
+        "handler",
+        &["update_on_first_subscription"],
+        Becomes("grip.update_on_first_subscription", Truth, None),
+    ),
     row("handler", &["connection_subscription_max"], Becomes("grip.subscriptions", Number, None)),
     row("handler", &["ipc_file_mode"], Becomes("zeromq.ipc_file_mode", Text, None)),
     row("handler", &["push_in_spec"], Becomes("zeromq.pull", List, None)),
     row("handler", &["push_in_sub_specs"], PartOf(&["zeromq.sub"])),
     row("handler", &["push_in_sub_spec"], PartOf(&["zeromq.sub"])),
     row("handler", &["push_in_sub_connect"], Becomes("zeromq.sub_connect", Truth, None)),
-    row("handler", &["stats_spec"], Becomes("zeromq.stats", Text, None)),
+    row("handler", &["stats_spec"], Becomes("stats.socket", Text, None)),
     row("handler", &["command_spec"], Becomes("zeromq.command", Text, None)),
-    row("handler", &["message_rate"], Nothing(NOT_YET)),
-    row("handler", &["message_hwm"], Nothing(NOT_YET)),
-    row("handler", &["message_block_size"], Nothing(NOT_YET)),
-    row("handler", &["subscription_linger"], Nothing(NOT_YET)),
-    row("handler", &["stats_subscription_ttl"], Nothing(NOT_YET)),
-    row("handler", &["stats_report_interval"], Nothing(NOT_YET)),
-    row("handler", &["stats_format"], Becomes("zeromq.stats_format", Text, None)),
-    row("handler", &["prometheus_port"], Nothing(NOT_YET)),
-    row("handler", &["prometheus_prefix"], Nothing(NOT_YET)),
+    row("handler", &["message_rate"], Nothing(NO_RATE)),
+    row("handler", &["message_hwm"], Nothing(NO_DROPS)),
+    row("handler", &["message_block_size"], Becomes("stats.block_bytes", Number, None)),
+    row("handler", &["subscription_linger"], Becomes("hub.linger", Seconds, None)),
+    row("handler", &["stats_subscription_ttl"], Becomes("stats.subscription_ttl", Seconds, None)),
+    row("handler", &["stats_report_interval"], Becomes("stats.report_every", Seconds, None)),
+    row("handler", &["stats_format"], Becomes("stats.format", Text, None)),
+    row("handler", &["prometheus_port"], PartOf(&["stats.prometheus"])),
+    row("handler", &["prometheus_prefix"], Becomes("stats.prometheus_prefix", Text, None)),
     row("handler", &["state_spec"], Becomes("zeromq.session", Text, None)),
     row("handler", &["share_all"], Becomes("proxy.share_requests", Truth, None)),
 ];
@@ -133,7 +138,7 @@ pub(super) fn is_plumbing(section: &str, key: &str) -> bool {
 
 pub(super) const BETWEEN_PROCESSES: &str = "Fantail is one process, without sockets between its parts";
 
-use Form::{Joined, Key, List, Number, Protocol, Seconds, Text, Truth};
+use Form::{Joined, Key, List, Milliseconds, Number, Protocol, Seconds, Text, Truth};
 use Meaning::{Becomes, Nothing, PartOf};
 
 const fn row(section: &'static str, names: &'static [&'static str], meaning: Meaning) -> Row {
@@ -144,7 +149,8 @@ const ONE_PROCESS: &str = "Fantail is one process";
 pub(super) const NOT_YET: &str = "Fantail does not have it yet";
 const ONE_LOG: &str = "there is one log, to standard output or --logfile";
 const NO_CALLS: &str = "Fantail calls nobody";
-const NO_ORDER: &str = "items are not ordered by prev-id";
+const NO_RATE: &str = "nobody is paced; client.queue_bytes limits what waits for a client that is slow";
+const NO_DROPS: &str = "nothing is dropped; publishers wait while hub.mailbox_items wait for a shard";
 const OTHER_SECTION: &str = "that of [handler] counts for all of Fantail";
 
 /// How names in `[handler]` begin.

@@ -15,7 +15,7 @@ use fantail_proto::{
 
 use super::{Stage, millis, timers::Delayed};
 use crate::{
-    hold::{Filtering, Hold, HoldKind, Holds, List, Subscriptions, jitter_ms},
+    hold::{Hold, HoldKind, Holds, Standing, Subscription, Subscriptions, jitter_ms, sockjs},
     logging,
 };
 
@@ -28,9 +28,10 @@ impl Holds {
             // There is no session service.
             Control::Session { id: _ } => {}
             Control::SetMeta { name, value } => self.set_meta(id, name, value),
+            Control::KeepAlive(None) if self.is_sockjs(id) => self.heartbeat(id),
             Control::KeepAlive(None) => self.pins.clear_keep_alive(id),
             Control::KeepAlive(Some(keep_alive)) => {
-                let beats = self.beats(keep_alive);
+                let beats = self.beats(keep_alive, self.is_sockjs(id));
                 let first = beats.every_ms.saturating_sub(jitter_ms());
                 self.pins.set_keep_alive(id, beats, first);
             }
@@ -53,13 +54,17 @@ impl Holds {
     }
 
     /// Many clients are asked to have the same keep-alive: they share it.
-    fn beats(&mut self, asked: control::KeepAlive) -> Rc<KeepAlive> {
-        if let Some((last, beats)) = &self.last_beats
+    pub(in crate::hold) fn beats(&mut self, asked: control::KeepAlive, sockjs: bool) -> Rc<KeepAlive> {
+        if let Some((last, of_sockjs, beats)) = &self.last_beats
             && *last == asked
+            && *of_sockjs == sockjs
         {
             return Rc::clone(beats);
         }
-        let frame = Frame::new(asked.kind.into(), &asked.content).to_bytes();
+        let frame = match sockjs {
+            true => sockjs::beat(&asked),
+            false => Frame::new(asked.kind.into(), &asked.content).to_bytes(),
+        };
         let beats = Rc::new(KeepAlive {
             payload: Payload { plain: frame.clone(), coded: frame },
             every_ms: u32::try_from(asked.timeout.as_millis()).unwrap_or(u32::MAX),
@@ -68,13 +73,15 @@ impl Holds {
                 grip::KeepAliveMode::Interval => KeepAliveMode::Interval,
             },
         });
-        self.last_beats = Some((asked, Rc::clone(&beats)));
+        self.last_beats = Some((asked, sockjs, Rc::clone(&beats)));
         beats
     }
 
     fn subscribe(&mut self, id: PinId, channel: &str, filters: Vec<Filter>) {
         let Subscriptions { most, channel_bytes } = self.subscriptions;
-        let Some(Hold { subs, kind: HoldKind::WebSocket(socket), .. }) = self.pins.get(id) else { return };
+        let Some(hold) = self.pins.get(id) else { return };
+        let Hold { subs, kind: HoldKind::WebSocket(socket), .. } = hold else { return };
+        let list = hold.kind.list();
         let (name, realm) = (format!("{}{channel}", socket.prefix()), socket.realm);
         if socket.stage != Stage::Open || subs.len() >= most || name.len() > channel_bytes {
             tracing::debug!(target: "fantail::websocket", name, "a subscription over the limit is ignored");
@@ -84,9 +91,10 @@ impl Holds {
             logging::subscribed(uri, &name);
         }
         if !filters.is_empty() {
-            self.filtering(id);
+            self.standing(id);
         }
-        self.join(id, realm, &name, List::WebSockets, filters);
+        let subscription = Subscription { channel: name, filters, prev_id: None };
+        self.join(id, realm, list, subscription);
     }
 
     fn leave_channel(&mut self, id: PinId, channel: &str) {
@@ -99,7 +107,7 @@ impl Holds {
     }
 
     fn set_meta(&mut self, id: PinId, name: String, value: Option<String>) {
-        let Some(Filtering { meta, .. }) = self.filtering(id) else { return };
+        let Some(Standing { meta, .. }) = self.standing(id) else { return };
         let bytes: usize = meta.iter().map(|(name, value)| name.len() + value.len()).sum();
         meta.retain(|(known, _)| *known != name);
         if let Some(value) = value
@@ -110,12 +118,12 @@ impl Holds {
         }
     }
 
-    fn filtering(&mut self, id: PinId) -> Option<&mut Filtering> {
-        let Hold { filtering, kind: HoldKind::WebSocket(socket), .. } = self.pins.get_mut(id)? else {
+    fn standing(&mut self, id: PinId) -> Option<&mut Standing> {
+        let Hold { standing, kind: HoldKind::WebSocket(socket), .. } = self.pins.get_mut(id)? else {
             return None;
         };
         let (prefix, debug) = (socket.prefix(), socket.debug);
-        Some(filtering.get_or_insert_with(|| Box::new(Filtering { debug, ..Filtering::new(prefix) })))
+        Some(standing.get_or_insert_with(|| Box::new(Standing { debug, ..Standing::new(prefix) })))
     }
 }
 
