@@ -8,7 +8,7 @@ use std::io::Write as _;
 use crate::error::Error;
 use crate::latency::Latencies;
 use crate::line::{Line, Outcome};
-use crate::options::Keep;
+use crate::options::{self, Keep};
 use crate::process::Processes;
 use crate::report::Report;
 use crate::socket::{self, Poller, READ_BYTES, SECOND};
@@ -38,7 +38,10 @@ pub(crate) fn run(options: &Keep) -> Result<Report, Error> {
     if server.named() {
         let grown = server.memory()?.anonymous as f64 - memory.anonymous as f64;
         report.real("server_cpu_us_per_item", cpu * 1e6 / kept as f64);
-        report.real("server_bytes_per_item_beyond_its_own", grown / kept as f64 - f64::from(options.publish.size));
+        report.real(
+            "server_bytes_per_item_beyond_its_own",
+            grown / kept as f64 - f64::from(options.publish.size),
+        );
     }
     report.real("generator_cpu_seconds", own);
     report.passed = failed == 0 && kept > 0;
@@ -64,7 +67,8 @@ impl Round<'_> {
     fn run(&mut self, start: u64) -> Result<Tally, Error> {
         let mut tally = Tally { kept: 0, failed: 0, latencies: Latencies::new() };
         let (mut events, mut buffer) = (Vec::new(), vec![0; READ_BYTES]);
-        let limit = if self.options.m.is_some() { self.options.target.timeout } else { self.options.duration };
+        let limit =
+            if self.options.m.is_some() { self.options.target.timeout } else { self.options.duration };
         let end = start + limit * SECOND;
         for index in 0..self.lines.len() {
             self.ask(index)?;
@@ -101,7 +105,7 @@ impl Round<'_> {
 
     /// Posts the next items, if there are any.
     fn ask(&mut self, index: usize) -> Result<(), Error> {
-        let Keep { items, channels, m, publish, .. } = self.options;
+        let Keep { items, channel: options::Channel(name), channels, m, publish, .. } = self.options;
         if m.is_some_and(|most| self.asked >= most) {
             return Ok(());
         }
@@ -111,7 +115,7 @@ impl Round<'_> {
             let (number, comma) = (self.asked + u64::from(n), if n == 0 { "" } else { "," });
             let channel = number % u64::from(*channels);
             let formats = format!(r#"{{"http-stream":{{"content":"{content}"}}}}"#);
-            write!(body, r#"{comma}{{"channel":"keep-{channel}","id":"{number}","formats":{formats}}}"#)
+            write!(body, r#"{comma}{{"channel":"{name}{channel}","id":"{number}","formats":{formats}}}"#)
                 .unwrap_or_default();
         }
         body.push_str("]}");

@@ -219,7 +219,9 @@ pub(crate) struct Keep {
     /// Items of one request
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub(crate) items: u32,
-    /// The channels keep-0, keep-1 and so on, in turn
+    /// So many channels in turn: this name with 0, 1 and so on behind it
+    #[arg(long, default_value = "keep-")]
+    pub(crate) channel: Channel,
     #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) channels: u32,
     /// Seconds

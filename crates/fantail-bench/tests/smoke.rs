@@ -102,7 +102,9 @@ fn echoes_are_checked() {
 
 #[test]
 fn what_is_kept_is_counted_and_a_refusal_fails() {
-    for (status, code, figure) in [("200 OK", 0, r#""items":6,"failed":0,"#), ("503 Not kept", 1, r#""items":0,"failed":2,"#)] {
+    for (status, code, figure) in
+        [("200 OK", 0, r#""items":6,"failed":0,"#), ("503 Not kept", 1, r#""items":0,"failed":2,"#)]
+    {
         let publishers = listener();
         let address = publishers.local_addr().unwrap().to_string();
         let answer = format!("HTTP/1.1 {status}\r\nContent-Length: 0\r\n\r\n");
@@ -117,8 +119,14 @@ fn what_is_kept_is_counted_and_a_refusal_fails() {
                 client.write_all(answer.as_bytes()).unwrap();
             }
         });
-        let line = ["keep", "-m", "6", "--items", "3", "--size", "50", "--fsync", "/tmp", "--json", "--pub", &address];
-        let output = Command::new(BENCH).args(line).args(["--pub-path", "/publish/?durability=synced"]).output().unwrap();
+        let line = [
+            "keep", "-m", "6", "--items", "3", "--size", "50", "--fsync", "/tmp", "--json", "--pub", &address,
+        ];
+        let output = Command::new(BENCH)
+            .args(line)
+            .args(["--pub-path", "/publish/?durability=synced"])
+            .output()
+            .unwrap();
         let text = String::from_utf8(output.stdout).unwrap();
         assert!(output.status.code() == Some(code) && text.contains(figure), "{text}");
         assert!(text.contains("fsync_us_p50"), "{text}");
