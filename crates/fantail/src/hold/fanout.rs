@@ -29,10 +29,10 @@ use variants::{Class, Variant};
 /// off from their ends.
 #[derive(Debug, Default)]
 pub(super) struct Work {
-    batch: Vec<Arc<Delivery>>,
+    pub(super) batch: Vec<Arc<Delivery>>,
     /// By place in `batch`: the item's channel, if it had subscribers when the batch began, and what happened
     /// so far.
-    channels: Vec<Option<u32>>,
+    pub(super) channels: Vec<Option<u32>>,
     receipts: Vec<Receipt>,
     /// The state of subscriptions when the batch began.
     changes: u64,
@@ -110,6 +110,7 @@ impl Holds {
         work.channels.clear();
         work.channels
             .extend(work.batch.iter().map(|delivery| self.channels.find(delivery.realm, &delivery.channel)));
+        self.watch_items(&work);
         self.list_writes(&mut work, List::Streams);
         self.list_writes(&mut work, List::WebSockets);
         self.list_writes(&mut work, List::SockJs);
@@ -319,6 +320,8 @@ impl Holds {
             let mut tally = Tally::default();
             self.pins.fan_out(part, payload, &mut tally);
             self.count(write.list, &tally, content.len() as u64);
+            let items = content.iter().map(|place| &*work.batch[work.item(*place)]);
+            self.watch_write(part, write.list, items, payload.plain.len());
             for place in content {
                 let item = work.item(place);
                 add(&mut work.receipts[item], &tally);
@@ -419,14 +422,15 @@ impl Holds {
                 break;
             }
             if let Some(channel) = self.channel_of(hold, work, item) {
-                self.answer_with(id, channel, &work.batch[item].item, &mut work.receipts[item]);
+                let delivery = Arc::clone(&work.batch[item]);
+                self.answer_watched(id, channel, &delivery, &mut work.receipts[item]);
             }
         }
         cost
     }
 
     /// Answers a long-poll with an item, or asks its origin again, or neither.
-    fn answer_with(&mut self, id: PinId, channel: u32, item: &Rendered, receipt: &mut Receipt) {
+    pub(super) fn answer_with(&mut self, id: PinId, channel: u32, item: &Rendered, receipt: &mut Receipt) {
         let Some(hold) = self.pins.get(id) else { return };
         let HoldKind::Poll(poll) = &hold.kind else { return };
         let hint = matches!(item.response, Some(HttpResponse::Hint));
