@@ -16,6 +16,7 @@
 //! - [`reply`]: the head of a response that Fantail writes itself
 //! - [`cors`]: what a response says to pages of other origins
 //! - [`sockjs`]: SockJS: its paths, its frames, its ways to receive them
+//! - [`jsonp`]: a script as a request, and its answer as a call
 //! - [`query`]: names and values of a query or a form
 //! - [`test_origin`]: what the built-in origin answers
 //! - [`websocket`]: WebSockets: messages, instructions, and the way over HTTP
@@ -32,6 +33,7 @@ pub mod grip;
 pub mod hop;
 pub mod item;
 pub mod json;
+pub mod jsonp;
 mod members;
 mod params;
 pub mod patch;

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use fantail_pin::Form;
 use fantail_proto::{
     filter::{self, Filter},
-    grip::{Hold, Instruct, InstructError},
+    grip::{Hold, Instruct, InstructError, Reply},
 };
 use http::{HeaderValue, Response, StatusCode, header::CONTENT_ENCODING};
 use http_body_util::BodyExt;
@@ -55,8 +55,7 @@ pub(super) async fn take(exchange: &mut Exchange, mut answer: Answer) -> Result<
         if rest.is_some() { ready } else { VecDeque::from([std::mem::take(&mut instruct.reply.body)]) };
     let Some(hold) = hold else { return Ok(exchange.reply(instruct.reply, ready)) };
     arrive(exchange, &answer, rest.as_mut()).await?;
-    if streams && instruct.reply.headers.get(CONTENT_ENCODING).is_some_and(|coding| coding != "identity") {
-        let why = "a stream with Content-Encoding cannot be held: items are not encoded";
+    if streams && let Some(why) = unstreamable(exchange, &instruct) {
         return Err(at(&answer, InstructError(why.into())));
     }
     let asked = asked(exchange, &answer, &instruct)?;
@@ -93,6 +92,37 @@ pub(super) async fn take(exchange: &mut Exchange, mut answer: Answer) -> Result<
     }
 }
 
+/// Why a stream cannot be held, whatever it is asked for.
+fn unstreamable(exchange: &Exchange, instruct: &Instruct) -> Option<&'static str> {
+    if exchange.jsonp.is_some() {
+        return Some("a script cannot have a stream");
+    }
+    let coding = instruct.reply.headers.get(CONTENT_ENCODING).filter(|coding| *coding != "identity");
+    coding.map(|_| "a stream with Content-Encoding cannot be held: items are not encoded")
+}
+
+/// Makes an answer that is relayed a call of the page's function.
+pub(super) async fn call(exchange: &mut Exchange, mut answer: Answer) -> Result<Response<Relay>, Fault> {
+    let limit = exchange.snapshot.config.grip.instruct_bytes;
+    let address = answer.target().address.to_string();
+    let collected = collect(&mut answer, limit).await;
+    let Ok(Collected { ready, rest: None }) = collected else {
+        return Err(match collected {
+            Ok(_) => Fault::AnswerTooLarge { target: address },
+            Err(_) => Fault::AnswerLost { target: address },
+        });
+    };
+    let reason = answer.head.extensions.get::<hyper::ext::ReasonPhrase>();
+    let reason = reason.and_then(|reason| std::str::from_utf8(reason.as_bytes()).ok()).unwrap_or_default();
+    let reply = Reply {
+        code: answer.head.status.as_u16(),
+        reason: reason.to_owned(),
+        headers: std::mem::take(&mut answer.head.headers),
+        body: Bytes::new(),
+    };
+    Ok(exchange.reply(reply, ready))
+}
+
 async fn park_poll(
     exchange: &mut Exchange,
     answer: Answer,
@@ -117,6 +147,7 @@ async fn park_poll(
         last_ids: last_ids.collect(),
         answered: false,
         cors: exchange.cors.clone(),
+        jsonp: exchange.jsonp.take(),
         reply,
     };
     let id = exchange.shard().holds(|holds| holds.reserve_poll(asked, poll)).ok_or(Fault::Full)?;
@@ -236,7 +267,7 @@ async fn arrive(exchange: &Exchange, answer: &Answer, rest: Option<&mut Download
     Ok(())
 }
 
-fn concat(parts: &VecDeque<Bytes>) -> Bytes {
+pub(super) fn concat(parts: &VecDeque<Bytes>) -> Bytes {
     let mut filled = parts.iter().filter(|part| !part.is_empty());
     match (filled.next(), filled.next()) {
         (None, _) => Bytes::new(),
