@@ -68,6 +68,7 @@ impl Shard {
             last_ids: Vec::new(),
             answered: false,
             cors: None,
+            jsonp: None,
         };
         let id = self.holds.reserve_poll(who.asked(), poll).unwrap();
         let client = self.client();
