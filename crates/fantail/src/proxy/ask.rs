@@ -82,12 +82,6 @@ impl Found {
             keep_alive: keeps_alive(head) && !exchange.closes,
         }
     }
-
-    pub(super) fn forget_query(&mut self) {
-        if let Ok(path) = PathAndQuery::try_from(self.path_and_query.path()) {
-            self.path_and_query = path;
-        }
-    }
 }
 
 /// What of the request shapes its response.
