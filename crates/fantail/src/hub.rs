@@ -496,7 +496,9 @@ fn weight(item: &Rendered) -> usize {
         Some(MessagePart::Send(message)) => message.plain().len(),
         _ => 0,
     };
-    stream.max(response).max(message)
+    let stanza = item.stanza.as_ref().map_or(0, |stanza| stanza.weight());
+    let object = item.object.as_ref().map_or(0, |object| object.len());
+    stream.max(response).max(message).max(stanza).max(object)
 }
 
 fn each(mut shards: u64) -> impl Iterator<Item = usize> {

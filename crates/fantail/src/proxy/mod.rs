@@ -28,6 +28,7 @@ use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Version, heade
 use http_body::Body;
 use hyper::{body::Incoming, ext::ReasonPhrase};
 
+pub use ask::destination;
 pub use conversation::{Conversation, Parked};
 pub use over_http::ask;
 pub use relay::Relay;

@@ -73,6 +73,11 @@ impl Publisher {
         outcome.map(|(_, pending)| pending)
     }
 
+    /// Of a channel's name at most.
+    pub fn channel_bytes(&self) -> usize {
+        self.snapshot.load().config.grip.channel_bytes
+    }
+
     /// Replays every held long-poll to its origin (spec 5.2).
     pub fn recover(&self) {
         self.hub.recover();
@@ -84,8 +89,7 @@ impl Publisher {
         items: Vec<Item>,
         receipts: bool,
     ) -> Result<(usize, Option<Pending>), Refusal> {
-        let limit = self.snapshot.load().config.grip.channel_bytes;
-        check(&items, limit)?;
+        check(&items, self.channel_bytes())?;
         for item in &items {
             tracing::debug!(channel = ?item.channel, "publish");
         }
