@@ -5,6 +5,7 @@ mod access;
 mod ask;
 mod conversation;
 mod holding;
+mod link;
 mod native;
 mod over_http;
 mod relay;
@@ -30,6 +31,7 @@ use hyper::{body::Incoming, ext::ReasonPhrase};
 
 pub use ask::destination;
 pub use conversation::{Conversation, Parked};
+pub use link::{fetch, say_gone};
 pub use over_http::ask;
 pub use relay::Relay;
 
@@ -64,8 +66,10 @@ pub fn answer(
         http11: request.version() == Version::HTTP_11,
         debug: snapshot.config.proxy.debug,
         quiet: false,
+        tls: false,
         cors: None,
         jsonp: None,
+        farewell: conversation.take_farewell(),
         conversation,
         snapshot,
     };
@@ -129,10 +133,14 @@ struct Exchange {
     entry: Option<Box<Entry>>,
     /// The route wants nothing said at level info.
     quiet: bool,
+    /// Its client came by TLS.
+    tls: bool,
     /// What its response says to pages of other origins.
     cors: Option<Box<Cors>>,
     /// Its response is a call of the page's function.
     jsonp: Option<Box<Call>>,
+    /// Of a long-poll that was held before: who is to hear when it is not held again.
+    farewell: Option<Box<link::Farewell>>,
 }
 
 impl Exchange {
