@@ -310,6 +310,9 @@ families! {
         zeromq_peers_refused: "ZeroMQ peers that were disconnected: no handshake, or a broken protocol or limit." {
             zeromq_peers_refused: Count,
         }
+        stats_dropped: "Notes for the statistics socket, and packets of it, that were dropped." {
+            stats_dropped: Count,
+        }
         xmpp_connected: "Whether the XMPP server has taken the component: 1 or 0." { xmpp_connected: Gauge }
         xmpp_connects: "Attempts to join the XMPP server, by result." {
             xmpp_joined [result = joined]: Count,

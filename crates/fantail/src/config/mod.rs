@@ -17,6 +17,7 @@ mod layers;
 mod pushpin;
 mod render;
 mod sockjs;
+mod stats;
 #[cfg(test)]
 mod tests;
 mod xmpp;
@@ -26,6 +27,7 @@ use crate::logging;
 use layers::Layers;
 pub use pushpin::{LevelError, Notice, level, tcp};
 pub use sockjs::SockJs;
+pub use stats::{Stats, StatsFormat};
 pub use xmpp::{Secret, Xmpp};
 pub use zeromq::{Endpoint, Transport, ZeroMq};
 
@@ -44,6 +46,7 @@ pub struct Config {
     pub hub: Hub,
     pub control: Control,
     pub zeromq: ZeroMq,
+    pub stats: Stats,
     pub xmpp: Option<Xmpp>,
     /// The realm `default` is always there, and first.
     pub realms: Vec<Realm>,
@@ -175,6 +178,7 @@ impl Config {
             hub: parts.hub,
             control: parts.control,
             zeromq: parts.zeromq,
+            stats: parts.stats,
             xmpp: parts.xmpp.finish(),
             realms,
             logging: parts.logging,
@@ -434,6 +438,7 @@ struct Parts {
     hub: Hub,
     control: Control,
     zeromq: ZeroMq,
+    stats: Stats,
     xmpp: xmpp::Draft,
     realms: Vec<Realm>,
     logging: Logging,
