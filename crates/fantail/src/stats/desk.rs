@@ -494,8 +494,8 @@ mod tests {
         assert_eq!(room.stats.minutes.get(), 2);
         let id = presence.id();
         drop(presence);
-        assert!(!room.desk.has(id));
         assert_eq!(room.after(100), [r#"conn J{"id":"fantail:0-0","route":"r","unavailable":true}"#]);
+        assert!(!room.desk.has(id));
     }
 
     #[test]

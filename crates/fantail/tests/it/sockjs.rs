@@ -341,9 +341,10 @@ fn a_session_that_nobody_reads_has_a_limit() {
     });
     assert_eq!(poll(&server, "s"), "o\n");
     server.wait_pins("sockjs", 1);
-    for _ in 0..3 {
-        server.publish(&published(&"x".repeat(600)));
-    }
+    // One after the other: what waits together is queued, or dropped, together.
+    let receipts = [(); 3].map(|()| server.receipts(&published(&"x".repeat(600))).remove(0));
+    assert_eq!(receipts[0]["queued"], 1, "{receipts:?}");
+    assert_eq!(receipts[1]["dropped"]["overflow"], 1, "{receipts:?}");
     server.wait_pins("sockjs", 0);
     server.wait_metric("fantail_deliveries_dropped_total", &["cause=\"overflow\""], 1.0);
 }
