@@ -10,6 +10,8 @@
 //! - [`grip`]: what the origin's answer asks for (hold, channels, keep-alive, …)
 //! - [`item`]: what a publisher sent
 //! - [`duplicate`]: whether an id was seen lately
+//! - [`log`]: the newest items of a channel, and what can be proven from them
+//! - [`journal`]: the files that keep them
 //! - [`patch`]: an item that changes the origin's body instead of replacing it
 //! - [`filter`]: whether a subscriber gets an item
 //! - [`render`]: an item's bytes, once per transport
@@ -29,7 +31,9 @@ pub mod forward;
 pub mod grip;
 pub mod hop;
 pub mod item;
+pub mod journal;
 pub mod json;
+pub mod log;
 mod members;
 mod params;
 pub mod patch;

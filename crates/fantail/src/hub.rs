@@ -16,6 +16,7 @@ use std::{
 use fantail_proto::{
     duplicate::Seen,
     item::{HttpResponse, Item, ResponseBody},
+    log::{Durability, Place},
     render::{MessagePart, Rendered, StreamPart},
 };
 use hashbrown::HashMap;
@@ -30,7 +31,13 @@ pub use changes::{Change, Changes};
 use pledge::Pledge;
 pub use pledge::{Broken, Kept};
 
-use crate::{config, logging};
+pub use crate::channel::{ChannelKey, RealmId};
+use crate::{
+    config,
+    log::{self, Log},
+    logging,
+    metrics::Process,
+};
 
 mod changes;
 mod pledge;
@@ -49,19 +56,28 @@ pub struct Hub {
     changed: Notify,
     started: Instant,
     digest: [RandomState; 2],
+    log: Arc<Log>,
 }
 
 impl Hub {
-    /// `shards` is at most [`MAX_SHARDS`].
+    /// `shards` is at most [`MAX_SHARDS`]. No channel has a log.
     pub fn new(shards: usize, config: &config::Hub) -> Self {
+        Self::with_log(shards, config, Arc::new(Log::new(None, Arc::new(Process::default()))))
+    }
+
+    /// The ids that are in the log already have been seen.
+    pub fn with_log(shards: usize, config: &config::Hub, log: Arc<Log>) -> Self {
         assert!(shards <= MAX_SHARDS, "configuration allows at most {MAX_SHARDS} shards");
         let ttl = u64::try_from(config.id_ttl.as_millis()).unwrap_or(u64::MAX);
         let keepers = Outpost::ALL.iter().zip(shards..).filter(|(outpost, _)| outpost.keeps());
+        let digest = [RandomState::new(), RandomState::new()];
+        let mut seen = Seen::new(ttl, config.ids);
+        log.ids(|realm, channel, id| seen.note(digest_of(&digest, realm, channel, id), 0));
         Self {
             keepers: keepers.fold(0, |bits, (_, place)| bits | 1 << place),
             ledger: Mutex::new(Ledger {
                 interest: HashMap::new(),
-                seen: Seen::new(ttl, config.ids),
+                seen,
                 changed: None,
             }),
             mailboxes: (0..shards + Outpost::ALL.len()).map(|_| Mailbox::default()).collect(),
@@ -69,16 +85,37 @@ impl Hub {
             room: Notify::new(),
             changed: Notify::new(),
             started: Instant::now(),
-            digest: [RandomState::new(), RandomState::new()],
+            digest,
+            log,
         }
     }
 
-    /// Accepts all items or, when a mailbox is full, none. With `receipts`, the answer can be waited
-    /// for. When this returns, the items have their places in the order of their channels.
-    pub fn publish(&self, realm: RealmId, items: Vec<Item>, receipts: bool) -> Result<Accepted, Full> {
+    /// The logs of channels.
+    pub fn log(&self) -> &Log {
+        &self.log
+    }
+
+    /// As [`Self::publish_at`], for who wants no more of the items than their acceptance.
+    pub fn publish(&self, realm: RealmId, items: Vec<Item>, receipts: bool) -> Result<Accepted, Refused> {
+        self.publish_at(realm, items, receipts, None)
+    }
+
+    /// Accepts all items or, when a mailbox is full or a log cannot keep them, none. With `receipts`, the answer can be
+    /// waited for. When this returns, the items have their places in the order of their channels. `asked` is the least
+    /// durability that the publisher wants; none if nobody answers it, and then no log refuses an item.
+    pub fn publish_at(
+        &self,
+        realm: RealmId,
+        items: Vec<Item>,
+        receipts: bool,
+        asked: Option<Durability>,
+    ) -> Result<Accepted, Refused> {
+        let mut logged = self.log.prepare(realm, &items, asked)?;
+        let durability = logged.durability();
         let (ballot, answer) = Ballot::new(items.len(), receipts);
         let (mut woken, mut duplicates) = (0u64, 0);
         let mut pledge = None;
+        let on_disk;
         let said = logging::says_channels();
         let mut unheard = Vec::new();
         {
@@ -88,9 +125,10 @@ impl Hub {
                 each(shards).all(|shard| self.mailboxes[shard].has_room(items.len(), self.mailbox_items))
             });
             if !fits {
-                return Err(Full(items));
+                return Err(Refused::Full(items));
             }
             let now = self.now_ms();
+            let mut logs = logged.open();
             for (slot, item) in items.into_iter().enumerate() {
                 if let Some(id) = &item.id {
                     let digest = self.digest(realm, &item.channel, id);
@@ -101,6 +139,7 @@ impl Hub {
                     }
                     ledger.seen.note(digest, now);
                 }
+                let place = logs.append(slot, &item.channel);
                 let shards = ledger.interest.get(&(realm, item.channel.as_str())).copied().unwrap_or(0);
                 if shards == 0 {
                     unheard.extend(said.then_some(item.channel));
@@ -115,11 +154,13 @@ impl Hub {
                         Some(Arc::clone(pledge))
                     }
                 };
-                let delivery = Arc::new(Delivery::new(realm, item, (&ballot, slot), pledge));
+                let delivery = Arc::new(Delivery::new(realm, item, place, (&ballot, slot), pledge));
                 for shard in each(shards) {
                     self.mailboxes[shard].push(Arc::clone(&delivery));
                 }
             }
+            // A repeated item waits, too: the first may not be on disk yet.
+            on_disk = logs.finish();
         }
         each(woken).for_each(|shard| self.mailboxes[shard].mail.notify_one());
         unheard.iter().for_each(|channel| logging::published(channel, 0));
@@ -127,7 +168,7 @@ impl Hub {
             pledge.settle(Ok(()));
             kept
         });
-        Ok(Accepted { duplicates, receipts: answer.map(Receipts), kept })
+        Ok(Accepted { duplicates, receipts: answer.map(Receipts), kept, durability, on_disk })
     }
 
     /// Like [`Hub::publish`], but waits for room, at most `patience`.
@@ -136,22 +177,28 @@ impl Hub {
         realm: RealmId,
         mut items: Vec<Item>,
         receipts: bool,
+        asked: Option<Durability>,
         patience: Duration,
-    ) -> Result<Accepted, Full> {
+    ) -> Result<Accepted, Refused> {
         let deadline = Instant::now() + patience;
         loop {
             let mut room = pin!(self.room.notified());
             // Before asking: room that is made in between then wakes us.
             room.as_mut().enable();
-            let full = match self.publish(realm, items, receipts) {
-                Err(full) => full,
-                accepted => return accepted,
+            items = match self.publish_at(realm, items, receipts, asked) {
+                Err(Refused::Full(items)) => items,
+                outcome => return outcome,
             };
             if tokio::time::timeout_at(deadline, room).await.is_err() {
-                return Err(full);
+                return Err(Refused::Full(items));
             }
-            items = full.0;
         }
+    }
+
+    /// Lets an item be published again whose publisher was told that it is not kept.
+    pub fn forget(&self, realm: RealmId, channel: &str, id: &str) {
+        let digest = self.digest(realm, channel, id);
+        self.ledger.lock().seen.forget(digest);
     }
 
     /// Replays every held long-poll to its origin, a few at a time (spec 5.2, `/recover`).
@@ -242,18 +289,13 @@ impl Hub {
     }
 
     fn digest(&self, realm: RealmId, channel: &str, id: &str) -> u128 {
-        let [high, low] = self.digest.each_ref().map(|hash| hash.hash_one((realm, channel, id)));
-        u128::from(high) << 64 | u128::from(low)
+        digest_of(&self.digest, realm, channel, id)
     }
 
     fn now_ms(&self) -> u64 {
         u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 }
-
-/// A realm's number, stable for the life of the process.
-#[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq, PartialOrd, Ord)]
-pub struct RealmId(pub u32);
 
 /// Subscribers that are no shard's: they take their items on the control runtime.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -277,6 +319,8 @@ pub struct Delivery {
     pub realm: RealmId,
     pub channel: Box<str>,
     pub item: Rendered,
+    /// In the log of its channel, if that has one.
+    pub place: Option<Place>,
     bytes: usize,
     slot: usize,
     ballot: Option<Arc<Ballot>>,
@@ -289,6 +333,7 @@ impl Delivery {
     fn new(
         realm: RealmId,
         item: Item,
+        place: Option<Place>,
         (ballot, slot): (&Arc<Ballot>, usize),
         pledge: Option<Arc<Pledge>>,
     ) -> Self {
@@ -296,7 +341,7 @@ impl Delivery {
         let item = Rendered::from(item);
         let ballot = ballot.answer.is_some().then(|| Arc::clone(ballot));
         let bytes = weight(&item);
-        Self { realm, channel, bytes, item, slot, ballot, pledge, receivers: AtomicU64::new(0) }
+        Self { realm, channel, bytes, item, place, slot, ballot, pledge, receivers: AtomicU64::new(0) }
     }
 
     /// To be said once by each outpost that keeps items: it has kept this one, or cannot.
@@ -355,12 +400,21 @@ pub struct Accepted {
     pub receipts: Option<Receipts>,
     /// What to wait for before the publisher is answered.
     pub kept: Option<Kept>,
+    /// This, too: the logs have the items as was promised.
+    pub on_disk: Option<log::Kept>,
+    /// What can then be said of all of them.
+    pub durability: Durability,
 }
 
-/// Nothing of the request was accepted: a shard's mailbox is full. The items come back.
+/// Nothing of the request was accepted.
 #[derive(Debug, thiserror::Error)]
-#[error("a mailbox is full")]
-pub struct Full(pub Vec<Item>);
+pub enum Refused {
+    /// The items come back.
+    #[error("a mailbox is full")]
+    Full(Vec<Item>),
+    #[error(transparent)]
+    Log(#[from] log::Refused),
+}
 
 /// Receipts of one publish, in the order of its items; ready when every shard has delivered.
 #[derive(Debug)]
@@ -466,17 +520,9 @@ impl Drop for Ballot {
     }
 }
 
-/// A channel's name in its realm.
-#[derive(Debug, Eq, Hash, PartialEq)]
-pub struct ChannelKey {
-    pub realm: RealmId,
-    pub name: Box<str>,
-}
-
-impl hashbrown::Equivalent<ChannelKey> for (RealmId, &str) {
-    fn equivalent(&self, key: &ChannelKey) -> bool {
-        self.0 == key.realm && *self.1 == *key.name
-    }
+fn digest_of(hashes: &[RandomState; 2], realm: RealmId, channel: &str, id: &str) -> u128 {
+    let [high, low] = hashes.each_ref().map(|hash| hash.hash_one((realm, channel, id)));
+    u128::from(high) << 64 | u128::from(low)
 }
 
 /// What an item holds of a mailbox's bytes.
@@ -571,7 +617,8 @@ mod tests {
         hub.join(0, R, "a");
         hub.publish(R, vec![item("a", None)], false).unwrap();
         let two = || vec![item("b", Some("1")), item("a", None)];
-        assert_eq!(hub.publish(R, two(), false).unwrap_err().0.len(), 2);
+        let Err(Refused::Full(items)) = hub.publish(R, two(), false) else { panic!("it is full") };
+        assert_eq!(items.len(), 2);
         taken(&hub, 0);
         hub.publish(R, two(), false).unwrap();
         assert_eq!(taken(&hub, 0).len(), 1);
@@ -581,7 +628,7 @@ mod tests {
     async fn a_publisher_waits_for_room_and_gives_up() {
         let hub = hub(1, 1);
         hub.join(0, R, "a");
-        let publish = || hub.publish_within(R, vec![item("a", None)], false, Duration::from_secs(5));
+        let publish = || hub.publish_within(R, vec![item("a", None)], false, None, Duration::from_secs(5));
         publish().await.unwrap();
         let make_room = async {
             tokio::time::advance(Duration::from_secs(1)).await;

@@ -258,6 +258,9 @@ families! {
             zeromq_refused [result = refused]: Count,
         }
         zeromq_waits: "Times that ZeroMQ publishers had to wait for a full mailbox." { zeromq_waits: Count }
+        zeromq_unkept: "Batches of ZeroMQ publishers that were delivered, and not on disk as their log promises." {
+            zeromq_unkept: Count,
+        }
         zeromq_commands: "Requests on the command socket, by result." {
             commands_done [result = done]: Count,
             commands_failed [result = failed]: Count,
@@ -268,6 +271,14 @@ families! {
         zeromq_peers_refused: "ZeroMQ peers that were disconnected: no handshake, or a broken protocol or limit." {
             zeromq_peers_refused: Count,
         }
+        log_items: "Items in the logs of channels." { log_items: Gauge }
+        log_bytes: "Bytes of the items in the logs of channels." { log_bytes: Gauge }
+        log_channels: "Channels whose log holds an item." { log_channels: Gauge }
+        log_disk_bytes: "Bytes of the files of logs." { log_disk_bytes: Gauge }
+        log_writes: "Writes to the files of logs, of one item or more." { log_writes: Count }
+        log_syncs: "Times that files of logs were synced to the disk." { log_syncs: Count }
+        log_failures: "Times that the files of logs could not be written or synced." { log_failures: Count }
+        log_damaged: "Damaged files of logs that were found at start and set aside." { log_damaged: Count }
         hub_channels: "Channels with a subscriber on any shard." { hub_channels: Gauge }
         control_connections: "Connections to the control port." { control_connections: Gauge }
         log_lines_dropped: "Log lines dropped because writing them was too slow." { log_lines_dropped: Count }

@@ -32,6 +32,7 @@ use crate::{
     hold::Holds,
     hub::Hub,
     listen::{self, Bound, tls},
+    log::{self, Log},
     logging::Output,
     metrics::{Counters, Process},
     publish::{
@@ -95,6 +96,8 @@ enum ServerError {
     Workers(BindError),
     #[error(transparent)]
     ZeroMq(#[from] zeromq::BindError),
+    #[error("cannot keep logs: {0}")]
+    Log(#[from] log::OpenError),
     #[error("cannot start: {0}")]
     Start(io::Error),
     #[error("shard {0} has stopped")]
@@ -186,13 +189,15 @@ impl Server {
             .build()
             .map_err(ServerError::Start)?;
         let control = self.control.try_clone().map_err(ServerError::Start)?;
-        let hub = Arc::new(Hub::new(config.server.shards, &config.hub));
-        let workers = Arc::new(Workers::default());
+        let process = Arc::new(Process::default());
         let wanted = self.snapshot();
+        let log = Arc::new(Log::new(config.server.data_dir.clone(), Arc::clone(&process)));
+        log.configure(&config.logs, |realm| wanted.realms.get(realm))?;
+        let hub = Arc::new(Hub::with_log(config.server.shards, &config.hub, Arc::clone(&log)));
+        let workers = Arc::new(Workers::default());
         if let Some(error) = workers.open(wanted.routes.workers(), runtime.handle()).pop() {
             return Err(ServerError::Workers(error));
         }
-        let process = Arc::new(Process::default());
         let patience = config.control.publish_timeout;
         let publisher =
             Publisher::new(Arc::clone(&hub), Arc::clone(&self.snapshot), Arc::clone(&process), patience);
@@ -216,7 +221,8 @@ impl Server {
             let sockets = tokio::spawn(self.sockets.serve(inputs));
             // The shards have their own: when the last of them stops listening, nobody is kept waiting.
             drop((self.clients, self.control));
-            let life = Life { snapshot: self.snapshot, signals, shards, output: output.clone(), workers };
+            let (output, logs) = (output.clone(), Arc::clone(&log));
+            let life = Life { snapshot: self.snapshot, signals, shards, output, workers, logs };
             let end = life.run(&state, &stop).await;
             close.send_replace(true);
             sockets.abort();
@@ -226,6 +232,7 @@ impl Server {
             end
         });
         runtime.shutdown_timeout(DRAIN_GRACE);
+        log.close();
         end
     }
 
@@ -280,6 +287,7 @@ struct Life {
     shards: mpsc::Receiver<usize>,
     output: Output,
     workers: Arc<Workers>,
+    logs: Arc<Log>,
 }
 
 impl Life {
@@ -290,9 +298,12 @@ impl Life {
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut sweep = interval(SWEEP_EVERY);
         sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut age = interval(log::SWEEP_EVERY);
+        age.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let end = loop {
             tokio::select! {
                 _ = sweep.tick() => self.workers.sweep(),
+                _ = age.tick() => self.logs.sweep(),
                 signal = self.signals.next() => match signal {
                     Signal::Stop => break Ok(()),
                     Signal::Reload => {
@@ -362,6 +373,9 @@ impl Life {
         }
         match Snapshot::load(config, Some(&old)) {
             Ok(new) => {
+                if let Err(error) = self.logs.configure(&new.config.logs, |realm| new.realms.get(realm)) {
+                    return tracing::error!("not reloaded, nothing has changed: {error}");
+                }
                 complain(&new);
                 for error in self.workers.open(new.routes.workers(), &runtime::Handle::current()) {
                     tracing::error!("{error}");

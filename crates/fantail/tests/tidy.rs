@@ -8,10 +8,10 @@ use std::{
 };
 
 /// Which rooms a room may use, beyond the closets. `server` puts all together.
-const ARROWS: [(&str, &[&str]); 15] = [
+const ARROWS: [(&str, &[&str]); 16] = [
     ("cli", &["sign", "snapshot", "upstream"]),
     ("admin", &["hub", "publish"]),
-    ("publish", &["hub", "realm", "snapshot"]),
+    ("publish", &["hub", "log", "realm", "snapshot"]),
     ("listen", &["client", "hold", "proxy", "shard", "snapshot"]),
     ("proxy", &["client", "hold", "route", "shard", "snapshot", "upstream"]),
     ("shard", &["client", "hold", "hub", "sign", "snapshot", "upstream"]),
@@ -21,13 +21,15 @@ const ARROWS: [(&str, &[&str]); 15] = [
     ("realm", &["hub", "sign"]),
     ("certificate", &[]),
     ("client", &[]),
-    ("hub", &[]),
+    ("hub", &["log"]),
+    ("log", &[]),
     ("sign", &[]),
     ("upstream", &[]),
 ];
 
 /// Rooms that every room may use, and what they use themselves.
-const CLOSETS: [(&str, &[&str]); 6] = [
+const CLOSETS: [(&str, &[&str]); 7] = [
+    ("channel", &[]),
     ("config", &["logging"]),
     ("drain", &[]),
     ("error", &["upstream"]),
@@ -44,9 +46,10 @@ const EXCEPTIONS: [(&str, &str, &str); 1] = [(
 )];
 
 /// Where threads and tasks begin; each keeps the handle, or the task ends with the connection it drives.
-const SPAWNS: [&str; 14] = [
+const SPAWNS: [&str; 15] = [
     "fantail/src/admin/mod.rs",
     "fantail/src/listen/connection.rs",
+    "fantail/src/log/journal.rs",
     "fantail/src/logging.rs",
     "fantail/src/proxy/native.rs",
     "fantail/src/proxy/over_http.rs",

@@ -12,7 +12,7 @@ use fantail_proto::forward::{self, ForwardedFor, RuleError};
 use http::{HeaderName, HeaderValue};
 use serde::Deserialize;
 
-use super::{Address, FanOut, LogFormat, Pace, TlsProfile, UnixSocket, zeromq};
+use super::{Address, FanOut, LogFormat, Pace, TlsProfile, UnixSocket, log, zeromq};
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -30,6 +30,8 @@ pub(super) struct File {
     zeromq: zeromq::Section,
     #[serde(default)]
     realm: Vec<Realm>,
+    #[serde(default)]
+    log: Vec<log::Section>,
     logging: Logging,
 }
 
@@ -82,6 +84,12 @@ pub(super) enum Invalid {
     RealmId(String),
     #[error(r#"a key of realm "{0}" is empty: anyone could sign with it"#)]
     RealmKey(String),
+    #[error(r#""{0}" is shorter than a second"#)]
+    Short(String),
+    #[error(r#""{0}" is no durability: write "accepted", "logged" or "synced""#)]
+    Durability(String),
+    #[error(r#"durability = "{0}" needs storage = "disk""#)]
+    Volatile(String),
 }
 
 impl File {
@@ -100,6 +108,7 @@ impl File {
             control: self.control.build()?,
             zeromq: self.zeromq.build(base)?,
             realms: self.realm.into_iter().map(Realm::build).collect::<Result<_, _>>()?,
+            logs: self.log.into_iter().map(log::Section::build).collect::<Result<_, _>>()?,
             logging: self.logging.build(base)?,
         })
     }

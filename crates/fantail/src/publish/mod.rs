@@ -12,14 +12,19 @@ use std::{
 
 use ::http::HeaderValue;
 use arc_swap::ArcSwap;
-use fantail_proto::item::{self, Item, ItemError};
+use fantail_proto::{
+    item::{self, Item, ItemError},
+    log::Durability,
+};
 use tokio::time::{Instant, timeout};
 
 use crate::{
-    hub::{Broken, Full, Hub, RealmId, Receipt, Receipts},
+    hub::{Broken, Hub, RealmId, Receipt, Receipts, Refused},
+    log,
     metrics::Process,
     realm::Denied,
     snapshot::Snapshot,
+    store::StoreError,
 };
 
 /// Where all ways of publishing meet.
@@ -56,21 +61,21 @@ impl Publisher {
         realm: RealmId,
         body: &[u8],
         channel: Option<&str>,
-        receipts: bool,
-    ) -> Result<Option<Pending>, Refusal> {
+        wanted: Wanted,
+    ) -> Result<Published, Refusal> {
         let begun = Instant::now();
         let items = item::decode(body, channel)?;
         let count = items.len();
-        let outcome = self.accept(realm, items, receipts).await;
+        let outcome = self.accept(realm, items, wanted).await;
         match &outcome {
-            Ok((duplicates, _)) => {
-                self.counts.items_accepted.add((count - duplicates) as u64);
-                self.counts.items_duplicate.add(*duplicates as u64);
+            Ok(published) => {
+                self.counts.items_accepted.add((count - published.duplicates) as u64);
+                self.counts.items_duplicate.add(published.duplicates as u64);
                 self.counts.publish_latency.observe(begun.elapsed());
             }
             Err(_) => self.counts.items_refused.add(count as u64),
         }
-        outcome.map(|(_, pending)| pending)
+        outcome
     }
 
     /// Replays every held long-poll to its origin (spec 5.2).
@@ -78,25 +83,50 @@ impl Publisher {
         self.hub.recover();
     }
 
-    async fn accept(
-        &self,
-        realm: RealmId,
-        items: Vec<Item>,
-        receipts: bool,
-    ) -> Result<(usize, Option<Pending>), Refusal> {
+    async fn accept(&self, realm: RealmId, items: Vec<Item>, wanted: Wanted) -> Result<Published, Refusal> {
         let limit = self.snapshot.load().config.grip.channel_bytes;
         check(&items, limit)?;
         for item in &items {
             tracing::debug!(channel = ?item.channel, "publish");
         }
-        let names = if receipts { items.iter().map(Name::of).collect() } else { Vec::new() };
-        let accepted = self.hub.publish_within(realm, items, receipts, self.patience).await?;
+        let Wanted { receipts, durability } = wanted;
+        let names: Vec<Name> = items.iter().map(Name::of).collect();
+        let accepted =
+            self.hub.publish_within(realm, items, receipts, Some(durability), self.patience).await?;
         if let Some(kept) = accepted.kept {
-            timeout(self.patience, kept.wait()).await.map_err(|_| Refusal::Slow)??;
+            let kept = timeout(self.patience, kept.wait()).await.map_err(|_| Refusal::Slow);
+            if let Err(refusal) = kept.and_then(|kept| kept.map_err(Refusal::from)) {
+                let ids = names.iter().filter_map(|name| Some((&name.channel, name.id.as_ref()?)));
+                ids.for_each(|(channel, id)| self.hub.forget(realm, channel, id));
+                return Err(refusal);
+            }
+        }
+        if let Some(on_disk) = accepted.on_disk {
+            // The ids stay: whoever repeats such items waits for the disk again, and nobody gets them twice.
+            timeout(self.patience, on_disk.wait()).await.map_err(|_| Refusal::Slow)??;
         }
         let pending = accepted.receipts.map(|receipts| Pending { names, receipts });
-        Ok((accepted.duplicates, pending))
+        Ok(Published { duplicates: accepted.duplicates, durability: accepted.durability, pending })
     }
+}
+
+/// What a publisher asks for.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Wanted {
+    pub receipts: bool,
+    /// At least.
+    pub durability: Durability,
+}
+
+/// A publish that was accepted.
+#[derive(Debug)]
+pub struct Published {
+    /// Items whose id was seen lately.
+    pub duplicates: usize,
+    /// Of all items.
+    pub durability: Durability,
+    /// If they were asked for.
+    pub pending: Option<Pending>,
 }
 
 /// Receipts of an accepted publish that are still on their way.
@@ -142,11 +172,29 @@ pub enum Refusal {
     Broken(#[from] Broken),
     #[error("Not kept in time.")]
     Slow,
+    #[error(transparent)]
+    Log(log::Refused),
 }
 
-impl From<Full> for Refusal {
-    fn from(_: Full) -> Self {
-        Self::Full
+impl Refusal {
+    /// It may work in a moment.
+    pub const fn is_overload(&self) -> bool {
+        matches!(self, Self::Full | Self::Broken(_) | Self::Slow | Self::Log(log::Refused::Disk(_)))
+    }
+}
+
+impl From<Refused> for Refusal {
+    fn from(refused: Refused) -> Self {
+        match refused {
+            Refused::Full(_) => Self::Full,
+            Refused::Log(refused) => Self::Log(refused),
+        }
+    }
+}
+
+impl From<StoreError> for Refusal {
+    fn from(error: StoreError) -> Self {
+        Self::Log(log::Refused::Disk(error))
     }
 }
 

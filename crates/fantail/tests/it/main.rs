@@ -14,6 +14,7 @@ mod filters;
 mod harness;
 mod keys;
 mod limits;
+mod logs;
 mod long_poll;
 mod many;
 mod metrics;

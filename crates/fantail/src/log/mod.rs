@@ -1,0 +1,294 @@
+//! The logs of channels: appended to in the hub's order, read by whoever fills a gap. Owns which channels have one
+//! (`[[log]]`), what all of them hold together, and, in `journal`, the files that they survive in. Never delivers an item.
+
+mod files;
+mod journal;
+mod rings;
+
+use std::{
+    path::PathBuf,
+    sync::{Arc, OnceLock},
+    time::{Duration, Instant},
+};
+
+use arc_swap::ArcSwap;
+use fantail_proto::{
+    item::Item,
+    log::{Durability, Entry, From, Limits, Pattern, Place},
+};
+use parking_lot::{Mutex, MutexGuard};
+use tokio::sync::oneshot;
+
+pub use files::OpenError;
+use journal::Journal;
+use rings::Rings;
+
+use crate::{
+    channel::RealmId,
+    config::{self, Storage},
+    metrics::Process,
+    store::StoreError,
+};
+
+/// All logs of the process. Shared by all threads; its lock is held for some lookups and copies.
+#[derive(Debug)]
+pub struct Log {
+    rules: ArcSwap<Vec<Arc<Rule>>>,
+    rings: Arc<Mutex<Rings>>,
+    /// Opened when the first rule wants it.
+    journal: OnceLock<Journal>,
+    folder: Option<PathBuf>,
+    counts: Arc<Process>,
+    started: Instant,
+}
+
+/// One `[[log]]`.
+#[derive(Debug)]
+struct Rule {
+    /// Its place among the rules.
+    place: usize,
+    realm: RealmId,
+    realm_name: Arc<str>,
+    pattern: Pattern,
+    limits: Limits,
+    total_bytes: usize,
+    on_disk: bool,
+    durability: Durability,
+}
+
+impl Rule {
+    fn fits(&self, realm: RealmId, channel: &str) -> bool {
+        self.realm == realm && self.pattern.fits(channel)
+    }
+}
+
+/// Why nothing of a publish was accepted.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum Refused {
+    /// The publisher's fault: it asks for what is not configured.
+    #[error("channel '{0}' has no log on disk: items on it are accepted, and not more")]
+    NoDisk(Box<str>),
+    #[error("Not kept: {0}")]
+    Disk(StoreError),
+}
+
+/// What a log has behind a position, as far as it was asked for.
+#[derive(Clone, Debug)]
+pub struct Stretch {
+    /// Of the last entry, or of the one before the first that there will be.
+    pub through: Place,
+    pub entries: Vec<Entry>,
+    /// There is nothing behind `through` yet.
+    pub whole: bool,
+}
+
+impl Log {
+    /// Without rules. `folder` is `server.data_dir`.
+    pub fn new(folder: Option<PathBuf>, counts: Arc<Process>) -> Self {
+        Self {
+            rules: ArcSwap::default(),
+            rings: Arc::new(Mutex::new(Rings::default())),
+            journal: OnceLock::new(),
+            folder,
+            counts,
+            started: Instant::now(),
+        }
+    }
+
+    /// Takes new rules. What no rule keeps any more is gone; what is on disk is read when the first rule
+    /// asks for that, which takes as long as reading it. Blocks.
+    ///
+    /// # Errors
+    /// There are rules for the disk, and its files cannot be used; the rules stay as they were.
+    pub fn configure(
+        &self,
+        logs: &[config::Log],
+        realm: impl Fn(&str) -> Option<RealmId>,
+    ) -> Result<(), OpenError> {
+        let rule = |(place, log): (usize, &config::Log)| {
+            Some(Arc::new(Rule {
+                place,
+                realm: realm(&log.realm)?,
+                realm_name: log.realm.as_str().into(),
+                pattern: log.pattern.clone(),
+                limits: log.limits,
+                total_bytes: log.total_bytes,
+                on_disk: log.storage == Storage::Disk,
+                durability: log.durability,
+            }))
+        };
+        let rules: Vec<_> = logs.iter().enumerate().filter_map(rule).collect();
+        let now_s = self.now_s();
+        let opens = rules.iter().any(|rule| rule.on_disk) && self.journal.get().is_none();
+        let opened = match &self.folder {
+            Some(folder) if opens => Some(journal::open(folder, &self.rings, &self.counts)?),
+            _ => None,
+        };
+        let mut rings = self.rings.lock();
+        rings.configure(rules.clone(), self.journal.get());
+        if let Some((journal, found)) = opened {
+            rings.restore(found, now_s, &journal);
+            self.journal.set(journal).ok();
+        }
+        self.rules.store(Arc::new(rules));
+        Ok(())
+    }
+
+    /// Makes the records of items, before any lock is held.
+    ///
+    /// # Errors
+    /// Their publisher asks for what cannot be had. Without a publisher who is answered, nothing is refused.
+    pub fn prepare(&self, realm: RealmId, items: &[Item], asked: Option<Durability>) -> Result<Batch<'_>, Refused> {
+        let rules = self.rules.load();
+        let least = asked.unwrap_or_default();
+        let mut batch = Batch { log: self, realm, prepared: Vec::new(), strongest: least, weakest: Durability::Synced };
+        if rules.is_empty() {
+            batch.weakest = Durability::Accepted;
+            return match items.first() {
+                Some(item) if least > Durability::Accepted => Err(Refused::NoDisk(item.channel.as_str().into())),
+                _ => Ok(batch),
+            };
+        }
+        for item in items {
+            let rule = rules.iter().find(|rule| rule.fits(realm, &item.channel));
+            let on_disk = rule.is_some_and(|rule| rule.on_disk);
+            if least > Durability::Accepted && !on_disk {
+                return Err(Refused::NoDisk(item.channel.as_str().into()));
+            }
+            let durability = rule.map_or(Durability::Accepted, |rule| rule.durability.max(least));
+            batch.strongest = batch.strongest.max(durability);
+            batch.weakest = batch.weakest.min(durability);
+            batch.prepared.push(rule.map(|rule| (Arc::clone(rule), item.to_record().into())));
+        }
+        if items.is_empty() {
+            batch.weakest = Durability::Accepted;
+        }
+        match self.journal.get().and_then(Journal::refusal) {
+            Some(why) if batch.strongest > Durability::Accepted && asked.is_some() => Err(Refused::Disk(why)),
+            _ => Ok(batch),
+        }
+    }
+
+    /// What is behind a place in the log of a channel, at most `most` entries. `None`: the log cannot prove that this
+    /// is everything, or there is none.
+    pub fn read(&self, realm: RealmId, channel: &str, from: &From, most: usize) -> Option<Stretch> {
+        let now_s = self.now_s();
+        self.rings.lock().read(realm, channel, from, most, now_s)
+    }
+
+    /// Whether the channel is one that has a log.
+    pub fn keeps(&self, realm: RealmId, channel: &str) -> bool {
+        self.rules.load().iter().any(|rule| rule.fits(realm, channel))
+    }
+
+    /// Calls `each` with the ids that are in logs, the oldest of a channel first.
+    pub fn ids(&self, mut each: impl FnMut(RealmId, &str, &str)) {
+        self.rings.lock().ids(&mut each);
+    }
+
+    /// Drops what is too old and counts what is there; to be called once a second or so.
+    pub fn sweep(&self) {
+        let (items, bytes, channels) = {
+            let mut rings = self.rings.lock();
+            rings.sweep(self.now_s());
+            rings.totals()
+        };
+        self.counts.log_items.set(gauge(items));
+        self.counts.log_bytes.set(gauge(bytes));
+        self.counts.log_channels.set(gauge(channels));
+        if let Some(journal) = self.journal.get() {
+            self.counts.log_disk_bytes.set(gauge(journal.disk_bytes()));
+        }
+    }
+
+    /// Writes what waits, and that the end was in order. Blocks.
+    pub fn close(&self) {
+        if let Some(journal) = self.journal.get() {
+            journal.close();
+        }
+    }
+
+    /// Seconds of a clock that never goes back and that began long before the process, so that older entries have a time.
+    fn now_s(&self) -> u32 {
+        rings::START_S.saturating_add(u32::try_from(self.started.elapsed().as_secs()).unwrap_or(u32::MAX))
+    }
+}
+
+/// Items on their way into their logs.
+#[derive(Debug)]
+pub struct Batch<'l> {
+    log: &'l Log,
+    realm: RealmId,
+    /// Empty if nothing has a log.
+    prepared: Vec<Option<(Arc<Rule>, Arc<[u8]>)>>,
+    strongest: Durability,
+    weakest: Durability,
+}
+
+impl<'l> Batch<'l> {
+    /// What can be said of all items when they are kept.
+    pub fn durability(&self) -> Durability {
+        self.weakest
+    }
+
+    /// To be held while the items get their order.
+    pub fn open(&mut self) -> Appending<'_, 'l> {
+        let any = self.prepared.iter().any(Option::is_some);
+        let rings = any.then(|| self.log.rings.lock());
+        Appending { now_s: self.log.now_s(), rings, batch: self }
+    }
+}
+
+/// The logs, while items are appended to them.
+#[derive(Debug)]
+pub struct Appending<'b, 'l> {
+    batch: &'b mut Batch<'l>,
+    rings: Option<MutexGuard<'l, Rings>>,
+    now_s: u32,
+}
+
+impl Appending<'_, '_> {
+    /// The place that the item in this slot has in its log, if it has one.
+    pub fn append(&mut self, slot: usize, channel: &str) -> Option<Place> {
+        let (rule, record) = self.batch.prepared.get_mut(slot)?.take()?;
+        let journal = self.batch.log.journal.get();
+        self.rings.as_mut()?.append(&rule, (self.batch.realm, channel), record, self.now_s, journal)
+    }
+
+    /// What the publisher is to wait for, if more than acceptance was promised.
+    pub fn finish(self) -> Option<Kept> {
+        let strongest = self.batch.strongest;
+        drop(self.rings);
+        let journal = self.batch.log.journal.get()?;
+        if strongest > Durability::Accepted {
+            Some(Kept(journal.wait(strongest)))
+        } else {
+            journal.wake();
+            None
+        }
+    }
+}
+
+/// The promise that items survive.
+#[derive(Debug)]
+pub struct Kept(oneshot::Receiver<Result<(), StoreError>>);
+
+impl Kept {
+    /// Resolves when they do.
+    ///
+    /// # Errors
+    /// They may not; they stay accepted, and are written when the disk can.
+    pub async fn wait(self) -> Result<(), StoreError> {
+        self.0.await.unwrap_or_else(|_| Err(StoreError::Disk("the server is stopping".into())))
+    }
+}
+
+fn gauge(n: usize) -> i64 {
+    i64::try_from(n).unwrap_or(i64::MAX)
+}
+
+/// How often [`Log::sweep`] is to be called.
+pub const SWEEP_EVERY: Duration = Duration::from_secs(1);
+
+#[cfg(test)]
+mod tests;
