@@ -38,7 +38,11 @@ pub struct Head {
 pub enum Record<'r> {
     Entry(Entry<'r>),
     /// Nothing proves any more what came behind the entries of this log up to this epoch.
-    Forget { realm: &'r str, channel: &'r str, epoch: u64 },
+    Forget {
+        realm: &'r str,
+        channel: &'r str,
+        epoch: u64,
+    },
     /// The last of a file, when there is another.
     Seal,
 }
@@ -318,7 +322,9 @@ mod tests {
         let mut file = file(&[entry(1, &inner), entry(2, b"x")]);
         file[Header::BYTES + FRAME + 1] ^= 1;
         let pieces = read(&file);
-        assert!(matches!(&pieces[..], [Piece::Damage(_), Piece::Record(Record::Entry(e), _)] if e.position == 2));
+        assert!(
+            matches!(&pieces[..], [Piece::Damage(_), Piece::Record(Record::Entry(e), _)] if e.position == 2)
+        );
     }
 
     fn records(contents: &[Vec<u8>]) -> Vec<Record<'_>> {

@@ -153,8 +153,8 @@ impl Ring {
     pub fn trim(&mut self, limits: &Limits, now_s: u32) -> usize {
         let before = self.bytes;
         while let Some(oldest) = self.entries.front() {
-            let much = self.entries.len() > 1
-                && (self.entries.len() > limits.items || self.bytes > limits.bytes);
+            let much =
+                self.entries.len() > 1 && (self.entries.len() > limits.items || self.bytes > limits.bytes);
             if !much && now_s.saturating_sub(oldest.at_s) < limits.age_s {
                 break;
             }

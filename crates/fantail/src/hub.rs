@@ -75,11 +75,7 @@ impl Hub {
         log.ids(|realm, channel, id| seen.note(digest_of(&digest, realm, channel, id), 0));
         Self {
             keepers: keepers.fold(0, |bits, (_, place)| bits | 1 << place),
-            ledger: Mutex::new(Ledger {
-                interest: HashMap::new(),
-                seen,
-                changed: None,
-            }),
+            ledger: Mutex::new(Ledger { interest: HashMap::new(), seen, changed: None }),
             mailboxes: (0..shards + Outpost::ALL.len()).map(|_| Mailbox::default()).collect(),
             mailbox_items: config.mailbox_items,
             room: Notify::new(),

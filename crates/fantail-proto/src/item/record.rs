@@ -9,7 +9,8 @@ use super::{HttpResponse, HttpStream, Item, Response, ResponseBody, WrittenFor, 
 impl Item {
     /// Of the formats, those that holds are given.
     pub fn to_record(&self) -> Vec<u8> {
-        let Self { channel: _, id, prev_id, response, stream, message, written_for, meta, size, no_seq } = self;
+        let Self { channel: _, id, prev_id, response, stream, message, written_for, meta, size, no_seq } =
+            self;
         let mut out = Writer(Vec::with_capacity(self.record_bytes()));
         out.maybe(id.as_deref(), Writer::text);
         out.maybe(prev_id.as_deref(), Writer::text);
@@ -322,7 +323,8 @@ mod tests {
     #[test]
     fn a_record_is_written_into_one_allocation() {
         let content = Bytes::from(vec![b'x'; 400]);
-        let item = Item { id: Some("12345".into()), stream: Some(HttpStream::Send(content)), ..Item::default() };
+        let item =
+            Item { id: Some("12345".into()), stream: Some(HttpStream::Send(content)), ..Item::default() };
         let record = item.to_record();
         assert!(record.len() <= item.record_bytes() && record.capacity() == item.record_bytes());
         assert!(record.len() <= 400 + 5 + 12);

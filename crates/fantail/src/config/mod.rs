@@ -487,7 +487,8 @@ fn check_logs(parts: &Parts, layers: &Layers) -> Vec<Problem> {
             problems.push(Problem { place: place(), reason });
         }
         if log.storage == Storage::Disk && parts.server.data_dir.is_none() {
-            let reason = format!("log \"{}\": storage = \"disk\" needs a folder: set `server.data_dir`", log.text);
+            let reason =
+                format!("log \"{}\": storage = \"disk\" needs a folder: set `server.data_dir`", log.text);
             problems.push(Problem { place: place(), reason });
         }
     }

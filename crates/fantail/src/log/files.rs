@@ -279,8 +279,9 @@ impl Reading {
             let (newest, promised) = (*newest, *promised);
             // Older entries than a hole prove nothing of what comes behind it.
             let whole = log.entries.into_iter().rev().zip((0..=newest).rev());
-            let mut entries: Vec<_> =
-                whole.map_while(|((position, entry), wanted)| (position == wanted).then_some(entry)).collect();
+            let mut entries: Vec<_> = whole
+                .map_while(|((position, entry), wanted)| (position == wanted).then_some(entry))
+                .collect();
             entries.reverse();
             let first = newest + 1 - entries.len() as u64;
             Some(Logged {

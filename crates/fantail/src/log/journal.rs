@@ -52,8 +52,19 @@ struct Queue {
 
 #[derive(Debug)]
 enum Job {
-    Entry { realm: Arc<str>, channel: Arc<str>, at: Place, promised: Durability, at_ms: u64, record: Arc<[u8]> },
-    Forget { realm: Box<str>, channel: Box<str>, epoch: u64 },
+    Entry {
+        realm: Arc<str>,
+        channel: Arc<str>,
+        at: Place,
+        promised: Durability,
+        at_ms: u64,
+        record: Arc<[u8]>,
+    },
+    Forget {
+        realm: Box<str>,
+        channel: Box<str>,
+        epoch: u64,
+    },
     /// Somebody waits for all that came before.
     Wait(Durability, oneshot::Sender<Result<(), StoreError>>),
 }
@@ -80,7 +91,14 @@ pub(super) fn open(
     let first = segments.first().map_or(number, |(number, _)| *number);
     let (file, header) = begin(&folder, number).map_err(&failed)?;
     let writer = Writer {
-        end: Head { number, first, written: Header::BYTES as u64, synced: Header::BYTES as u64, boot, closed: false },
+        end: Head {
+            number,
+            first,
+            written: Header::BYTES as u64,
+            synced: Header::BYTES as u64,
+            boot,
+            closed: false,
+        },
         shared: Arc::clone(&shared),
         rings: Arc::clone(rings),
         counts: Arc::clone(counts),
@@ -400,7 +418,8 @@ impl Writer {
         let Some((number, _)) = self.segments.front() else { return Ok(None) };
         let used = self.end.written + self.segments.iter().map(|(_, bytes)| bytes).sum::<u64>();
         // Copying what is of use costs as much writing as it frees, at most.
-        let due = used > 4 * SEGMENT_BYTES && used > 2 * self.rings.lock().bytes_on_disk() + 2 * SEGMENT_BYTES;
+        let due =
+            used > 4 * SEGMENT_BYTES && used > 2 * self.rings.lock().bytes_on_disk() + 2 * SEGMENT_BYTES;
         if !due && self.damaged.is_empty() {
             return Ok(None);
         }

@@ -138,14 +138,22 @@ impl Log {
     ///
     /// # Errors
     /// Their publisher asks for what cannot be had. Without a publisher who is answered, nothing is refused.
-    pub fn prepare(&self, realm: RealmId, items: &[Item], asked: Option<Durability>) -> Result<Batch<'_>, Refused> {
+    pub fn prepare(
+        &self,
+        realm: RealmId,
+        items: &[Item],
+        asked: Option<Durability>,
+    ) -> Result<Batch<'_>, Refused> {
         let rules = self.rules.load();
         let least = asked.unwrap_or_default();
-        let mut batch = Batch { log: self, realm, prepared: Vec::new(), strongest: least, weakest: Durability::Synced };
+        let mut batch =
+            Batch { log: self, realm, prepared: Vec::new(), strongest: least, weakest: Durability::Synced };
         if rules.is_empty() {
             batch.weakest = Durability::Accepted;
             return match items.first() {
-                Some(item) if least > Durability::Accepted => Err(Refused::NoDisk(item.channel.as_str().into())),
+                Some(item) if least > Durability::Accepted => {
+                    Err(Refused::NoDisk(item.channel.as_str().into()))
+                }
                 _ => Ok(batch),
             };
         }

@@ -54,8 +54,10 @@ struct Ticket {
 impl Rings {
     pub(super) fn configure(&mut self, rules: Vec<Arc<Rule>>, journal: Option<&Journal>) {
         let old = std::mem::take(&mut self.rules);
-        self.rules =
-            rules.into_iter().map(|rule| Shelf { rule, items: 0, bytes: 0, order: VecDeque::new() }).collect();
+        self.rules = rules
+            .into_iter()
+            .map(|rule| Shelf { rule, items: 0, bytes: 0, order: VecDeque::new() })
+            .collect();
         let mut ended = Vec::new();
         for (slot, channel) in &mut self.all {
             let before = old.get(channel.rule).map(|shelf| &shelf.rule);
@@ -234,9 +236,11 @@ impl Rings {
                 ticket.epoch == log.ring.epoch() as u32 && ticket.position == log.ring.first() as u32
             };
             if let Some(log) = log.filter(|log| is_oldest(log)) {
-                let old = log.ring.behind(log.ring.first() - 1).next().is_some_and(|entry| {
-                    now_s.saturating_sub(entry.at_s) >= shelf.rule.limits.age_s
-                });
+                let old = log
+                    .ring
+                    .behind(log.ring.first() - 1)
+                    .next()
+                    .is_some_and(|entry| now_s.saturating_sub(entry.at_s) >= shelf.rule.limits.age_s);
                 if !old && shelf.bytes <= shelf.rule.total_bytes {
                     break;
                 }

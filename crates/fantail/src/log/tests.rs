@@ -124,8 +124,10 @@ fn all_channels_of_a_rule_share_its_bytes() {
 #[test]
 fn a_quiet_channel_does_not_keep_what_is_gone_of_a_busy_one() {
     let few = Limits { items: 3, bytes: 1 << 20, age_s: 600 };
-    let log =
-        open(Path::new("/nowhere"), &[config::Log { limits: few, ..rule("*", Storage::Memory, Durability::Accepted) }]);
+    let log = open(
+        Path::new("/nowhere"),
+        &[config::Log { limits: few, ..rule("*", Storage::Memory, Durability::Accepted) }],
+    );
     keep(&log, "quiet", 1..2);
     keep(&log, "busy", 1..2000);
     let rings = log.rings.lock();
@@ -185,7 +187,11 @@ fn what_survives_which_end() {
     let unplugged = killed(folder.path());
     power_lost(unplugged.path());
     assert_eq!(proven(unplugged.path()), [false, false, true]);
-    assert_eq!(proven(unplugged.path()), [false, false, true], "what proved nothing once does not do so later");
+    assert_eq!(
+        proven(unplugged.path()),
+        [false, false, true],
+        "what proved nothing once does not do so later"
+    );
 }
 
 /// A bit flipped or a file cut anywhere: what is read is all that there was behind an id, or nothing is said.
@@ -275,7 +281,8 @@ fn a_damaged_file_is_set_aside() {
         std::thread::yield_now();
     }
     log.close();
-    let names: Vec<_> = fs::read_dir(folder.path().join("log")).unwrap().map(|e| e.unwrap().file_name()).collect();
+    let names: Vec<_> =
+        fs::read_dir(folder.path().join("log")).unwrap().map(|e| e.unwrap().file_name()).collect();
     assert!(names.iter().any(|name| name.to_string_lossy().contains("damaged")), "{names:?}");
     assert_eq!(after(&open(folder.path(), &rules), "b", 1), Some(vec![2, 3]));
 }
@@ -284,7 +291,8 @@ fn a_damaged_file_is_set_aside() {
 fn old_files_go_and_what_is_of_use_stays() {
     let folder = tempfile::tempdir().unwrap();
     let few = Limits { items: 2, bytes: 1 << 30, age_s: 600 };
-    let rules = [config::Log { limits: few, total_bytes: 1 << 30, ..rule("*", Storage::Disk, Durability::Logged) }];
+    let rules =
+        [config::Log { limits: few, total_bytes: 1 << 30, ..rule("*", Storage::Disk, Durability::Logged) }];
     let log = open(folder.path(), &rules);
     keep(&log, "quiet", 1..4);
     let big = Bytes::from(vec![b'x'; 1 << 20]);

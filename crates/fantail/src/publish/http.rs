@@ -191,12 +191,10 @@ impl From<Refusal> for Refused {
 impl Refused {
     fn response(&self) -> Response<Body> {
         match self {
-            Self::Query => {
-                answer::text(
-                    StatusCode::BAD_REQUEST,
-                    "Invalid query: receipt=true and durability=accepted, logged or synced are known.",
-                )
-            }
+            Self::Query => answer::text(
+                StatusCode::BAD_REQUEST,
+                "Invalid query: receipt=true and durability=accepted, logged or synced are known.",
+            ),
             Self::Denied => denied(),
             Self::Large => answer::text(StatusCode::PAYLOAD_TOO_LARGE, "Request body too large."),
             Self::Slow => answer::text(StatusCode::REQUEST_TIMEOUT, "Request body too slow."),
