@@ -293,7 +293,7 @@ impl TestServer {
     /// SIGKILL.
     pub fn kill(mut self) {
         self.signal(Signal::KILL);
-        drop(wait(&mut self.child));
+        wait(&mut self.child).expect("nothing outlives SIGKILL");
         self.stopped = true;
     }
 
