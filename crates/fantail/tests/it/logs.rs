@@ -9,8 +9,8 @@ use crate::harness::{JSON, TestServer, stream_item};
 fn logging(data: &Path) -> TestServer {
     let toml = format!(
         "[server]\ndata_dir = \"{}\"\n\
-         [[log]]\nmatch = \"synced-*\"\nstorage = \"disk\"\ndurability = \"synced\"\n\
-         [[log]]\nmatch = \"logged-*\"\nstorage = \"disk\"\n\
+         [[log]]\nmatch = \"synced-*\"\nstorage = \"disk\"\nbytes = 4000000\ndurability = \"synced\"\n\
+         [[log]]\nmatch = \"logged-*\"\nstorage = \"disk\"\nbytes = 4000000\n\
          [[log]]\nmatch = \"memory-*\"\n",
         data.display()
     );
