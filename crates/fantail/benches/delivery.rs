@@ -5,7 +5,6 @@ use std::{
     io::Read,
     os::{fd::OwnedFd, unix::net::UnixStream},
     sync::Arc,
-    time::Duration,
 };
 
 use bytes::Bytes;
@@ -23,8 +22,8 @@ use fantail_proto::item::{HttpStream, Item};
 const STREAMS: usize = 1000;
 
 fn hub(shards: usize) -> Arc<Hub> {
-    let config = config::Hub { id_ttl: Duration::from_secs(60), ids: 1_000_000, mailbox_items: 65_536 };
-    Arc::new(Hub::new(shards, &config))
+    let config = config::Config::load(config::Sources::default()).expect("the defaults are good");
+    Arc::new(Hub::new(shards, &config.hub))
 }
 
 fn item() -> Item {

@@ -199,6 +199,17 @@ families! {
             /// A WebSocket's origin left, or could not be understood.
             ended_origin [cause = origin]: Count,
         }
+        updates: "Holds whose origins are asked again, by cause." {
+            /// An item showed that another was missed.
+            updates_gap [cause = gap]: Count,
+            /// What the origin said last is not what was published last.
+            updates_contradiction [cause = contradiction]: Count,
+            updates_hint [cause = hint]: Count,
+            /// `/recover`.
+            updates_recover [cause = recover]: Count,
+            /// Their channel had got its first subscription a second before.
+            updates_first [cause = first]: Count,
+        }
         websocket_messages: "Messages on WebSockets, by who sent them; what was published is under deliveries." {
             messages_client [from = client]: Count,
             messages_origin [from = origin]: Count,
@@ -233,9 +244,19 @@ families! {
             items_accepted [result = accepted]: Count,
             /// The id was seen within `hub.id_ttl`.
             items_duplicate [result = duplicate]: Count,
+            /// It came before its predecessor, and there was no room for it to wait.
+            items_dropped [result = dropped]: Count,
             /// Well-formed, but over a limit or more than the hub could take.
             items_refused [result = refused]: Count,
         }
+        items_early: "Items that came before their predecessors, by what became of them." {
+            early_in_turn [result = in_turn]: Count,
+            /// They went out without them, after `hub.order_wait`.
+            early_late [result = late]: Count,
+            /// There was no room for them to wait, or nobody left who subscribed.
+            early_dropped [result = dropped]: Count,
+        }
+        items_waiting: "Items that wait for their predecessors." { items_waiting: Gauge }
         publishes: "Publish requests, by result." {
             publishes_accepted [result = accepted]: Count,
             /// The publisher's fault: malformed or over a limit.

@@ -207,6 +207,7 @@ impl Server {
         let (stop, stopping) = watch::channel(false);
         let (shards, counters) =
             self.start_shards(&hub, &workers, output, &stopping).map_err(ServerError::Start)?;
+        let timed = Arc::clone(&hub);
         let control_state =
             admin::State::new(publisher, hub, counters, process, output.clone(), &config.control);
         let state = Arc::new(control_state);
@@ -219,6 +220,7 @@ impl Server {
             state.enter(Phase::Ready);
             self.announce().map_err(ServerError::Start)?;
             let sockets = tokio::spawn(self.sockets.serve(inputs));
+            let time = tokio::spawn(async move { timed.keep_time().await });
             // The shards have their own: when the last of them stops listening, nobody is kept waiting.
             drop((self.clients, self.control));
             let (output, logs) = (output.clone(), Arc::clone(&log));
@@ -226,6 +228,7 @@ impl Server {
             let end = life.run(&state, &stop).await;
             close.send_replace(true);
             sockets.abort();
+            time.abort();
             if timeout_at(Instant::now() + DRAIN_GRACE, &mut port).await.is_err() {
                 port.abort();
             }

@@ -9,6 +9,7 @@ use fantail_pin::{Outcome, Payload, PinId, Tally};
 use fantail_proto::{
     filter::template::TemplateError,
     item::{HttpResponse, WrittenFor},
+    recovery::{self, Step},
     render::{Chunk, Message, MessagePart, Rendered, StreamPart},
 };
 use hashbrown::{HashMap, HashSet};
@@ -171,7 +172,7 @@ impl Holds {
                 continue;
             }
             let plain = work.write_of(list, &items);
-            if alone && !self.channels.has_filters(channel) && !work.picky {
+            if alone && !self.channels.is_mixed(channel) && !work.picky {
                 work.writes[plain].targets.extend_from_slice(subscribers);
             } else {
                 let targets = work.list(subscribers);
@@ -183,7 +184,10 @@ impl Holds {
     fn list_polls(&self, work: &mut Work) {
         let mut listed = HashSet::new();
         for (delivery, channel) in work.batch.iter().zip(&work.channels) {
-            if let (Some(channel), Some(_)) = (*channel, &delivery.item.response) {
+            // One that is nothing to them may show that they have missed another.
+            if let Some(channel) = *channel
+                && (delivery.item.response.is_some() || self.channels.is_mixed(channel))
+            {
                 listed.insert(channel);
             }
         }
@@ -198,7 +202,7 @@ impl Holds {
         if work.met.contains(&id) {
             return 1;
         }
-        let several = |hold: &&Hold| hold.subs.len() > 1 || hold.filtering.is_some() || work.picky;
+        let several = |hold: &&Hold| hold.subs.len() > 1 || hold.standing.is_some() || work.picky;
         // Of one that has left since the batch began, the write takes note.
         let Some(hold) = self.pins.get(id).filter(several) else {
             work.writes[plain].targets.push(id);
@@ -231,9 +235,9 @@ impl Holds {
             }
             // What was lost to an error was not given.
             if gotten.is_ok()
-                && let Some(filtering) = self.pins.get_mut(id).and_then(|hold| hold.filtering.as_mut())
+                && let Some(standing) = self.pins.get_mut(id).and_then(|hold| hold.standing.as_mut())
             {
-                filtering.follow(channel, work.batch[item].item.id.as_deref());
+                standing.advance(channel, work.batch[item].item.id.as_deref());
             }
         }
         if !gets.is_empty() {
@@ -386,12 +390,25 @@ impl Holds {
     fn answer_with(&mut self, id: PinId, channel: u32, item: &Rendered, receipt: &mut Receipt) {
         let Some(hold) = self.pins.get(id) else { return };
         let HoldKind::Poll(poll) = &hold.kind else { return };
-        if item.response.is_none() {
-            return;
+        let hint = matches!(item.response, Some(HttpResponse::Hint));
+        if let Some(position) = hold.position(channel).filter(|_| !hint) {
+            match recovery::step(position, item.id.as_deref(), item.prev_id.as_deref()) {
+                Step::Deliver => {}
+                Step::Skip => return receipt.recovered += 1,
+                Step::Gap => {
+                    receipt.recovered += 1;
+                    return self.mend(id, channel);
+                }
+            }
         }
-        if !self.passes(hold, channel, item) {
-            receipt.filtered += 1;
-            self.counters.filtered.add(1);
+        if item.response.is_none() || !self.passes(hold, channel, item) {
+            if item.response.is_some() {
+                receipt.filtered += 1;
+                self.counters.filtered.add(1);
+            }
+            if let Some(standing) = self.pins.get_mut(id).and_then(|hold| hold.standing.as_mut()) {
+                standing.advance(channel, item.id.as_deref());
+            }
             return;
         }
         let response = match &item.response {
@@ -402,14 +419,17 @@ impl Holds {
                     Err(error) => {
                         receipt.dropped_filter += 1;
                         self.counters.filter_errors.add(1);
-                        if !hold.filtering.as_ref().is_some_and(|filtering| filtering.debug) {
+                        if !hold.standing.as_ref().is_some_and(|standing| standing.debug) {
                             return;
                         }
                         poll.fail(&format!("filter error: {error}\n"))
                     }
                 }
             }
-            Some(HttpResponse::Hint) => return self.replay(id),
+            Some(HttpResponse::Hint) => {
+                self.counters.updates_hint.add(1);
+                return self.replay(id);
+            }
             _ => return,
         };
         match self.finish_poll(id, response) {

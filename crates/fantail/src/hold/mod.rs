@@ -5,12 +5,13 @@
 mod asked;
 mod channels;
 mod fanout;
-mod filtering;
 mod onward;
 mod poll;
+mod standing;
+mod updates;
 mod websocket;
 
-use std::{collections::VecDeque, io, os::fd::OwnedFd, rc::Rc, sync::Arc, time::Duration};
+use std::{io, os::fd::OwnedFd, rc::Rc, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use fantail_pin::{
@@ -42,7 +43,8 @@ use crate::{
 };
 use channels::Channels;
 use fanout::Work;
-use filtering::Filtering;
+use standing::Standing;
+use updates::Updates;
 use websocket::WebSocket;
 
 /// All holds of one shard.
@@ -54,9 +56,7 @@ pub struct Holds {
     counters: Arc<Counters>,
     events: Vec<Event>,
     onward: Vec<Onward>,
-    /// Long-polls that wait to be replayed to their origins, and when the next of them are due.
-    replays: VecDeque<PinId>,
-    replay_at_ms: u64,
+    updates: Updates,
     /// WebSockets whose next deadline is to be found again.
     reschedules: Vec<PinId>,
     now_ms: u64,
@@ -110,13 +110,17 @@ impl Holds {
         pins.set_farewell(websocket::close_frame(Code::TRY_AGAIN_LATER, ""));
         Ok(Self {
             pins,
-            channels: Channels::new(hub, shard, Arc::clone(&counters)),
+            channels: Channels::new(
+                hub,
+                shard,
+                Arc::clone(&counters),
+                config.grip.update_on_first_subscription,
+            ),
             work: Work::default(),
             counters,
             events: Vec::new(),
             onward: Vec::new(),
-            replays: VecDeque::new(),
-            replay_at_ms: 0,
+            updates: Updates::new(config),
             reschedules: Vec::new(),
             now_ms: 0,
             websocket: config.websocket.clone(),
@@ -188,11 +192,16 @@ impl Holds {
         unread: Vec<u8>,
         timeout_ms: u32,
     ) {
+        let mut due = false;
         if let Some(Hold { kind: HoldKind::Poll(poll), .. }) = self.pins.get_mut(id) {
             poll.unread = unread;
+            due = poll.due;
         }
         self.attach(id, wire, client);
         self.pins.set_deadline(id, timeout_ms);
+        if due {
+            self.replay(id);
+        }
     }
 
     /// Ends a hold that got no socket: its client left first.
@@ -204,6 +213,7 @@ impl Holds {
     pub fn set_now(&mut self, now_ms: u64) {
         self.now_ms = now_ms;
         self.pins.set_now(now_ms);
+        self.channels.set_now(now_ms);
     }
 
     /// Asks the kernel about the sockets; true when there is more to ask at once.
@@ -215,7 +225,7 @@ impl Holds {
         Ok(more? | std::mem::take(&mut self.unread))
     }
 
-    /// Keep-alives, time-outs and replays that are due.
+    /// Keep-alives, time-outs and updates that are due.
     pub fn expire(&mut self) {
         let mut events = std::mem::take(&mut self.events);
         let tally = self.pins.expire(self.now_ms, &mut events);
@@ -223,30 +233,14 @@ impl Holds {
         self.counters.bytes_pushed.add(tally.bytes);
         self.events = events;
         self.react();
-        if !self.replays.is_empty() && self.replay_at_ms <= self.now_ms {
-            self.replay_at_ms = self.now_ms + REPLAY_EVERY_MS;
-            for _ in 0..REPLAY_BATCH {
-                let Some(id) = self.replays.pop_front() else { break };
-                self.replay(id);
-            }
-        }
+        self.update();
         self.reschedule();
     }
 
     /// When [`Self::expire`] is due, in the shard's milliseconds.
     pub fn next_expiry_ms(&self) -> Option<u64> {
-        let replay = (!self.replays.is_empty()).then_some(self.replay_at_ms);
         let reschedule = (!self.reschedules.is_empty()).then_some(self.now_ms);
-        [self.pins.next_expiry_ms(), replay, reschedule].into_iter().flatten().min()
-    }
-
-    /// Asks all origins of long-polls again, a few at a time.
-    pub fn recover(&mut self) {
-        let polls = self
-            .pins
-            .ids()
-            .filter(|id| matches!(self.pins.get(*id), Some(Hold { kind: HoldKind::Poll(_), .. })));
-        self.replays = polls.collect();
+        [self.pins.next_expiry_ms(), self.next_update_ms(), reschedule].into_iter().flatten().min()
     }
 
     /// Ends all holds in order: streams cleanly, long-polls with their time-out answer.
@@ -302,58 +296,50 @@ impl Holds {
 
     fn reserve(&mut self, asked: Asked, form: Form, kind: HoldKind) -> Option<PinId> {
         let list = kind.list();
-        let hold = Hold { subs: Subs::new(), kind, client: None, filtering: None, unread: None };
+        let particular = |s: &Subscription| !s.filters.is_empty() || s.prev_id.is_some();
+        let standing = asked.subscriptions.iter().any(particular).then(|| {
+            let Asked { meta, prefix, debug, .. } = &asked;
+            Box::new(Standing { meta: meta.clone(), debug: *debug, ..Standing::new(prefix) })
+        });
+        let hold = Hold { subs: Subs::new(), kind, client: None, standing, unread: None };
         let id = self.pins.reserve(form, hold)?;
         self.gauge(list, 1);
-        let filtered = asked.subscriptions.iter().any(|subscription| !subscription.filters.is_empty());
-        if filtered && let Some(hold) = self.pins.get_mut(id) {
-            let Asked { meta, prefix, debug, .. } = &asked;
-            let filtering = Filtering { meta: meta.clone(), debug: *debug, ..Filtering::new(prefix) };
-            hold.filtering = Some(Box::new(filtering));
+        let mut contradicted = false;
+        for subscription in asked.subscriptions {
+            asked.uri.iter().for_each(|uri| crate::logging::subscribed(uri, &subscription.channel));
+            let Subscription { channel, prev_id, .. } = subscription.clone();
+            self.join(id, asked.realm, list, subscription);
+            contradicted |=
+                prev_id.is_some_and(|prev_id| self.channels.contradicts(asked.realm, &channel, &prev_id));
         }
-        for Subscription { channel, filters, prev_id } in asked.subscriptions {
-            asked.uri.iter().for_each(|uri| crate::logging::subscribed(uri, &channel));
-            let sub = self.join(id, asked.realm, &channel, list, filters);
-            let filtering = self.pins.get_mut(id).and_then(|hold| hold.filtering.as_mut());
-            if let (Some(filtering), Some(sub), Some(prev_id)) = (filtering, sub, prev_id) {
-                filtering.ids.push((sub.channel, prev_id));
-            }
+        if contradicted {
+            self.contradicted(id);
         }
         Some(id)
     }
 
-    /// Subscribes a hold to a channel that it does not have, or gives it other filters.
-    fn join(
-        &mut self,
-        id: PinId,
-        realm: RealmId,
-        name: &str,
-        list: List,
-        filters: Vec<Filter>,
-    ) -> Option<Sub> {
-        let known = self.channels.find(realm, name);
-        let hold = self.pins.get_mut(id)?;
+    /// Subscribes a hold to a channel that it does not have, or gives it other filters and another position there.
+    fn join(&mut self, id: PinId, realm: RealmId, list: List, subscription: Subscription) {
+        let Subscription { channel: name, filters, prev_id } = subscription;
+        let known = self.channels.find(realm, &name);
+        let Some(hold) = self.pins.get_mut(id) else { return };
         let known = known.and_then(|known| hold.subs.iter().find(|sub| sub.channel == known)).copied();
-        let (before, after) =
-            (known.is_some_and(|sub| hold.filters(sub.channel).is_some()), !filters.is_empty());
+        let before = known.is_some_and(|sub| hold.is_apart(sub.channel));
+        let after = !filters.is_empty() || prev_id.is_some();
         let sub = match known {
             Some(sub) => {
                 self.channels.refilter(sub, before, after);
                 sub
             }
             None => {
-                let sub = self.channels.join(realm, name, list, id, after);
+                let sub = self.channels.join(realm, &name, list, id, after);
                 hold.subs.push(sub);
                 sub
             }
         };
-        if let Some(filtering) = &mut hold.filtering {
-            filtering.filters.retain(|(channel, _)| *channel != sub.channel);
-            if after {
-                filtering.filters.push((sub.channel, filters));
-            }
+        if let Some(standing) = &mut hold.standing {
+            standing.set(sub.channel, filters, prev_id);
         }
-        Some(sub)
     }
 
     /// Ends the subscription at a place among those of a hold.
@@ -361,12 +347,11 @@ impl Holds {
         let Some(hold) = self.pins.get_mut(id) else { return };
         let list = hold.kind.list();
         let sub = hold.subs.remove(place);
-        let filtered = hold.filters(sub.channel).is_some();
-        if let Some(filtering) = &mut hold.filtering {
-            filtering.filters.retain(|(channel, _)| *channel != sub.channel);
-            filtering.ids.retain(|(channel, _)| *channel != sub.channel);
+        let apart = hold.is_apart(sub.channel);
+        if let Some(standing) = &mut hold.standing {
+            standing.remove(sub.channel);
         }
-        let moved = self.channels.leave(sub, list, filtered);
+        let moved = self.channels.leave(sub, list, apart);
         if let Some(hold) = moved.and_then(|moved| self.pins.get_mut(moved)) {
             channels::moved(&mut hold.subs, sub);
         }
@@ -471,22 +456,6 @@ impl Holds {
         }
     }
 
-    /// Sends a long-poll's request to its origin once more.
-    fn replay(&mut self, id: PinId) {
-        match self.pins.get(id) {
-            // One that has been answered may still have bytes of its answer to write.
-            Some(Hold { kind: HoldKind::Poll(poll), client: Some(_), .. }) if !poll.answered => {}
-            _ => return,
-        }
-        let Some((Some(wire), hold)) = self.unsubscribe(id) else { return };
-        if let (HoldKind::Poll(poll), Some(client)) = (hold.kind, hold.client) {
-            let Poll { mut request, unread, last_ids, .. } = *poll;
-            request.extend_from_slice(&unread);
-            let replay = Some(Replay { last_ids });
-            self.onward.push(Onward::Released(Released { wire, client, unread: request, replay }));
-        }
-    }
-
     fn drop_pin(&mut self, id: PinId) {
         drop(self.unsubscribe(id));
     }
@@ -526,8 +495,8 @@ struct Hold {
     kind: HoldKind,
     /// Comes with the socket.
     client: Option<Client>,
-    /// Only when a filter was given.
-    filtering: Option<Box<Filtering>>,
+    /// Only when there is something of it.
+    standing: Option<Box<Standing>>,
     /// What a stream's client had sent behind its request, or what a WebSocket's has said and there is no room for.
     unread: Option<Box<[u8]>>,
 }
@@ -568,8 +537,18 @@ impl HoldKind {
 
 impl Hold {
     fn filters(&self, channel: u32) -> Option<&[Filter]> {
-        let found = self.filtering.as_ref()?.filters.iter().find(|(c, _)| *c == channel)?;
+        let found = self.standing.as_ref()?.filters.iter().find(|(c, _)| *c == channel)?;
         Some(&found.1)
+    }
+
+    /// Whether items of a channel are to be looked at for this hold alone.
+    fn is_apart(&self, channel: u32) -> bool {
+        self.standing.as_ref().is_some_and(|standing| standing.is_apart(channel))
+    }
+
+    /// Where its client is in a channel, if its origin keeps track.
+    fn position(&self, channel: u32) -> Option<&str> {
+        self.standing.as_ref()?.position(channel)
     }
 }
 
@@ -584,6 +563,3 @@ fn jitter_ms() -> u32 {
 }
 
 const LAST_CHUNK: Bytes = Bytes::from_static(b"0\r\n\r\n");
-/// Updates of low priority (spec 4.3): a hundred holds, ten times a second.
-const REPLAY_BATCH: usize = 100;
-const REPLAY_EVERY_MS: u64 = 100;

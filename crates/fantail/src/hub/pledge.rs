@@ -47,6 +47,37 @@ impl Pledge {
     }
 }
 
+/// For an item that its keepers get later: its publisher waits for them, or until it is known that there are none.
+#[derive(Debug)]
+pub(super) struct Promise(Arc<Pledge>);
+
+impl Promise {
+    pub(super) fn of(pledge: &Arc<Pledge>) -> Self {
+        pledge.expect();
+        Self(Arc::clone(pledge))
+    }
+
+    /// So many keepers get the item now.
+    pub(super) fn pass_on(&self, keepers: usize) -> Option<Arc<Pledge>> {
+        (0..keepers).for_each(|_| self.0.expect());
+        (keepers > 0).then(|| Arc::clone(&self.0))
+    }
+
+    /// It was kept by the log, or could not be.
+    pub(super) fn settle(self, outcome: Result<(), Broken>) {
+        if outcome.is_err() {
+            self.0.expect();
+            self.0.settle(outcome);
+        }
+    }
+}
+
+impl Drop for Promise {
+    fn drop(&mut self) {
+        self.0.settle(Ok(()));
+    }
+}
+
 impl Kept {
     /// Resolves when everybody has kept everything.
     ///

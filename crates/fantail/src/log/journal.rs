@@ -4,6 +4,7 @@
 
 use std::{
     collections::VecDeque,
+    fmt,
     fs::{self, File, OpenOptions},
     io,
     os::unix::fs::FileExt,
@@ -19,28 +20,29 @@ use fantail_proto::{
 };
 use parking_lot::{Condvar, Mutex};
 use rustix::fs::{FlockOperation, flock};
-use tokio::sync::oneshot;
 
 use super::{
     files::{self, Files, Found, OpenError},
     rings::Rings,
 };
-use crate::{metrics::Process, store::StoreError};
+use crate::{
+    metrics::Process,
+    store::{Done, StoreError},
+};
 
 /// What the thread is given.
-#[derive(Debug)]
 pub(super) struct Journal {
     shared: Arc<Shared>,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct Shared {
     queue: Mutex<Queue>,
     wake: Condvar,
 }
 
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct Queue {
     jobs: Vec<Job>,
     /// Of entries that are not written yet.
@@ -50,7 +52,12 @@ struct Queue {
     closing: bool,
 }
 
-#[derive(Debug)]
+impl fmt::Debug for Journal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Journal").finish_non_exhaustive()
+    }
+}
+
 enum Job {
     Entry {
         realm: Arc<str>,
@@ -66,7 +73,7 @@ enum Job {
         epoch: u64,
     },
     /// Somebody waits for all that came before.
-    Wait(Durability, oneshot::Sender<Result<(), StoreError>>),
+    Wait(Durability, Done),
 }
 
 /// Opens or makes the folder's logs and starts their thread. Blocks for as long as reading takes.
@@ -147,11 +154,9 @@ impl Journal {
     }
 
     /// Says when all that was appended so far is kept like this, or that it is not.
-    pub(super) fn wait(&self, durability: Durability) -> oneshot::Receiver<Result<(), StoreError>> {
-        let (sender, receiver) = oneshot::channel();
-        self.shared.queue.lock().jobs.push(Job::Wait(durability, sender));
+    pub(super) fn wait(&self, durability: Durability, done: Done) {
+        self.shared.queue.lock().jobs.push(Job::Wait(durability, done));
         self.wake();
-        receiver
     }
 
     pub(super) fn wake(&self) {
@@ -260,7 +265,7 @@ impl Writer {
         let mut waiting = Vec::new();
         for job in jobs {
             match job {
-                Job::Wait(durability, answer) => waiting.push((durability, answer)),
+                Job::Wait(durability, done) => waiting.push((durability, done)),
                 job => self.unwritten.push(job),
             }
         }
@@ -273,10 +278,7 @@ impl Writer {
         };
         let outcome = outcome.map_err(|error| StoreError::Disk(error.to_string().into()));
         self.say(&outcome);
-        for (_, answer) in waiting {
-            // The publisher may have gone.
-            drop(answer.send(outcome.clone()));
-        }
+        waiting.into_iter().for_each(|(_, done)| done(outcome.clone()));
         outcome
     }
 

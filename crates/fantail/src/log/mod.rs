@@ -134,6 +134,11 @@ impl Log {
         Ok(())
     }
 
+    /// For items that get their order.
+    pub const fn open(&self) -> Appending<'_> {
+        Appending { log: self, rings: None }
+    }
+
     /// Makes the records of items, before any lock is held.
     ///
     /// # Errors
@@ -143,19 +148,12 @@ impl Log {
         realm: RealmId,
         items: &[Item],
         asked: Option<Durability>,
-    ) -> Result<Batch<'_>, Refused> {
+    ) -> Result<Batch, Refused> {
         let rules = self.rules.load();
         let least = asked.unwrap_or_default();
-        let mut batch =
-            Batch { log: self, realm, prepared: Vec::new(), strongest: least, weakest: Durability::Synced };
-        if rules.is_empty() {
-            batch.weakest = Durability::Accepted;
-            return match items.first() {
-                Some(item) if least > Durability::Accepted => {
-                    Err(Refused::NoDisk(item.channel.as_str().into()))
-                }
-                _ => Ok(batch),
-            };
+        let mut batch = Batch { records: Vec::new(), strongest: least, weakest: Durability::Synced };
+        if items.is_empty() || (rules.is_empty() && least == Durability::Accepted) {
+            return Ok(Batch { strongest: Durability::Accepted, weakest: Durability::Accepted, ..batch });
         }
         for item in items {
             let rule = rules.iter().find(|rule| rule.fits(realm, &item.channel));
@@ -166,10 +164,11 @@ impl Log {
             let durability = rule.map_or(Durability::Accepted, |rule| rule.durability.max(least));
             batch.strongest = batch.strongest.max(durability);
             batch.weakest = batch.weakest.min(durability);
-            batch.prepared.push(rule.map(|rule| (Arc::clone(rule), item.to_record().into())));
-        }
-        if items.is_empty() {
-            batch.weakest = Durability::Accepted;
+            batch.records.push(rule.map(|rule| Record {
+                rule: Arc::clone(rule),
+                bytes: item.to_record().into(),
+                durability,
+            }));
         }
         match self.journal.get().and_then(Journal::refusal) {
             Some(why) if batch.strongest > Durability::Accepted && asked.is_some() => Err(Refused::Disk(why)),
@@ -224,56 +223,83 @@ impl Log {
 
 /// Items on their way into their logs.
 #[derive(Debug)]
-pub struct Batch<'l> {
-    log: &'l Log,
-    realm: RealmId,
+pub struct Batch {
     /// Empty if nothing has a log.
-    prepared: Vec<Option<(Arc<Rule>, Arc<[u8]>)>>,
+    records: Vec<Option<Record>>,
     strongest: Durability,
     weakest: Durability,
 }
 
-impl<'l> Batch<'l> {
+impl Batch {
     /// What can be said of all items when they are kept.
-    pub fn durability(&self) -> Durability {
+    pub const fn durability(&self) -> Durability {
         self.weakest
     }
 
-    /// To be held while the items get their order.
-    pub fn open(&mut self) -> Appending<'_, 'l> {
-        let any = self.prepared.iter().any(Option::is_some);
-        let rings = any.then(|| self.log.rings.lock());
-        Appending { now_s: self.log.now_s(), rings, batch: self }
+    /// What is to be waited for.
+    pub const fn strongest(&self) -> Durability {
+        self.strongest
+    }
+
+    /// What the log of the item in this slot is to be given.
+    pub fn take(&mut self, slot: usize) -> Option<Record> {
+        self.records.get_mut(slot)?.take()
     }
 }
 
-/// The logs, while items are appended to them.
+/// An item as its log keeps it.
 #[derive(Debug)]
-pub struct Appending<'b, 'l> {
-    batch: &'b mut Batch<'l>,
-    rings: Option<MutexGuard<'l, Rings>>,
-    now_s: u32,
+pub struct Record {
+    rule: Arc<Rule>,
+    bytes: Arc<[u8]>,
+    durability: Durability,
 }
 
-impl Appending<'_, '_> {
-    /// The place that the item in this slot has in its log, if it has one.
-    pub fn append(&mut self, slot: usize, channel: &str) -> Option<Place> {
-        let (rule, record) = self.batch.prepared.get_mut(slot)?.take()?;
-        let journal = self.batch.log.journal.get();
-        self.rings.as_mut()?.append(&rule, (self.batch.realm, channel), record, self.now_s, journal)
+impl Record {
+    /// What its publisher was promised.
+    pub const fn durability(&self) -> Durability {
+        self.durability
+    }
+}
+
+/// The logs, while items are appended to them: locked from the first on.
+#[derive(Debug)]
+pub struct Appending<'l> {
+    log: &'l Log,
+    rings: Option<MutexGuard<'l, Rings>>,
+}
+
+impl Appending<'_> {
+    /// The place that an item gets in the log of its channel.
+    pub fn append(&mut self, realm: RealmId, channel: &str, record: Record) -> Option<Place> {
+        let log = self.log;
+        let rings = self.rings.get_or_insert_with(|| log.rings.lock());
+        rings.append(&record.rule, (realm, channel), record.bytes, log.now_s(), log.journal.get())
+    }
+
+    /// Calls `done` when all that was appended so far is kept like this, or cannot be.
+    pub fn when(&self, durability: Durability, done: impl FnOnce(Result<(), StoreError>) + Send + 'static) {
+        match self.log.journal.get().filter(|_| durability > Durability::Accepted) {
+            Some(journal) => journal.wait(durability, Box::new(done)),
+            None => done(Ok(())),
+        }
     }
 
     /// What the publisher is to wait for, if more than acceptance was promised.
-    pub fn finish(self) -> Option<Kept> {
-        let strongest = self.batch.strongest;
+    pub fn finish(self, strongest: Durability) -> Option<Kept> {
+        let any = self.rings.is_some();
         drop(self.rings);
-        let journal = self.batch.log.journal.get()?;
+        let journal = self.log.journal.get()?;
         if strongest > Durability::Accepted {
-            Some(Kept(journal.wait(strongest)))
-        } else {
-            journal.wake();
-            None
+            let (sender, receiver) = oneshot::channel();
+            // The publisher may have gone.
+            journal.wait(strongest, Box::new(move |outcome| drop(sender.send(outcome))));
+            return Some(Kept(receiver));
         }
+        if any {
+            journal.wake();
+        }
+        None
     }
 }
 

@@ -46,9 +46,9 @@ fn item(channel: &str, id: u64) -> Item {
 fn append(log: &Log, channel: &str, id: u64) -> (Option<Place>, Option<Kept>) {
     let items = [item(channel, id)];
     let mut batch = log.prepare(R, &items, Some(Durability::Accepted)).unwrap();
-    let mut logs = batch.open();
-    let place = logs.append(0, channel);
-    (place, logs.finish())
+    let mut logs = log.open();
+    let place = batch.take(0).and_then(|record| logs.append(R, channel, record));
+    (place, logs.finish(batch.strongest()))
 }
 
 fn keep(log: &Log, channel: &str, ids: std::ops::Range<u64>) {
@@ -299,9 +299,9 @@ fn old_files_go_and_what_is_of_use_stays() {
     for id in 0..200 {
         let items = [Item { stream: Some(HttpStream::Send(big.clone())), ..item("busy", id) }];
         let mut batch = log.prepare(R, &items, Some(Durability::Logged)).unwrap();
-        let mut logs = batch.open();
-        assert!(logs.append(0, "busy").is_some());
-        logs.finish().unwrap().0.blocking_recv().unwrap().unwrap();
+        let mut logs = log.open();
+        assert!(logs.append(R, "busy", batch.take(0).unwrap()).is_some());
+        logs.finish(batch.strongest()).unwrap().0.blocking_recv().unwrap().unwrap();
     }
     let journal = log.journal.get().unwrap();
     while journal.disk_bytes() > 100 << 20 {

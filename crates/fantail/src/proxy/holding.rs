@@ -115,13 +115,12 @@ async fn park_poll(
     for value in reply.headers.values_mut() {
         *value = HeaderValue::from_bytes(value.as_bytes()).unwrap_or_else(|_| value.clone());
     }
-    let last_ids = instruct.channels.into_iter().filter_map(|channel| Some((channel.name, channel.prev_id?)));
     let poll = hold::Poll {
         request,
         unread: Vec::new(),
         shape: hold::Shape { http11, head, keep_alive },
-        last_ids: last_ids.collect(),
         answered: false,
+        due: false,
         cors: exchange.cors.clone(),
         reply,
     };
@@ -164,8 +163,8 @@ fn asked(exchange: &Exchange, answer: &Answer, instruct: &Instruct) -> Result<As
             subscriptions.push(Subscription::implicit(name));
         }
     }
-    let filtered = subscriptions.iter().any(|subscription| !subscription.filters.is_empty());
-    let prefix = if filtered { prefix.clone() } else { String::new() };
+    let named = subscriptions.iter().any(|s| !s.filters.is_empty() || s.prev_id.is_some());
+    let prefix = if named { prefix.clone() } else { String::new() };
     let (meta, uri) = (instruct.meta.clone(), exchange.said_uri());
     Ok(Asked { realm: answer.route.realm, subscriptions, meta, prefix, uri, debug: exchange.debug })
 }

@@ -19,7 +19,7 @@ use fantail_proto::{
 use tokio::time::{Instant, timeout};
 
 use crate::{
-    hub::{Broken, Hub, RealmId, Receipt, Receipts, Refused},
+    hub::{Accepted, Broken, Hub, RealmId, Receipt, Receipts, Refused},
     log,
     metrics::Process,
     realm::Denied,
@@ -68,17 +68,13 @@ impl Publisher {
         let count = items.len();
         let outcome = self.accept(realm, items, wanted).await;
         match &outcome {
-            Ok(published) => {
-                self.counts.items_accepted.add((count - published.duplicates) as u64);
-                self.counts.items_duplicate.add(published.duplicates as u64);
-                self.counts.publish_latency.observe(begun.elapsed());
-            }
+            Ok(_) => self.counts.publish_latency.observe(begun.elapsed()),
             Err(_) => self.counts.items_refused.add(count as u64),
         }
         outcome
     }
 
-    /// Replays every held long-poll to its origin (spec 5.2).
+    /// Asks the origins of all holds again (spec 5.2).
     pub fn recover(&self) {
         self.hub.recover();
     }
@@ -90,14 +86,16 @@ impl Publisher {
             tracing::debug!(channel = ?item.channel, "publish");
         }
         let Wanted { receipts, durability } = wanted;
-        let names: Vec<Name> = items.iter().map(Name::of).collect();
+        let names = if receipts { items.iter().map(Name::of).collect() } else { Vec::new() };
+        let count = items.len();
         let accepted =
             self.hub.publish_within(realm, items, receipts, Some(durability), self.patience).await?;
+        self.count(count, &accepted);
         if let Some(kept) = accepted.kept {
-            let kept = timeout(self.patience, kept.wait()).await.map_err(|_| Refusal::Slow);
+            let patience = self.patience + self.hub.order_wait();
+            let kept = timeout(patience, kept.wait()).await.map_err(|_| Refusal::Slow);
             if let Err(refusal) = kept.and_then(|kept| kept.map_err(Refusal::from)) {
-                let ids = names.iter().filter_map(|name| Some((&name.channel, name.id.as_ref()?)));
-                ids.for_each(|(channel, id)| self.hub.forget(realm, channel, id));
+                self.hub.forget_ids(&accepted.noted);
                 return Err(refusal);
             }
         }
@@ -106,7 +104,14 @@ impl Publisher {
             timeout(self.patience, on_disk.wait()).await.map_err(|_| Refusal::Slow)??;
         }
         let pending = accepted.receipts.map(|receipts| Pending { names, receipts });
-        Ok(Published { duplicates: accepted.duplicates, durability: accepted.durability, pending })
+        Ok(Published { durability: accepted.durability, pending })
+    }
+
+    fn count(&self, items: usize, accepted: &Accepted) {
+        let Accepted { duplicates, dropped, .. } = *accepted;
+        self.counts.items_accepted.add((items - duplicates - dropped) as u64);
+        self.counts.items_duplicate.add(duplicates as u64);
+        self.counts.items_dropped.add(dropped as u64);
     }
 }
 
@@ -121,8 +126,6 @@ pub struct Wanted {
 /// A publish that was accepted.
 #[derive(Debug)]
 pub struct Published {
-    /// Items whose id was seen lately.
-    pub duplicates: usize,
     /// Of all items.
     pub durability: Durability,
     /// If they were asked for.

@@ -135,7 +135,7 @@ impl Inputs {
         if !config.sub.is_empty() {
             hub.follow(publisher.default_realm());
         }
-        let interest = Interest::new(config.linger);
+        let interest = Interest::new();
         Arc::new(Self {
             publisher,
             hub,
@@ -229,8 +229,7 @@ impl Publisher {
                 }
             }
         };
-        self.counts.items_accepted.add((count - accepted.duplicates) as u64);
-        self.counts.items_duplicate.add(accepted.duplicates as u64);
+        self.count(count, &accepted);
         if let Some(on_disk) = accepted.on_disk {
             timeout(self.patience, on_disk.wait()).await.map_err(|_| Refusal::Slow)??;
         }
