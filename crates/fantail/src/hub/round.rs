@@ -13,11 +13,11 @@ use super::{
 use crate::log::{Appending, Record};
 
 /// One publish on its way through the ledger.
-pub(super) struct Round<'h> {
+pub(super) struct Round<'h, 'p> {
     pub(super) hub: &'h Hub,
     pub(super) realm: RealmId,
     pub(super) ballot: &'h Arc<Ballot>,
-    pub(super) pledge: &'h mut Option<(Arc<Pledge>, Kept)>,
+    pub(super) pledge: &'p mut Option<(Arc<Pledge>, Kept)>,
     pub(super) logs: Appending<'h>,
     /// Who has mail.
     pub(super) woken: u64,
@@ -33,7 +33,7 @@ pub(super) enum Taken {
     Dropped,
 }
 
-impl Round<'_> {
+impl Round<'_, '_> {
     /// Finds an item its place in its channel's order, and in its log if there is a record for that. `id` is its digest.
     pub(super) fn take(
         &mut self,
