@@ -14,7 +14,7 @@ use crate::item::record;
 pub struct Place {
     /// Of the log: another for each that is begun anew, and growing.
     pub epoch: u64,
-    /// From 1, without holes.
+    /// Start 1, without holes.
     pub position: u64,
 }
 
@@ -78,7 +78,7 @@ pub struct Limits {
 
 /// Where a subscriber begins.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub enum From {
+pub enum Start {
     /// It has everything up to this id.
     Id(Box<str>),
     /// It has everything up to this place.
@@ -87,6 +87,31 @@ pub enum From {
     Last(u32),
     /// It wants what is no older than so many seconds.
     Since(u32),
+}
+
+impl Start {
+    /// What `last=20` or `since=60s` ask for; a time without a unit is in seconds. Of both the first counts.
+    ///
+    /// # Errors
+    /// One of them cannot be read.
+    pub fn late(last: Option<&str>, since: Option<&str>) -> Result<Option<Self>, ()> {
+        let number = |text: &str| {
+            let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+            if digits { text.parse::<u32>().map_err(|_| ()) } else { Err(()) }
+        };
+        let age = |text: &str| {
+            let (digits, unit) = match text.as_bytes().last() {
+                Some(b's') => (&text[..text.len() - 1], 1),
+                Some(b'm') => (&text[..text.len() - 1], 60),
+                Some(b'h') => (&text[..text.len() - 1], 3600),
+                _ => (text, 1),
+            };
+            Ok(number(digits)?.saturating_mul(unit))
+        };
+        let since = since.map(age).transpose()?;
+        let last = last.map(number).transpose()?;
+        Ok(last.map(Self::Last).or(since.map(Self::Since)))
+    }
 }
 
 /// The newest items of a channel, without holes.
@@ -173,20 +198,20 @@ impl Ring {
 
     /// The position after which such a subscriber goes on: what it has not got of this log is exactly what comes
     /// behind. `None`: that cannot be proven.
-    pub fn after(&self, from: &From, now_s: u32) -> Option<u64> {
+    pub fn after(&self, from: &Start, now_s: u32) -> Option<u64> {
         let newest = self.next() - 1;
         match from {
-            From::Id(id) => {
+            Start::Id(id) => {
                 let mark = mark(id);
                 let is_it = |entry: &&Entry| entry.mark == mark && entry.id() == Some(id);
                 let back = self.entries.iter().rev().enumerate().find(|(_, entry)| is_it(entry));
                 back.map(|(back, _)| newest - back as u64)
             }
-            From::Place(place) => (place.epoch == self.epoch
+            Start::Place(place) => (place.epoch == self.epoch
                 && (self.first..=newest + 1).contains(&(place.position + 1)))
             .then_some(place.position),
-            From::Last(count) => Some(newest.saturating_sub(u64::from(*count)).max(self.first - 1)),
-            From::Since(age_s) => {
+            Start::Last(count) => Some(newest.saturating_sub(u64::from(*count)).max(self.first - 1)),
+            Start::Since(age_s) => {
                 let old = |entry: &Entry| now_s.saturating_sub(entry.at_s) > *age_s;
                 Some(self.first - 1 + self.entries.partition_point(old) as u64)
             }

@@ -198,6 +198,8 @@ families! {
             ended_violation [cause = violation]: Count,
             /// A WebSocket's origin left, or could not be understood.
             ended_origin [cause = origin]: Count,
+            /// Something was missed, and nothing could repair that.
+            ended_gap [cause = gap]: Count,
         }
         updates: "Holds whose origins are asked again, by cause." {
             /// An item showed that another was missed.
@@ -222,6 +224,12 @@ families! {
         websocket_dropped: "Messages of origins that reached nobody: no prefix, or an invalid control message." {
             messages_dropped: Count,
         }
+        log_fills: "Subscriptions and slow clients that were to be given items of a log, by whether it had all of them." {
+            fills_proven [result = proven]: Count,
+            fills_unproven [result = unproven]: Count,
+        }
+        log_fill_items: "Items of logs given to them; they are deliveries, too." { fill_items: Count }
+        log_reads: "Stretches of logs that were read and rendered, each for all who need the same." { fill_reads: Count }
         keep_alives: "Keep-alives written to streams." { keep_alives: Count }
         pushed_bytes: "Bytes written to pins." { bytes_pushed: Count }
         origin_requests: "Requests sent to origins." { origin_requests: Count }

@@ -18,13 +18,13 @@ fn ring(ids: std::ops::Range<u32>) -> Ring {
     ring
 }
 
-fn ids(ring: &Ring, from: &From, now_s: u32) -> Option<Vec<String>> {
+fn ids(ring: &Ring, from: &Start, now_s: u32) -> Option<Vec<String>> {
     let after = ring.after(from, now_s)?;
     Some(ring.behind(after).map(|entry| entry.id().unwrap_or_default().to_owned()).collect())
 }
 
-fn from(id: &str) -> From {
-    From::Id(id.into())
+fn from(id: &str) -> Start {
+    Start::Id(id.into())
 }
 
 #[test]
@@ -45,7 +45,7 @@ fn what_an_id_proves() {
 #[test]
 fn what_a_place_proves() {
     let mut log = ring(0..5);
-    let at = |epoch, position| From::Place(Place { epoch, position });
+    let at = |epoch, position| Start::Place(Place { epoch, position });
     assert_eq!(ids(&log, &at(7, 3), 9).unwrap(), ["3", "4"]);
     assert_eq!(ids(&log, &at(7, 0), 9).unwrap().len(), 5);
     assert!(ids(&log, &at(7, 5), 9).unwrap().is_empty());
@@ -59,11 +59,34 @@ fn what_a_place_proves() {
 #[test]
 fn late_joiners_get_the_newest() {
     let log = ring(0..5);
-    assert_eq!(ids(&log, &From::Last(2), 9).unwrap(), ["3", "4"]);
-    assert_eq!(ids(&log, &From::Last(9), 9).unwrap().len(), 5);
-    assert!(ids(&log, &From::Last(0), 9).unwrap().is_empty());
-    assert_eq!(ids(&log, &From::Since(6), 9).unwrap(), ["3", "4"]);
-    assert!(ids(&Ring::new(1), &From::Last(3), 9).unwrap().is_empty());
+    assert_eq!(ids(&log, &Start::Last(2), 9).unwrap(), ["3", "4"]);
+    assert_eq!(ids(&log, &Start::Last(9), 9).unwrap().len(), 5);
+    assert!(ids(&log, &Start::Last(0), 9).unwrap().is_empty());
+    assert_eq!(ids(&log, &Start::Since(6), 9).unwrap(), ["3", "4"]);
+    assert!(ids(&Ring::new(1), &Start::Last(3), 9).unwrap().is_empty());
+}
+
+#[test]
+fn what_late_joiners_ask_for() {
+    for (last, since, expected) in [
+        (None, None, Ok(None)),
+        (Some("20"), None, Ok(Some(Start::Last(20)))),
+        (None, Some("60s"), Ok(Some(Start::Since(60)))),
+        (None, Some("60"), Ok(Some(Start::Since(60)))),
+        (None, Some("5m"), Ok(Some(Start::Since(300)))),
+        (None, Some("2h"), Ok(Some(Start::Since(7200)))),
+        (Some("1"), Some("1s"), Ok(Some(Start::Last(1)))),
+        (Some("-1"), None, Err(())),
+        (Some("+1"), None, Err(())),
+        (Some(""), None, Err(())),
+        (None, Some("s"), Err(())),
+        (None, Some("1d"), Err(())),
+        (None, Some("1ö"), Err(())),
+        (Some("99999999999"), None, Err(())),
+        (None, Some("4294967295h"), Ok(Some(Start::Since(u32::MAX)))),
+    ] {
+        assert_eq!(Start::late(last, since), expected, "{last:?} {since:?}");
+    }
 }
 
 #[test]
@@ -74,7 +97,7 @@ fn limits() {
     assert_eq!(log.trim(&Limits { bytes: bytes - 1, ..ROOMY }, 9), bytes / 5);
     assert_eq!((log.first(), log.next(), log.len()), (2, 6, 4));
     log.trim(&Limits { age_s: 6, ..ROOMY }, 9);
-    assert_eq!(ids(&log, &From::Last(9), 9).unwrap(), ["4"]);
+    assert_eq!(ids(&log, &Start::Last(9), 9).unwrap(), ["4"]);
     log.trim(&Limits { items: 0, bytes: 0, ..ROOMY }, 9);
     assert_eq!(log.len(), 1, "the newest stays");
     log.trim(&Limits { age_s: 5, ..ROOMY }, 9);

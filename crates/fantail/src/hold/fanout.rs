@@ -48,6 +48,8 @@ pub(super) struct Work {
     picky: bool,
     /// Holds that did not get an item because their filters failed, and are told why when all is written.
     failed: Vec<(PinId, TemplateError)>,
+    /// It is what a log has for one subscriber, not what was published.
+    from_log: bool,
     /// What the hold that is being sorted gets.
     gets: Vec<usize>,
     /// Lists of targets to be used again: a broadcast allocates nothing per subscriber.
@@ -217,6 +219,14 @@ impl Holds {
         for item in 0..work.batch.len() {
             let Some(hold) = self.pins.get(id) else { break };
             let Some(channel) = self.channel_of(hold, work, item) else { continue };
+            if !work.from_log && hold.standing.is_some() {
+                if hold.has_from_log(channel, work.batch[item].place) {
+                    work.receipts[item].recovered += 1;
+                    continue;
+                }
+                self.caught_up(id, channel);
+            }
+            let Some(hold) = self.pins.get(id) else { break };
             if work.part(list, item).is_none() {
                 continue;
             }
@@ -246,6 +256,25 @@ impl Holds {
         }
         work.gets = gets;
         cost
+    }
+
+    /// Writes what a log has for a hold, or what its filters leave of it. Who is slow takes it at its own pace.
+    pub(super) fn write_alone(&mut self, work: &mut Work, list: List, id: PinId) {
+        let mut items = Vec::new();
+        (0..work.batch.len()).for_each(|item| work.add(list, &mut items, item));
+        if items.is_empty() {
+            return;
+        }
+        let plain = work.write_of(list, &items);
+        self.sort(work, list, id, plain);
+        for place in 0..work.writes.len() {
+            if !work.writes[place].targets.is_empty() {
+                let mut write = work.writes[place].take();
+                self.write(work, &mut write, 1);
+                work.writes[place] = write;
+            }
+        }
+        self.tell_failures(work);
     }
 
     /// The channel that an item of the batch came on, if a hold has it. A WebSocket may have left it since, and
@@ -280,7 +309,11 @@ impl Holds {
         let content: SmallVec<[usize; 8]> = content.copied().collect();
         if !content.is_empty() {
             let mut tally = Tally::default();
-            self.pins.fan_out(part, payload, &mut tally);
+            if work.from_log {
+                part.iter().for_each(|id| self.pins.write_slowly(*id, payload, &mut tally));
+            } else {
+                self.pins.fan_out(part, payload, &mut tally);
+            }
             self.count(write.list, &tally, content.len() as u64);
             for place in content {
                 let item = work.item(place);
@@ -322,8 +355,11 @@ impl Holds {
             let gets = |place: &usize| {
                 let item = work.item(*place);
                 self.pins.get(id).is_some_and(|hold| {
-                    self.channel_of(hold, work, item)
-                        .is_some_and(|channel| self.passes(hold, channel, &work.batch[item].item))
+                    self.channel_of(hold, work, item).is_some_and(|channel| {
+                        let Delivery { item, place, .. } = &*work.batch[item];
+                        (work.from_log || !hold.has_from_log(channel, *place))
+                            && self.passes(hold, channel, item)
+                    })
                 })
             };
             let left: Vec<usize> = write.items.iter().copied().filter(gets).collect();
@@ -367,7 +403,7 @@ impl Holds {
     }
 
     /// Answers a long-poll with the first item that it gets. Returns the cost, in writes.
-    fn answer(&mut self, work: &mut Work, id: PinId) -> usize {
+    pub(super) fn answer(&mut self, work: &mut Work, id: PinId) -> usize {
         let Some(hold) = self.pins.get(id) else { return 1 };
         if hold.subs.len() > 1 && !work.met.insert(id) {
             return 1;
@@ -379,9 +415,12 @@ impl Holds {
             if poll.answered {
                 break;
             }
-            if let Some(channel) = self.channel_of(hold, work, item) {
-                self.answer_with(id, channel, &work.batch[item].item, &mut work.receipts[item]);
+            let Some(channel) = self.channel_of(hold, work, item) else { continue };
+            if !work.from_log && hold.has_from_log(channel, work.batch[item].place) {
+                work.receipts[item].recovered += 1;
+                continue;
             }
+            self.answer_with(id, channel, &work.batch[item].item, &mut work.receipts[item]);
         }
         cost
     }
@@ -391,7 +430,8 @@ impl Holds {
         let Some(hold) = self.pins.get(id) else { return };
         let HoldKind::Poll(poll) = &hold.kind else { return };
         let hint = matches!(item.response, Some(HttpResponse::Hint));
-        if let Some(position) = hold.position(channel).filter(|_| !hint) {
+        let watched = !hint && !hold.is_vouched_for(channel);
+        if let Some(position) = hold.position(channel).filter(|_| watched) {
             match recovery::step(position, item.id.as_deref(), item.prev_id.as_deref()) {
                 Step::Deliver => {}
                 Step::Skip => return receipt.recovered += 1,
@@ -451,7 +491,38 @@ impl Holds {
     }
 }
 
+impl Write {
+    fn take(&mut self) -> Self {
+        let Self { list, items, targets, payload } = self;
+        let (items, targets) = (std::mem::take(items), std::mem::take(targets));
+        Self { list: *list, items, targets, payload: payload.take() }
+    }
+}
+
 impl Work {
+    /// What a log has for one hold after the other, instead of what was published for many.
+    pub(super) fn of_log(batch: Vec<Arc<Delivery>>) -> Self {
+        // Content that was written for certain filters is looked at.
+        let picky = batch.iter().any(|delivery| {
+            let WrittenFor { stream, message, .. } = &delivery.item.written_for;
+            stream.is_some() || message.is_some()
+        });
+        let receipts = vec![Receipt::default(); batch.len()];
+        Self { batch, receipts, picky, from_log: true, ..Self::default() }
+    }
+
+    /// The next hold's turn.
+    pub(super) fn begin_alone(&mut self, channel: u32, changes: u64) {
+        self.channels.clear();
+        self.channels.resize(self.batch.len(), Some(channel));
+        self.changes = changes;
+        self.met.clear();
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.batch.len()
+    }
+
     /// What an item is to the holds of a list, if anything.
     fn part(&self, list: List, item: usize) -> Option<Part> {
         let item = &self.batch[self.item(item)].item;

@@ -5,6 +5,7 @@
 mod asked;
 mod channels;
 mod fanout;
+mod fill;
 mod onward;
 mod poll;
 mod standing;
@@ -28,6 +29,7 @@ use fantail_proto::{
         over_http::Farewell,
     },
 };
+use hashbrown::HashMap;
 use smallvec::SmallVec;
 
 pub use asked::{Asked, Subscription};
@@ -43,6 +45,7 @@ use crate::{
 };
 use channels::Channels;
 use fanout::Work;
+use fill::Fills;
 use standing::Standing;
 use updates::Updates;
 use websocket::WebSocket;
@@ -53,6 +56,8 @@ pub struct Holds {
     pins: Pins<Hold>,
     channels: Channels,
     work: Work,
+    fills: Fills,
+    gaps: HashMap<PinId, Vec<websocket::Gap>>,
     counters: Arc<Counters>,
     events: Vec<Event>,
     onward: Vec<Onward>,
@@ -117,6 +122,8 @@ impl Holds {
                 config.grip.update_on_first_subscription,
             ),
             work: Work::default(),
+            fills: Fills::default(),
+            gaps: HashMap::new(),
             counters,
             events: Vec::new(),
             onward: Vec::new(),
@@ -234,13 +241,17 @@ impl Holds {
         self.events = events;
         self.react();
         self.update();
+        self.go_on_filling();
         self.reschedule();
     }
 
     /// When [`Self::expire`] is due, in the shard's milliseconds.
     pub fn next_expiry_ms(&self) -> Option<u64> {
         let reschedule = (!self.reschedules.is_empty()).then_some(self.now_ms);
-        [self.pins.next_expiry_ms(), self.next_update_ms(), reschedule].into_iter().flatten().min()
+        [self.pins.next_expiry_ms(), self.next_update_ms(), self.next_fill_ms(), reschedule]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     /// Ends all holds in order: streams cleanly, long-polls with their time-out answer.
@@ -278,7 +289,7 @@ impl Holds {
     /// Whether something waits for the shard's loop: what is for others to do, or an end found outside of it, which
     /// the poller does not report.
     pub fn is_waiting(&self) -> bool {
-        !self.onward.is_empty() || self.pins.pending_events() > 0
+        !self.onward.is_empty() || self.pins.pending_events() > 0 || self.is_filling()
     }
 
     /// What is for others to do.
@@ -296,7 +307,7 @@ impl Holds {
 
     fn reserve(&mut self, asked: Asked, form: Form, kind: HoldKind) -> Option<PinId> {
         let list = kind.list();
-        let particular = |s: &Subscription| !s.filters.is_empty() || s.prev_id.is_some();
+        let particular = |s: &Subscription| !s.filters.is_empty() || s.prev_id.is_some() || s.late.is_some();
         let standing = asked.subscriptions.iter().any(particular).then(|| {
             let Asked { meta, prefix, debug, .. } = &asked;
             Box::new(Standing { meta: meta.clone(), debug: *debug, ..Standing::new(prefix) })
@@ -304,25 +315,27 @@ impl Holds {
         let hold = Hold { subs: Subs::new(), kind, client: None, standing, unread: None };
         let id = self.pins.reserve(form, hold)?;
         self.gauge(list, 1);
-        let mut contradicted = false;
+        let mut unproven = Vec::new();
         for subscription in asked.subscriptions {
             asked.uri.iter().for_each(|uri| crate::logging::subscribed(uri, &subscription.channel));
-            let Subscription { channel, prev_id, .. } = subscription.clone();
-            self.join(id, asked.realm, list, subscription);
-            contradicted |=
-                prev_id.is_some_and(|prev_id| self.channels.contradicts(asked.realm, &channel, &prev_id));
+            let start = subscription.start();
+            // From here on nothing is missed.
+            let Some(channel) = self.join(id, asked.realm, list, subscription) else { continue };
+            if let Some(start) = start.filter(|_| self.channels.is_logged(channel))
+                && !self.catch_up(id, channel, &start)
+            {
+                unproven.push(channel);
+            }
         }
-        if contradicted {
-            self.contradicted(id);
-        }
+        self.unproven(id, &unproven);
         Some(id)
     }
 
     /// Subscribes a hold to a channel that it does not have, or gives it other filters and another position there.
-    fn join(&mut self, id: PinId, realm: RealmId, list: List, subscription: Subscription) {
-        let Subscription { channel: name, filters, prev_id } = subscription;
+    fn join(&mut self, id: PinId, realm: RealmId, list: List, subscription: Subscription) -> Option<u32> {
+        let Subscription { channel: name, filters, prev_id, late: _ } = subscription;
         let known = self.channels.find(realm, &name);
-        let Some(hold) = self.pins.get_mut(id) else { return };
+        let hold = self.pins.get_mut(id)?;
         let known = known.and_then(|known| hold.subs.iter().find(|sub| sub.channel == known)).copied();
         let before = known.is_some_and(|sub| hold.is_apart(sub.channel));
         let after = !filters.is_empty() || prev_id.is_some();
@@ -340,6 +353,7 @@ impl Holds {
         if let Some(standing) = &mut hold.standing {
             standing.set(sub.channel, filters, prev_id);
         }
+        Some(sub.channel)
     }
 
     /// Ends the subscription at a place among those of a hold.
@@ -462,6 +476,7 @@ impl Holds {
 
     fn unsubscribe(&mut self, id: PinId) -> Option<(Option<Wire>, Hold)> {
         self.unsubscribe_all(id);
+        self.gaps.remove(&id);
         self.part(id, Farewell::Disconnect);
         self.deflating -= usize::from(self.is_websocket(id) && self.pins.form(id) == Some(Form::Coded));
         let unpinned = self.pins.remove(id)?;

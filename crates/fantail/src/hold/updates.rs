@@ -3,10 +3,14 @@
 
 use std::collections::VecDeque;
 
-use fantail_pin::PinId;
-use fantail_proto::recovery::{Means, Repair};
+use bytes::Bytes;
+use fantail_pin::{Form, PinId};
+use fantail_proto::{
+    recovery::{Means, Repair},
+    websocket::close::Code,
+};
 
-use super::{Hold, HoldKind, Holds, List, Onward, Poll, Released, Replay};
+use super::{Hold, HoldKind, Holds, LAST_CHUNK, List, Onward, Poll, Released, Replay, websocket};
 use crate::{
     config,
     metrics::{Count, Counters},
@@ -60,7 +64,39 @@ impl Holds {
         self.channels.forget(channel);
         match means.repair() {
             Repair::Replay => self.line_up(id, |counters| &counters.updates_gap),
-            Repair::Link | Repair::Close => {}
+            Repair::Link => {}
+            Repair::Close => self.break_off(id),
+        }
+    }
+
+    /// Nothing can repair what a hold has missed: its client is to hear of that.
+    fn break_off(&mut self, id: PinId) {
+        self.count_end(id, |counters| &counters.ended_gap);
+        if self.is_websocket(id) {
+            self.close_websocket(id, &websocket::close_frame(Code::TRY_AGAIN_LATER, ""));
+        } else if self.pins.form(id).is_some() {
+            let tail = if self.pins.form(id) == Some(Form::Coded) { LAST_CHUNK } else { Bytes::new() };
+            self.pins.finish(id, &tail);
+        }
+    }
+
+    /// Of these channels it is not known whether a new hold has missed something: no log shows that it has not.
+    pub(super) fn unproven(&mut self, id: PinId, logged: &[u32]) {
+        let Some(hold) = self.pins.get(id) else { return };
+        let Some(standing) = &hold.standing else { return };
+        let prev_id = |channel| standing.position(channel);
+        if let HoldKind::Stream { .. } = hold.kind
+            && let Some(channel) = logged.iter().copied().find(|channel| prev_id(*channel).is_some())
+        {
+            return self.mend(id, channel);
+        }
+        let contradicts = |(channel, prev_id): (u32, &str)| {
+            let (realm, name) = self.channels.key(channel);
+            !hold.is_vouched_for(channel) && self.channels.contradicts(realm, name, prev_id)
+        };
+        // Each is asked: it is forgotten there, too.
+        if standing.positions().map(contradicts).fold(false, |any, one| any | one) {
+            self.contradicted(id);
         }
     }
 

@@ -24,6 +24,8 @@ pub struct Delivery {
     pub(super) pledge: Option<Arc<Pledge>>,
     /// On the shards that have delivered.
     receivers: AtomicU64,
+    /// Not read from a log.
+    published: bool,
 }
 
 impl Delivery {
@@ -37,7 +39,25 @@ impl Delivery {
         let item = Rendered::from(item);
         let ballot = ballot.answer.is_some().then(|| Arc::clone(ballot));
         let bytes = weight(&item);
-        Self { realm, channel, bytes, item, place: None, slot, ballot, pledge, receivers: AtomicU64::new(0) }
+        Self {
+            realm,
+            channel,
+            bytes,
+            item,
+            place: None,
+            slot,
+            ballot,
+            pledge,
+            receivers: AtomicU64::new(0),
+            published: true,
+        }
+    }
+
+    /// An item from a log, on its way to who has missed it. Nobody is told what becomes of it.
+    pub fn of_log(realm: RealmId, channel: &str, item: Rendered, place: Place) -> Self {
+        let (channel, bytes, place) = (channel.into(), weight(&item), Some(place));
+        let (slot, ballot, pledge, receivers) = (0, None, None, AtomicU64::new(0));
+        Self { realm, channel, bytes, item, place, slot, ballot, pledge, receivers, published: false }
     }
 
     /// To be said once by each outpost that keeps items: it has kept this one, or cannot.
@@ -65,6 +85,8 @@ impl Delivery {
 
 impl Drop for Delivery {
     fn drop(&mut self) {
-        logging::published(&self.channel, *self.receivers.get_mut());
+        if self.published {
+            logging::published(&self.channel, *self.receivers.get_mut());
+        }
     }
 }

@@ -14,7 +14,7 @@ use std::{
 use arc_swap::ArcSwap;
 use fantail_proto::{
     item::Item,
-    log::{Durability, Entry, From, Limits, Pattern, Place},
+    log::{Durability, Entry, Limits, Pattern, Place, Start},
 };
 use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::oneshot;
@@ -72,13 +72,14 @@ pub enum Refused {
     Disk(StoreError),
 }
 
-/// What a log has behind a position, as far as it was asked for.
-#[derive(Clone, Debug)]
-pub struct Stretch {
-    /// Of the last entry, or of the one before the first that there will be.
+/// What a log has for a subscriber, as far as that was asked for.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub struct Span {
+    /// The position before the first.
+    pub after: u64,
+    /// The place of the last, or that before the first that there will be.
     pub through: Place,
-    pub entries: Vec<Entry>,
-    /// There is nothing behind `through` yet.
+    /// There is nothing behind it yet.
     pub whole: bool,
 }
 
@@ -176,11 +177,24 @@ impl Log {
         }
     }
 
-    /// What is behind a place in the log of a channel, at most `most` entries. `None`: the log cannot prove that this
-    /// is everything, or there is none.
-    pub fn read(&self, realm: RealmId, channel: &str, from: &From, most: usize) -> Option<Stretch> {
+    /// Where in the log of a channel a subscriber goes on that begins like this, and how far it may be given at once:
+    /// one item or more, as long as there are no more than so many and no more bytes. `None`: the log cannot prove that
+    /// this is everything, or there is none.
+    pub fn span(
+        &self,
+        realm: RealmId,
+        channel: &str,
+        from: &Start,
+        items: usize,
+        bytes: usize,
+    ) -> Option<Span> {
         let now_s = self.now_s();
-        self.rings.lock().read(realm, channel, from, most, now_s)
+        self.rings.lock().span((realm, channel), from, (items, bytes), now_s)
+    }
+
+    /// What [`Self::span`] has found; nothing if it is gone.
+    pub fn entries(&self, realm: RealmId, channel: &str, span: Span) -> Vec<Entry> {
+        self.rings.lock().entries((realm, channel), span)
     }
 
     /// Whether the channel is one that has a log.

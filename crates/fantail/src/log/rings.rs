@@ -3,12 +3,12 @@
 
 use std::{collections::VecDeque, sync::Arc};
 
-use fantail_proto::log::{Entry, From, Place, Ring};
+use fantail_proto::log::{Entry, Place, Ring, Start};
 use hashbrown::HashMap;
 use slab::Slab;
 
 use super::{
-    Rule, Stretch,
+    Rule, Span,
     files::{Found, Logged},
     journal::Journal,
 };
@@ -145,20 +145,41 @@ impl Rings {
         Some(at)
     }
 
-    pub(super) fn read(
+    pub(super) fn span(
         &self,
-        realm: RealmId,
-        channel: &str,
-        from: &From,
-        most: usize,
+        channel: (RealmId, &str),
+        from: &Start,
+        (items, bytes): (usize, usize),
         now_s: u32,
-    ) -> Option<Stretch> {
-        let log = &self.all[*self.by_name.get(&(realm, channel))? as usize];
-        let after = log.ring.after(from, now_s)?;
-        let entries: Vec<Entry> = log.ring.behind(after).take(most).cloned().collect();
-        let position = after + entries.len() as u64;
-        let through = Place { epoch: log.ring.epoch(), position };
-        Some(Stretch { through, entries, whole: position + 1 == log.ring.next() })
+    ) -> Option<Span> {
+        let ring = self.ring(channel).or_else(|| {
+            // One who wants the newest of a log that has none gets none.
+            let late = matches!(from, Start::Last(_) | Start::Since(_));
+            late.then_some(&NOTHING)
+        })?;
+        let after = ring.after(from, now_s)?;
+        let (mut count, mut size) = (0, 0);
+        for entry in ring.behind(after).take(items) {
+            size += entry.record.len();
+            if count > 0 && size > bytes {
+                break;
+            }
+            count += 1;
+        }
+        let position = after + count;
+        let through = Place { epoch: ring.epoch(), position };
+        Some(Span { after, through, whole: position + 1 == ring.next() })
+    }
+
+    pub(super) fn entries(&self, channel: (RealmId, &str), span: Span) -> Vec<Entry> {
+        let ring = self.ring(channel).filter(|ring| ring.epoch() == span.through.epoch);
+        let count = usize::try_from(span.through.position - span.after).unwrap_or(usize::MAX);
+        ring.map(|ring| ring.behind(span.after).take(count).cloned().collect()).unwrap_or_default()
+    }
+
+    fn ring(&self, (realm, channel): (RealmId, &str)) -> Option<&Ring> {
+        let slot = self.by_name.get(&(realm, channel))?;
+        Some(&self.all.get(*slot as usize)?.ring)
     }
 
     pub(super) fn ids(&self, each: &mut dyn FnMut(RealmId, &str, &str)) {
@@ -308,6 +329,9 @@ fn now_ns() -> u64 {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
     u64::try_from(now.as_nanos()).unwrap_or(0)
 }
+
+/// Of a channel without items.
+static NOTHING: Ring = Ring::new(0);
 
 /// When the process starts, on the clock of entries.
 pub(super) const START_S: u32 = 1 << 31;

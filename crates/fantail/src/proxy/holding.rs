@@ -70,7 +70,7 @@ pub(super) async fn take(exchange: &mut Exchange, mut answer: Answer) -> Result<
             Ok(exchange.reply(instruct.reply, VecDeque::new()))
         }
         Hold::Stream { keep_alive } => {
-            if let Some(why) = broken_continuity(&instruct) {
+            if let Some(why) = broken_continuity(exchange, &answer, &instruct) {
                 tracing::info!(target: "fantail::proxy", why, "stream not held");
                 let mut ready = ready;
                 if exchange.debug && rest.is_none() {
@@ -150,11 +150,13 @@ fn asked(exchange: &Exchange, answer: &Answer, instruct: &Instruct) -> Result<As
             Some(earlier) => {
                 earlier.filters.clone_from(&channel.filters);
                 earlier.prev_id.clone_from(&channel.prev_id);
+                earlier.late.clone_from(&channel.late);
             }
             None => subscriptions.push(Subscription {
                 channel: name,
                 filters: channel.filters.clone(),
                 prev_id: channel.prev_id.clone(),
+                late: channel.late.clone(),
             }),
         }
     }
@@ -169,10 +171,13 @@ fn asked(exchange: &Exchange, answer: &Answer, instruct: &Instruct) -> Result<As
     Ok(Asked { realm: answer.route.realm, subscriptions, meta, prefix, uri, debug: exchange.debug })
 }
 
-/// A stream that continues from an id needs a link to fetch what comes after it (spec 4.4): without one
-/// it ends after its beginning, for this reason.
-fn broken_continuity(instruct: &Instruct) -> Option<String> {
-    let channel = instruct.channels.iter().find(|channel| channel.prev_id.is_some())?;
+/// A stream that continues from an id needs a link to fetch what comes after it (spec 4.4), or a log that has it: without
+/// either it ends after its beginning, for this reason.
+fn broken_continuity(exchange: &Exchange, answer: &Answer, instruct: &Instruct) -> Option<String> {
+    let hub = &exchange.shard().hub;
+    let (realm, prefix) = (answer.route.realm, &answer.route.rule.prefix);
+    let kept = |name: &str| hub.log().keeps(realm, &format!("{prefix}{name}"));
+    let channel = instruct.channels.iter().find(|c| c.prev_id.is_some() && !kept(&c.name))?;
     let name = &channel.name;
     instruct.next.is_none().then(|| format!("channel '{name}' specifies prev-id, but no next link found"))
 }

@@ -102,6 +102,7 @@ impl Subscriber {
             channel: channel.to_string(),
             filters: if *filtered { vec![Filter::SkipUsers] } else { Vec::new() },
             prev_id: None,
+            late: None,
         };
         Asked {
             realm: RealmId(0),

@@ -7,13 +7,14 @@ use fantail_pin::{KeepAlive, KeepAliveMode, Payload, PinId};
 use fantail_proto::{
     filter::Filter,
     grip,
+    log::Start,
     websocket::{
         control::{self, Control},
         frame::Frame,
     },
 };
 
-use super::{Stage, millis, timers::Delayed};
+use super::{Far, Stage, millis, timers::Delayed};
 use crate::{
     hold::{Hold, HoldKind, Holds, List, Standing, Subscription, Subscriptions, jitter_ms},
     logging,
@@ -22,7 +23,9 @@ use crate::{
 impl Holds {
     pub(super) fn obey(&mut self, id: PinId, control: Control) {
         match control {
-            Control::Subscribe { channel, filters, prev_id: _ } => self.subscribe(id, &channel, filters),
+            Control::Subscribe { channel, filters, prev_id, late } => {
+                self.subscribe(id, &channel, filters, prev_id.as_deref(), late);
+            }
             Control::Unsubscribe { channel } => self.leave_channel(id, &channel),
             Control::Detach => self.detach(id),
             // There is no session service.
@@ -72,7 +75,14 @@ impl Holds {
         beats
     }
 
-    fn subscribe(&mut self, id: PinId, channel: &str, filters: Vec<Filter>) {
+    fn subscribe(
+        &mut self,
+        id: PinId,
+        channel: &str,
+        filters: Vec<Filter>,
+        prev_id: Option<&str>,
+        late: Option<Start>,
+    ) {
         let Subscriptions { most, channel_bytes } = self.subscriptions;
         let Some(Hold { subs, kind: HoldKind::WebSocket(socket), .. }) = self.pins.get(id) else { return };
         let (name, realm) = (format!("{}{channel}", socket.prefix()), socket.realm);
@@ -83,11 +93,33 @@ impl Holds {
         if let Some(uri) = socket.names.as_ref().and_then(|names| names.uri.as_ref()) {
             logging::subscribed(uri, &name);
         }
-        if !filters.is_empty() {
+        let start = prev_id.map(|id| Start::Id(id.into())).or(late);
+        if !filters.is_empty() || start.is_some() {
             self.standing(id);
         }
-        let subscription = Subscription { channel: name, filters, prev_id: None };
-        self.join(id, realm, List::WebSockets, subscription);
+        let subscription = Subscription { channel: name, filters, prev_id: None, late: None };
+        let Some(joined) = self.join(id, realm, List::WebSockets, subscription) else { return };
+        let proven = match start.filter(|_| self.channels.is_logged(joined)) {
+            Some(start) => self.catch_up(id, joined, &start),
+            None => false,
+        };
+        if let Some(prev_id) = prev_id.filter(|_| !proven) {
+            self.tell_of_gap(id, joined, channel, prev_id);
+        }
+    }
+
+    /// A client may have missed something of a channel: its origin is asked to repair that. One that cannot be asked is
+    /// none to say what it has.
+    fn tell_of_gap(&mut self, id: PinId, joined: u32, channel: &str, prev_id: &str) {
+        match self.far(id) {
+            Some(Far::OverHttp(_)) => {
+                if self.note_gap(id, channel, prev_id) {
+                    self.counters.updates_gap.add(1);
+                    self.refresh(id);
+                }
+            }
+            Some(Far::Native(_) | Far::Detached) | None => self.mend(id, joined),
+        }
     }
 
     fn leave_channel(&mut self, id: PinId, channel: &str) {
