@@ -10,6 +10,7 @@ mod descriptors;
 mod docs;
 mod drain;
 mod early;
+mod fills;
 mod filters;
 mod harness;
 mod keys;
