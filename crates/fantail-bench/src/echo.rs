@@ -127,6 +127,7 @@ impl Round {
             for index in self.clients.len()..self.clients.len() + more.min(options.target.opening - opening) {
                 let socket =
                     socket::connect(options.target.sub.0, index).map_err(Error::system("connect"))?;
+                socket::no_delay(&socket).map_err(Error::system("send without delay"))?;
                 self.poller.add(&socket, index as u64, EventFlags::OUT)?;
                 self.clients.push(Client::new(socket));
             }

@@ -1,6 +1,8 @@
 //! `fan` and `burst`: messages to many streams or WebSockets, each checked on each: did it arrive, once, in order,
 //! and how long after it was published.
 
+use std::time::Duration;
+
 use crate::error::Error;
 use crate::latency::Latencies;
 use crate::marker::{Entry, Ledger, Marker, Scanner};
@@ -21,7 +23,7 @@ const LAST_ANSWERS: u64 = SECOND;
 /// `window` holds where neither a window nor a rate is given.
 pub(crate) fn run(options: &Fan, window: usize) -> Result<Report, Error> {
     socket::reserve_descriptors(options.n)?;
-    let poller = Poller::new()?;
+    let poller = Poller::gathering(Duration::from_micros(options.gather))?;
     let mut streams = Streams::new(&options.target, options.websocket);
     let opening = streams.open_up_to(&poller, options.n)?;
     streams.rest(&poller, SETTLE)?;

@@ -14,6 +14,12 @@ pub(crate) struct Latencies {
     max: u64,
 }
 
+impl Default for Latencies {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl Latencies {
     pub(crate) fn new() -> Self {
         Self { buckets: vec![0; BUCKETS], count: 0, max: 0 }

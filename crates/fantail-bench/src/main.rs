@@ -1,65 +1,7 @@
-//! `fantail-bench`: a load generator for push servers. It knows nothing of the server that it drives:
-//! a request to hold and a body to publish are options. Every published message carries a number and a
-//! time, so loss, repeats, order and latency are measured on every connection. One epoll loop, loopback
-//! only. Exit status: 0 when all arrived once and in order, 1 when not, 2 when it could not be measured.
-//!
-//! Modules in reading order: [`options`] → [`hold`], [`fan`], [`setup`], [`proxy`], [`echo`], [`floor`],
-//! [`origin`] (one a subcommand) → [`streams`], [`line`] and [`publisher`] (the connections) → [`marker`],
-//! [`answer`], [`request`], [`frame`], [`events`], [`latency`] (pure) → [`socket`], [`process`] (the system)
-//! → [`report`], [`error`].
-
-mod answer;
-mod echo;
-mod error;
-mod events;
-mod fan;
-mod floor;
-mod frame;
-mod hold;
-mod latency;
-mod line;
-mod marker;
-mod options;
-mod origin;
-mod process;
-mod proxy;
-mod publisher;
-mod report;
-mod request;
-mod setup;
-mod socket;
-mod streams;
+//! The program `fantail-bench`: all of it is in the library, which `fantail-check` shares.
 
 use std::process::ExitCode;
 
-use clap::Parser;
-
-use error::Error;
-use options::{Command, Options};
-use report::Report;
-
 fn main() -> ExitCode {
-    match run(Options::parse()) {
-        Ok(report) => {
-            print!("{report}");
-            if report.passed { ExitCode::SUCCESS } else { ExitCode::from(1) }
-        }
-        Err(error) => {
-            eprintln!("fantail-bench: {error}");
-            ExitCode::from(2)
-        }
-    }
-}
-
-fn run(options: Options) -> Result<Report, Error> {
-    match options.command {
-        Command::Hold(hold) => hold::run(&hold),
-        Command::Fan(fan) => fan::run(&fan, 1),
-        Command::Burst(fan) => fan::run(&fan, 64),
-        Command::Setup(setup) => setup::run(&setup),
-        Command::Proxy(proxy) => proxy::run(&proxy),
-        Command::Echo(echo) => echo::run(&echo),
-        Command::Floor(floor) => floor::run(&floor),
-        Command::EventsOrigin(origin) => origin::run(&origin),
-    }
+    fantail_bench::bench()
 }

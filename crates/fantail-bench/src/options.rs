@@ -155,6 +155,9 @@ pub(crate) struct Fan {
     /// Publish so many a second, whatever has arrived
     #[arg(long, conflicts_with = "window", value_name = "PER SECOND")]
     pub(crate) rate: Option<f64>,
+    /// While something arrives, look only once in so long: the server need not wake this process for each arrival
+    #[arg(long, default_value_t = 0, value_name = "MICROSECONDS")]
+    pub(crate) gather: u64,
 }
 
 #[derive(Args, Debug)]

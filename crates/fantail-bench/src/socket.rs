@@ -2,6 +2,7 @@
 //! IPv4 and on loopback.
 
 use std::net::{Ipv4Addr, SocketAddrV4};
+use std::time::Duration;
 
 use rustix::event::{Timespec, epoll};
 use rustix::fd::{AsFd, OwnedFd};
@@ -28,42 +29,58 @@ const EVENTS: usize = 512;
 
 /// An epoll instance. A closed socket leaves it by itself.
 #[derive(Debug)]
-pub(crate) struct Poller(OwnedFd);
+pub(crate) struct Poller {
+    epoll: OwnedFd,
+    /// See [`Self::gathering`].
+    pause: Duration,
+}
 
 impl Poller {
+    /// Tells of what happens when it happens.
     pub(crate) fn new() -> Result<Self, Error> {
-        epoll::create(epoll::CreateFlags::CLOEXEC)
-            .map(Self)
-            .map_err(Error::system("create an epoll instance"))
+        Self::gathering(Duration::ZERO)
+    }
+
+    /// While things happen, asks for them once in `pause` only. Whoever sends to a process that sleeps until it does
+    /// pays for waking it, which is a fifth of a delivery.
+    pub(crate) fn gathering(pause: Duration) -> Result<Self, Error> {
+        let epoll =
+            epoll::create(epoll::CreateFlags::CLOEXEC).map_err(Error::system("create an epoll instance"))?;
+        Ok(Self { epoll, pause })
     }
 
     pub(crate) fn add(&self, socket: impl AsFd, token: u64, flags: EventFlags) -> Result<(), Error> {
-        epoll::add(&self.0, socket, epoll::EventData::new_u64(token), flags)
+        epoll::add(&self.epoll, socket, epoll::EventData::new_u64(token), flags)
             .map_err(Error::system("watch a socket"))
     }
 
     pub(crate) fn modify(&self, socket: impl AsFd, token: u64, flags: EventFlags) -> Result<(), Error> {
-        epoll::modify(&self.0, socket, epoll::EventData::new_u64(token), flags)
+        epoll::modify(&self.epoll, socket, epoll::EventData::new_u64(token), flags)
             .map_err(Error::system("watch a socket"))
     }
 
     /// Replaces `events` by what is ready within `milliseconds`; for ever if negative.
     pub(crate) fn wait(&self, events: &mut Vec<Event>, milliseconds: i64) -> Result<(), Error> {
+        let gathers = !self.pause.is_zero() && !events.is_empty();
+        if gathers && events.len() < EVENTS {
+            std::thread::sleep(self.pause);
+        }
+        let milliseconds = if gathers { 0 } else { milliseconds };
         events.clear();
         events.reserve(EVENTS);
         let timeout = (milliseconds >= 0)
             .then(|| Timespec { tv_sec: milliseconds / 1000, tv_nsec: milliseconds % 1000 * 1_000_000 });
-        match epoll::wait(&self.0, rustix::buffer::spare_capacity(events), timeout.as_ref()) {
+        match epoll::wait(&self.epoll, rustix::buffer::spare_capacity(events), timeout.as_ref()) {
             Ok(_) | Err(Errno::INTR) => Ok(()),
             Err(errno) => Err(Error::System { what: "wait for sockets", errno }),
         }
     }
 }
 
-/// Starts connection number `index` of a run; it is ready for writing when it stands.
+/// Starts connection number `index` of a run; it is ready for writing when it stands. What is written in one go
+/// and then answered needs no [`no_delay`].
 pub(crate) fn connect(to: SocketAddrV4, index: usize) -> Result<OwnedFd, Errno> {
     let socket = stream_socket()?;
-    sockopt::set_tcp_nodelay(&socket, true)?;
     let source = index / CONNECTIONS_PER_SOURCE;
     if source > 0 {
         sockopt::set_socket_reuseaddr(&socket, true)?;
@@ -74,6 +91,11 @@ pub(crate) fn connect(to: SocketAddrV4, index: usize) -> Result<OwnedFd, Errno> 
         Ok(()) | Err(Errno::INPROGRESS) => Ok(socket),
         Err(errno) => Err(errno),
     }
+}
+
+/// Sends what is written at once, whatever is on its way.
+pub(crate) fn no_delay(socket: &OwnedFd) -> Result<(), Errno> {
+    sockopt::set_tcp_nodelay(socket, true)
 }
 
 /// A listening socket and its address, the port filled in.
@@ -88,7 +110,7 @@ pub(crate) fn listen(at: SocketAddrV4) -> Result<(OwnedFd, SocketAddrV4), Errno>
 
 pub(crate) fn accept(listener: &OwnedFd) -> Result<OwnedFd, Errno> {
     let socket = net::accept_with(listener, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC)?;
-    sockopt::set_tcp_nodelay(&socket, true)?;
+    no_delay(&socket)?;
     Ok(socket)
 }
 

@@ -11,6 +11,11 @@ use crate::socket::{self, Event, EventFlags, Poller, READ_BYTES, SECOND};
 /// "HTTP/1.1 200": enough of a response to know whether it is a hold.
 const STATUS_BYTES: usize = 12;
 
+/// For life, and told once: half the price of being told as long as it is so.
+const WATCHED: EventFlags =
+    EventFlags::IN.union(EventFlags::OUT).union(EventFlags::RDHUP).union(EventFlags::ET);
+const ENDED: EventFlags = EventFlags::RDHUP.union(EventFlags::HUP).union(EventFlags::ERR);
+
 #[derive(Debug)]
 pub(crate) struct Streams<'a> {
     target: &'a Target,
@@ -97,15 +102,12 @@ impl<'a> Streams<'a> {
 
     /// Goes on with the connection of an event. Returns its index and what arrived on it once held.
     pub(crate) fn ready(&mut self, poller: &Poller, event: &Event) -> Result<Option<(usize, &[u8])>, Error> {
-        let token = event.data.u64();
+        let (token, flags) = (event.data.u64(), event.flags);
         let index = token as usize;
         let Some(Stream { socket: Some(socket), phase }) = self.list.get_mut(index) else { return Ok(None) };
         if matches!(phase, Phase::Connecting) {
             match socket::send(socket, &self.request) {
-                Ok(sent) if sent == self.request.len() => {
-                    *phase = Phase::Asked(Vec::new());
-                    poller.modify(socket, token, EventFlags::IN)?;
-                }
+                Ok(sent) if sent == self.request.len() => *phase = Phase::Asked(Vec::new()),
                 Ok(_) | Err(_) => self.lose(index),
             }
             return Ok(None);
@@ -118,6 +120,10 @@ impl<'a> Streams<'a> {
             }
             Ok(taken) => taken,
         };
+        // The poller tells of each arrival once: what may be left is asked for.
+        if taken == self.buffer.len() || flags.intersects(ENDED) {
+            poller.modify(socket, token, WATCHED)?;
+        }
         if let Phase::Asked(start) = phase {
             start.extend_from_slice(&self.buffer[..taken]);
             if start.len() < STATUS_BYTES {
@@ -139,7 +145,7 @@ impl<'a> Streams<'a> {
         let index = self.list.len();
         let socket = socket::connect(self.target.sub.0, index).ok();
         match &socket {
-            Some(socket) => poller.add(socket, index as u64, EventFlags::OUT)?,
+            Some(socket) => poller.add(socket, index as u64, WATCHED)?,
             None => self.failed += 1,
         }
         self.list.push(Stream { socket, phase: Phase::Connecting });

@@ -139,6 +139,38 @@ fn what_cannot_be_measured_is_an_error() {
     }
 }
 
+#[test]
+fn the_checker_knows_its_defects_and_convicts_a_history() {
+    let check =
+        |line: &[&str]| Command::new(env!("CARGO_BIN_EXE_fantail-check")).args(line).output().unwrap();
+    let output = check(&["self-test", "--seeds", "3"]);
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && text.contains("57 with a defect, 0 judged wrongly"), "{text}");
+    let lines = [
+        r#"{"t":1,"what":"channel","ch":0,"class":"logged"}"#,
+        r#"{"t":1,"what":"subscriber","s":0,"tr":"stream","chs":[0]}"#,
+        r#"{"t":2,"what":"sub_ok","s":0,"ch":0}"#,
+        r#"{"t":3,"what":"pub_invoke","ch":0,"id":"0.1","request":1,"at":0,"marker":false}"#,
+        r#"{"t":4,"what":"pub_ok","request":1}"#,
+        r#"{"t":5,"what":"pub_invoke","ch":0,"id":"0.2","request":2,"at":0,"marker":true}"#,
+        r#"{"t":6,"what":"pub_ok","request":2}"#,
+        r#"{"t":5,"what":"recv","s":0,"ch":0,"id":"0.1"}"#,
+        r#"{"t":7,"what":"recv","s":0,"ch":0,"id":"0.2"}"#,
+        r#"{"t":9,"what":"quiesce"}"#,
+    ];
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("history");
+    let judged = |lines: &[&str]| {
+        std::fs::write(&file, lines.join("\n")).unwrap();
+        let output = check(&["judge", file.to_str().unwrap()]);
+        (output.status.code(), String::from_utf8(output.stdout).unwrap())
+    };
+    let (status, text) = judged(&lines);
+    assert!(status == Some(0) && text.ends_with("\nPASS\n"), "{text}");
+    let (status, text) = judged(&[&lines[..7], &lines[8..]].concat());
+    assert!(status == Some(1) && text.contains("\nLost: 1\n") && text.ends_with("\nFAIL\n"), "{text}");
+}
+
 /// The floor on free ports; killed when dropped.
 struct Floor {
     process: Child,

@@ -218,7 +218,7 @@ fn channel(element: &Element<'_>) -> Result<Channel, InstructError> {
     let parameter = |name| element.get(name).map(|value| text(value, "Grip-Channel")).transpose();
     let (prev_id, last, since) = (parameter("prev-id")?, parameter("last")?, parameter("since")?);
     let late = Start::late(last.as_deref(), since.as_deref())
-        .map_err(|()| InstructError(format!("bad 'last' or 'since' of channel '{name:.64}'")))?;
+        .map_err(|bad| InstructError(format!("channel '{name:.64}': {bad}")))?;
     Ok(Channel { filters: filters(&name, named.iter().map(String::as_str))?, name, prev_id, late })
 }
 
@@ -236,7 +236,7 @@ pub(crate) fn late(members: Members<'_, '_>) -> Result<Option<Start>, Fault> {
     let last = members.int("last")?.map(|last| last.to_string());
     let since = members.text("since")?;
     Start::late(last.as_deref(), since)
-        .map_err(|()| members.invalid(if last.is_some() { "last" } else { "since" }))
+        .map_err(|_| members.invalid(if last.is_some() { "last" } else { "since" }))
 }
 
 fn filters<'n>(

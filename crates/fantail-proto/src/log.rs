@@ -89,15 +89,20 @@ pub enum Start {
     Since(u32),
 }
 
+/// `last` or `since` of a subscription that is no number, or no time.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+#[error("'last' is no number, or 'since' no time such as 60s, 5m or 1h")]
+pub struct Unreadable;
+
 impl Start {
     /// What `last=20` or `since=60s` ask for; a time without a unit is in seconds. Of both the first counts.
     ///
     /// # Errors
     /// One of them cannot be read.
-    pub fn late(last: Option<&str>, since: Option<&str>) -> Result<Option<Self>, ()> {
+    pub fn late(last: Option<&str>, since: Option<&str>) -> Result<Option<Self>, Unreadable> {
         let number = |text: &str| {
             let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
-            if digits { text.parse::<u32>().map_err(|_| ()) } else { Err(()) }
+            if digits { text.parse::<u32>().map_err(|_| Unreadable) } else { Err(Unreadable) }
         };
         let age = |text: &str| {
             let (digits, unit) = match text.as_bytes().last() {
@@ -110,7 +115,7 @@ impl Start {
         };
         let since = since.map(age).transpose()?;
         let last = last.map(number).transpose()?;
-        Ok(last.map(Self::Last).or(since.map(Self::Since)))
+        Ok(last.map(Self::Last).or_else(|| since.map(Self::Since)))
     }
 }
 

@@ -11,7 +11,7 @@ use std::{
     path::{Path, PathBuf},
     sync::Arc,
     thread::{self, JoinHandle},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use fantail_proto::{
@@ -20,6 +20,7 @@ use fantail_proto::{
 };
 use parking_lot::{Condvar, Mutex};
 use rustix::fs::{FlockOperation, flock};
+use tokio::time::Instant;
 
 use super::{
     files::{self, Files, Found, OpenError},

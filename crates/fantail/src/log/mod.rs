@@ -8,7 +8,7 @@ mod rings;
 use std::{
     path::PathBuf,
     sync::{Arc, OnceLock},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use arc_swap::ArcSwap;
@@ -17,7 +17,7 @@ use fantail_proto::{
     log::{Durability, Entry, Limits, Pattern, Place, Start},
 };
 use parking_lot::{Mutex, MutexGuard};
-use tokio::sync::oneshot;
+use tokio::{sync::oneshot, time::Instant};
 
 pub use files::OpenError;
 use journal::Journal;

@@ -1,0 +1,124 @@
+//! A run: subscribers and publishers on threads of their own, faults in the middle, calm at the end. Owns the plan of who
+//! listens to what; its outcome is the history.
+
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::SeqCst};
+use std::thread;
+
+use super::dice::Dice;
+use super::faults::Processes;
+use super::history::{Class, Event, Fault, Recorder, Transport, What};
+use super::origin::Heads;
+use super::publisher::Publisher;
+use super::subscriber::{Arena, Subscriber};
+use super::{Failure, Trial};
+
+pub(crate) fn run(options: &Trial) -> Result<Vec<Event>, Failure> {
+    let folder = tempfile::tempdir().map_err(Failure::io("make a folder"))?;
+    let path = folder.path().join("heads");
+    let heads = Heads::open(&path).map_err(Failure::io("make the heads"))?;
+    let mut processes = Processes::start(options, &path)?;
+    let arena = Arena {
+        recorder: Recorder::default(),
+        clients: options.sub.0,
+        publishers: options.publish.0,
+        faults: AtomicBool::new(false),
+        stop: AtomicBool::new(false),
+        gap_code: options.gap_code,
+    };
+    let (requests, phase) = (AtomicU32::new(1), AtomicU32::new(0));
+    let mut dice = Dice::new(options.seed);
+    let channels = channels(&options.classes);
+    for channel in &channels {
+        arena.recorder.note(What::Channel { ch: channel.ch, class: channel.class });
+    }
+    thread::scope(|scope| {
+        for (s, (transport, listens)) in (0..).zip(plan(&channels, options.subscribers)) {
+            let subscriber = Subscriber::new(&arena, s, transport, &listens, dice.below(u64::MAX));
+            scope.spawn(move || subscriber.run());
+        }
+        for channel in &channels {
+            for publisher in 0..channel.publishers {
+                let publisher = Publisher {
+                    arena: &arena,
+                    ch: channel.ch,
+                    class: channel.class,
+                    publisher,
+                    alone: channel.publishers == 1,
+                    repeats: publisher == 0,
+                    heads: &heads,
+                    dice: Dice::new(dice.below(u64::MAX)),
+                    pace: options.pace,
+                };
+                let (requests, phase) = (&requests, &phase);
+                scope.spawn(move || publisher.run(requests, phase));
+            }
+        }
+        let outcome = drive(options, &arena, &mut processes, &mut dice, &phase);
+        arena.stop.store(true, SeqCst);
+        outcome
+    })?;
+    Ok(arena.recorder.take())
+}
+
+fn drive(
+    options: &Trial,
+    arena: &Arena,
+    processes: &mut Processes<'_>,
+    dice: &mut Dice,
+    phase: &AtomicU32,
+) -> Result<(), Failure> {
+    arena.pause(WARM_MS);
+    arena.faults.store(options.faults.contains(&Fault::Cut), SeqCst);
+    processes.torment(arena, dice)?;
+    arena.faults.store(false, SeqCst);
+    // Whoever has left is back, and origins that were retried are reached again.
+    arena.pause(CALM_MS);
+    phase.store(1, SeqCst);
+    arena.pause(MARKERS_MS);
+    phase.store(2, SeqCst);
+    arena.pause(LAST_MS);
+    processes.look(arena)?;
+    arena.recorder.note(What::Quiesce);
+    Ok(())
+}
+
+/// A channel, and how many publish on it.
+#[derive(Clone, Copy, Debug)]
+struct Channel {
+    ch: u16,
+    class: Class,
+    publishers: u16,
+}
+
+/// Of each class one with a publisher whose items say which one they follow, and one with two who do not know each
+/// other. An origin that repairs knows the order itself: it publishes alone.
+fn channels(classes: &[Class]) -> Vec<Channel> {
+    let each =
+        classes.iter().flat_map(|class| [(*class, 1), (*class, if *class == Class::Origin { 1 } else { 2 })]);
+    (0..).zip(each).map(|(ch, (class, publishers))| Channel { ch, class, publishers }).collect()
+}
+
+/// Who listens to what, and how: each channel over each transport, and both channels of a class over one connection.
+fn plan(channels: &[Channel], each: u16) -> Vec<(Transport, Vec<(u16, Class)>)> {
+    let mut plan = Vec::new();
+    for transport in Transport::ALL {
+        for channel in channels {
+            plan.extend((0..each).map(|_| (transport, vec![(channel.ch, channel.class)])));
+        }
+        for pair in channels.chunks(2) {
+            // A poll of two channels without a log would miss one while it is told of the other.
+            if transport != Transport::Poll || pair.iter().all(|channel| channel.class != Class::Plain) {
+                plan.push((transport, pair.iter().map(|channel| (channel.ch, channel.class)).collect()));
+            }
+        }
+    }
+    plan
+}
+
+/// Until everybody has subscribed and has got something to go on from.
+const WARM_MS: u64 = 1500;
+/// Longer than an origin is waited for between two tries.
+const CALM_MS: u64 = 5000;
+const MARKERS_MS: u64 = 1000;
+/// From the last publish until nothing more is expected.
+const LAST_MS: u64 = 3000;
