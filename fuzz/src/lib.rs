@@ -9,6 +9,7 @@ use fantail_proto::{
     render::{Chunk, Rendered, StreamPart},
     reply::{self, Framing, Head, Version},
     route::{Asked, Table},
+    sockjs::{self, Endpoint},
     tnetstring,
     websocket::{
         close::Close,
@@ -43,6 +44,27 @@ pub fn instruct(data: &[u8]) {
     let mut headers = HeaderMap::new();
     headers.insert("content-type", HeaderValue::from_static("application/grip-instruct"));
     check(Instruct::parse(200, "OK", &headers, Bytes::copy_from_slice(data)).ok());
+}
+
+/// What a client of SockJS asks for and says.
+pub fn sockjs(data: &[u8]) {
+    let text = String::from_utf8_lossy(data);
+    if let Some(Endpoint::Session(id, _)) = Endpoint::find(&text) {
+        assert!(!id.is_empty() && !id.contains(['/', '.']));
+    }
+    let payload = sockjs::form(data).unwrap_or_else(|_| data.to_vec());
+    let Ok(messages) = sockjs::messages(&payload) else { return };
+    let frames: Vec<Bytes> = messages
+        .iter()
+        .map(|message| Frame::new(Opcode::Text, sockjs::message(message.as_bytes()).as_bytes()).to_bytes())
+        .collect();
+    match sockjs::merged(frames.iter().map(|frame| &frame[..])) {
+        Some(merged) => {
+            assert!(!merged.contains('<'));
+            assert_eq!(sockjs::messages(&merged.as_bytes()[1..]).as_ref(), Ok(&messages));
+        }
+        None => assert!(messages.is_empty()),
+    }
 }
 
 /// The body of a publish request.

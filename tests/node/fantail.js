@@ -25,11 +25,11 @@ export async function listen(server) {
   return `127.0.0.1:${server.address().port}`;
 }
 
-/** Starts Fantail and waits until it listens. */
-export async function fantail(routes) {
+/** Starts Fantail and waits until it listens; `more` is of its section [proxy]. */
+export async function fantail(routes, more = '') {
   const folder = mkdtempSync(path.join(tmpdir(), 'fantail-'));
   const conf = path.join(folder, 'pushpin.conf');
-  writeFileSync(conf, `[runner]\nallow_compression=true\n[proxy]\nsig_key=${KEY}\n[handler]\nid_cache_ttl=60\n`);
+  writeFileSync(conf, `[runner]\nallow_compression=true\n[proxy]\nsig_key=${KEY}\n${more}\n[handler]\nid_cache_ttl=60\n`);
   const args = ['serve', '--config', conf, '--listen', '127.0.0.1:0', '--control', '127.0.0.1:0'];
   for (const route of routes) args.push('--route', route);
   const env = { ...process.env, FANTAIL_LOGGING__FORMAT: 'json' };

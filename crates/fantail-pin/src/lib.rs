@@ -148,6 +148,9 @@ pub enum Event {
     Readable(PinId),
     /// The queue of a pin that is read, or that pauses, has become empty.
     Drained(PinId),
+    /// Something waits for a pin that is read and has no socket, for the first time since its queue was empty:
+    /// [`Pins::take_queued`] has it.
+    Waiting(PinId),
 }
 
 /// What [`Pins::read`] got.

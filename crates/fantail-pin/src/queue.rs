@@ -87,6 +87,10 @@ impl OutQueue {
         Ok(())
     }
 
+    pub(crate) fn into_items(self) -> VecDeque<Bytes> {
+        self.items
+    }
+
     pub(crate) const fn bytes(&self) -> usize {
         self.bytes
     }

@@ -1,6 +1,7 @@
 //! Writing to pins: to the socket at once, or behind what waits; as it is, or as TLS records. Nothing here waits, and
 //! what does not fit the limits of a queue ends its pin.
 
+use std::collections::VecDeque;
 use std::mem;
 
 use bytes::Bytes;
@@ -109,6 +110,12 @@ impl<T> Pins<T> {
         outcome
     }
 
+    /// Takes what waits for a pin that has no socket, for its owner to send otherwise.
+    pub fn take_queued(&mut self, id: PinId) -> VecDeque<Bytes> {
+        let record = self.record_mut(id).filter(|record| record.socket.is_none() && record.is_served());
+        record.and_then(|record| record.queue.take()).map_or_else(VecDeque::new, |queue| queue.into_items())
+    }
+
     /// Writes to a pin that is open.
     pub(crate) fn deliver(&mut self, id: PinId, bytes: &Bytes, queue_limit: usize) -> Outcome {
         let Some(record) = self.record(id) else { return Outcome::Gone };
@@ -179,6 +186,10 @@ impl<T> Pins<T> {
         }
         // The queue is empty: what is left of one item is taken whatever its length.
         record.queue = Some(Box::new(OutQueue::new(offered.rest(taken), tick)));
+        if record.socket.is_none() && record.reading != Reading::Never {
+            self.pending.push(Event::Waiting(id));
+            return Outcome::Queued;
+        }
         let stall = record.stall_tick(&limits);
         if stall != NEVER {
             self.ring.arm(id.index, stall);

@@ -20,6 +20,8 @@
 //! - [`render`]: an item's bytes, once per transport
 //! - [`reply`]: the head of a response that Fantail writes itself
 //! - [`cors`]: what a response says to pages of other origins
+//! - [`sockjs`]: SockJS: its paths, its frames, its ways to receive them
+//! - [`query`]: names and values of a query or a form
 //! - [`test_origin`]: what the built-in origin answers
 //! - [`websocket`]: WebSockets: messages, instructions, and the way over HTTP
 //! - [`tnetstring`]: the values that Pushpin's ZeroMQ messages are made of
@@ -41,12 +43,14 @@ pub mod log;
 mod members;
 mod params;
 pub mod patch;
+pub mod query;
 pub mod recovery;
 pub mod render;
 pub mod reply;
 pub mod request;
 pub mod route;
 pub mod sequence;
+pub mod sockjs;
 pub mod test_origin;
 pub mod tnetstring;
 pub mod websocket;

@@ -6,6 +6,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 
 use crate::{
     item::{HttpResponse, HttpStream, Item, WrittenFor, WsKind, WsMessage},
+    sockjs,
     websocket::{
         close::{self, Code},
         deflate::Deflater,
@@ -52,6 +53,7 @@ pub struct Message {
     head: usize,
     opcode: Opcode,
     deflated: OnceLock<Bytes>,
+    sockjs: OnceLock<Bytes>,
 }
 
 impl Message {
@@ -61,7 +63,7 @@ impl Message {
         // A control frame's content may have been cut.
         let head =
             frame.len() - content.len().min(if opcode.is_control() { CONTROL_MAX } else { usize::MAX });
-        Self { frame, head, opcode, deflated: OnceLock::new() }
+        Self { frame, head, opcode, deflated: OnceLock::new(), sockjs: OnceLock::new() }
     }
 
     /// The same kind of message with other content, if that can be one.
@@ -82,6 +84,17 @@ impl Message {
     /// The frame as it is.
     pub fn plain(&self) -> &Bytes {
         &self.frame
+    }
+
+    /// The frame for those who speak SockJS. What is no message is a heartbeat there.
+    pub fn sockjs(&self) -> &Bytes {
+        self.sockjs.get_or_init(|| {
+            let frame = match self.opcode {
+                Opcode::Text | Opcode::Binary => sockjs::message(self.content()),
+                _ => sockjs::HEARTBEAT.to_owned(),
+            };
+            Frame::new(Opcode::Text, frame.as_bytes()).to_bytes()
+        })
     }
 
     /// The frame for those who agreed to permessage-deflate: compressed from `least` bytes of content, and

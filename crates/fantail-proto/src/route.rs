@@ -26,6 +26,7 @@ pub struct Table {
     by_host: HashMap<String, Vec<usize>>,
     any_host: Vec<usize>,
     by_id: HashMap<String, Id>,
+    sockjs: bool,
 }
 
 /// One line.
@@ -54,6 +55,10 @@ pub struct Route {
     pub no_grip: bool,
     /// Pages of other origins may read what it answers (spec 8.3).
     pub aco: bool,
+    /// SockJS is spoken below this path, without a slash at its end (spec 8.2).
+    pub sockjs: Option<String>,
+    /// What the origin sees as the path of a session.
+    pub sockjs_as_path: Option<String>,
     /// `log_level=`: what is logged of its requests at most, from 0 (errors) to 4 (all).
     pub log_level: Option<u8>,
     /// `realm=`, our own parameter.
@@ -192,12 +197,18 @@ impl Table {
         candidates.iter().copied().find(|at| self.routes[*at].matches(asked))
     }
 
+    /// Whether any of them speaks SockJS.
+    pub const fn speaks_sockjs(&self) -> bool {
+        self.sockjs
+    }
+
     pub fn routes(&self) -> &[Arc<Route>] {
         &self.routes
     }
 
     fn new(routes: Vec<Arc<Route>>) -> Self {
-        let mut table = Self { routes, ..Self::default() };
+        let sockjs = routes.iter().any(|route| route.sockjs.is_some());
+        let mut table = Self { routes, sockjs, ..Self::default() };
         let mut best_first: Vec<usize> = (0..table.routes.len()).collect();
         best_first.sort_by_key(|at| std::cmp::Reverse(table.routes[*at].weight()));
         for at in best_first {

@@ -23,8 +23,16 @@ pub fn answer(path: &str, query: Option<&str>, body: u64) -> Response<Bytes> {
     };
     match channels(query.unwrap_or_default()) {
         Some(names) => instruct(hold, &names),
-        None => text(StatusCode::BAD_REQUEST, "channel must be percent-encoded UTF-8 and not empty\n"),
+        None => text(StatusCode::BAD_REQUEST, UNREADABLE),
     }
+}
+
+/// The channels of a WebSocket that is taken in, or the answer that it is not.
+pub fn websocket(path: &str, query: Option<&str>) -> Result<Vec<String>, Box<Response<Bytes>>> {
+    if path.strip_suffix('/').unwrap_or(path) != "/ws" {
+        return Err(Box::new(text(StatusCode::NOT_FOUND, "no such test resource\n")));
+    }
+    channels(query.unwrap_or_default()).ok_or_else(|| Box::new(text(StatusCode::BAD_REQUEST, UNREADABLE)))
 }
 
 fn instruct((mode, body): (&str, &str), names: &[String]) -> Response<Bytes> {
@@ -46,6 +54,8 @@ fn response(status: StatusCode, content_type: &'static str, body: Bytes) -> Resp
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
     response
 }
+
+const UNREADABLE: &str = "channel must be percent-encoded UTF-8 and not empty\n";
 
 /// `None` if one name is empty or cannot be decoded.
 fn channels(query: &str) -> Option<Vec<String>> {

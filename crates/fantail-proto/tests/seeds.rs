@@ -38,6 +38,11 @@ fn routes() {
 }
 
 #[test]
+fn sockjs() {
+    replay("sockjs", targets::sockjs);
+}
+
+#[test]
 fn websocket() {
     replay("websocket", targets::websocket);
 }

@@ -24,13 +24,41 @@ pub struct Client {
     /// `None` on a Unix socket.
     pub peer: Option<IpAddr>,
     connections: Rc<Connections>,
+    /// Its place among all is with a [`Traveller`].
+    travels: bool,
+}
+
+impl Client {
+    /// Leaves its shard, but not its place among all.
+    pub fn travel(mut self) -> Traveller {
+        self.travels = true;
+        Traveller { peer: self.peer, all: Some(Arc::clone(&self.connections.all)) }
+    }
+}
+
+/// A client between two shards.
+#[derive(Debug)]
+pub struct Traveller {
+    peer: Option<IpAddr>,
+    /// Until it has arrived.
+    all: Option<Arc<Crowd>>,
+}
+
+impl Drop for Traveller {
+    fn drop(&mut self) {
+        if let Some(all) = self.all.take() {
+            all.leave(self.peer);
+        }
+    }
 }
 
 impl Drop for Client {
     fn drop(&mut self) {
         let Connections { open, all, room, counters, .. } = &*self.connections;
         open.set(open.get() - 1);
-        all.leave(self.peer);
+        if !self.travels {
+            all.leave(self.peer);
+        }
         counters.connections.add(-1);
         room.notify_one();
     }
@@ -67,7 +95,15 @@ impl Connections {
         }
         self.open.set(self.open.get() + 1);
         self.counters.connections.add(1);
-        Some(Client { peer, connections: Rc::clone(self) })
+        Some(Client { peer, connections: Rc::clone(self), travels: false })
+    }
+
+    /// Takes in a client of another shard's.
+    pub fn admit(self: &Rc<Self>, mut traveller: Traveller) -> Client {
+        traveller.all = None;
+        self.open.set(self.open.get() + 1);
+        self.counters.connections.add(1);
+        Client { peer: traveller.peer, connections: Rc::clone(self), travels: false }
     }
 
     /// A place for a connection that lasts as long as a client's own, to its origin; `None` when there is no room.

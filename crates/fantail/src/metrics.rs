@@ -169,6 +169,10 @@ families! {
             pins_stream [kind = stream]: Gauge,
             pins_poll [kind = poll]: Gauge,
             pins_websocket [kind = websocket]: Gauge,
+            /// Sessions, over whatever.
+            pins_sockjs [kind = sockjs]: Gauge,
+            /// Requests that get what such a session is sent.
+            pins_receiver [kind = receiver]: Gauge,
         }
         channels: "Channels with a subscriber on this shard." { channels: Gauge }
         subscriptions: "Subscriptions of pins to channels." { subscriptions: Gauge }
@@ -176,6 +180,7 @@ families! {
             delivered_stream [kind = stream]: Count,
             delivered_poll [kind = poll]: Count,
             delivered_websocket [kind = websocket]: Count,
+            delivered_sockjs [kind = sockjs]: Count,
         }
         deliveries_queued: "Items that had to wait in a connection's queue." { queued: Count }
         deliveries_filtered: "Items kept from a subscriber by a filter." { filtered: Count }

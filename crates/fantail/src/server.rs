@@ -40,7 +40,7 @@ use crate::{
         zeromq::{self, Inputs, Sockets},
     },
     route::Watch,
-    shard::{Parts, Shard},
+    shard::{Moved, Neighbours, Parts, Shard},
     snapshot::{AllInvalid, Snapshot},
     upstream::{BindError, Workers},
 };
@@ -252,8 +252,9 @@ impl Server {
         let limit = connection_limit(config.client.connections, origins);
         let crowd = Crowd::new(limit, config.client.connections_per_address);
         let (ended, endings) = mpsc::channel(shards);
+        let (neighbours, takers) = Neighbours::new(shards);
         let mut counters = Vec::new();
-        for index in 0..shards {
+        for (index, moving) in takers.into_iter().enumerate() {
             let counted = Arc::new(Counters::default());
             let thread = Thread {
                 index,
@@ -265,6 +266,8 @@ impl Server {
                 crowd: Arc::clone(&crowd),
                 fan_out: self.fan_out,
                 stopping: stopping.clone(),
+                neighbours: neighbours.clone(),
+                moving,
             };
             let mine = |door: &Door| Ok((door.bounds[index].try_clone()?, door.tls.clone()));
             let bounds = self.clients.iter().map(mine).collect::<io::Result<Vec<_>>>()?;
@@ -458,6 +461,8 @@ struct Thread {
     crowd: Arc<Crowd>,
     fan_out: FanOut,
     stopping: watch::Receiver<bool>,
+    neighbours: Neighbours,
+    moving: mpsc::Receiver<Moved>,
 }
 
 impl Thread {
@@ -467,12 +472,26 @@ impl Thread {
     }
 
     async fn serve(self, bounds: Vec<(Bound, Option<Arc<ServerConfig>>)>) -> io::Result<()> {
-        let Self { index, hub, workers, snapshot, counters, output, crowd, fan_out, stopping } = self;
+        let Self {
+            index,
+            hub,
+            workers,
+            snapshot,
+            counters,
+            output,
+            crowd,
+            fan_out,
+            stopping,
+            neighbours,
+            moving,
+        } = self;
         let connections = Connections::new(crowd, Arc::clone(&counters));
         let holds =
             Holds::new(Arc::clone(&hub), index, fan_out, &snapshot.load().config, Arc::clone(&counters))?;
         let access = output.access();
-        let shard = Shard::new(Parts { index, hub, snapshot, counters, connections, access, holds, workers });
+        let parts = Parts { index, hub, snapshot, counters, connections, access, holds, workers, neighbours };
+        let shard = Shard::new(parts);
+        tokio::task::spawn_local(listen::adopt(Rc::clone(&shard), moving));
         for (bound, tls) in bounds {
             tokio::task::spawn_local(listen::accept(Rc::clone(&shard), bound, tls));
         }

@@ -4,6 +4,7 @@
 
 use std::{
     cell::{Cell, RefCell},
+    hash::{BuildHasher, RandomState},
     io,
     os::fd::OwnedFd,
     rc::Rc,
@@ -12,14 +13,15 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
+use fantail_pin::Wire;
 use tokio::{
     io::{Interest, unix::AsyncFd},
-    sync::{Notify, Semaphore},
+    sync::{Notify, Semaphore, mpsc},
     time::{Instant, sleep_until},
 };
 
 use crate::{
-    client::Connections,
+    client::{Connections, Traveller},
     hold::{Holds, Onward},
     hub::Hub,
     logging::AccessLog,
@@ -40,6 +42,7 @@ pub struct Shard {
     pub access: RefCell<AccessLog>,
     pub tokens: RefCell<Tokens>,
     pub flights: Flights,
+    pub neighbours: Neighbours,
     /// Turns at the arithmetic of handshakes.
     pub handshakes: Semaphore,
     /// What origins of WebSockets are read into, one at a time.
@@ -67,6 +70,43 @@ pub struct Parts {
     pub access: AccessLog,
     pub holds: Holds,
     pub workers: Arc<Workers>,
+    pub neighbours: Neighbours,
+}
+
+/// All shards, to whom connections move whose requests are theirs to answer.
+#[derive(Clone, Debug)]
+pub struct Neighbours {
+    doors: Arc<[mpsc::Sender<Moved>]>,
+    /// Unforeseeable, so that nobody can choose a shard.
+    seed: RandomState,
+}
+
+/// A connection on its way to another shard, between two requests.
+#[derive(Debug)]
+pub struct Moved {
+    pub wire: Wire,
+    pub traveller: Traveller,
+    /// Its next request, whole, and what came behind it.
+    pub unread: Vec<u8>,
+}
+
+impl Neighbours {
+    /// With what each of so many shards takes in.
+    pub fn new(shards: usize) -> (Self, Vec<mpsc::Receiver<Moved>>) {
+        let (doors, takers): (Vec<_>, Vec<_>) = (0..shards).map(|_| mpsc::channel(MOVING)).unzip();
+        (Self { doors: doors.into(), seed: RandomState::new() }, takers)
+    }
+
+    /// The shard that something named so belongs to.
+    pub fn owner(&self, name: &str) -> usize {
+        let shards = u64::try_from(self.doors.len()).unwrap_or(u64::MAX);
+        usize::try_from(self.seed.hash_one(name) % shards).unwrap_or_default()
+    }
+
+    /// A place on the way to a shard, when there is one; `None` if that is gone.
+    pub async fn place(&self, shard: usize) -> Option<mpsc::OwnedPermit<Moved>> {
+        self.doors.get(shard)?.clone().reserve_owned().await.ok()
+    }
 }
 
 impl Shard {
@@ -82,6 +122,7 @@ impl Shard {
             access: RefCell::new(parts.access),
             tokens: RefCell::default(),
             flights: Flights::default(),
+            neighbours: parts.neighbours,
             handshakes: Semaphore::new(HANDSHAKES_AT_ONCE),
             scratch: RefCell::default(),
             holds: RefCell::new(parts.holds),
@@ -207,5 +248,7 @@ impl Shard {
     }
 }
 
+/// Connections on their way to one shard.
+const MOVING: usize = 1024;
 /// Handshakes whose arithmetic is done between two looks at all else: each takes up to a millisecond of RSA.
 const HANDSHAKES_AT_ONCE: usize = 8;

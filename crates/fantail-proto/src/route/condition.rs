@@ -67,6 +67,8 @@ pub(super) const KNOWN: &[&str] = &[
     "header",
     "no_grip",
     "aco",
+    "sockjs",
+    "sockjs_as_path",
     "log_level",
     "realm",
 ];
@@ -102,7 +104,7 @@ fn set(route: &mut Route, name: String, value: String) -> Result<(), Reason> {
     match name.as_str() {
         "proto" => route.ws = Some(websocket(value)?),
         "ssl" => route.tls = Some(yes_or_no(value)?),
-        "path_beg" => route.path_beg = path("path_beg", value).and_then(absolute)?,
+        "path_beg" => route.path_beg = path("path_beg", value).and_then(rooted("path_beg"))?,
         "id" => route.id = filled("id", value)?,
         "sig_iss" => route.sig_iss = Some(value).filter(|value| !value.is_empty()),
         "sig_key" => route.sig_key = Some(value).filter(|value| !value.is_empty()),
@@ -115,6 +117,10 @@ fn set(route: &mut Route, name: String, value: String) -> Result<(), Reason> {
         "header" => route.headers.push(header(value)?),
         "no_grip" => route.no_grip = true,
         "aco" => route.aco = true,
+        "sockjs" => route.sockjs = Some(base(value)?),
+        "sockjs_as_path" => {
+            route.sockjs_as_path = Some(path("sockjs_as_path", value).and_then(rooted("sockjs_as_path"))?);
+        }
         "log_level" => route.log_level = Some(level(value)?),
         "realm" => route.realm = Some(filled("realm", value)?),
         _ => return Err(refused(name)),
@@ -125,7 +131,6 @@ fn set(route: &mut Route, name: String, value: String) -> Result<(), Reason> {
 fn refused(name: String) -> Reason {
     let feature = match name.as_str() {
         "session" => "there is no session service",
-        "sockjs" | "sockjs_as_path" => "there is no SockJS",
         name if name.starts_with("jsonp_") => "there is no JSON-P",
         _ => return Reason::unknown(name, KNOWN, target::KNOWN, "a target"),
     };
@@ -157,11 +162,21 @@ fn path(name: &'static str, value: String) -> Result<String, Reason> {
     Err(Reason::Value { name, value, wanted: "a percent-encoded path, without query" })
 }
 
-fn absolute(value: String) -> Result<String, Reason> {
-    if value.starts_with('/') {
-        return Ok(value);
+fn rooted(name: &'static str) -> impl FnOnce(String) -> Result<String, Reason> {
+    move |value| {
+        if value.starts_with('/') {
+            Ok(value)
+        } else {
+            Err(Reason::Value { name, value, wanted: "must begin with /" })
+        }
     }
-    Err(Reason::Value { name: "path_beg", value, wanted: "must begin with /" })
+}
+
+/// Where SockJS is spoken; a slash at the end means nothing.
+fn base(value: String) -> Result<String, Reason> {
+    let mut base = path("sockjs", value).and_then(rooted("sockjs"))?;
+    base.truncate(base.trim_end_matches('/').len());
+    Ok(base)
 }
 
 fn number<N: std::str::FromStr>(

@@ -188,8 +188,6 @@ fn what_does_not_exist_yet_is_refused_by_name() {
         "*,jsonp_defcb=c test",
         "*,jsonp_defmethod=GET test",
         "*,session test",
-        "*,sockjs=/s test",
-        "*,sockjs_as_path=/s test",
     ] {
         let name = line.split([' ', ',']).find(|part| !matches!(*part, "*" | "test" | "a:1")).unwrap();
         let name = if name.starts_with("proto") { name } else { name.split('=').next().unwrap() };

@@ -12,7 +12,7 @@ use fantail_proto::forward::{self, ForwardedFor, RuleError};
 use http::{HeaderName, HeaderValue};
 use serde::Deserialize;
 
-use super::{Address, FanOut, LogFormat, Pace, TlsProfile, UnixSocket, log, zeromq};
+use super::{Address, FanOut, LogFormat, Pace, TlsProfile, UnixSocket, log, sockjs, zeromq};
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -25,6 +25,7 @@ pub(super) struct File {
     origin: Origin,
     grip: Grip,
     websocket: WebSocket,
+    sockjs: sockjs::Section,
     hub: Hub,
     control: Control,
     zeromq: zeromq::Section,
@@ -104,6 +105,7 @@ impl File {
             origin: self.origin.build(base)?,
             grip: self.grip.build()?,
             websocket: self.websocket.build()?,
+            sockjs: self.sockjs.build()?,
             hub: self.hub.build()?,
             control: self.control.build()?,
             zeromq: self.zeromq.build(base)?,
@@ -512,7 +514,7 @@ pub(super) fn duration(text: &str) -> Result<Duration, Invalid> {
 }
 
 /// A duration after which something is given up; with none, nothing could succeed.
-fn time_limit(text: &str) -> Result<Duration, Invalid> {
+pub(super) fn time_limit(text: &str) -> Result<Duration, Invalid> {
     let limit = duration(text)?;
     if limit.is_zero() { Err(Invalid::NoTime) } else { Ok(limit) }
 }

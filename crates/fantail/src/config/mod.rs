@@ -17,6 +17,7 @@ mod layers;
 mod log;
 mod pushpin;
 mod render;
+mod sockjs;
 #[cfg(test)]
 mod tests;
 mod zeromq;
@@ -25,6 +26,7 @@ use crate::logging;
 use layers::Layers;
 pub use log::{Log, Storage};
 pub use pushpin::{LevelError, Notice, level, tcp};
+pub use sockjs::SockJs;
 pub use zeromq::{Endpoint, Transport, ZeroMq};
 
 /// The whole configuration, valid: what cannot work is refused when it is loaded.
@@ -38,6 +40,7 @@ pub struct Config {
     pub origin: Origin,
     pub grip: Grip,
     pub websocket: WebSocket,
+    pub sockjs: SockJs,
     pub hub: Hub,
     pub control: Control,
     pub zeromq: ZeroMq,
@@ -169,6 +172,7 @@ impl Config {
             origin: parts.origin,
             grip: parts.grip,
             websocket: parts.websocket,
+            sockjs: parts.sockjs,
             hub: parts.hub,
             control: parts.control,
             zeromq: parts.zeromq,
@@ -427,6 +431,7 @@ struct Parts {
     origin: Origin,
     grip: Grip,
     websocket: WebSocket,
+    sockjs: SockJs,
     hub: Hub,
     control: Control,
     zeromq: ZeroMq,
@@ -541,6 +546,7 @@ const RELOADED: &[&str] = &[
     "origin",
     "grip",
     "websocket",
+    "sockjs",
     "realm",
     "log",
 ];

@@ -1,5 +1,5 @@
-//! Who subscribes to which channel on this shard: three lists a channel, for streams, long-polls
-//! and WebSockets, because an item has a body for each. Joining and leaving cost a lookup and a swap.
+//! Who subscribes to which channel on this shard: four lists a channel, for streams, long-polls,
+//! WebSockets and SockJS, because an item has a body for each. Joining and leaving cost a lookup and a swap.
 
 use std::{collections::VecDeque, sync::Arc};
 
@@ -33,7 +33,7 @@ pub(super) struct Channels {
 #[derive(Debug)]
 struct Channel {
     key: (RealmId, Box<str>),
-    lists: [Vec<PinId>; 3],
+    lists: [Vec<PinId>; 4],
     /// Subscriptions with filters or a position: while there are none, a list is taken whole.
     apart: usize,
 }
@@ -160,7 +160,7 @@ impl Channels {
         channel.apart -= usize::from(apart);
         let pins = &mut channel.lists[list as usize];
         pins.swap_remove(sub.place as usize);
-        self.changes += u64::from(list == List::WebSockets);
+        self.changes += u64::from(list.is_spoken_to());
         self.counters.subscriptions.add(-1);
         let moved = pins.get(sub.place as usize).copied();
         if channel.lists.iter().all(Vec::is_empty) {

@@ -108,6 +108,7 @@ impl Holds {
             .extend(work.batch.iter().map(|delivery| self.channels.find(delivery.realm, &delivery.channel)));
         self.list_writes(&mut work, List::Streams);
         self.list_writes(&mut work, List::WebSockets);
+        self.list_writes(&mut work, List::SockJs);
         self.list_polls(&mut work);
         self.work = work;
     }
@@ -292,7 +293,7 @@ impl Holds {
             return 0;
         }
         let from = write.targets.len().saturating_sub(budget.max(1));
-        if write.list == List::WebSockets && self.channels.changes() != work.changes {
+        if write.list.is_spoken_to() && self.channels.changes() != work.changes {
             self.sort_out(work, write, from);
         }
         let from = from.min(write.targets.len());
@@ -300,7 +301,7 @@ impl Holds {
         let payload = write.payload.get_or_insert_with(|| {
             spent += write.items.len() / CONSIDERED;
             match write.list {
-                List::WebSockets => self.frames(work, &write.items),
+                List::WebSockets | List::SockJs => self.frames(work, write.list, &write.items),
                 List::Streams | List::Polls => work.chunks(&write.items),
             }
         });
@@ -322,7 +323,7 @@ impl Holds {
         }
         for item in write.items.iter().filter(|place| **place < work.batch.len()) {
             match (work.part(write.list, *item), &work.batch[*item].item.message) {
-                (Some(Part::End), Some(MessagePart::Close(frame))) if write.list == List::WebSockets => {
+                (Some(Part::End), Some(MessagePart::Close(frame))) if write.list.is_spoken_to() => {
                     for id in part {
                         let outcome = self.close_websocket(*id, frame);
                         note(&mut work.receipts[*item], outcome);
@@ -371,6 +372,7 @@ impl Holds {
             for place in left {
                 let item = work.item(place);
                 let outcome = match (work.message(place), &work.batch[item].item.message) {
+                    (Some(message), _) if write.list == List::SockJs => self.pins.write(id, message.sockjs()),
                     (Some(message), _) => self.pins.write(id, message.plain()),
                     (None, Some(MessagePart::Close(frame))) => self.close_websocket(id, frame),
                     (None, Some(MessagePart::Refresh)) => {
@@ -385,14 +387,15 @@ impl Holds {
     }
 
     /// Messages one after another, compressed too if somebody wants them so.
-    fn frames(&mut self, work: &Work, items: &[usize]) -> Payload {
+    fn frames(&mut self, work: &Work, list: List, items: &[usize]) -> Payload {
         let messages: Vec<&Message> = items.iter().filter_map(|place| work.message(*place)).collect();
-        self.payload(&messages)
+        if list == List::SockJs { Self::frames_payload(&messages) } else { self.payload(&messages) }
     }
 
     fn count(&self, list: List, tally: &Tally, items: u64) {
         let delivered = match list {
             List::WebSockets => &self.counters.delivered_websocket,
+            List::SockJs => &self.counters.delivered_sockjs,
             List::Streams | List::Polls => &self.counters.delivered_stream,
         };
         delivered.add(tally.sent * items);
@@ -533,7 +536,7 @@ impl Work {
                 // A hint asks the next link, which streams do not follow.
                 StreamPart::Hint => None,
             },
-            List::WebSockets => Some(match item.message.as_ref()? {
+            List::WebSockets | List::SockJs => Some(match item.message.as_ref()? {
                 MessagePart::Send(_) => Part::Content,
                 MessagePart::Close(_) => Part::End,
                 MessagePart::Refresh => Part::Refresh,

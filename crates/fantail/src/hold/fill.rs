@@ -57,7 +57,7 @@ impl Holds {
         let late = matches!(from, Start::Last(_) | Start::Since(_));
         let behind = Behind { channel, through: span.through, reading: !span.whole, late };
         self.begin_behind(id, behind);
-        self.give(id, channel, span, late);
+        self.give_span(id, channel, span, late);
         true
     }
 
@@ -106,10 +106,10 @@ impl Holds {
         if let Some(behind) = self.behind_mut(id, channel) {
             (behind.through, behind.reading) = (span.through, !span.whole);
         }
-        self.give(id, channel, span, late);
+        self.give_span(id, channel, span, late);
     }
 
-    fn give(&mut self, id: PinId, channel: u32, span: Span, late: bool) {
+    fn give_span(&mut self, id: PinId, channel: u32, span: Span, late: bool) {
         self.fills.used_ms = self.now_ms;
         if span.through.position > span.after {
             let mut work = match self.fills.stretches.remove(&(span, late)) {

@@ -4,10 +4,12 @@
 
 mod asked;
 mod channels;
+mod ending;
 mod fanout;
 mod fill;
 mod onward;
 mod poll;
+mod sockjs;
 mod standing;
 mod updates;
 mod websocket;
@@ -35,6 +37,7 @@ use smallvec::SmallVec;
 pub use asked::{Asked, Subscription};
 pub use onward::{Onward, Released, Replay, Socket};
 pub use poll::{Poll, Shape};
+pub use sockjs::{Found, NO_STORE, Receiver, Said, Speech, admit};
 pub use websocket::{Asking, Call, Far, Link, Next, Opened, OverHttp};
 
 use crate::{
@@ -79,7 +82,9 @@ pub struct Holds {
     partings: usize,
     parting_bytes: usize,
     /// The last keep-alive that an origin asked for: the next is often the same.
-    last_beats: Option<(control::KeepAlive, Rc<KeepAlive>)>,
+    last_beats: Option<(control::KeepAlive, bool, Rc<KeepAlive>)>,
+    sockjs: config::SockJs,
+    sessions: sockjs::Sessions,
 }
 
 /// What a WebSocket may subscribe to: how many channels, and how long their names may be.
@@ -140,6 +145,8 @@ impl Holds {
             partings: 0,
             parting_bytes: 0,
             last_beats: None,
+            sockjs: config.sockjs.clone(),
+            sessions: sockjs::Sessions::new(),
         })
     }
 
@@ -252,33 +259,6 @@ impl Holds {
             .into_iter()
             .flatten()
             .min()
-    }
-
-    /// Ends all holds in order: streams cleanly, long-polls with their time-out answer.
-    pub fn drain(&mut self) {
-        let all: Vec<PinId> = self.pins.ids().collect();
-        for id in all {
-            self.end(id);
-        }
-    }
-
-    /// Ends one hold in order, and its connection with it.
-    pub fn end(&mut self, id: PinId) {
-        match self.pins.get_mut(id).map(|hold| &mut hold.kind) {
-            Some(HoldKind::Stream { keep_alive }) => {
-                *keep_alive = false;
-                self.close_stream(id);
-            }
-            Some(HoldKind::Poll(poll)) if !poll.answered => {
-                poll.shape.keep_alive = false;
-                self.time_out(id);
-            }
-            Some(HoldKind::WebSocket(_)) => {
-                self.close_websocket(id, &websocket::close_frame(Code::GOING_AWAY, ""));
-            }
-            _ => {}
-        }
-        self.collect();
     }
 
     /// Whether origins are still to hear of clients that are gone.
@@ -409,8 +389,11 @@ impl Holds {
             Event::Due(id) if self.is_websocket(id) => return self.due_websocket(id),
             Event::Due(id) => return self.time_out(id),
             Event::Finished(id) => return self.release(id),
-            Event::Readable(id) => return self.readable(id),
-            Event::Drained(id) => return self.drained(id),
+            Event::Readable(id) if self.is_websocket(id) => return self.readable(id),
+            Event::Readable(id) => return self.spoken_to(id),
+            Event::Drained(id) if self.is_websocket(id) => return self.drained(id),
+            Event::Drained(id) => return self.received(id),
+            Event::Waiting(id) => return self.feed(id),
             Event::Departed(id) => (id, |counters| &counters.ended_client),
             Event::Overflow(id) => (id, |counters| &counters.ended_overflow),
             Event::Stalled(id) => (id, |counters| &counters.ended_stalled),
@@ -455,6 +438,7 @@ impl Holds {
         let unread = match hold.kind {
             HoldKind::Stream { keep_alive: true } => hold.unread.map(Vec::from).unwrap_or_default(),
             HoldKind::Poll(poll) if poll.shape.keep_alive => poll.unread,
+            HoldKind::Receiver(receiver) if receiver.keeps_alive() => receiver.unread,
             // TLS is told of its end, whether there is room at once or not.
             _ if wire.tls.is_some() => return self.onward.push(Onward::Closed(Socket { wire, client })),
             HoldKind::WebSocket(_) => return self.onward.push(Onward::Closed(Socket { wire, client })),
@@ -475,12 +459,16 @@ impl Holds {
     }
 
     fn unsubscribe(&mut self, id: PinId) -> Option<(Option<Wire>, Hold)> {
+        self.leave_session(id);
         self.unsubscribe_all(id);
         self.gaps.remove(&id);
         self.part(id, Farewell::Disconnect);
         self.deflating -= usize::from(self.is_websocket(id) && self.pins.form(id) == Some(Form::Coded));
         let unpinned = self.pins.remove(id)?;
-        self.gauge(unpinned.value.kind.list(), -1);
+        match &unpinned.value.kind {
+            HoldKind::Receiver(_) => self.counters.pins_receiver.add(-1),
+            kind => self.gauge(kind.list(), -1),
+        }
         Some((unpinned.wire, unpinned.value))
     }
 
@@ -499,6 +487,7 @@ impl Holds {
             List::Streams => self.counters.pins_stream.add(by),
             List::Polls => self.counters.pins_poll.add(by),
             List::WebSockets => self.counters.pins_websocket.add(by),
+            List::SockJs => self.counters.pins_sockjs.add(by),
         }
     }
 }
@@ -527,9 +516,13 @@ struct Sub {
 
 #[derive(Debug)]
 enum HoldKind {
-    Stream { keep_alive: bool },
+    Stream {
+        keep_alive: bool,
+    },
     Poll(Box<Poll>),
     WebSocket(Box<WebSocket>),
+    /// Gets what a session of SockJS is sent.
+    Receiver(Box<Receiver>),
 }
 
 /// A channel's lists of subscribers.
@@ -538,6 +531,15 @@ enum List {
     Streams,
     Polls,
     WebSockets,
+    /// WebSockets and sessions whose clients speak SockJS.
+    SockJs,
+}
+
+impl List {
+    /// Whether its holds get messages.
+    fn is_spoken_to(self) -> bool {
+        matches!(self, Self::WebSockets | Self::SockJs)
+    }
 }
 
 impl HoldKind {
@@ -545,7 +547,8 @@ impl HoldKind {
         match self {
             Self::Stream { .. } => List::Streams,
             Self::Poll(_) => List::Polls,
-            Self::WebSocket(_) => List::WebSockets,
+            Self::WebSocket(socket) if socket.sockjs.is_none() => List::WebSockets,
+            Self::WebSocket(_) | Self::Receiver(_) => List::SockJs,
         }
     }
 }

@@ -59,7 +59,7 @@ impl Holds {
             // It has been found before.
             HoldKind::Poll(poll) if poll.due => return,
             HoldKind::Poll(_) => Means { replay: true, ..Means::default() },
-            HoldKind::Stream { .. } | HoldKind::WebSocket(_) => Means::default(),
+            HoldKind::Stream { .. } | HoldKind::WebSocket(_) | HoldKind::Receiver(_) => Means::default(),
         };
         self.channels.forget(channel);
         match means.repair() {

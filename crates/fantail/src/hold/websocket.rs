@@ -21,7 +21,7 @@ use fantail_proto::{
         deflate::Window,
         frame::{Frame, Opcode},
         over_http::{Action, Cause, Failure},
-        reader::{self, Limits, Reader, Role, Violation},
+        reader::{self, Limits, Reader, Role},
     },
 };
 use http::{HeaderMap, StatusCode};
@@ -31,7 +31,10 @@ pub use far::{Asking, Call, Far, Link, Next, OverHttp};
 pub(super) use gaps::Gap;
 use timers::Timers;
 
-use super::{Asked, Hold, HoldKind, Holds, Onward};
+use super::{
+    Asked, Hold, HoldKind, Holds, Onward,
+    sockjs::{SockJs, Speech},
+};
 use crate::{client::Client, hub::RealmId};
 
 /// What a WebSocket is besides a pin.
@@ -52,7 +55,9 @@ pub(super) struct WebSocket {
     realm: RealmId,
     /// Most have neither.
     names: Option<Box<Names>>,
-    timers: Timers,
+    pub(super) timers: Timers,
+    /// Of a client that speaks SockJS.
+    pub(super) sockjs: Option<Box<SockJs>>,
 }
 
 /// The route's prefix, and the URI, as in [`Asked`].
@@ -94,13 +99,14 @@ pub struct Opened {
     pub debug: bool,
     /// The origin's first words.
     pub actions: Vec<Action>,
+    pub speech: Speech,
 }
 
 impl Holds {
     /// Subscribes a WebSocket to its target's own channels, queues its 101 and does what the origin said with it.
     /// `None` when there can be no more pins.
     pub fn reserve_websocket(&mut self, asked: Asked, opened: Opened) -> Option<PinId> {
-        let Opened { far, grip, head, window, debug, actions } = opened;
+        let Opened { far, grip, head, window, debug, actions, speech } = opened;
         // Whoever can look back less far than we do is not sent what is compressed for all.
         let form = if window == Some(Window::MAX) { Form::Coded } else { Form::Plain };
         let names = !asked.prefix.is_empty() || asked.uri.is_some();
@@ -117,6 +123,7 @@ impl Holds {
             names: names
                 .then(|| Box::new(Names { prefix: asked.prefix.as_str().into(), uri: asked.uri.clone() })),
             timers: Timers::new(self.now_ms),
+            sockjs: SockJs::of(speech),
         };
         let id = self.reserve(asked, form, HoldKind::WebSocket(Box::new(socket)))?;
         self.deflating += usize::from(form == Form::Coded);
@@ -130,6 +137,7 @@ impl Holds {
         }
         self.pins.set_reading(id, true);
         self.write_to(id, &head);
+        self.greet(id);
         self.act(id, actions);
         Some(id)
     }
@@ -189,76 +197,6 @@ impl Holds {
         }
     }
 
-    /// Takes what an origin's own server says.
-    ///
-    /// # Errors
-    /// The origin broke the protocol or a limit; its client has been closed.
-    pub fn hear_link(
-        &mut self,
-        link: &Link,
-        reader: &mut Reader,
-        mut bytes: &mut [u8],
-    ) -> Result<(), Violation> {
-        let limits = self.limits();
-        while !bytes.is_empty() {
-            match reader.read(&mut bytes, &limits, &mut self.inflater) {
-                Ok(Some(event)) => self.linked(link, event),
-                Ok(None) => break,
-                Err(violation) => {
-                    tracing::info!(target: "fantail::websocket", %violation, "an origin breaks the protocol");
-                    if let Some(id) = link.pin.get() {
-                        self.fail(id, &format!("the origin broke the protocol: {violation}"));
-                    }
-                    self.collect();
-                    return Err(violation);
-                }
-            }
-        }
-        self.collect();
-        Ok(())
-    }
-
-    fn linked(&mut self, link: &Link, event: reader::Event) {
-        let Some(id) = link.pin.get() else { return };
-        let (kind, content, fragmented) = match event {
-            reader::Event::Text { payload, fragmented } => (WsKind::Text, payload, fragmented),
-            reader::Event::Binary(payload) => (WsKind::Binary, payload, false),
-            reader::Event::Ping(payload) => (WsKind::Ping, payload, false),
-            reader::Event::Pong(payload) => (WsKind::Pong, payload, false),
-            reader::Event::Close(close) => {
-                return self.origin_closes(id, close.as_ref().map(|close| (close.code, &*close.reason)));
-            }
-        };
-        self.origin_says(id, Message { kind, content, fragmented });
-    }
-
-    /// The connection to an origin's own server is over. Without a closing handshake the client sees none either.
-    pub fn unlinked(&mut self, link: &Link) {
-        let Some(id) = link.pin.take() else { return };
-        let Some(socket) = self.socket(id) else { return };
-        socket.far = Far::Detached;
-        if matches!(socket.stage, Stage::Open | Stage::ClientClosed(_)) {
-            self.count_end(id, |counters| &counters.ended_origin);
-            self.let_go(id);
-        }
-    }
-
-    /// What a native origin is sent has been written: the client may go on.
-    pub fn link_has_room(&mut self, link: &Link) {
-        if let Some(id) = link.pin.get()
-            && link.has_room()
-            && self.socket(id).is_some_and(|socket| !matches!(socket.stage, Stage::ClientClosed(_)))
-        {
-            self.go_on_reading(id);
-            self.collect();
-        }
-    }
-
-    /// Whether so much waits for a link's client that its origin is not to be read.
-    pub fn is_behind(&self, link: &Link) -> bool {
-        link.pin.get().is_some_and(|id| self.pins.queue_len(id) >= BEHIND)
-    }
-
     pub(super) fn readable(&mut self, id: PinId) {
         // What is left of an earlier read comes first.
         if !self.pins.is_reading(id) {
@@ -282,6 +220,7 @@ impl Holds {
         match self.far(id) {
             Some(Far::OverHttp(_)) => self.ask(id),
             Some(Far::Native(link)) => link.drained.notify_one(),
+            Some(Far::Echo) => self.go_on_reading(id),
             _ => {}
         }
     }
@@ -290,6 +229,12 @@ impl Holds {
         let now_ms = self.now_ms;
         let written_ms = self.pins.last_write_ms(id).unwrap_or(now_ms);
         let (idle_ms, ping_ms) = (millis(self.websocket.idle_timeout), millis(self.websocket.ping_every));
+        let Some(socket) = self.socket(id) else { return };
+        if socket.timers.absent_by_ms <= now_ms {
+            self.count_end(id, |counters| &counters.ended_client);
+            return self.drop_pin(id);
+        }
+        let ping_ms = if self.is_session(id) { 0 } else { ping_ms };
         let Some(socket) = self.socket(id) else { return };
         if socket.stage != Stage::Open && socket.timers.close_by_ms <= now_ms {
             return self.give_up(id);
@@ -382,12 +327,18 @@ impl Holds {
     /// Reads the client, and first what of it has been read already.
     fn go_on_reading(&mut self, id: PinId) {
         self.pins.set_reading(id, true);
+        if let Some(session) = self.session(id) {
+            session.room.notify_waiters();
+        }
         if let Some(mut unread) = self.pins.get_mut(id).and_then(|hold| hold.unread.take()) {
             self.hear(id, &mut unread);
         }
     }
 
     fn client_says(&mut self, id: PinId, event: reader::Event) {
+        if self.is_sockjs(id) {
+            return self.frame_says(id, event);
+        }
         let (kind, payload) = match event {
             reader::Event::Text { payload, .. } => (WsKind::Text, payload),
             reader::Event::Binary(payload) => (WsKind::Binary, payload),
@@ -396,16 +347,33 @@ impl Holds {
             reader::Event::Pong(payload) => (WsKind::Pong, payload),
             reader::Event::Close(close) => return self.client_closes(id, close.as_ref()),
         };
+        self.say(id, kind, &payload);
+    }
+
+    /// Gives what a client says to the far side.
+    pub(super) fn say(&mut self, id: PinId, kind: WsKind, payload: &Bytes) {
         self.counters.messages_client.add(1);
         let has_room = match self.far(id) {
-            Some(Far::OverHttp(far)) => far.session.borrow_mut().push(kind, &payload),
+            Some(Far::OverHttp(far)) => far.session.borrow_mut().push(kind, payload),
             Some(Far::Native(link)) => {
-                link.send(kind.into(), &payload);
+                link.send(kind.into(), payload);
                 link.has_room()
             }
+            Some(Far::Echo) => return self.echo(id, kind, payload),
             Some(Far::Detached) | None => true,
         };
         if !has_room {
+            self.pins.set_reading(id, false);
+        }
+    }
+
+    fn echo(&mut self, id: PinId, kind: WsKind, payload: &Bytes) {
+        match kind {
+            WsKind::Pong => {}
+            WsKind::Ping => self.write_message(id, WsKind::Pong, payload),
+            kind => self.write_message(id, kind, payload),
+        }
+        if self.behind(id) >= BEHIND {
             self.pins.set_reading(id, false);
         }
     }
@@ -464,6 +432,9 @@ impl Holds {
     }
 
     fn write_message(&mut self, id: PinId, kind: WsKind, content: &Bytes) {
+        if self.is_sockjs(id) {
+            return self.write_frame(id, kind, content);
+        }
         let opcode = Opcode::from(kind);
         let least = self.websocket.deflate_from;
         let window = self.socket(id).and_then(|socket| socket.window);
@@ -478,16 +449,16 @@ impl Holds {
     }
 
     /// What an origin says is not dropped for a slow client: the origin waits for it.
-    fn write_to(&mut self, id: PinId, bytes: &Bytes) {
+    pub(super) fn write_to(&mut self, id: PinId, bytes: &Bytes) {
         self.pins.write_patiently(id, bytes);
         self.counters.bytes_pushed.add(bytes.len() as u64);
     }
 
     /// Asks the origin if there is something to ask.
-    fn ask(&mut self, id: PinId) {
+    pub(super) fn ask(&mut self, id: PinId) {
         let Some(Far::OverHttp(far)) = self.far(id) else { return };
         let far = Rc::clone(far);
-        if far.asking.get() || self.pins.queue_len(id) >= BEHIND {
+        if far.asking.get() || self.behind(id) >= BEHIND {
             return;
         }
         let body = far.session.borrow_mut().next(self.now_ms);
@@ -512,7 +483,7 @@ impl Holds {
         // What it said, or the client, may have ended it.
         let Some(id) = far.pin.get() else { return self.go_on_asking(far) };
         let ended = far.session.borrow().is_ended();
-        if !ended && self.pins.queue_len(id) < BEHIND {
+        if !ended && self.behind(id) < BEHIND {
             let body = far.session.borrow_mut().next(self.now_ms);
             if let Some(body) = body {
                 return Next::Ask(body);
@@ -524,10 +495,11 @@ impl Holds {
     }
 
     /// Sets the pin's deadline to whatever is due next.
-    fn schedule(&mut self, id: PinId) {
+    pub(super) fn schedule(&mut self, id: PinId) {
         let now_ms = self.now_ms;
         let written_ms = self.pins.last_write_ms(id).unwrap_or(now_ms);
         let (idle_ms, ping_ms) = (millis(self.websocket.idle_timeout), millis(self.websocket.ping_every));
+        let ping_ms = if self.is_session(id) { 0 } else { ping_ms };
         let Some(socket) = self.socket(id) else { return };
         let poll_ms = match &socket.far {
             Far::OverHttp(far) if !far.asking.get() => far.session.borrow().due_ms(),
@@ -538,13 +510,14 @@ impl Holds {
             Stage::Open => socket.timers.next_ms(written_ms, idle_ms, ping_ms),
             Stage::ClientClosed(_) | Stage::Closing => Some(socket.timers.close_by_ms),
         };
-        if let Some(due_ms) = [poll_ms, timers].into_iter().flatten().min() {
+        let absent = Some(socket.timers.absent_by_ms).filter(|by_ms| *by_ms < u64::MAX);
+        if let Some(due_ms) = [poll_ms, timers, absent].into_iter().flatten().min() {
             let after_ms = u32::try_from(due_ms.saturating_sub(now_ms)).unwrap_or(u32::MAX);
             self.pins.set_deadline(id, after_ms);
         }
     }
 
-    fn socket(&mut self, id: PinId) -> Option<&mut WebSocket> {
+    pub(super) fn socket(&mut self, id: PinId) -> Option<&mut WebSocket> {
         match &mut self.pins.get_mut(id)?.kind {
             HoldKind::WebSocket(socket) => Some(socket),
             _ => None,
@@ -571,7 +544,7 @@ fn joined(frames: &[&Bytes]) -> Bytes {
     }
 }
 
-fn millis(time: std::time::Duration) -> u64 {
+pub(super) fn millis(time: std::time::Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 

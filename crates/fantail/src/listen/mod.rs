@@ -23,13 +23,16 @@ use std::{
 use rustix::io::Errno;
 use rustls::ServerConfig;
 use socket2::{Domain, Protocol, TcpKeepalive, Type};
-use tokio::net::{TcpListener, UnixListener};
+use tokio::{
+    net::{TcpListener, UnixListener},
+    sync::mpsc,
+};
 
 use crate::{
     config::{Address, UnixSocket},
-    hold::Onward,
+    hold::{Onward, Released},
     proxy,
-    shard::Shard,
+    shard::{Moved, Shard},
 };
 use connection::Connection;
 pub use socket::Socket;
@@ -121,6 +124,14 @@ pub async fn accept(shard: Rc<Shard>, bound: Bound, tls: Option<Arc<ServerConfig
             // The client left while it waited (accept(2)).
             Err(error) => tracing::debug!(%error, "accept"),
         }
+    }
+}
+
+/// Serves connections that come from other shards, until those are gone.
+pub async fn adopt(shard: Rc<Shard>, mut moving: mpsc::Receiver<Moved>) {
+    while let Some(Moved { wire, traveller, unread }) = moving.recv().await {
+        let client = shard.connections.admit(traveller);
+        Connection::go_on(&shard, Released { wire, client, unread, replay: None });
     }
 }
 

@@ -13,7 +13,8 @@ use fantail_proto::{
     zhttp::Flags,
 };
 use http::{
-    HeaderName, HeaderValue, Method, Request, Uri, Version, header, request, response, uri::PathAndQuery,
+    HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, Version, header, request, response,
+    uri::PathAndQuery,
 };
 use http_body::Body;
 use http_body_util::BodyExt;
@@ -22,7 +23,7 @@ use hyper::body::Incoming;
 use super::{Exchange, unix_time, upload::upload};
 use crate::{
     error::Fault,
-    hold::Replay,
+    hold::{self, Replay},
     route::Route,
     upstream::{Backend, Destination, Download, Key, Peer, Tls, Unanswered, Upload},
 };
@@ -40,12 +41,67 @@ pub(super) struct Ask {
     shape: Shape,
 }
 
+/// Which route a request takes.
+pub(super) struct Found {
+    pub(super) route: Arc<Route>,
+    /// As the client said it.
+    pub(super) host: HeaderValue,
+    /// What its origin is asked for, but for what the route makes of it.
+    pub(super) path_and_query: PathAndQuery,
+    tls: bool,
+}
+
+impl Found {
+    pub(super) fn of(exchange: &Exchange, uri: &Uri, headers: &HeaderMap) -> Result<Self, Fault> {
+        let snapshot = &exchange.snapshot;
+        let proxy = &snapshot.config.proxy;
+        let host = host(uri, headers);
+        let tls =
+            exchange.conversation.is_tls() || (proxy.forward.accept_protocol && forward::claims_tls(headers));
+        let route = {
+            let name = name(&host);
+            let id = headers.get(PUSHPIN_ROUTE).filter(|_| proxy.forward.accept_pushpin_route);
+            let asked = Asked {
+                host: &name,
+                path: uri.path(),
+                tls,
+                ws: handshake::is_upgrade(headers),
+                id: id.and_then(|id| id.to_str().ok()).filter(|id| !id.is_empty()),
+            };
+            Arc::clone(snapshot.routes.find(asked).ok_or(Fault::NoRoute)?)
+        };
+        let path_and_query = uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
+        Ok(Self { route, host, path_and_query, tls })
+    }
+
+    /// How a response to the request has to be.
+    pub(super) fn shape(&self, exchange: &Exchange, head: &request::Parts) -> Shape {
+        Shape {
+            http11: head.version == Version::HTTP_11,
+            head: head.method == Method::HEAD,
+            keep_alive: keeps_alive(head) && !exchange.closes,
+        }
+    }
+
+    pub(super) fn forget_query(&mut self) {
+        if let Ok(path) = PathAndQuery::try_from(self.path_and_query.path()) {
+            self.path_and_query = path;
+        }
+    }
+}
+
 /// What of the request shapes its response.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Shape {
     pub(super) http11: bool,
     pub(super) head: bool,
     pub(super) keep_alive: bool,
+}
+
+impl From<Shape> for hold::Shape {
+    fn from(Shape { http11, head, keep_alive }: Shape) -> Self {
+        Self { http11, head, keep_alive }
+    }
 }
 
 /// The origin's answer.
@@ -91,25 +147,24 @@ impl Ask {
         replay: Option<&Replay>,
     ) -> Result<Self, Fault> {
         let (head, body) = request.into_parts();
+        let found = Found::of(exchange, &head.uri, &head.headers)?;
+        exchange.found(&found.route);
+        Self::of(exchange, found, head, Some(body), replay)
+    }
+
+    /// As [`Self::new`], of a request whose route was found and noted; without a body if that is of no use.
+    pub(super) fn of(
+        exchange: &mut Exchange,
+        found: Found,
+        head: request::Parts,
+        body: Option<Incoming>,
+        replay: Option<&Replay>,
+    ) -> Result<Self, Fault> {
         let snapshot = Arc::clone(&exchange.snapshot);
         let proxy = &snapshot.config.proxy;
-        let host = host(&head);
         let websocket = handshake::is_upgrade(&head.headers);
-        let tls = exchange.conversation.is_tls()
-            || (proxy.forward.accept_protocol && forward::claims_tls(&head.headers));
-        let route = {
-            let name = name(&host);
-            let id = head.headers.get(PUSHPIN_ROUTE).filter(|_| proxy.forward.accept_pushpin_route);
-            let asked = Asked {
-                host: &name,
-                path: head.uri.path(),
-                tls,
-                ws: websocket,
-                id: id.and_then(|id| id.to_str().ok()).filter(|id| !id.is_empty()),
-            };
-            Arc::clone(snapshot.routes.find(asked).ok_or(Fault::NoRoute)?)
-        };
-        exchange.found(&route);
+        let shape = found.shape(exchange, &head);
+        let Found { route, host, path_and_query, tls } = found;
         if !websocket && (route.rule.aco || proxy.auto_cross_origin) {
             exchange.cors = Some(Box::new(Cors::of(&head.headers)));
         }
@@ -117,13 +172,9 @@ impl Ask {
         let trusted_until = snapshot.trusts(&head.headers, now);
         let trusted = trusted_until.is_some();
         let signature = if trusted { None } else { exchange.sign(&route, now) };
-        let shape = Shape {
-            http11: head.version == Version::HTTP_11,
-            head: head.method == Method::HEAD,
-            keep_alive: keeps_alive(&head) && !exchange.closes,
-        };
-        let request::Parts { method, uri, mut headers, .. } = head;
-        let empty_post = body.is_end_stream() && headers.contains_key(header::CONTENT_LENGTH);
+        let request::Parts { method, mut headers, .. } = head;
+        let is_empty = body.as_ref().is_none_or(Incoming::is_end_stream);
+        let empty_post = is_empty && headers.contains_key(header::CONTENT_LENGTH);
         let loops = Forward {
             trusted,
             tls,
@@ -142,15 +193,15 @@ impl Ask {
         if !trusted && route.rule.targets.iter().any(|target| target.over_http) && is_events(&headers) {
             return Err(Fault::Events);
         }
-        if body.size_hint().exact().is_none() {
+        if body.as_ref().is_some_and(|body| body.size_hint().exact().is_none()) {
             // Said explicitly: for a GET the client side would assume that there is no body.
             headers.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
         }
         if empty_post && !matches!(method, Method::GET | Method::HEAD | Method::OPTIONS) {
             headers.insert(header::CONTENT_LENGTH, HeaderValue::from_static("0"));
         }
-        let path_and_query = uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
-        let mut request = Box::new(Request::new(upload(&exchange.conversation, body)));
+        let body = body.map_or(Upload::Empty, |body| upload(&exchange.conversation, body));
+        let mut request = Box::new(Request::new(body));
         *request.method_mut() = method;
         *request.headers_mut() = headers;
         Ok(Self { route, trusted_until, host, path_and_query, request, shape })
@@ -292,9 +343,9 @@ fn uri(outgoing: &str, incoming: &PathAndQuery) -> Uri {
 }
 
 /// The client's `Host`; it is optional in HTTP/1.0 alone (spec 1.1, 1).
-fn host(head: &request::Parts) -> HeaderValue {
-    let host = head.headers.get(header::HOST).filter(|host| host.to_str().is_ok() && !host.is_empty());
-    let absolute = || HeaderValue::from_str(head.uri.authority()?.as_str()).ok();
+fn host(uri: &Uri, headers: &HeaderMap) -> HeaderValue {
+    let host = headers.get(header::HOST).filter(|host| host.to_str().is_ok() && !host.is_empty());
+    let absolute = || HeaderValue::from_str(uri.authority()?.as_str()).ok();
     host.cloned().or_else(absolute).unwrap_or_else(|| HeaderValue::from_static(LOCALHOST))
 }
 

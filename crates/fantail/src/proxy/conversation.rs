@@ -10,8 +10,14 @@ use std::{
 use fantail_pin::{PinId, Wire};
 use fantail_proto::grip::KeepAlive;
 use hyper::body::Incoming;
+use tokio::sync::mpsc;
 
-use crate::{client::Client, hold::Replay, listen::guard::State, shard::Shard};
+use crate::{
+    client::Client,
+    hold::Replay,
+    listen::guard::State,
+    shard::{Moved, Shard},
+};
 
 /// One client's connection, as its requests see it.
 #[derive(Debug)]
@@ -148,14 +154,36 @@ impl Conversation {
 /// A hold that waits for its socket.
 #[derive(Debug)]
 pub enum Parked {
-    Stream { reserved: Reserved, keep_alive: Option<KeepAlive> },
-    Poll { reserved: Reserved, timeout_ms: u32 },
-    WebSocket { reserved: Reserved },
+    Stream {
+        reserved: Reserved,
+        keep_alive: Option<KeepAlive>,
+    },
+    Poll {
+        reserved: Reserved,
+        timeout_ms: u32,
+    },
+    WebSocket {
+        reserved: Reserved,
+    },
+    /// It gets what a session of SockJS is sent.
+    Receiver {
+        reserved: Reserved,
+    },
+    /// Its request, as it came, is another shard's to answer.
+    Moved {
+        place: mpsc::OwnedPermit<Moved>,
+        record: Vec<u8>,
+    },
 }
 
 impl Parked {
     /// Gives the hold its socket, and what the client had sent behind the request.
     pub fn pin(self, shard: &Shard, wire: Wire, client: Client, unread: Vec<u8>) {
+        if let Self::Moved { place, mut record } = self {
+            record.extend_from_slice(&unread);
+            place.send(Moved { wire, traveller: client.travel(), unread: record });
+            return;
+        }
         shard.holds(|holds| {
             let id = match self {
                 Self::Stream { reserved, keep_alive } => {
@@ -173,6 +201,12 @@ impl Parked {
                     holds.attach_websocket(id, wire, client, unread);
                     id
                 }
+                Self::Receiver { reserved } => {
+                    let id = reserved.keep();
+                    holds.attach_receiver(id, wire, client, unread);
+                    id
+                }
+                Self::Moved { .. } => return,
             };
             // Those that were there when draining began have been ended then.
             if shard.is_draining() {

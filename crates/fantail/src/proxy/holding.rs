@@ -13,12 +13,7 @@ use http::{HeaderValue, Response, StatusCode, header::CONTENT_ENCODING};
 use http_body_util::BodyExt;
 use tokio::time::timeout;
 
-use super::{
-    Exchange, Parked, Relay,
-    ask::{Answer, Shape},
-    conversation::Reserved,
-    upload,
-};
+use super::{Exchange, Parked, Relay, ask::Answer, conversation::Reserved, upload};
 use crate::{
     error::Fault,
     hold::{self, Asked, Subscription},
@@ -108,7 +103,6 @@ async fn park_poll(
 ) -> Result<Response<Relay>, Fault> {
     let mut request = exchange.conversation.state().take_record().ok_or(Fault::RequestTooLarge)?;
     request.shrink_to_fit();
-    let Shape { http11, head, keep_alive } = answer.shape;
     let mut reply = instruct.reply;
     // Copies: what came from the origin shares a buffer that is much larger than it.
     reply.body = Bytes::copy_from_slice(&body);
@@ -118,7 +112,7 @@ async fn park_poll(
     let poll = hold::Poll {
         request,
         unread: Vec::new(),
-        shape: hold::Shape { http11, head, keep_alive },
+        shape: answer.shape.into(),
         answered: false,
         due: false,
         cors: exchange.cors.clone(),

@@ -9,6 +9,7 @@ mod native;
 mod over_http;
 mod relay;
 mod share;
+mod sockjs;
 mod upgrade;
 mod upload;
 
@@ -26,6 +27,7 @@ pub use relay::Relay;
 
 use crate::{
     error::{self, Fault},
+    hold::Speech,
     logging,
     metrics::Counters,
     route::Route,
@@ -58,7 +60,9 @@ pub fn answer(
         conversation,
         snapshot,
     };
-    let way = if handshake::is_upgrade(request.headers()) {
+    let way = if let Some(found) = sockjs::find(&exchange, &request) {
+        Ok(Way::SockJs(sockjs::Visit::new(found, request)))
+    } else if handshake::is_upgrade(request.headers()) {
         Ok(Way::Open(Box::new(request)))
     } else {
         Ask::new(&mut exchange, request, replay.as_ref()).map(Way::Ask)
@@ -76,13 +80,18 @@ pub fn answer(
 enum Way {
     /// It wants to be a WebSocket.
     Open(Box<Request<Incoming>>),
+    /// It is below a path of SockJS's.
+    SockJs(Box<sockjs::Visit>),
     Ask(Ask),
 }
 
 impl Way {
     async fn take(self, exchange: &mut Exchange) -> Result<Response<Relay>, Fault> {
         let answer = match self {
-            Self::Open(request) => return Box::pin(upgrade::answer(exchange, *request)).await,
+            Self::Open(request) => {
+                return Box::pin(upgrade::answer(exchange, *request, None, Speech::WebSocket)).await;
+            }
+            Self::SockJs(visit) => return Box::pin(sockjs::answer(exchange, *visit)).await,
             Self::Ask(ask) if exchange.snapshot.config.proxy.share_requests && ask.is_shareable() => {
                 Box::pin(share::send(ask, exchange)).await?
             }

@@ -77,6 +77,7 @@ pub(super) async fn open(exchange: &Exchange, ask: &Ask, target: usize, to: &Pee
         extensions: chained,
         actions: Vec::new(),
         link: Some(Connected { link, wire, unread, place }),
+        channels: Vec::new(),
     }))
 }
 

@@ -230,6 +230,7 @@ fn opening(ask: &Ask, head: &response::Parts, far: Rc<OverHttp>, actions: Vec<Ac
         extensions: chained.cloned(),
         actions,
         link: None,
+        channels: Vec::new(),
     }
 }
 

@@ -9,8 +9,8 @@ pub mod tls;
 pub mod websocket;
 mod wire;
 
-pub use client::Client;
+pub use client::{Client, Response};
 pub use origin::{Origin, Request, Then, answer, hold};
-pub use server::{JSON, TestServer, poll_item, stream_item};
+pub use server::{JSON, Options, TestServer, poll_item, stream_item};
 pub use websocket::{Said, WebSocket};
 pub use wire::{DEADLINE, Framing, Head, ReadError, find};

@@ -31,6 +31,7 @@ mod sharing;
 mod slow;
 mod smuggling;
 mod soak;
+mod sockjs;
 mod stream;
 mod tls;
 mod websocket_hostile;

@@ -91,7 +91,7 @@ pub(in crate::config) const ROWS: &[Row] = &[
     row("proxy", &["prometheus_prefix"], Nothing(OTHER_SECTION)),
     row("proxy", &["ipc_file_mode"], Nothing(ONE_PROCESS)),
     row("proxy", &["auto_cross_origin"], Becomes("proxy.auto_cross_origin", Truth, None)),
-    row("proxy", &["sockjs_url"], Nothing(NOT_YET)),
+    row("proxy", &["sockjs_url"], Becomes("sockjs.url", Text, None)),
     row("proxy", &["updates_check"], Nothing(NO_CALLS)),
     row("proxy", &["organization_name"], Nothing(NO_CALLS)),
     row("handler", &["push_in_http_addr"], PartOf(&["control.listen", "control.open"])),

@@ -42,7 +42,7 @@ impl Holds {
         let rendered = &work.batch[item].item;
         let filters = hold.filters(channel).unwrap_or_default();
         let written_for = match list {
-            List::WebSockets => rendered.written_for.message.as_deref(),
+            List::WebSockets | List::SockJs => rendered.written_for.message.as_deref(),
             List::Streams | List::Polls => rendered.written_for.stream.as_deref(),
         };
         if !self.passes(hold, channel, rendered) {
@@ -164,7 +164,7 @@ impl Work {
         ids: impl Fn(&str) -> Option<&'i str>,
     ) -> Result<usize, TemplateError> {
         let content = match list {
-            List::WebSockets => self.message(item).map(Message::content),
+            List::WebSockets | List::SockJs => self.message(item).map(Message::content),
             List::Streams | List::Polls => self.chunk(item).map(Chunk::content_slice),
         };
         let Some(content) = content else { return Ok(item) };
@@ -174,7 +174,7 @@ impl Work {
             return known.clone();
         }
         let made = filter::apply(&key.2, content, meta, &ids).and_then(|content| match list {
-            List::WebSockets => self
+            List::WebSockets | List::SockJs => self
                 .message(item)
                 .and_then(|message| message.with_content(&content))
                 .map(Content::Message)

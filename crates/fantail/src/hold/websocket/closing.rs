@@ -5,11 +5,14 @@ use std::rc::Rc;
 
 use bytes::Bytes;
 use fantail_pin::{Outcome, PinId};
-use fantail_proto::websocket::{
-    close::{self, Close, Code},
-    frame::{Frame, Opcode},
-    over_http::Farewell,
-    reader::Violation,
+use fantail_proto::{
+    sockjs,
+    websocket::{
+        close::{self, Close, Code},
+        frame::{Frame, Opcode},
+        over_http::Farewell,
+        reader::Violation,
+    },
 };
 
 use super::{Asking, Far, Next, OverHttp, Stage, millis};
@@ -38,7 +41,7 @@ impl Holds {
                 }
                 link.end();
             }
-            Far::Detached => {}
+            Far::Detached | Far::Echo => {}
         }
     }
 
@@ -87,11 +90,14 @@ impl Holds {
 
     /// A client's queue is full. It gets what has waited and a close frame, if it reads.
     pub(in crate::hold) fn overflowed(&mut self, id: PinId) {
+        if self.is_session(id) {
+            return self.drop_pin(id);
+        }
         self.part(id, Farewell::Disconnect);
         self.unsubscribe_all(id);
     }
 
-    pub(super) fn client_closes(&mut self, id: PinId, close: Option<&Close>) {
+    pub(in crate::hold) fn client_closes(&mut self, id: PinId, close: Option<&Close>) {
         let close_by_ms = self.now_ms + millis(self.websocket.close_timeout);
         let Some(socket) = self.socket(id) else { return };
         let before = socket.stage;
@@ -102,10 +108,10 @@ impl Holds {
                     .close(close.map(|close| (close.code.get(), close.reason.as_bytes())));
             }
             Far::Native(link) => link.close(close),
-            Far::Detached => {}
+            Far::Detached | Far::Echo => {}
         }
         match before {
-            Stage::Open if !matches!(socket.far, Far::Detached) => {
+            Stage::Open if !matches!(socket.far, Far::Detached | Far::Echo) => {
                 socket.stage = Stage::ClientClosed(close.map(|close| close.code));
                 socket.timers.close_by_ms = close_by_ms;
                 self.pins.set_reading(id, false);
@@ -191,7 +197,15 @@ impl Holds {
     fn send_close(&mut self, id: PinId, frame: &Bytes) -> Outcome {
         let close_by_ms = self.now_ms + millis(self.websocket.close_timeout);
         self.flush_delayed(id);
-        let outcome = self.pins.seal(id, frame);
+        if self.is_session(id) {
+            self.count_end(id, |counters| &counters.ended_close);
+            self.close_session(id, frame);
+            return Outcome::Queued;
+        }
+        let outcome = match self.is_sockjs(id) {
+            true => self.pins.seal(id, &announced(frame)),
+            false => self.pins.seal(id, frame),
+        };
         if matches!(outcome, Outcome::Sent | Outcome::Queued) {
             self.count_end(id, |counters| &counters.ended_close);
         }
@@ -205,6 +219,20 @@ impl Holds {
         outcome
     }
 
+    /// A session has ended: its client has nothing to say to that, so its origin hears of it at once.
+    pub(in crate::hold) fn rest(&mut self, id: PinId) {
+        let Some(socket) = self.socket(id) else { return };
+        if socket.stage == Stage::Open {
+            match &socket.far {
+                Far::OverHttp(far) => far.session.borrow_mut().close(None),
+                Far::Native(link) => link.close(None),
+                Far::Detached | Far::Echo => {}
+            }
+        }
+        socket.stage = Stage::Over;
+        self.ask(id);
+    }
+
     /// Answers the client's close frame, and that is all.
     fn last_close(&mut self, id: PinId, close: Option<(Code, &str)>) {
         self.count_end(id, |counters| &counters.ended_client);
@@ -212,7 +240,10 @@ impl Holds {
     }
 
     /// Writes the last bytes; the connection ends when they are out.
-    fn over(&mut self, id: PinId, tail: &Bytes) {
+    pub(in crate::hold) fn over(&mut self, id: PinId, tail: &Bytes) {
+        if self.is_session(id) {
+            return self.end_session(id, sockjs::close_of(if tail.is_empty() { INTERRUPTED } else { tail }));
+        }
         if let Some(socket) = self.socket(id) {
             socket.stage = Stage::Over;
             self.unsubscribe_all(id);
@@ -226,6 +257,12 @@ pub(in crate::hold) fn close_frame(code: Code, reason: &str) -> Bytes {
     Frame::new(Opcode::Close, &close::payload(code, reason)).to_bytes()
 }
 
+/// A close frame behind the frame of SockJS that says the same.
+fn announced(frame: &Bytes) -> Bytes {
+    let said = sockjs::close_of(frame);
+    [&Frame::new(Opcode::Text, said.as_bytes()).to_bytes(), &frame[..]].concat().into()
+}
+
 fn frame_of(close: Option<(Code, &str)>) -> Bytes {
     match close {
         Some((code, reason)) => close_frame(code, reason),
@@ -233,6 +270,8 @@ fn frame_of(close: Option<(Code, &str)>) -> Bytes {
     }
 }
 
+/// 1002 and why.
+const INTERRUPTED: &[u8] = b"\x88\x18\x03\xeaConnection interrupted";
 /// Sessions without a client that still have something to tell their origins.
 const MAX_PARTINGS: usize = 10_000;
 /// What these may hold: a client must not leave much behind by leaving.

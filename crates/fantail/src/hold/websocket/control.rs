@@ -16,7 +16,7 @@ use fantail_proto::{
 
 use super::{Far, Stage, millis, timers::Delayed};
 use crate::{
-    hold::{Hold, HoldKind, Holds, List, Standing, Subscription, Subscriptions, jitter_ms},
+    hold::{Hold, HoldKind, Holds, Standing, Subscription, Subscriptions, jitter_ms, sockjs},
     logging,
 };
 
@@ -31,9 +31,10 @@ impl Holds {
             // There is no session service.
             Control::Session { id: _ } => {}
             Control::SetMeta { name, value } => self.set_meta(id, name, value),
+            Control::KeepAlive(None) if self.is_sockjs(id) => self.heartbeat(id),
             Control::KeepAlive(None) => self.pins.clear_keep_alive(id),
             Control::KeepAlive(Some(keep_alive)) => {
-                let beats = self.beats(keep_alive);
+                let beats = self.beats(keep_alive, self.is_sockjs(id));
                 let first = beats.every_ms.saturating_sub(jitter_ms());
                 self.pins.set_keep_alive(id, beats, first);
             }
@@ -56,13 +57,17 @@ impl Holds {
     }
 
     /// Many clients are asked to have the same keep-alive: they share it.
-    fn beats(&mut self, asked: control::KeepAlive) -> Rc<KeepAlive> {
-        if let Some((last, beats)) = &self.last_beats
+    pub(in crate::hold) fn beats(&mut self, asked: control::KeepAlive, sockjs: bool) -> Rc<KeepAlive> {
+        if let Some((last, of_sockjs, beats)) = &self.last_beats
             && *last == asked
+            && *of_sockjs == sockjs
         {
             return Rc::clone(beats);
         }
-        let frame = Frame::new(asked.kind.into(), &asked.content).to_bytes();
+        let frame = match sockjs {
+            true => sockjs::beat(&asked),
+            false => Frame::new(asked.kind.into(), &asked.content).to_bytes(),
+        };
         let beats = Rc::new(KeepAlive {
             payload: Payload { plain: frame.clone(), coded: frame },
             every_ms: u32::try_from(asked.timeout.as_millis()).unwrap_or(u32::MAX),
@@ -71,7 +76,7 @@ impl Holds {
                 grip::KeepAliveMode::Interval => KeepAliveMode::Interval,
             },
         });
-        self.last_beats = Some((asked, Rc::clone(&beats)));
+        self.last_beats = Some((asked, sockjs, Rc::clone(&beats)));
         beats
     }
 
@@ -84,7 +89,9 @@ impl Holds {
         late: Option<Start>,
     ) {
         let Subscriptions { most, channel_bytes } = self.subscriptions;
-        let Some(Hold { subs, kind: HoldKind::WebSocket(socket), .. }) = self.pins.get(id) else { return };
+        let Some(hold) = self.pins.get(id) else { return };
+        let Hold { subs, kind: HoldKind::WebSocket(socket), .. } = hold else { return };
+        let list = hold.kind.list();
         let (name, realm) = (format!("{}{channel}", socket.prefix()), socket.realm);
         if socket.stage != Stage::Open || subs.len() >= most || name.len() > channel_bytes {
             tracing::debug!(target: "fantail::websocket", name, "a subscription over the limit is ignored");
@@ -98,7 +105,7 @@ impl Holds {
             self.standing(id);
         }
         let subscription = Subscription { channel: name, filters, prev_id: None, late: None };
-        let Some(joined) = self.join(id, realm, List::WebSockets, subscription) else { return };
+        let Some(joined) = self.join(id, realm, list, subscription) else { return };
         let proven = match start.filter(|_| self.channels.is_logged(joined)) {
             Some(start) => self.catch_up(id, joined, &start),
             None => false,
@@ -118,7 +125,7 @@ impl Holds {
                     self.refresh(id);
                 }
             }
-            Some(Far::Native(_) | Far::Detached) | None => self.mend(id, joined),
+            Some(Far::Native(_) | Far::Detached | Far::Echo) | None => self.mend(id, joined),
         }
     }
 

@@ -15,17 +15,21 @@ use fantail_proto::websocket::{
     close::Close,
     frame::{Frame, Opcode},
     over_http::{Action, Cause, Session},
+    reader::{self, Reader, Violation},
 };
 use http::{HeaderMap, StatusCode};
 use tokio::sync::Notify;
 
-use crate::route::Route;
+use super::{BEHIND, Message, Stage, WsKind};
+use crate::{hold::Holds, route::Route};
 
 /// Where a WebSocket's messages go.
 #[derive(Debug)]
 pub enum Far {
     OverHttp(Rc<OverHttp>),
     Native(Rc<Link>),
+    /// The built-in origin (spec 2.7): what the client says is what it is told.
+    Echo,
     /// The origin is done with it (spec 7.4, `detach`): what the client says is for nobody.
     Detached,
 }
@@ -206,6 +210,78 @@ impl Link {
         self.written.notify_one();
         self.drained.notify_one();
         self.left.notify_one();
+    }
+}
+
+impl Holds {
+    /// Takes what an origin's own server says.
+    ///
+    /// # Errors
+    /// The origin broke the protocol or a limit; its client has been closed.
+    pub fn hear_link(
+        &mut self,
+        link: &Link,
+        reader: &mut Reader,
+        mut bytes: &mut [u8],
+    ) -> Result<(), Violation> {
+        let limits = self.limits();
+        while !bytes.is_empty() {
+            match reader.read(&mut bytes, &limits, &mut self.inflater) {
+                Ok(Some(event)) => self.linked(link, event),
+                Ok(None) => break,
+                Err(violation) => {
+                    tracing::info!(target: "fantail::websocket", %violation, "an origin breaks the protocol");
+                    if let Some(id) = link.pin.get() {
+                        self.fail(id, &format!("the origin broke the protocol: {violation}"));
+                    }
+                    self.collect();
+                    return Err(violation);
+                }
+            }
+        }
+        self.collect();
+        Ok(())
+    }
+
+    fn linked(&mut self, link: &Link, event: reader::Event) {
+        let Some(id) = link.pin.get() else { return };
+        let (kind, content, fragmented) = match event {
+            reader::Event::Text { payload, fragmented } => (WsKind::Text, payload, fragmented),
+            reader::Event::Binary(payload) => (WsKind::Binary, payload, false),
+            reader::Event::Ping(payload) => (WsKind::Ping, payload, false),
+            reader::Event::Pong(payload) => (WsKind::Pong, payload, false),
+            reader::Event::Close(close) => {
+                return self.origin_closes(id, close.as_ref().map(|close| (close.code, &*close.reason)));
+            }
+        };
+        self.origin_says(id, Message { kind, content, fragmented });
+    }
+
+    /// The connection to an origin's own server is over. Without a closing handshake the client sees none either.
+    pub fn unlinked(&mut self, link: &Link) {
+        let Some(id) = link.pin.take() else { return };
+        let Some(socket) = self.socket(id) else { return };
+        socket.far = Far::Detached;
+        if matches!(socket.stage, Stage::Open | Stage::ClientClosed(_)) {
+            self.count_end(id, |counters| &counters.ended_origin);
+            self.let_go(id);
+        }
+    }
+
+    /// What a native origin is sent has been written: the client may go on.
+    pub fn link_has_room(&mut self, link: &Link) {
+        if let Some(id) = link.pin.get()
+            && link.has_room()
+            && self.socket(id).is_some_and(|socket| !matches!(socket.stage, Stage::ClientClosed(_)))
+        {
+            self.go_on_reading(id);
+            self.collect();
+        }
+    }
+
+    /// Whether so much waits for a link's client that its origin is not to be read.
+    pub fn is_behind(&self, link: &Link) -> bool {
+        link.pin.get().is_some_and(|id| self.behind(id) >= BEHIND)
     }
 }
 

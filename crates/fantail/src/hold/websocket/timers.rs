@@ -10,10 +10,12 @@ use crate::{
 };
 
 #[derive(Debug)]
-pub(super) struct Timers {
+pub(in crate::hold) struct Timers {
     pub(super) delayed: Option<Box<Delayed>>,
     /// When the other side's close frame must have come.
     pub(super) close_by_ms: u64,
+    /// When a session's client must have come back; `u64::MAX`: it is there.
+    pub(in crate::hold) absent_by_ms: u64,
     /// When the message that has begun must be complete; `u64::MAX`: none has.
     pub(super) complete_by_ms: u64,
     /// When the client last said something.
@@ -40,6 +42,7 @@ impl Holds {
         self.subscriptions = Subscriptions::new(&config.grip);
         self.updates.configure(config);
         self.channels.note_fresh(config.grip.update_on_first_subscription);
+        self.sockjs = config.sockjs.clone();
     }
 
     /// Finds new deadlines for some of those whose times have changed.
@@ -56,13 +59,14 @@ impl Timers {
         Self {
             delayed: None,
             close_by_ms: u64::MAX,
+            absent_by_ms: u64::MAX,
             complete_by_ms: u64::MAX,
             heard_ms: now_ms,
             pinged: false,
         }
     }
 
-    pub(super) const fn heard(&mut self, now_ms: u64) {
+    pub(in crate::hold) const fn heard(&mut self, now_ms: u64) {
         self.heard_ms = now_ms;
         self.pinged = false;
     }
