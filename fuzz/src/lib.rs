@@ -20,6 +20,7 @@ use fantail_proto::{
         handshake::Grip,
         reader::{Event, Limits, Reader, Role, Violation},
     },
+    xmpp::{CLIENT, MAX_STANZA_BYTES, jid::Jid, request::Request, stanza::Stanza, stream, xml::Element},
     zhttp::Packet,
     zmtp::{self, Decoder},
 };
@@ -160,6 +161,50 @@ fn check_control(control: &Control) {
         Control::Session { id } => assert!(id.as_ref().is_none_or(|id| !id.is_empty())),
         Control::KeepAlive(None) | Control::Detach | Control::FlushDelayed => {}
     }
+}
+
+/// A stanza that is published; the same as a server's bytes behind the opening of a stream, in pieces; and an address.
+/// What is read is written, and read again the same; the events of a stream do not depend on the pieces.
+pub fn xmpp(data: &[u8]) {
+    if let Ok(element) = Element::parse(data) {
+        assert_eq!(Element::parse(element.to_xml("").as_bytes()).as_ref(), Ok(&element));
+        Request::of(&element);
+    }
+    if let Ok(stanza) = Stanza::published(data) {
+        let mut copy = Vec::new();
+        stanza.sealed("push.example.com", "").write("a@b/c'<&", &mut copy);
+        let copy = Element::parse(&copy).expect("what is sent is well-formed");
+        assert_eq!(
+            (copy.ns.as_str(), copy.attr("from"), copy.attr("to")),
+            (CLIENT, Some("push.example.com"), Some("a@b/c'<&"))
+        );
+        Element::parse(stanza.payload().as_bytes()).expect("so is its payload");
+    }
+    if let Ok(Ok(jid)) = str::from_utf8(data).map(Jid::parse) {
+        assert!(jid.as_str().starts_with(jid.bare()) && jid.bare().ends_with(jid.domain()));
+        assert!(!jid.as_str().contains(char::is_control) && !jid.domain().is_empty());
+    }
+    assert_eq!(streamed(data, 1), streamed(data, data.len().max(1)));
+}
+
+fn streamed(data: &[u8], step: usize) -> (Vec<stream::Event>, bool) {
+    const OPEN: &[u8] =
+        b"<s:stream xmlns:s='http://etherx.jabber.org/streams' xmlns='jabber:component:accept' id='1'>";
+    let (mut reader, mut events) = (stream::Reader::default(), Vec::new());
+    for mut piece in [OPEN].into_iter().chain(data.chunks(step)) {
+        loop {
+            match reader.read(&mut piece) {
+                Ok(Some(stream::Event::Stanza(stanza))) => {
+                    assert!(reader.bytes() <= MAX_STANZA_BYTES);
+                    events.push(stream::Event::Stanza(stanza));
+                }
+                Ok(Some(event)) => events.push(event),
+                Ok(None) => break,
+                Err(_) => return (events, true),
+            }
+        }
+    }
+    (events, false)
 }
 
 /// A packet of a worker, and the bytes of a connection: values are written and read again the same, and a message

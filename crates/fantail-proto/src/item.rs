@@ -12,6 +12,7 @@ use crate::{
     members::{Fault, Members},
     patch,
     websocket::frame::CONTROL_MAX,
+    xmpp::stanza::Stanza,
 };
 
 pub use packet::{decode_list, decode_packet};
@@ -25,6 +26,10 @@ pub struct Item {
     pub response: Option<HttpResponse>,
     pub stream: Option<HttpStream>,
     pub message: Option<WsMessage>,
+    /// The `xmpp-stanza` format; of its actions only `send` means anything.
+    pub stanza: Option<Box<Stanza>>,
+    /// The `json-object` format, as JSON: for the subscribers of nodes.
+    pub object: Option<Bytes>,
     pub written_for: WrittenFor,
     /// Publish meta, which filters read (spec 6.2).
     pub meta: Vec<(String, String)>,
@@ -138,6 +143,7 @@ fn item(json: &Json<'_>, channel: Option<&str>) -> Result<Item, Fault> {
     };
     let (response, stream, message) =
         (format(formats, HTTP_RESPONSE)?, format(formats, HTTP_STREAM)?, format(formats, WS_MESSAGE)?);
+    let stanza = format(formats, XMPP_STANZA)?;
     let size = members.int("size")?.map(u64::try_from).transpose().map_err(|_| members.invalid("size"))?;
     Ok(Item {
         channel: channel.to_owned(),
@@ -146,6 +152,8 @@ fn item(json: &Json<'_>, channel: Option<&str>) -> Result<Item, Fault> {
         response: response.map(http_response).transpose()?,
         stream: stream.map(http_stream).transpose()?,
         message: message.map(ws_message).transpose()?,
+        stanza: stanza.map(xmpp_stanza).transpose()?.flatten(),
+        object: formats.get(JSON_OBJECT).map(|json| serde_json::Value::from(json).to_string().into()),
         written_for: WrittenFor {
             response: written_for(response)?,
             stream: written_for(stream)?,
@@ -253,6 +261,17 @@ fn ws_message(format: Members<'_, '_>) -> Result<WsMessage, Fault> {
     })
 }
 
+fn xmpp_stanza(format: Members<'_, '_>) -> Result<Option<Box<Stanza>>, Fault> {
+    if !matches!(action(format)?, Action::Send) {
+        return Ok(None);
+    }
+    let content = format.bytes("content-bin", "content")?.ok_or_else(|| no_content("'xmpp-stanza'"))?;
+    match Stanza::published(&content) {
+        Ok(stanza) => Ok(Some(Box::new(stanza))),
+        Err(why) => Err(Fault(format!("the content of 'xmpp-stanza' {why}"))),
+    }
+}
+
 enum Action {
     Send,
     Hint,
@@ -291,11 +310,13 @@ fn no_content(of: &str) -> Fault {
 const HTTP_RESPONSE: (&str, &str) = (FORMATS[0], "'http-response'");
 const HTTP_STREAM: (&str, &str) = (FORMATS[1], "'http-stream'");
 const WS_MESSAGE: (&str, &str) = (FORMATS[2], "'ws-message'");
+const XMPP_STANZA: (&str, &str) = (FORMATS[3], "'xmpp-stanza'");
+const JSON_OBJECT: &str = "json-object";
 
-const FORMATS: [&str; 3] = ["http-response", "http-stream", "ws-message"];
+const FORMATS: [&str; 4] = ["http-response", "http-stream", "ws-message", "xmpp-stanza"];
 
-/// Formats of Fanout Cloud that nothing here delivers; items may consist of them alone.
-const FOREIGN_FORMATS: [&str; 4] = ["http-request", "xmpp-stanza", "json-object", "fpp"];
+/// Other formats of Fanout Cloud; items may consist of them alone.
+const FOREIGN_FORMATS: [&str; 3] = ["http-request", JSON_OBJECT, "fpp"];
 
 #[cfg(test)]
 mod tests;

@@ -27,6 +27,7 @@
 //! - [`tnetstring`]: the values that Pushpin's ZeroMQ messages are made of
 //! - [`zmtp`]: the bytes between ZeroMQ sockets
 //! - [`zhttp`]: requests to workers behind ZeroMQ, and their responses
+//! - [`xmpp`]: stanzas, and the stream of a component
 //! - [`json`]: a borrowed JSON value, for the parsers above
 
 pub mod cors;
@@ -54,5 +55,6 @@ pub mod sockjs;
 pub mod test_origin;
 pub mod tnetstring;
 pub mod websocket;
+pub mod xmpp;
 pub mod zhttp;
 pub mod zmtp;

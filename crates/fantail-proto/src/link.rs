@@ -224,7 +224,7 @@ mod tests {
                 prop_assert!(place.path_and_query().starts_with('/'));
                 prop_assert!(place.path_and_query().parse::<PathAndQuery>().is_ok());
                 prop_assert!(!place.path().split('/').any(|segment| matches!(segment, "." | "..")));
-                prop_assert_eq!(place.resolve(""), Some(place.clone()));
+                prop_assert_eq!(place.resolve(""), Some(place));
             }
         }
     }

@@ -12,6 +12,7 @@ use crate::{
         deflate::Deflater,
         frame::{CONTROL_MAX, Frame, Opcode},
     },
+    xmpp::stanza::Stanza,
 };
 
 /// What the shards need of an item. Actions that mean nothing to a transport leave no part.
@@ -20,6 +21,8 @@ pub struct Rendered {
     pub stream: Option<StreamPart>,
     pub response: Option<HttpResponse>,
     pub message: Option<MessagePart>,
+    pub stanza: Option<Box<Stanza>>,
+    pub object: Option<Bytes>,
     pub written_for: WrittenFor,
     pub id: Option<String>,
     pub prev_id: Option<String>,
@@ -199,8 +202,8 @@ impl From<Item> for Rendered {
             WsMessage::Refresh => Some(MessagePart::Refresh),
             WsMessage::Hint => None,
         });
-        let Item { written_for, id, prev_id, meta, .. } = item;
-        Self { stream, response, message, written_for, id, prev_id, meta }
+        let Item { stanza, object, written_for, id, prev_id, meta, .. } = item;
+        Self { stream, response, message, stanza, object, written_for, id, prev_id, meta }
     }
 }
 

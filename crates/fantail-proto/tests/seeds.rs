@@ -48,6 +48,11 @@ fn websocket() {
 }
 
 #[test]
+fn xmpp() {
+    replay("xmpp", targets::xmpp);
+}
+
+#[test]
 fn zhttp() {
     replay("zhttp", targets::zhttp);
 }

@@ -4,8 +4,8 @@
 //!
 //! The rooms, in reading order. The path of a client: [`listen`] → [`route`] → [`proxy`] → [`hub`] →
 //! [`hold`]. The path of a publisher: [`publish`] → [`hub`]. `upstream` is a tool: one request in, one
-//! response out. [`log`] serves the hub, [`realm`] is the tenants, [`admin`] is for operators; [`channel`], [`config`], [`metrics`],
-//! [`logging`], [`drain`], [`store`] and [`error`] are the closets.
+//! response out. [`log`] serves the hub, [`xmpp`] hangs on it. [`realm`] is the tenants, [`admin`] is for operators;
+//! [`channel`], [`config`], [`metrics`], [`logging`], [`drain`], [`store`] and [`error`] are the closets.
 
 pub mod admin;
 pub mod certificate;
@@ -31,3 +31,4 @@ pub mod sign;
 pub mod snapshot;
 pub mod store;
 pub mod upstream;
+pub mod xmpp;

@@ -313,6 +313,39 @@ families! {
         log_syncs: "Times that files of logs were synced to the disk." { log_syncs: Count }
         log_failures: "Times that the files of logs could not be written or synced." { log_failures: Count }
         log_damaged: "Damaged files of logs that were found at start and set aside." { log_damaged: Count }
+        xmpp_connected: "Whether the XMPP server has taken the component: 1 or 0." { xmpp_connected: Gauge }
+        xmpp_connects: "Attempts to join the XMPP server, by result." {
+            xmpp_joined [result = joined]: Count,
+            /// The server did not take the component: its secret, or its address.
+            xmpp_denied [result = denied]: Count,
+            /// Not reached, or no XMPP.
+            xmpp_unreached [result = failed]: Count,
+        }
+        xmpp_received: "Stanzas from the XMPP server." { xmpp_received: Count }
+        xmpp_refused: "Stanzas from the XMPP server that nothing was done with, by cause." {
+            /// No sender, an address that is none, or that is not the component's.
+            xmpp_misaddressed [cause = address]: Count,
+            /// Bytes, depth, elements, attributes.
+            xmpp_oversize [cause = limit]: Count,
+            /// Its sender, or all, had too many waiting.
+            xmpp_crowded [cause = busy]: Count,
+            /// An error that answers what was sent.
+            xmpp_bounced [cause = bounce]: Count,
+        }
+        xmpp_sent: "Stanzas written to the XMPP server, by kind." {
+            xmpp_delivered [kind = item]: Count,
+            xmpp_answered [kind = answer]: Count,
+        }
+        xmpp_dropped: "Items and answers that were dropped before they were written, because too many waited." {
+            xmpp_dropped: Count,
+        }
+        xmpp_queued: "Items that wait for the XMPP server." { xmpp_queued: Gauge }
+        xmpp_absent: "Items kept from a subscriber who is not present, as it wished." { xmpp_absent: Count }
+        xmpp_subscriptions: "Subscriptions of XMPP entities." { xmpp_subscriptions: Gauge }
+        xmpp_origin_requests: "Stanzas given to an origin, by result." {
+            xmpp_origin_answered [result = answered]: Count,
+            xmpp_origin_failed [result = failed]: Count,
+        }
         hub_channels: "Channels with a subscriber on any shard." { hub_channels: Gauge }
         control_connections: "Connections to the control port." { control_connections: Gauge }
         log_lines_dropped: "Log lines dropped because writing them was too slow." { log_lines_dropped: Count }

@@ -43,6 +43,7 @@ use crate::{
     shard::{Moved, Neighbours, Parts, Shard},
     snapshot::{AllInvalid, Snapshot},
     upstream::{BindError, Workers},
+    xmpp::{self, Xmpp, XmppError},
 };
 
 /// Serves until it is told to stop.
@@ -70,6 +71,7 @@ struct Server {
     sockets: Sockets,
     snapshot: Arc<ArcSwap<Snapshot>>,
     fan_out: FanOut,
+    xmpp: Option<(Xmpp, xmpp::Desk)>,
 }
 
 /// An address for clients.
@@ -98,6 +100,8 @@ enum ServerError {
     ZeroMq(#[from] zeromq::BindError),
     #[error("cannot keep logs: {0}")]
     Log(#[from] log::OpenError),
+    #[error(transparent)]
+    Xmpp(#[from] XmppError),
     #[error("cannot start: {0}")]
     Start(io::Error),
     #[error("shard {0} has stopped")]
@@ -143,7 +147,8 @@ impl Server {
             .and_then(|bound| bound.set_nonblocking(true).map(|()| bound))
             .map_err(|source| ServerError::Listen { address: address.to_string(), source })?;
         let sockets = Sockets::bind(&loaded.config.zeromq)?;
-        Ok(Self { clients, control, sockets, snapshot, fan_out })
+        let xmpp = Xmpp::open(&loaded.config)?;
+        Ok(Self { clients, control, sockets, snapshot, fan_out, xmpp })
     }
 
     fn snapshot(&self) -> Arc<Snapshot> {
@@ -180,7 +185,7 @@ impl Server {
     }
 
     /// Serves until a signal stops the process, and returns when all is let go.
-    fn serve(self, output: &Output) -> Result<(), ServerError> {
+    fn serve(mut self, output: &Output) -> Result<(), ServerError> {
         let config = self.snapshot().config.clone();
         let runtime = runtime::Builder::new_multi_thread()
             .worker_threads(CONTROL_THREADS)
@@ -207,9 +212,20 @@ impl Server {
         let (stop, stopping) = watch::channel(false);
         let (shards, counters) =
             self.start_shards(&hub, &workers, output, &stopping).map_err(ServerError::Start)?;
+        let parts = xmpp::Parts {
+            hub: Arc::clone(&hub),
+            snapshot: Arc::clone(&self.snapshot),
+            publisher: Arc::clone(&publisher),
+            counts: Arc::clone(&process),
+            workers: Arc::clone(&workers),
+        };
+        let (component, desk) = self.xmpp.take().unzip();
+        let component = component.map(|xmpp| start_component(xmpp, parts, stopping.clone()));
+        let component = component.transpose().map_err(ServerError::Start)?;
         let timed = Arc::clone(&hub);
         let control_state =
-            admin::State::new(publisher, hub, counters, process, output.clone(), &config.control);
+            admin::State::new(publisher, hub, counters, process, output.clone(), &config.control)
+                .with_xmpp(desk);
         let state = Arc::new(control_state);
         let end = runtime.block_on(async {
             let control = TcpListener::from_std(control).map_err(ServerError::Start)?;
@@ -235,6 +251,11 @@ impl Server {
             end
         });
         runtime.shutdown_timeout(DRAIN_GRACE);
+        // What waits for the XMPP server may still be written.
+        let patience = Instant::now() + DRAIN_GRACE;
+        while component.as_ref().is_some_and(|thread| !thread.is_finished()) && Instant::now() < patience {
+            thread::sleep(TIDY_EVERY / 10);
+        }
         log.close();
         end
     }
@@ -393,6 +414,19 @@ impl Life {
             Err(invalid) => tracing::error!("not reloaded, nothing has changed: {invalid}"),
         }
     }
+}
+
+/// The thread of the XMPP component.
+fn start_component(
+    xmpp: Xmpp,
+    parts: xmpp::Parts,
+    stopping: watch::Receiver<bool>,
+) -> io::Result<thread::JoinHandle<()>> {
+    thread::Builder::new().name("xmpp".into()).spawn(move || {
+        if let Err(error) = xmpp.run(parts, stopped(stopping)) {
+            tracing::error!(%error, "the XMPP component has failed");
+        }
+    })
 }
 
 /// Names the certificates that stay as they were, or away.

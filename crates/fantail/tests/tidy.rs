@@ -8,9 +8,10 @@ use std::{
 };
 
 /// Which rooms a room may use, beyond the closets. `server` puts all together.
-const ARROWS: [(&str, &[&str]); 16] = [
+const ARROWS: [(&str, &[&str]); 17] = [
     ("cli", &["sign", "snapshot", "upstream"]),
-    ("admin", &["hub", "publish"]),
+    ("admin", &["hub", "publish", "xmpp"]),
+    ("xmpp", &["hub", "proxy", "publish", "route", "sign", "snapshot", "upstream"]),
     ("publish", &["hub", "log", "realm", "snapshot"]),
     ("listen", &["client", "hold", "proxy", "shard", "snapshot"]),
     ("proxy", &["client", "hold", "route", "shard", "snapshot", "upstream"]),
@@ -46,7 +47,7 @@ const EXCEPTIONS: [(&str, &str, &str); 1] = [(
 )];
 
 /// Where threads and tasks begin; each keeps the handle, or the task ends with the connection it drives.
-const SPAWNS: [&str; 15] = [
+const SPAWNS: [&str; 17] = [
     "fantail/src/admin/mod.rs",
     "fantail/src/listen/connection.rs",
     "fantail/src/log/journal.rs",
@@ -62,6 +63,8 @@ const SPAWNS: [&str; 15] = [
     "fantail/src/upstream/workers/exchange.rs",
     "fantail/src/upstream/workers/websocket.rs",
     "fantail/src/upstream/workers/wire.rs",
+    "fantail/src/xmpp/inbox.rs",
+    "fantail/src/xmpp/mod.rs",
 ];
 
 /// Words that say nothing about the thing they name.

@@ -9,8 +9,21 @@ use super::{HttpResponse, HttpStream, Item, Response, ResponseBody, WrittenFor, 
 impl Item {
     /// Of the formats, those that holds are given.
     pub fn to_record(&self) -> Vec<u8> {
-        let Self { channel: _, id, prev_id, response, stream, message, written_for, meta, size, no_seq } =
-            self;
+        // Every member is named, so that a new one is thought of.
+        let Self {
+            channel: _,
+            id,
+            prev_id,
+            response,
+            stream,
+            message,
+            stanza: _,
+            object: _,
+            written_for,
+            meta,
+            size,
+            no_seq,
+        } = self;
         let mut out = Writer(Vec::with_capacity(self.record_bytes()));
         out.maybe(id.as_deref(), Writer::text);
         out.maybe(prev_id.as_deref(), Writer::text);
@@ -345,7 +358,7 @@ mod tests {
         #[test]
         fn garbage_is_harmless(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
             drop(Item::from_record("c", &bytes));
-            drop(id(&bytes));
+            let _ = id(&bytes);
         }
     }
 }

@@ -251,13 +251,29 @@ fn foreign_formats_deliver_nothing() {
     for item in [
         r#"{"channel":"c","formats":{"http-request":{"body":""}}}"#,
         r#"{"channel":"c","formats":{"carrier-pigeon":1}}"#,
-        r#"{"channel":"c","xmpp-stanza":{"content":"<a/>"}}"#,
         r#"{"channel":"c","json-object":[1]}"#,
         r#"{"channel":"c","fpp":null}"#,
     ] {
         let item = one(item).unwrap();
         assert!(item.response.is_none() && item.stream.is_none() && item.message.is_none());
     }
+}
+
+#[test]
+fn a_stanza_is_one_or_refused() {
+    let item = one(r#"{"channel":"c","formats":{"xmpp-stanza":{"content":"<message to='a@b'/>"}}}"#).unwrap();
+    assert!(item.stanza.is_some_and(|stanza| stanza.to.is_some()));
+    assert!(one(r#"{"channel":"c","xmpp-stanza":{"action":"close"}}"#).unwrap().stanza.is_none());
+    for (content, why) in [
+        ("\"<a/>\"", "the content of 'xmpp-stanza' is no message, presence or iq"),
+        ("\"<message>\"", "the content of 'xmpp-stanza' ends too early"),
+        ("1", "'xmpp-stanza' contains 'content' with wrong type"),
+    ] {
+        let body = format!(r#"{{"channel":"c","xmpp-stanza":{{"content":{content}}}}}"#);
+        let refused = one(&body).unwrap_err().to_string();
+        assert!(refused.contains(why), "{refused}");
+    }
+    assert!(one(r#"{"channel":"c","xmpp-stanza":{}}"#).is_err());
 }
 
 #[test]

@@ -2,12 +2,14 @@
 //!
 //! - `GET /metrics`: everything counted
 //! - `GET /healthz`: the process lives; `GET /readyz`: it wants new clients
+//! - `…/channel/{channel}/xs-subscriptions/`: who is subscribed over XMPP
 //! - `/`: says what this is
 //!
 //! Nothing here knows a channel or an item.
 
 mod browser;
 mod connection;
+mod xmpp;
 
 use std::{
     future::Future,
@@ -39,6 +41,7 @@ use crate::{
         answer::{self, Format},
         http::{Endpoints, overload},
     },
+    xmpp::Desk,
 };
 
 use connection::{Limits, Seat};
@@ -55,6 +58,7 @@ pub struct State {
     phase: AtomicU8,
     started: Instant,
     limits: Limits,
+    xmpp: Option<Desk>,
 }
 
 /// Whether a load balancer should send clients here.
@@ -85,7 +89,13 @@ impl State {
             phase: AtomicU8::new(Phase::Starting as u8),
             started: Instant::now(),
             limits: Limits::new(control.head_bytes),
+            xmpp: None,
         }
+    }
+
+    /// With the endpoints of XMPP subscriptions, if there is a component.
+    pub fn with_xmpp(self, xmpp: Option<Desk>) -> Self {
+        Self { xmpp, ..self }
     }
 
     pub fn enter(&self, phase: Phase) {
@@ -205,6 +215,7 @@ fn router(state: &Arc<State>) -> Router {
         .fallback(async || answer::text(StatusCode::NOT_FOUND, "Not Found"))
         .with_state(Arc::clone(state))
         .merge(Arc::clone(&state.endpoints).router())
+        .merge(xmpp::router(state))
 }
 
 type Shared = axum::extract::State<Arc<State>>;

@@ -57,6 +57,9 @@ pub struct Publish {
     /// Only this format [may repeat; default: all]
     #[arg(long = "format", value_name = "FORMAT")]
     formats: Vec<Format>,
+    /// A stanza for XMPP addresses; without CONTENT it is all
+    #[arg(long, value_name = "XML")]
+    stanza: Option<String>,
     /// Tell holds to ask the origin, instead of content
     #[arg(long, group = "action", conflicts_with = "content")]
     hint: bool,
@@ -186,8 +189,11 @@ fn try_publish(options: &Publish) -> Result<String, Error> {
         return Err(Error::Plain(spec.to_owned()));
     }
     let endpoint = if socket.is_none() { Some(Endpoint::new(spec, options)?) } else { None };
-    let content =
-        if options.hint || options.close || options.refresh { None } else { Some(Content::read(options)?) };
+    let content = if options.hint || options.close || options.refresh || options.is_stanza_alone() {
+        None
+    } else {
+        Some(Content::read(options)?)
+    };
     let item = item(options, content.as_ref())?;
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Error::Runtime)?;
@@ -208,6 +214,11 @@ fn try_publish(options: &Publish) -> Result<String, Error> {
 }
 
 impl Publish {
+    fn is_stanza_alone(&self) -> bool {
+        let acts = self.hint || self.close || self.refresh;
+        self.stanza.is_some() && self.content.is_none() && self.formats.is_empty() && !acts
+    }
+
     /// Whether something is asked for that only HTTP can do.
     fn wants_http(&self) -> bool {
         let proofs = [&self.user, &self.bearer, &self.key, &self.realm];
@@ -278,7 +289,10 @@ fn item(options: &Publish, content: Option<&Content>) -> Result<Value, Error> {
     if options.no_seq {
         item.insert("no-seq".into(), json!(true));
     }
-    item.insert("formats".into(), Value::Object(formats(options, content)?));
+    let mut formats = if options.is_stanza_alone() { Map::new() } else { formats(options, content)? };
+    let stanza = options.stanza.as_ref().map(|stanza| json!({ "content": stanza }));
+    formats.extend(stanza.map(|stanza| ("xmpp-stanza".to_owned(), stanza)));
+    item.insert("formats".into(), Value::Object(formats));
     Ok(Value::Object(item))
 }
 

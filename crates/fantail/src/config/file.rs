@@ -12,7 +12,7 @@ use fantail_proto::forward::{self, ForwardedFor, RuleError};
 use http::{HeaderName, HeaderValue};
 use serde::Deserialize;
 
-use super::{Address, FanOut, LogFormat, Pace, TlsProfile, UnixSocket, log, sockjs, zeromq};
+use super::{Address, FanOut, LogFormat, Pace, TlsProfile, UnixSocket, log, sockjs, xmpp, zeromq};
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -29,6 +29,7 @@ pub(super) struct File {
     hub: Hub,
     control: Control,
     zeromq: zeromq::Section,
+    xmpp: xmpp::Section,
     #[serde(default)]
     realm: Vec<Realm>,
     #[serde(default)]
@@ -83,6 +84,14 @@ pub(super) enum Invalid {
     Level(String),
     #[error(r#""{0}" is not a realm's id: write 1 to 64 of A–Z, a–z, 0–9, "_" and "-""#)]
     RealmId(String),
+    #[error(r#""{0}" is not an address: write "127.0.0.1:5347" or "xmpp.example.com:5347""#)]
+    XmppServer(String),
+    #[error(r#""{0}" is not a component's address: write "push.example.com""#)]
+    Domain(String),
+    #[error(r#""{0}" is not a user's address: write "user@example.com""#)]
+    Jid(String),
+    #[error(r#"it is empty, or what follows base64: is not base64"#)]
+    Secret,
     #[error(r#"a key of realm "{0}" is empty: anyone could sign with it"#)]
     RealmKey(String),
     #[error(r#""{0}" is shorter than a second"#)]
@@ -109,6 +118,7 @@ impl File {
             hub: self.hub.build()?,
             control: self.control.build()?,
             zeromq: self.zeromq.build(base)?,
+            xmpp: self.xmpp.build(base)?,
             realms: self.realm.into_iter().map(Realm::build).collect::<Result<_, _>>()?,
             logs: self.log.into_iter().map(log::Section::build).collect::<Result<_, _>>()?,
             logging: self.logging.build(base)?,

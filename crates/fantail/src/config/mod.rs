@@ -20,6 +20,7 @@ mod render;
 mod sockjs;
 #[cfg(test)]
 mod tests;
+mod xmpp;
 mod zeromq;
 
 use crate::logging;
@@ -27,6 +28,7 @@ use layers::Layers;
 pub use log::{Log, Storage};
 pub use pushpin::{LevelError, Notice, level, tcp};
 pub use sockjs::SockJs;
+pub use xmpp::{Secret, Xmpp};
 pub use zeromq::{Endpoint, Transport, ZeroMq};
 
 /// The whole configuration, valid: what cannot work is refused when it is loaded.
@@ -44,6 +46,7 @@ pub struct Config {
     pub hub: Hub,
     pub control: Control,
     pub zeromq: ZeroMq,
+    pub xmpp: Option<Xmpp>,
     /// The realm `default` is always there, and first.
     pub realms: Vec<Realm>,
     /// The first that fits a channel counts.
@@ -176,6 +179,7 @@ impl Config {
             hub: parts.hub,
             control: parts.control,
             zeromq: parts.zeromq,
+            xmpp: parts.xmpp.finish(),
             realms,
             logs: parts.logs,
             logging: parts.logging,
@@ -435,6 +439,7 @@ struct Parts {
     hub: Hub,
     control: Control,
     zeromq: ZeroMq,
+    xmpp: xmpp::Draft,
     realms: Vec<Realm>,
     logs: Vec<Log>,
     logging: Logging,
@@ -479,6 +484,7 @@ fn check_whole(parts: &Parts, layers: &Layers) -> Vec<Problem> {
     }
     problems.extend(check_tls(parts, layers));
     problems.extend(check_logs(parts, layers));
+    problems.extend(check_xmpp(parts, layers));
     if parts.routes.file.is_some() && layers.place("routes.lines") != Place::Default {
         let reason = "`file` and `lines` are both set, and only one can be used: remove one".into();
         problems.push(Problem { place: layers.place("routes.lines"), reason });
@@ -516,6 +522,32 @@ fn check_tls(parts: &Parts, layers: &Layers) -> Option<Problem> {
         ),
         _ => None,
     }
+}
+
+fn check_xmpp(parts: &Parts, layers: &Layers) -> Vec<Problem> {
+    let xmpp = &parts.xmpp;
+    if xmpp.server.is_none() {
+        return Vec::new();
+    }
+    let missing = [
+        (
+            xmpp.domain.is_none(),
+            "domain",
+            "the component's own address, as the server's configuration has it",
+        ),
+        (xmpp.secret.is_none(), "secret", "what the server's configuration has for this component"),
+        (parts.server.data_dir.is_none(), "data_dir", "a folder for subscriptions (`server.data_dir`)"),
+    ];
+    let missing = missing.into_iter().filter(|(is_missing, ..)| *is_missing).map(|(_, key, what)| Problem {
+        place: layers.place("xmpp.server"),
+        reason: format!("with `xmpp.server`, `{key}` is needed: {what}"),
+    });
+    let is_realm = |id: &String| id == DEFAULT_REALM || parts.realms.iter().any(|realm| realm.id == *id);
+    let unknown = xmpp.open_realms.iter().filter(|id| !is_realm(id)).map(|id| Problem {
+        place: layers.place("xmpp.open_realms"),
+        reason: format!("there is no realm \"{id}\" in the configuration"),
+    });
+    missing.chain(unknown).collect()
 }
 
 fn base(file: Option<&Path>) -> PathBuf {

@@ -106,7 +106,7 @@ fn value_end(value: &str, enclosed: bool) -> usize {
 
 fn shown(key: &Key, value: &Value) -> String {
     match (key.full.as_str(), value) {
-        ("proxy.sig_key" | "proxy.upstream_key", Value::String(text)) if !text.is_empty() => {
+        ("proxy.sig_key" | "proxy.upstream_key" | "xmpp.secret", Value::String(text)) if !text.is_empty() => {
             Value::from(HIDDEN).to_string()
         }
         ("routes.lines", Value::Array(lines)) => {

@@ -292,3 +292,32 @@ fn a_reload_names_what_needs_a_restart() {
     std::fs::write(&file, "[server]\nshard = 3\n").unwrap();
     assert!(old.reload().is_err());
 }
+
+#[test]
+fn a_component_is_whole_or_nothing() {
+    assert!(load("[xmpp]\ndomain = \"push.test\"\n").unwrap().xmpp.is_none());
+    let missing = problems("[xmpp]\nserver = \"127.0.0.1:5347\"\nopen_realms = [\"none\"]\n");
+    for name in ["`domain` is needed", "`secret` is needed", "`data_dir` is needed", "no realm \"none\""] {
+        assert!(missing.iter().any(|line| line.contains(name)), "{name}: {missing:?}");
+    }
+    let whole = "[server]\ndata_dir = \"d\"\n[xmpp]\nserver = \"localhost:5347\"\ndomain = \"Push.test\"\n\
+                 secret = \"base64:aHVzaA==\"\nadmins = [\"Ops@Chat.test\"]\n";
+    let config = load(whole).unwrap();
+    let xmpp = config.xmpp.as_ref().unwrap();
+    assert_eq!((xmpp.domain.as_str(), xmpp.admins[0].as_str()), ("push.test", "ops@chat.test"));
+    assert_eq!(xmpp.secret, Secret::Bytes(b"hush".to_vec()));
+    let shown = format!("{}{xmpp:?}", config.render());
+    assert!(shown.contains("secret = \"***\"") && !shown.contains("aHVzaA"), "{shown}");
+    for (key, value) in [
+        ("server", "\"5347\""),
+        ("server", "\"a b:5347\""),
+        ("domain", "\"user@push.test\""),
+        ("secret", "\"base64:?\""),
+        ("secret", "\"file:\""),
+        ("admins", "[\"chat.test\"]"),
+        ("admins", "[\"ops@chat.test/home\"]"),
+        ("subscriptions", "0"),
+    ] {
+        assert_eq!(problems(&format!("[xmpp]\n{key} = {value}\n")).len(), 1, "{key} = {value}");
+    }
+}

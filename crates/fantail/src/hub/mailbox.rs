@@ -72,7 +72,9 @@ pub(super) fn weight(item: &Rendered) -> usize {
         Some(MessagePart::Send(message)) => message.plain().len(),
         _ => 0,
     };
-    stream.max(response).max(message)
+    let stanza = item.stanza.as_ref().map_or(0, |stanza| stanza.weight());
+    let object = item.object.as_ref().map_or(0, |object| object.len());
+    stream.max(response).max(message).max(stanza).max(object)
 }
 
 /// What may wait for one shard besides the number of items: 64 of the largest publishes.

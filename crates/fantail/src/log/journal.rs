@@ -111,7 +111,7 @@ pub(super) fn open(
         rings: Arc::clone(rings),
         counts: Arc::clone(counts),
         _lock: lock,
-        folder: folder.clone(),
+        folder,
         head,
         file,
         header,

@@ -311,7 +311,7 @@ impl Ask {
 }
 
 /// Who answers for a target; `None` for the built-in origin.
-pub(super) fn destination(route: &Route, index: usize, host: &str) -> Option<Peer> {
+pub fn destination(route: &Route, index: usize, host: &str) -> Option<Peer> {
     let target = &route.rule.targets[index];
     let (address, port) = match &target.address {
         Address::Test => return None,

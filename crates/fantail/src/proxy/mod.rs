@@ -21,6 +21,7 @@ use http::{HeaderValue, Request, Response, StatusCode, Version, header};
 use http_body::Body;
 use hyper::{body::Incoming, ext::ReasonPhrase};
 
+pub use ask::destination;
 pub use conversation::{Conversation, Parked};
 pub use over_http::ask;
 pub use relay::Relay;

@@ -76,6 +76,11 @@ impl Endpoints {
             .with_state(self)
     }
 
+    /// Where the credentials of a request are judged.
+    pub fn publisher(&self) -> &Publisher {
+        &self.publisher
+    }
+
     async fn publish(&self, realm: &str, channel: Option<&str>, request: Request) -> Response<Body> {
         let outcome = self.decide(realm, channel, request).await;
         let count = match &outcome {
@@ -213,7 +218,8 @@ pub fn overload(line: &str) -> Response<Body> {
     response
 }
 
-fn denied() -> Response<Body> {
+/// 401.
+pub fn denied() -> Response<Body> {
     let mut response = answer::text(StatusCode::UNAUTHORIZED, &Denied.to_string());
     response.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"fantail\""));
     response

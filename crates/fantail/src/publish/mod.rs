@@ -74,14 +74,18 @@ impl Publisher {
         outcome
     }
 
+    /// Of a channel's name at most.
+    pub fn channel_bytes(&self) -> usize {
+        self.snapshot.load().config.grip.channel_bytes
+    }
+
     /// Asks the origins of all holds again (spec 5.2).
     pub fn recover(&self) {
         self.hub.recover();
     }
 
     async fn accept(&self, realm: RealmId, items: Vec<Item>, wanted: Wanted) -> Result<Published, Refusal> {
-        let limit = self.snapshot.load().config.grip.channel_bytes;
-        check(&items, limit)?;
+        check(&items, self.channel_bytes())?;
         for item in &items {
             tracing::debug!(channel = ?item.channel, "publish");
         }

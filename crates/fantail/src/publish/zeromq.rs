@@ -240,10 +240,6 @@ impl Publisher {
         // The default realm always exists.
         self.snapshot.load().realms.get(DEFAULT_REALM).unwrap_or_default()
     }
-
-    fn channel_bytes(&self) -> usize {
-        self.snapshot.load().config.grip.channel_bytes
-    }
 }
 
 const COMPLAINTS_EVERY: Duration = Duration::from_secs(1);

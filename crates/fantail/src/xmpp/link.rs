@@ -1,0 +1,224 @@
+//! The stream to the XMPP server: joining it, again when it is lost, and what goes in and out. Never says the secret.
+
+use std::{future::Future, io, pin::pin, rc::Rc, time::Duration};
+
+use fantail_proto::xmpp::stream::{self, Broken, Event, Reader};
+use socket2::{SockRef, TcpKeepalive};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::{
+        TcpStream,
+        tcp::{OwnedReadHalf, OwnedWriteHalf},
+    },
+    sync::watch,
+    time::{Instant, sleep, timeout},
+};
+
+use super::{Component, TARGET, unix_ms};
+
+/// Why a stream ended, or never was.
+#[derive(Debug, thiserror::Error)]
+enum Lost {
+    #[error("{0}")]
+    Io(#[from] io::Error),
+    #[error("no answer within {0:?}")]
+    Silent(Duration),
+    #[error("{0}")]
+    Broken(#[from] Broken),
+    #[error("the server has ended the stream: {0}")]
+    Failed(String),
+    #[error("the server has closed the stream")]
+    Closed,
+}
+
+impl Lost {
+    /// Trying again soon would be of no use: somebody has to change a configuration.
+    fn advice(&self) -> Option<&'static str> {
+        let Self::Failed(condition) = self else { return None };
+        match condition.as_str() {
+            "not-authorized" => Some("xmpp.secret is not what the server has for this component"),
+            "host-unknown" | "host-gone" => Some("the server has no component of the name xmpp.domain"),
+            "conflict" => Some("another component has joined by this name"),
+            _ => None,
+        }
+    }
+}
+
+/// Stays joined until `stopping` is ready and what waits is written.
+pub(super) async fn keep(component: &Rc<Component>, stopping: impl Future<Output = ()>) {
+    let (stop, stopped) = watch::channel(false);
+    let mut stopping = pin!(stopping);
+    let mut links = pin!(join_again(component, stopped));
+    tokio::select! {
+        () = &mut links => return,
+        () = &mut stopping => {}
+    }
+    stop.send_replace(true);
+    links.await;
+}
+
+async fn join_again(component: &Rc<Component>, mut stopped: watch::Receiver<bool>) {
+    let mut failures = 0;
+    while !*stopped.borrow() {
+        let begun = Instant::now();
+        let Err(lost) = Link::open(component, stopped.clone()).await else { return };
+        component.counts.xmpp_connected.set(0);
+        if begun.elapsed() >= STEADY {
+            failures = 0;
+        }
+        let server = &component.config.server;
+        let pause = match lost.advice() {
+            Some(advice) => {
+                component.counts.xmpp_denied.add(1);
+                tracing::error!(target: TARGET, server, %lost, "not joined: {advice}");
+                SLOW + jitter(SLOW)
+            }
+            None => {
+                component.counts.xmpp_unreached.add(1);
+                tracing::warn!(target: TARGET, server, %lost, "no stream to the XMPP server");
+                let pause = (FIRST * 2_u32.saturating_pow(failures)).min(SLOW);
+                pause / 2 + jitter(pause / 2)
+            }
+        };
+        failures = (failures + 1).min(MOST_DOUBLINGS);
+        tokio::select! {
+            () = sleep(pause) => {}
+            _ = stopped.wait_for(|stop| *stop) => {}
+        }
+    }
+}
+
+/// A stream that is being joined, or is.
+struct Link {
+    read: OwnedReadHalf,
+    reader: Reader,
+    buffer: Vec<u8>,
+    /// What of the buffer is not used yet.
+    unread: std::ops::Range<usize>,
+}
+
+impl Link {
+    /// Joins, and goes on until the stream is lost; `Ok` when it was stopped.
+    async fn open(component: &Rc<Component>, stopped: watch::Receiver<bool>) -> Result<(), Lost> {
+        let socket = timeout(PATIENCE, TcpStream::connect(&component.config.server));
+        let socket = socket.await.map_err(|_| Lost::Silent(PATIENCE))??;
+        socket.set_nodelay(true)?;
+        let options = SockRef::from(&socket);
+        options.set_tcp_keepalive(&TcpKeepalive::new().with_time(QUIET).with_interval(QUIET))?;
+        options.set_tcp_user_timeout(Some(STALL))?;
+        let (read, mut write) = socket.into_split();
+        let mut link = Self { read, reader: Reader::default(), buffer: vec![0; BUFFER], unread: 0..0 };
+        let joined = timeout(PATIENCE, link.join(component, &mut write));
+        joined.await.map_err(|_| Lost::Silent(PATIENCE))??;
+        component.counts.xmpp_joined.add(1);
+        component.counts.xmpp_connected.set(1);
+        let domain = component.config.domain.as_str();
+        tracing::info!(target: TARGET, server = component.config.server, domain, "joined the XMPP server");
+        let lost = tokio::select! {
+            lost = link.read_on(component) => lost,
+            written = write_on(component, &mut write, stopped) => return written,
+        };
+        if let Lost::Broken(broken) = &lost {
+            let complaint = stream::complaint(broken.condition());
+            // It may be deaf, too.
+            drop(timeout(QUIET, write.write_all(complaint.as_bytes())).await);
+        }
+        Err(lost)
+    }
+
+    async fn join(&mut self, component: &Component, write: &mut OwnedWriteHalf) -> Result<(), Lost> {
+        write.write_all(stream::opening(component.config.domain.as_str()).as_bytes()).await?;
+        loop {
+            match self.next().await? {
+                Event::Open { id } => {
+                    let proof = stream::handshake(&id, &component.secret);
+                    write.write_all(proof.as_bytes()).await?;
+                }
+                Event::Accepted => return Ok(()),
+                Event::Failed(condition) => return Err(Lost::Failed(condition)),
+                Event::Closed => return Err(Lost::Closed),
+                Event::Stanza(_) | Event::Excess(..) => {}
+            }
+        }
+    }
+
+    async fn read_on(&mut self, component: &Rc<Component>) -> Lost {
+        loop {
+            match self.next().await {
+                Ok(Event::Stanza(stanza)) => component.receive(stanza, self.reader.bytes()),
+                Ok(Event::Excess(head, excess)) => component.receive_excess(&head, excess),
+                Ok(Event::Failed(condition)) => return Lost::Failed(condition),
+                Ok(Event::Closed) => return Lost::Closed,
+                Ok(Event::Open { .. } | Event::Accepted) => {}
+                Err(lost) => return lost,
+            }
+        }
+    }
+
+    async fn next(&mut self) -> Result<Event, Lost> {
+        loop {
+            let mut rest = &self.buffer[self.unread.clone()];
+            let event = self.reader.read(&mut rest)?;
+            self.unread.start = self.unread.end - rest.len();
+            if let Some(event) = event {
+                return Ok(event);
+            }
+            match self.read.read(&mut self.buffer).await? {
+                0 => return Err(Lost::Closed),
+                read => self.unread = 0..read,
+            }
+        }
+    }
+}
+
+/// Writes what waits; `Ok` when it was stopped and all is written.
+async fn write_on(
+    component: &Component,
+    write: &mut OwnedWriteHalf,
+    mut stopped: watch::Receiver<bool>,
+) -> Result<(), Lost> {
+    let ready = component.outbox.borrow().ready();
+    loop {
+        let wire = {
+            let (subscribers, presences) = (component.subscribers.borrow(), component.presences.borrow());
+            component.outbox.borrow_mut().wire(&subscribers, &presences, unix_ms())
+        };
+        if !wire.is_empty() {
+            timeout(STALL, write.write_all(&wire)).await.map_err(|_| Lost::Silent(STALL))??;
+            component.outbox.borrow_mut().written();
+            continue;
+        }
+        if *stopped.borrow() {
+            write.write_all(stream::CLOSING.as_bytes()).await?;
+            return Ok(write.shutdown().await?);
+        }
+        tokio::select! {
+            () = ready.notified() => {}
+            // So that a server that has vanished is noticed, and no middlebox forgets the connection.
+            () = sleep(QUIET) => write.write_all(b" ").await?,
+            _ = stopped.wait_for(|stop| *stop) => {}
+        }
+    }
+}
+
+/// A random time up to `most`.
+fn jitter(most: Duration) -> Duration {
+    let mut random = [0];
+    // Without random numbers there is no jitter.
+    _ = aws_lc_rs::rand::fill(&mut random);
+    most * u32::from(random[0]) / 256
+}
+
+/// To connect, and to join.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Pauses between attempts begin with this and double.
+const FIRST: Duration = Duration::from_secs(1);
+/// The longest pause, and the least after a refusal that only people can change.
+const SLOW: Duration = Duration::from_mins(1);
+const MOST_DOUBLINGS: u32 = 6;
+/// A stream that has lasted for so long was a good one.
+const STEADY: Duration = Duration::from_secs(10);
+const QUIET: Duration = Duration::from_secs(30);
+/// What is written and not acknowledged by the server's kernel for so long.
+const STALL: Duration = Duration::from_secs(30);
+const BUFFER: usize = 16 << 10;

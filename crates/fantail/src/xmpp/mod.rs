@@ -1,0 +1,399 @@
+//! Fantail as a component of an XMPP server (XEP-0114): the subscriptions of XMPP entities, what they get, and what
+//! becomes of what they say. It lives on a thread of its own, as a shard does: nothing of it is shared, and others
+//! speak to it through [`Desk`].
+
+mod entity;
+mod inbox;
+mod link;
+mod origin;
+mod outbox;
+mod presence;
+mod subscribers;
+
+use std::{
+    cell::RefCell,
+    future::Future,
+    io,
+    path::PathBuf,
+    rc::Rc,
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use arc_swap::ArcSwap;
+use fantail_proto::xmpp::{
+    CLIENT,
+    answer::{self, Condition},
+    jid::Jid,
+    pubsub::Shows,
+    xml::Element,
+};
+use tokio::{
+    runtime,
+    sync::{Semaphore, mpsc, oneshot},
+    time::interval,
+};
+
+use crate::{
+    config::{self, Config, Secret},
+    hub::{Hub, Outpost, RealmId},
+    metrics::{Counters, Process},
+    publish::Publisher,
+    sign::Tokens,
+    snapshot::Snapshot,
+    store::{OpenError, Store, StoreError},
+    upstream::{Upstream, Workers},
+};
+
+use inbox::Lanes;
+use outbox::Outbox;
+use presence::Presences;
+use subscribers::{Interest, Subscribers};
+pub use subscribers::{Place, Terms};
+
+/// What the component is made of.
+#[derive(Debug)]
+pub struct Parts {
+    pub hub: Arc<Hub>,
+    pub snapshot: Arc<ArcSwap<Snapshot>>,
+    pub publisher: Arc<Publisher>,
+    pub counts: Arc<Process>,
+    pub workers: Arc<Workers>,
+}
+
+/// Everything is read, and nothing is connected.
+#[derive(Debug)]
+pub struct Xmpp {
+    config: config::Xmpp,
+    secret: Vec<u8>,
+    store: Store,
+    orders: mpsc::Receiver<Order>,
+}
+
+/// Why there is no component.
+#[derive(Debug, thiserror::Error)]
+pub enum XmppError {
+    #[error("xmpp.secret: {}: {source}", path.display())]
+    Secret { path: PathBuf, source: io::Error },
+    #[error("xmpp.secret: {} is empty", .0.display())]
+    NoSecret(PathBuf),
+    #[error("xmpp: {0}")]
+    Store(#[from] OpenError),
+    #[error("xmpp: {0}")]
+    Load(#[from] StoreError),
+}
+
+impl Xmpp {
+    /// `None` without a server in the configuration.
+    pub fn open(config: &Config) -> Result<Option<(Self, Desk)>, XmppError> {
+        let (Some(xmpp), Some(folder)) = (&config.xmpp, &config.server.data_dir) else { return Ok(None) };
+        let secret = match &xmpp.secret {
+            Secret::Bytes(bytes) => bytes.clone(),
+            Secret::File(path) => {
+                let read = std::fs::read(path);
+                let read = read.map_err(|source| XmppError::Secret { path: path.clone(), source })?;
+                let secret = read.trim_ascii().to_vec();
+                if secret.is_empty() {
+                    return Err(XmppError::NoSecret(path.clone()));
+                }
+                secret
+            }
+        };
+        let (store, set_aside) = Store::open(&folder.join("xmpp.redb"), CACHE_BYTES)?;
+        if let Some(aside) = set_aside {
+            tracing::error!(
+                "subscriptions of XMPP are lost: the file was damaged, and is now {}",
+                aside.display()
+            );
+        }
+        let (desk, orders) = mpsc::channel(ORDERS);
+        Ok(Some((Self { config: xmpp.clone(), secret, store, orders }, Desk(desk))))
+    }
+
+    /// Lives until `stopping` is ready and what waits is written, or the stream cannot be.
+    pub fn run(self, parts: Parts, stopping: impl Future<Output = ()>) -> Result<(), XmppError> {
+        let runtime = runtime::Builder::new_current_thread().enable_all().build_local(Default::default());
+        let runtime = runtime.map_err(|error| StoreError::Disk(error.to_string().into()))?;
+        let Self { config, secret, store, orders } = self;
+        let component = Component::new(config, secret, store, parts);
+        component.load()?;
+        runtime.block_on(async {
+            tokio::task::spawn_local(Rc::clone(&component).take_items());
+            tokio::task::spawn_local(Rc::clone(&component).take_orders(orders));
+            tokio::task::spawn_local(Rc::clone(&component).tidy());
+            link::keep(&component, stopping).await;
+        });
+        Ok(())
+    }
+}
+
+/// Where others leave what they want of the component.
+#[derive(Clone, Debug)]
+pub struct Desk(mpsc::Sender<Order>);
+
+#[derive(Debug)]
+enum Order {
+    Subscribe { place: Place, jid: Jid, shows: Shows, done: oneshot::Sender<Result<(), Refused>> },
+    Unsubscribe { place: Place, jid: Jid, done: oneshot::Sender<Result<bool, Refused>> },
+    List { place: Place, page: Page, done: oneshot::Sender<Vec<(String, Terms)>> },
+}
+
+/// Which subscribers of a channel, in the order of their addresses.
+#[derive(Clone, Debug)]
+pub enum Page {
+    Only(Jid),
+    Behind { after: Option<String>, most: usize },
+}
+
+/// Why a subscription is as it was before.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum Refused {
+    #[error("there are {0} subscriptions, and no more are allowed (xmpp.subscriptions)")]
+    Full(usize),
+    #[error("an address may have {0} subscriptions (xmpp.subscriptions_per_jid)")]
+    TooMany(usize),
+    #[error("{0}")]
+    Store(#[from] StoreError),
+    #[error("the server is stopping")]
+    Stopping,
+}
+
+impl Desk {
+    /// From now on the address gets the `xmpp-stanza` items of the channel.
+    pub async fn subscribe(&self, place: Place, jid: Jid, shows: Shows) -> Result<(), Refused> {
+        let (done, answer) = oneshot::channel();
+        self.order(Order::Subscribe { place, jid, shows, done }).await?;
+        answer.await.unwrap_or(Err(Refused::Stopping))
+    }
+
+    /// False when it was not subscribed.
+    pub async fn unsubscribe(&self, place: Place, jid: Jid) -> Result<bool, Refused> {
+        let (done, answer) = oneshot::channel();
+        self.order(Order::Unsubscribe { place, jid, done }).await?;
+        answer.await.unwrap_or(Err(Refused::Stopping))
+    }
+
+    pub async fn list(&self, place: Place, page: Page) -> Result<Vec<(String, Terms)>, Refused> {
+        let (done, answer) = oneshot::channel();
+        self.order(Order::List { place, page, done }).await?;
+        answer.await.map_err(|_| Refused::Stopping)
+    }
+
+    async fn order(&self, order: Order) -> Result<(), Refused> {
+        self.0.send(order).await.map_err(|_| Refused::Stopping)
+    }
+}
+
+/// The component, on its thread.
+#[derive(Debug)]
+struct Component {
+    config: config::Xmpp,
+    secret: Vec<u8>,
+    hub: Arc<Hub>,
+    /// In the hub.
+    place: usize,
+    snapshot: Arc<ArcSwap<Snapshot>>,
+    publisher: Arc<Publisher>,
+    counts: Arc<Process>,
+    store: Store,
+    subscribers: RefCell<Subscribers>,
+    presences: RefCell<Presences>,
+    outbox: RefCell<Outbox>,
+    lanes: RefCell<Lanes>,
+    upstream: Upstream,
+    tokens: RefCell<Tokens>,
+    /// To ask an origin.
+    permits: Semaphore,
+}
+
+impl Component {
+    fn new(config: config::Xmpp, secret: Vec<u8>, store: Store, parts: Parts) -> Rc<Self> {
+        let Parts { hub, snapshot, publisher, counts, workers } = parts;
+        Rc::new(Self {
+            place: hub.place(Outpost::Xmpp),
+            hub,
+            snapshot,
+            publisher,
+            store,
+            secret,
+            subscribers: RefCell::default(),
+            presences: RefCell::default(),
+            outbox: RefCell::new(Outbox::new(&config, Arc::clone(&counts))),
+            lanes: RefCell::default(),
+            upstream: Upstream::new(Arc::new(Counters::default()), workers),
+            tokens: RefCell::default(),
+            permits: Semaphore::new(config.origin_requests),
+            counts,
+            config,
+        })
+    }
+
+    /// Those of realms that are not configured stay on disk and get nothing.
+    fn load(&self) -> Result<(), StoreError> {
+        let realms = Arc::clone(&self.snapshot.load().realms);
+        let mut strangers = 0;
+        subscribers::load(&self.store, |jid, realm_name, channel, terms| match realms.get(realm_name) {
+            Some(realm) => {
+                let place = Place { realm, realm_name: realm_name.into(), channel: channel.into() };
+                self.set(&place, jid, terms);
+            }
+            None => strangers += 1,
+        })?;
+        if strangers > 0 {
+            tracing::warn!(target: TARGET, "{strangers} subscriptions are of realms that are not configured");
+        }
+        Ok(())
+    }
+
+    async fn take_items(self: Rc<Self>) {
+        let mut batch = Vec::new();
+        loop {
+            self.hub.mail(self.place).await;
+            self.hub.take(self.place, &mut batch);
+            let (mut outbox, subscribers) = (self.outbox.borrow_mut(), self.subscribers.borrow());
+            for delivery in batch.drain(..) {
+                outbox.deliver(&delivery, &subscribers, unix_ms());
+            }
+        }
+    }
+
+    async fn take_orders(self: Rc<Self>, mut orders: mpsc::Receiver<Order>) {
+        let at_once = Arc::new(Semaphore::new(ORDERS));
+        while let Some(order) = orders.recv().await {
+            let Ok(permit) = Arc::clone(&at_once).acquire_owned().await else { return };
+            let component = Rc::clone(&self);
+            tokio::task::spawn_local(async move {
+                component.obey(order).await;
+                drop(permit);
+            });
+        }
+    }
+
+    /// Closes connections to origins that have been idle for too long, and all that are idle after a reload.
+    async fn tidy(self: Rc<Self>) {
+        let mut every = interval(TIDY_EVERY);
+        let mut tidied = self.snapshot.load_full();
+        loop {
+            every.tick().await;
+            let snapshot = self.snapshot.load_full();
+            self.upstream.sweep(snapshot.config.origin.keep_alive);
+            if !Arc::ptr_eq(&snapshot, &tidied) {
+                self.upstream.forget();
+                tidied = snapshot;
+            }
+        }
+    }
+
+    async fn obey(&self, order: Order) {
+        // Who asked may have gone.
+        match order {
+            Order::Subscribe { place, jid, shows, done } => {
+                let outcome = self.change(&place, &jid, |terms| Terms { stanza: true, shows, ..terms }).await;
+                drop(done.send(outcome.map(drop)));
+            }
+            Order::Unsubscribe { place, jid, done } => {
+                let outcome = self.change(&place, &jid, |terms| Terms { stanza: false, ..terms }).await;
+                drop(done.send(outcome.map(|before| before.stanza)));
+            }
+            Order::List { place, page, done } => {
+                let subscribers = self.subscribers.borrow();
+                let Place { realm, channel, .. } = place;
+                let found: Vec<_> = match &page {
+                    Page::Only(jid) => {
+                        let terms = subscribers.get(realm, &channel, jid.as_str());
+                        terms.into_iter().map(|terms| (jid.to_string(), terms)).collect()
+                    }
+                    Page::Behind { after, most } => {
+                        let page = subscribers.page(realm, &channel, after.as_deref(), *most);
+                        page.map(|(jid, terms)| (jid.to_owned(), terms)).collect()
+                    }
+                };
+                drop(done.send(found));
+            }
+        }
+    }
+
+    /// Changes what an address gets of a channel, in memory at once and on disk when this returns: what it got before.
+    async fn change(
+        &self,
+        place: &Place,
+        jid: &Jid,
+        change: impl FnOnce(Terms) -> Terms,
+    ) -> Result<Terms, Refused> {
+        let jid = jid.as_str();
+        let before = self.subscribers.borrow().get(place.realm, &place.channel, jid);
+        let mut terms = change(before.unwrap_or_default());
+        if terms.is_empty() {
+            terms = Terms::default();
+        }
+        if before.unwrap_or_default() == terms {
+            return Ok(terms);
+        }
+        if before.is_none() && self.subscribers.borrow().len() >= self.config.subscriptions {
+            return Err(Refused::Full(self.config.subscriptions));
+        }
+        self.set(place, jid, terms);
+        match self.store.write(subscribers::write(place, jid, terms)).await {
+            Ok(()) => Ok(before.unwrap_or_default()),
+            Err(error) => {
+                self.set(place, jid, before.unwrap_or_default());
+                Err(error.into())
+            }
+        }
+    }
+
+    fn set(&self, place: &Place, jid: &str, terms: Terms) {
+        let mut subscribers = self.subscribers.borrow_mut();
+        match subscribers.set(place, jid, terms) {
+            Interest::Begins => _ = self.hub.join(self.place, place.realm, &place.channel),
+            Interest::Ends => self.hub.leave(self.place, place.realm, &place.channel, false),
+            Interest::Stays => {}
+        }
+        self.counts.xmpp_subscriptions.set(i64::try_from(subscribers.len()).unwrap_or(i64::MAX));
+    }
+
+    /// Whether an address may make one more subscription for itself, or have one made by an origin.
+    fn may_subscribe(&self, jid: &Jid) -> Result<(), Refused> {
+        let most = self.config.subscriptions_per_jid;
+        let kept = subscribers::of(&self.store, jid.bare(), most)?;
+        if kept.len() < most { Ok(()) } else { Err(Refused::TooMany(most)) }
+    }
+
+    fn send(&self, stanza: &Element) {
+        self.outbox.borrow_mut().answer(stanza.to_xml(CLIENT).into_bytes());
+    }
+
+    /// Tells who asked that it was in vain, if that is to be told.
+    fn refuse(&self, asked: &Element, condition: Condition, text: &str) {
+        if let Some(error) = answer::error(asked, condition, text) {
+            self.send(&error);
+        }
+    }
+
+    /// The realm of this name, if it is configured.
+    fn realm(&self, name: &str) -> Option<RealmId> {
+        self.snapshot.load().realms.get(name)
+    }
+}
+
+/// What a refusal is to an entity.
+fn condition(refused: &Refused) -> Condition {
+    match refused {
+        Refused::Full(_) | Refused::Stopping => Condition::ResourceConstraint,
+        Refused::TooMany(_) => Condition::PolicyViolation,
+        Refused::Store(_) => Condition::InternalServerError,
+    }
+}
+
+/// Milliseconds since 1970.
+fn unix_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+const TIDY_EVERY: Duration = Duration::from_secs(1);
+const TARGET: &str = "fantail::xmpp";
+/// Of redb: subscriptions are read once, at the start.
+const CACHE_BYTES: usize = 16 << 20;
+/// Orders that wait, and that are carried out at a time: they share commits.
+const ORDERS: usize = 1024;

@@ -1,0 +1,305 @@
+//! A stanza as a request to an origin, and what the answer asks for: stanzas to send, channels to subscribe the sender
+//! to. The route decides who is asked, as for every request.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use fantail_proto::{
+    forward::{FEATURES, GRIP_FEATURE, GRIP_SIG},
+    grip::{self, Hold, Instruct, InstructError},
+    item::WsKind,
+    route::Asked,
+    websocket::control::{Control, Message, Verdict},
+    xmpp::{
+        CLIENT,
+        answer::Condition,
+        jid::Jid,
+        pubsub::Shows,
+        stanza::{Kind, Stanza, StanzaError},
+        xml::Element,
+    },
+};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, Uri, header};
+use http_body_util::{BodyExt as _, Limited};
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+
+use super::{Component, Place, Refused, TARGET, Terms, condition, inbox::Received, unix_ms};
+use crate::{
+    config::DEFAULT_REALM,
+    proxy::destination,
+    route::Route,
+    upstream::{Failure, Unanswered, Upload},
+};
+
+/// Gives a stanza to its origin and does what the answer says. Whoever waits for an answer gets one.
+pub(super) async fn ask(component: &Component, received: &Received) {
+    let outcome = {
+        let _permit = component.permits.acquire().await.expect("the semaphore is never closed");
+        post(component, received).await
+    };
+    let answered = match outcome {
+        Ok((route, reply)) => obey(component, received, &route, reply).await,
+        Err(failed) => Err(failed),
+    };
+    let stanza = &received.stanza;
+    match answered {
+        Ok(answered) => {
+            component.counts.xmpp_origin_answered.add(1);
+            if received.kind == Kind::Iq && !answered {
+                component.refuse(stanza, Condition::ServiceUnavailable, "");
+            }
+        }
+        Err(failed) => {
+            component.counts.xmpp_origin_failed.add(1);
+            tracing::info!(target: TARGET, to = %received.to, %failed, "a stanza was not answered");
+            component.refuse(stanza, failed.condition(), "");
+        }
+    }
+}
+
+/// Why an origin has not answered a stanza.
+#[derive(Debug, thiserror::Error)]
+enum Failed {
+    #[error("no route for it")]
+    NoRoute,
+    #[error("{0}")]
+    Upstream(Failure),
+    #[error("no target could be reached")]
+    Unreached,
+    #[error("the origin answered {0}")]
+    Status(StatusCode),
+    #[error("the origin's answer broke off, or is too long")]
+    Body,
+    #[error("{0}")]
+    Instruct(#[from] InstructError),
+    #[error("{0}")]
+    Refused(#[from] Refused),
+}
+
+impl Failed {
+    fn condition(&self) -> Condition {
+        match self {
+            Self::NoRoute => Condition::ServiceUnavailable,
+            Self::Upstream(Failure::Silent(_)) => Condition::RemoteServerTimeout,
+            Self::Upstream(Failure::Busy(_)) => Condition::ResourceConstraint,
+            Self::Status(StatusCode::FORBIDDEN | StatusCode::UNAUTHORIZED) => Condition::Forbidden,
+            Self::Status(StatusCode::NOT_FOUND) => Condition::ItemNotFound,
+            Self::Refused(refused) => condition(refused),
+            Self::Status(_) | Self::Upstream(_) | Self::Unreached | Self::Body | Self::Instruct(_) => {
+                Condition::InternalServerError
+            }
+        }
+    }
+}
+
+/// What an origin has said.
+struct Reply {
+    status: StatusCode,
+    headers: HeaderMap,
+    body: Bytes,
+}
+
+async fn post(component: &Component, received: &Received) -> Result<(Arc<Route>, Reply), Failed> {
+    let snapshot = component.snapshot.load_full();
+    let domain = component.config.domain.as_str();
+    let path = format!("/xmpp/{}", utf8_percent_encode(received.to.as_str(), &IN_PATH));
+    let asked = Asked { host: domain, path: &path, tls: false, ws: false, id: None };
+    let route = Arc::clone(snapshot.routes.find(asked).ok_or(Failed::NoRoute)?);
+    let body = Bytes::from(received.stanza.to_xml(""));
+    let origin = &snapshot.config.origin;
+    for (index, target) in route.rule.targets.iter().enumerate() {
+        let outgoing = route.rule.outgoing(target, &path, domain);
+        let Some(to) = destination(&route, index, outgoing.host) else { return Err(Failed::Unreached) };
+        let mut request = Request::new(Upload::Whole(body.clone()));
+        *request.method_mut() = Method::POST;
+        *request.uri_mut() = outgoing.path_and_query.parse().unwrap_or_else(|_| Uri::from_static("/"));
+        *request.headers_mut() = headers(component, received, &route);
+        if let Ok(host) = HeaderValue::from_str(outgoing.host) {
+            request.headers_mut().insert(header::HOST, host);
+        }
+        let asking = component.upstream.ask(&to, Box::new(request), origin);
+        match asking.await {
+            Ok(response) => {
+                let (head, download) = response.into_parts();
+                let limited = Limited::new(download, snapshot.config.grip.instruct_bytes);
+                let body = limited.collect().await.map_err(|_| Failed::Body)?.to_bytes();
+                return Ok((route, Reply { status: head.status, headers: head.headers, body }));
+            }
+            Err(Unanswered { failure, .. }) if failure.is_unreached() => {
+                let address = target.address.to_string();
+                tracing::info!(target: TARGET, address, %failure, "target not reached");
+            }
+            Err(Unanswered { failure, .. }) => return Err(Failed::Upstream(failure)),
+        }
+    }
+    Err(Failed::Unreached)
+}
+
+fn headers(component: &Component, received: &Received, route: &Route) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/xmpp+xml"));
+    let stanza = &received.stanza;
+    let named = [
+        (header::FROM, Some(received.from.as_str())),
+        (HeaderName::from_static("to"), Some(received.to.as_str())),
+        (HeaderName::from_static("type"), stanza.attr("type")),
+    ];
+    for (name, value) in named {
+        // A type that cannot stand in a header is none.
+        if let Some(Ok(value)) = value.map(|value| HeaderValue::from_bytes(value.as_bytes())) {
+            headers.insert(name, value);
+        }
+    }
+    for (name, value) in &route.rule.headers {
+        if value.is_empty() {
+            headers.remove(name);
+        } else {
+            headers.insert(name, value.clone());
+        }
+    }
+    if !route.rule.no_grip {
+        headers.insert(GRIP_FEATURE, FEATURES);
+    }
+    if let Some(signer) = &route.signer {
+        match component.tokens.borrow_mut().get(signer, unix_ms() / 1000) {
+            Ok(token) => drop(headers.insert(GRIP_SIG, token)),
+            Err(error) => tracing::error!(target: TARGET, %error, "requests cannot be signed"),
+        }
+    }
+    headers
+}
+
+/// Whether the stanza, if it is an iq, was answered.
+async fn obey(
+    component: &Component,
+    received: &Received,
+    route: &Route,
+    reply: Reply,
+) -> Result<bool, Failed> {
+    let Reply { status, headers, mut body } = reply;
+    if !status.is_success() {
+        return Err(Failed::Status(status));
+    }
+    let speaks_grip = !route.rule.no_grip;
+    if speaks_grip && grip::is_instruct(&headers) {
+        let instruct = Instruct::parse(status.as_u16(), "", &headers, body)?;
+        if let Some(hold) = &instruct.hold {
+            subscribe(component, received, route, &instruct, hold).await?;
+        }
+        body = instruct.reply.body;
+    }
+    let mut answered = false;
+    for line in body.split(|byte| *byte == b'\n').map(<[u8]>::trim_ascii).filter(|line| !line.is_empty()) {
+        if speaks_grip && line.starts_with(b"c:") {
+            control(component, received, route, line).await?;
+            continue;
+        }
+        match say(component, received, line) {
+            Ok(iq) => answered |= iq,
+            Err(why) => tracing::warn!(target: TARGET, "a stanza of an origin is not sent: it {why}"),
+        }
+    }
+    Ok(answered)
+}
+
+/// Sends a stanza of the origin's: to the sender and from whom it wrote to, unless it says otherwise. True when it
+/// answers an iq.
+fn say(component: &Component, received: &Received, line: &[u8]) -> Result<bool, StanzaError> {
+    let element = Element::parse(line)?;
+    let answers = element.is(CLIENT, "iq")
+        && matches!(element.attr("type"), Some("result" | "error"))
+        && element.attr("id") == received.stanza.attr("id");
+    let stanza = Stanza::of(element)?;
+    let own = stanza.from.as_ref().filter(|from| from.domain() == component.config.domain.domain());
+    let from = own.unwrap_or(&received.to);
+    let to = stanza.to.as_ref().unwrap_or(&received.from);
+    let mut wire = Vec::new();
+    stanza.sealed(from.as_str(), "").write(to.as_str(), &mut wire);
+    component.outbox.borrow_mut().answer(wire);
+    Ok(answers && *to == received.from)
+}
+
+/// Subscribes the sender, with whatever resource, to the instruct's channels.
+async fn subscribe(
+    component: &Component,
+    received: &Received,
+    route: &Route,
+    instruct: &Instruct,
+    hold: &Hold,
+) -> Result<(), Failed> {
+    if !matches!(hold, Hold::Stream { .. }) {
+        return Err(fault("a stanza cannot be held as a response: Grip-Hold must be 'stream'"));
+    }
+    let present = instruct.meta.iter().rev().find(|(name, _)| name == "presence");
+    let shows = if present.is_some_and(|(_, value)| value == "true") { Shows::ANY } else { Shows::ALWAYS };
+    let most = component.snapshot.load().config.grip.subscriptions;
+    for channel in instruct.channels.iter().take(most) {
+        if !channel.filters.is_empty() {
+            return Err(fault("a subscription over XMPP has no filters"));
+        }
+        join(component, received, route, &channel.name, shows).await?;
+    }
+    Ok(())
+}
+
+/// An instruction as on a WebSocket: `c:` and JSON.
+async fn control(
+    component: &Component,
+    received: &Received,
+    route: &Route,
+    line: &[u8],
+) -> Result<(), Failed> {
+    let content = Bytes::copy_from_slice(line);
+    match (Message { kind: WsKind::Text, content, fragmented: false }).classify(Some(b"")) {
+        Verdict::Control(Control::Subscribe { channel, filters, .. }) if filters.is_empty() => {
+            join(component, received, route, &channel, Shows::ALWAYS).await
+        }
+        Verdict::Control(Control::Unsubscribe { channel }) => {
+            let (place, jid) = (place(route, &channel), sender(received));
+            component.change(&place, &jid, |terms| Terms { stanza: false, ..terms }).await?;
+            Ok(())
+        }
+        _ => Err(fault("a control message over XMPP is to subscribe, without filters, or to unsubscribe")),
+    }
+}
+
+async fn join(
+    component: &Component,
+    received: &Received,
+    route: &Route,
+    channel: &str,
+    shows: Shows,
+) -> Result<(), Failed> {
+    let place = place(route, channel);
+    let limit = component.snapshot.load().config.grip.channel_bytes;
+    if place.channel.len() > limit {
+        return Err(fault(&format!("a channel's name has more than {limit} bytes")));
+    }
+    let jid = sender(received);
+    if component.subscribers.borrow().get(place.realm, &place.channel, jid.as_str()).is_none() {
+        component.may_subscribe(&jid)?;
+    }
+    component.change(&place, &jid, |terms| Terms { stanza: true, shows, ..terms }).await?;
+    Ok(())
+}
+
+fn place(route: &Route, channel: &str) -> Place {
+    Place {
+        realm: route.realm,
+        realm_name: route.rule.realm.as_deref().unwrap_or(DEFAULT_REALM).to_owned(),
+        channel: format!("{}{channel}", route.rule.prefix),
+    }
+}
+
+/// Without the resource, which is another the next time.
+fn sender(received: &Received) -> Jid {
+    Jid::parse(received.from.bare()).expect("it is a part of an address")
+}
+
+fn fault(text: &str) -> Failed {
+    Failed::Instruct(InstructError(text.to_owned()))
+}
+
+/// RFC 3986 3.3, without what an address and a path both use.
+const IN_PATH: percent_encoding::AsciiSet =
+    NON_ALPHANUMERIC.remove(b'@').remove(b'.').remove(b'-').remove(b'_').remove(b'~');
