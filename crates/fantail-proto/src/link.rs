@@ -112,6 +112,14 @@ fn escaped(reference: &str) -> Cow<'_, str> {
 
 const HEX: [char; 16] = ['0', '1', '2', '3', '4', '5', '6', '7', '8', '9', 'A', 'B', 'C', 'D', 'E', 'F'];
 
+/// How long to wait after the attempts so far before a link is asked for again (spec 3.10); the caller adds up to a second
+/// of its own. `None`: it is given up.
+pub fn retry_ms(attempts: u32) -> Option<u64> {
+    (attempts < RETRIES).then(|| 1000 << attempts)
+}
+
+const RETRIES: u32 = 5;
+
 /// A scheme and what follows its colon, if the reference has one.
 fn scheme(reference: &str) -> Option<(&str, &str)> {
     let (scheme, rest) = reference.split_once(':')?;
@@ -215,6 +223,12 @@ mod tests {
         let six = home.resolve("https://[::1]/").unwrap();
         assert_eq!((six.host(), six.port(), six.authority()), ("::1", 443, "[::1]"));
         assert_eq!(home.resolve("http://[::1]:81/").unwrap().port(), 81);
+    }
+
+    #[test]
+    fn retries_double_and_end() {
+        let waits: Vec<u64> = (0..10).map_while(retry_ms).collect();
+        assert_eq!(waits, [1000, 2000, 4000, 8000, 16_000]);
     }
 
     proptest! {

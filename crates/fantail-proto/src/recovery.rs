@@ -57,37 +57,35 @@ impl Means {
 /// What is still to be given of the items of one channel that waited while a subscriber's gap was repaired.
 #[derive(Debug, Default, Eq, PartialEq)]
 pub struct Reconciled {
-    /// The places of those that follow, in order.
+    /// The places of those that follow, each behind the one that it follows.
     pub deliver: Vec<usize>,
-    /// Some do not follow, and nothing shows that the subscriber has them: the gap is to be repaired again.
-    pub again: bool,
+    /// Those that do not follow, and nothing shows that the subscriber has them: the gap is to be repaired again.
+    pub left: Vec<usize>,
 }
 
 /// Compares what waited, each with its id and prev-id, with the new position. What was published before the origin
-/// answered may be in its answer: it is left out from the front, up to the position itself or the first that follows.
+/// answered may be in its answer: the item of the position, and those that it follows.
 pub fn reconcile(position: &str, waited: &[(Option<&str>, Option<&str>)]) -> Reconciled {
-    let had = waited.iter().rposition(|(id, _)| *id == Some(position));
-    let follows = || waited.iter().position(|(_, prev_id)| *prev_id == Some(position));
-    let Some(from) = had.map(|had| had + 1).or_else(follows) else {
-        return Reconciled { deliver: Vec::new(), again: !waited.is_empty() };
-    };
-    let mut reconciled = Reconciled::default();
-    let mut position = Some(position);
-    for (place, &(id, prev_id)) in waited.iter().enumerate().skip(from) {
-        match position.map_or(Step::Deliver, |position| step(position, id, prev_id)) {
-            Step::Deliver => {
-                reconciled.deliver.push(place);
-                // An item without an id ends the tracking.
-                position = id;
-            }
-            Step::Skip => {}
-            Step::Gap => {
-                reconciled.again = true;
-                break;
-            }
-        }
+    let mut left: Vec<usize> = (0..waited.len()).collect();
+    let mut had = Some(position);
+    while let Some(id) = had {
+        let place = left.iter().position(|place| waited[*place].0 == Some(id));
+        had = place.and_then(|place| waited[left.remove(place)].1);
     }
-    reconciled
+    let mut deliver = Vec::new();
+    let mut last = Some(position);
+    while let Some(id) = last {
+        let Some(place) = left.iter().position(|place| waited[*place].1 == Some(id)) else { break };
+        let place = left.remove(place);
+        deliver.push(place);
+        last = waited[place].0;
+    }
+    if last.is_none() {
+        // An item without an id ends the tracking.
+        let after = deliver.last().copied().unwrap_or_default();
+        deliver.extend(left.extract_if(.., |place| *place > after));
+    }
+    Reconciled { deliver, left }
 }
 
 #[cfg(test)]
@@ -128,8 +126,8 @@ mod tests {
         let waited = waited(ids);
         let waited: Vec<_> =
             waited.iter().map(|(id, prev)| (Some(id.as_str()), Some(prev.as_str()))).collect();
-        let Reconciled { deliver, again } = reconcile(position, &waited);
-        (deliver.into_iter().map(|place| ids[place]).collect(), again)
+        let Reconciled { deliver, left } = reconcile(position, &waited);
+        (deliver.into_iter().map(|place| ids[place]).collect(), !left.is_empty())
     }
 
     #[test]
@@ -138,23 +136,30 @@ mod tests {
         assert_eq!(reconciled("7", &[8, 9]), (vec![8, 9], false));
         assert_eq!(reconciled("7", &[5, 6, 7]), (vec![], false));
         assert_eq!(reconciled("7", &[6, 7, 8, 9]), (vec![8, 9], false));
-        assert_eq!(reconciled("7", &[5, 8, 9]), (vec![8, 9], false));
+        assert_eq!(reconciled("7", &[6, 5, 7, 9, 8]), (vec![8, 9], false), "in the order of the chain");
+        assert_eq!(reconciled("7", &[5, 8, 9]), (vec![8, 9], true), "nothing shows that 5 is in the answer");
         assert_eq!(reconciled("7", &[9, 10]), (vec![], true), "8 is missing");
         assert_eq!(reconciled("7", &[8, 10, 11]), (vec![8], true), "9 is missing");
         assert_eq!(reconciled("9", &[8]), (vec![], true), "nothing shows that 8 is in the answer");
     }
 
+    #[test]
+    fn an_item_without_an_id_ends_the_tracking() {
+        let waited = [(Some("9"), Some("8")), (None, Some("7")), (Some("x"), None), (Some("y"), Some("z"))];
+        assert_eq!(reconcile("7", &waited), Reconciled { deliver: vec![1, 2, 3], left: vec![0] });
+    }
+
     proptest! {
-        /// What is given follows the position without a hole, and if all that waited is neither given nor known to be
-        /// before the position, the gap is repaired again.
+        /// What is given follows the position without a hole. If the gap is not repaired again, all that waited is given,
+        /// or is what the position follows.
         #[test]
-        fn what_is_given_follows(position in 1..30_u32, ids in prop::collection::vec(1..30_u32, 0..20)) {
+        fn what_is_given_follows(position in 1..30_u32, ids in prop::collection::hash_set(1..30_u32, 0..20)) {
+            let ids: Vec<u32> = ids.into_iter().collect();
             let (given, again) = reconciled(&position.to_string(), &ids);
             let expected: Vec<u32> = (position + 1..).take(given.len()).collect();
             prop_assert_eq!(&given, &expected);
-            let newest = ids.iter().copied().max().unwrap_or(0);
-            let reached = given.last().copied().unwrap_or(position);
-            prop_assert!(again || newest <= reached || ids.last().is_some_and(|last| *last <= reached));
+            let explained = |id: &u32| given.contains(id) || (*id..=position).all(|id| ids.contains(&id)) && *id <= position;
+            prop_assert_eq!(!again, ids.iter().all(explained));
         }
     }
 }

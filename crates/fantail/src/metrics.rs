@@ -201,10 +201,12 @@ families! {
             ended_timeout [cause = timeout]: Count,
             /// A WebSocket's client broke the protocol or a limit.
             ended_violation [cause = violation]: Count,
+            /// A stream had missed an item, and nothing could repair that.
+            ended_gap [cause = gap]: Count,
+            /// A stream's next link could not be followed, or led to what is no page.
+            ended_link [cause = link]: Count,
             /// A WebSocket's origin left, or could not be understood.
             ended_origin [cause = origin]: Count,
-            /// Something was missed, and nothing could repair that.
-            ended_gap [cause = gap]: Count,
         }
         updates: "Holds whose origins are asked again, by cause." {
             /// An item showed that another was missed.
@@ -216,6 +218,18 @@ families! {
             updates_recover [cause = recover]: Count,
             /// Their channel had got its first subscription a second before.
             updates_first [cause = first]: Count,
+            /// The time of a next link.
+            updates_timer [cause = timer]: Count,
+        }
+        link_fetches: "Requests for next links, retries included." { link_fetches: Count }
+        link_retries: "Next links that were not answered, or not with a page, and are asked for again." {
+            link_retries: Count,
+        }
+        gone_links: "Holds that are gone, by whether their gone link was told." {
+            gone_told [result = told]: Count,
+            gone_failed [result = failed]: Count,
+            /// Too many were waiting to be told.
+            gone_dropped [result = dropped]: Count,
         }
         websocket_messages: "Messages on WebSockets, by who sent them; what was published is under deliveries." {
             messages_client [from = client]: Count,

@@ -42,7 +42,7 @@ use crate::{
     route::Watch,
     shard::{Moved, Neighbours, Parts, Shard},
     snapshot::{AllInvalid, Snapshot},
-    upstream::{BindError, Workers},
+    upstream::{BindError, Pages, Workers},
     xmpp::{self, Xmpp, XmppError},
 };
 
@@ -273,6 +273,7 @@ impl Server {
         let limit = connection_limit(config.client.connections, origins);
         let crowd = Crowd::new(limit, config.client.connections_per_address);
         let (ended, endings) = mpsc::channel(shards);
+        let pages = Arc::new(Pages::default());
         let (neighbours, takers) = Neighbours::new(shards);
         let mut counters = Vec::new();
         for (index, moving) in takers.into_iter().enumerate() {
@@ -281,6 +282,7 @@ impl Server {
                 index,
                 hub: Arc::clone(hub),
                 workers: Arc::clone(workers),
+                pages: Arc::clone(&pages),
                 snapshot: Arc::clone(&self.snapshot),
                 counters: Arc::clone(&counted),
                 output: output.clone(),
@@ -489,6 +491,7 @@ struct Thread {
     index: usize,
     hub: Arc<Hub>,
     workers: Arc<Workers>,
+    pages: Arc<Pages>,
     snapshot: Arc<ArcSwap<Snapshot>>,
     counters: Arc<Counters>,
     output: Output,
@@ -510,6 +513,7 @@ impl Thread {
             index,
             hub,
             workers,
+            pages,
             snapshot,
             counters,
             output,
@@ -523,7 +527,8 @@ impl Thread {
         let holds =
             Holds::new(Arc::clone(&hub), index, fan_out, &snapshot.load().config, Arc::clone(&counters))?;
         let access = output.access();
-        let parts = Parts { index, hub, snapshot, counters, connections, access, holds, workers, neighbours };
+        let parts =
+            Parts { index, hub, snapshot, counters, connections, access, holds, workers, pages, neighbours };
         let shard = Shard::new(parts);
         tokio::task::spawn_local(listen::adopt(Rc::clone(&shard), moving));
         for (bound, tls) in bounds {

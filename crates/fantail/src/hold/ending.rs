@@ -1,4 +1,5 @@
-//! Ending many holds at once, in order: when the server drains. What an end means to one hold is decided with its kind.
+//! Ending many holds at once, in order, when the server drains.
+//! What an end means to one hold is decided with its kind.
 
 use fantail_pin::PinId;
 use fantail_proto::websocket::close::Code;

@@ -3,7 +3,7 @@
 //! work; subscribers are looked up when the batch begins, so one that comes later does not get what was
 //! published before it came.
 
-use std::sync::Arc;
+use std::{rc::Rc, sync::Arc};
 
 use fantail_pin::{Outcome, Payload, PinId, Tally};
 use fantail_proto::{
@@ -17,7 +17,11 @@ use smallvec::SmallVec;
 
 mod variants;
 
-use super::{Hold, HoldKind, Holds, List};
+use super::{
+    Hold, HoldKind, Holds, List,
+    follow::{Parked, Turn},
+    updates::Cause,
+};
 use crate::hub::{Delivery, Receipt};
 use variants::{Class, Variant};
 
@@ -52,6 +56,8 @@ pub(super) struct Work {
     from_log: bool,
     /// What the hold that is being sorted gets.
     gets: Vec<usize>,
+    /// Items that wait for streams, made once for all.
+    parked: HashMap<(usize, Option<usize>), Rc<Parked>>,
     /// Lists of targets to be used again: a broadcast allocates nothing per subscriber.
     spare: Vec<Vec<PinId>>,
 }
@@ -113,6 +119,11 @@ impl Holds {
         self.work = work;
     }
 
+    /// Whether a batch is not done yet.
+    pub(super) fn is_delivering(&self) -> bool {
+        !self.work.batch.is_empty()
+    }
+
     /// Does as much as [`CHUNK`] writes cost. False when the batch is done: its receipts are given then.
     pub fn step(&mut self) -> bool {
         let mut work = std::mem::take(&mut self.work);
@@ -167,7 +178,9 @@ impl Holds {
                 }
             }
         }
-        by_channel.retain(|(_, items)| !items.is_empty());
+        // Items that are nothing to a stream may show one with a position that it has missed others.
+        let counts = |channel| list == List::Streams && self.channels.is_mixed(channel);
+        by_channel.retain(|(channel, items)| !items.is_empty() || counts(*channel));
         let alone = by_channel.len() == 1;
         for (channel, items) in by_channel {
             let subscribers = self.channels.subscribers(channel, list);
@@ -227,13 +240,36 @@ impl Holds {
                 }
                 self.caught_up(id, channel);
             }
-            let Some(hold) = self.pins.get(id) else { break };
-            if work.part(list, item).is_none() {
+            let standing = self.pins.get(id).is_some_and(|hold| hold.standing.is_some());
+            let looks = list == List::Streams && standing && !work.from_log;
+            let rendered = &work.batch[item].item;
+            let turn = if looks { self.turn_of(id, channel, rendered) } else { Turn::Deliver };
+            let part = work.part(list, item);
+            let gotten = match (self.pins.get(id), part) {
+                _ if turn == Turn::Pass => {
+                    work.receipts[item].recovered += 1;
+                    continue;
+                }
+                (Some(hold), Some(_)) => self.filtered(work, list, hold, channel, item),
+                _ => Ok(None),
+            };
+            if turn == Turn::Wait {
+                // What is lost to an error is missing, and found to be.
+                if let Ok(place) = gotten {
+                    let parked = work.parked(item, place);
+                    self.park(id, channel, parked);
+                    work.receipts[item].recovered += u64::from(part.is_some());
+                }
                 continue;
             }
-            let gotten = self.filtered(work, list, hold, channel, item);
             match gotten {
-                Ok(Some(place)) => work.add(list, &mut gets, place),
+                Ok(Some(place)) => {
+                    work.add(list, &mut gets, place);
+                    if looks {
+                        self.heard(id, channel);
+                    }
+                }
+                Ok(None) if part.is_none() => {}
                 Ok(None) => {
                     work.receipts[item].filtered += 1;
                     self.counters.filtered.add(1);
@@ -470,7 +506,7 @@ impl Holds {
                 }
             }
             Some(HttpResponse::Hint) => {
-                self.counters.updates_hint.add(1);
+                Cause::Hint.count(&self.counters);
                 return self.replay(id);
             }
             _ => return,
@@ -533,7 +569,7 @@ impl Work {
             List::Streams => match item.stream.as_ref()? {
                 StreamPart::Send(_) => Some(Part::Content),
                 StreamPart::Close => Some(Part::End),
-                // A hint asks the next link, which streams do not follow.
+                // A hint is for the link, and found before.
                 StreamPart::Hint => None,
             },
             List::WebSockets | List::SockJs => Some(match item.message.as_ref()? {
@@ -594,6 +630,7 @@ impl Work {
         self.met.clear();
         self.by_class.clear();
         self.variants.clear();
+        self.parked.clear();
     }
 }
 

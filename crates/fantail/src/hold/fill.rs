@@ -48,7 +48,7 @@ pub(super) struct Fills {
 impl Holds {
     /// Gives a subscriber of a channel what its log has from there on, and then what is published. False if the log
     /// cannot show that this is everything.
-    pub(super) fn catch_up(&mut self, id: PinId, channel: u32, from: &Start) -> bool {
+    pub(super) fn begin_at(&mut self, id: PinId, channel: u32, from: &Start) -> bool {
         let Some(span) = self.channels.span(channel, from, FILL_ITEMS, FILL_BYTES) else {
             self.counters.fills_unproven.add(1);
             return false;

@@ -3,10 +3,12 @@
 //! no origin; what is for others to do comes out as [`Onward`].
 
 mod asked;
+mod beats;
 mod channels;
 mod ending;
 mod fanout;
 mod fill;
+mod follow;
 mod onward;
 mod poll;
 mod sockjs;
@@ -17,13 +19,10 @@ mod websocket;
 use std::{io, os::fd::OwnedFd, rc::Rc, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use fantail_pin::{
-    Event, FanOut, Form, KeepAlive, KeepAliveMode, Limits, Outcome, Pace, Payload, PinId, Pins, Wire,
-};
+use fantail_pin::{Event, FanOut, Form, KeepAlive, Limits, Outcome, Pace, PinId, Pins, Wire};
 use fantail_proto::{
     filter::Filter,
     grip,
-    render::Chunk,
     websocket::{
         close::Code,
         control,
@@ -34,7 +33,10 @@ use fantail_proto::{
 use hashbrown::HashMap;
 use smallvec::SmallVec;
 
-pub use asked::{Asked, Subscription};
+pub use asked::{Asked, GripLink, Subscription, Trail};
+use beats::first_beat;
+pub use beats::{beats, jitter_ms};
+pub use follow::{Fetch, Held, Page};
 pub use onward::{Onward, Released, Replay, Socket};
 pub use poll::{Poll, Shape};
 pub use sockjs::{Found, NO_STORE, Receiver, Said, Speech, admit};
@@ -49,6 +51,7 @@ use crate::{
 use channels::Channels;
 use fanout::Work;
 use fill::Fills;
+use follow::{Follow, Rounds};
 use standing::Standing;
 use updates::Updates;
 use websocket::WebSocket;
@@ -65,6 +68,7 @@ pub struct Holds {
     events: Vec<Event>,
     onward: Vec<Onward>,
     updates: Updates,
+    rounds: Rounds,
     /// WebSockets whose next deadline is to be found again.
     reschedules: Vec<PinId>,
     now_ms: u64,
@@ -133,6 +137,7 @@ impl Holds {
             events: Vec::new(),
             onward: Vec::new(),
             updates: Updates::new(config),
+            rounds: Rounds::default(),
             reschedules: Vec::new(),
             now_ms: 0,
             websocket: config.websocket.clone(),
@@ -185,16 +190,11 @@ impl Holds {
         }
         self.attach(id, wire, client);
         if let Some(keep_alive) = keep_alive {
-            let every_ms = u32::try_from(keep_alive.timeout.as_millis()).unwrap_or(u32::MAX);
-            let chunk = Chunk::new(&keep_alive.content);
-            let payload = Payload { coded: chunk.framed().clone(), plain: chunk.content() };
-            let mode = match keep_alive.mode {
-                grip::KeepAliveMode::Idle => KeepAliveMode::Idle,
-                grip::KeepAliveMode::Interval => KeepAliveMode::Interval,
-            };
-            let first = every_ms.saturating_sub(jitter_ms());
-            self.pins.set_keep_alive(id, Rc::new(KeepAlive { payload, every_ms, mode }), first);
+            let beats = beats(keep_alive);
+            let first = first_beat(&beats);
+            self.pins.set_keep_alive(id, Rc::new(beats), first);
         }
+        self.begin_following(id);
     }
 
     /// Gives a reserved long-poll its socket; it is answered when its time is up, if not before.
@@ -288,9 +288,16 @@ impl Holds {
     fn reserve(&mut self, asked: Asked, form: Form, kind: HoldKind) -> Option<PinId> {
         let list = kind.list();
         let particular = |s: &Subscription| !s.filters.is_empty() || s.prev_id.is_some() || s.late.is_some();
-        let standing = asked.subscriptions.iter().any(particular).then(|| {
-            let Asked { meta, prefix, debug, .. } = &asked;
-            Box::new(Standing { meta: meta.clone(), debug: *debug, ..Standing::new(prefix) })
+        let linked = asked.next.is_some() || asked.gone.is_some();
+        let standing = (linked || asked.subscriptions.iter().any(particular)).then(|| {
+            let Asked { meta, prefix, debug, next, gone, .. } = &asked;
+            Box::new(Standing {
+                meta: meta.clone(),
+                debug: *debug,
+                follow: next.clone().map(|next| Box::new(Follow::new(next, asked.subscriptions.is_empty()))),
+                gone: gone.clone().map(Box::new),
+                ..Standing::new(prefix)
+            })
         });
         let hold = Hold { subs: Subs::new(), kind, client: None, standing, unread: None };
         let id = self.pins.reserve(form, hold)?;
@@ -302,7 +309,7 @@ impl Holds {
             // From here on nothing is missed.
             let Some(channel) = self.join(id, asked.realm, list, subscription) else { continue };
             if let Some(start) = start.filter(|_| self.channels.is_logged(channel))
-                && !self.catch_up(id, channel, &start)
+                && !self.begin_at(id, channel, &start)
             {
                 unproven.push(channel);
             }
@@ -318,7 +325,7 @@ impl Holds {
         let hold = self.pins.get_mut(id)?;
         let known = known.and_then(|known| hold.subs.iter().find(|sub| sub.channel == known)).copied();
         let before = known.is_some_and(|sub| hold.is_apart(sub.channel));
-        let after = !filters.is_empty() || prev_id.is_some();
+        let after = !filters.is_empty() || prev_id.is_some() || hold.follows();
         let sub = match known {
             Some(sub) => {
                 self.channels.refilter(sub, before, after);
@@ -386,8 +393,7 @@ impl Holds {
 
     fn react_to(&mut self, event: Event) {
         let (id, cause): (_, fn(&Counters) -> &Count) = match event {
-            Event::Due(id) if self.is_websocket(id) => return self.due_websocket(id),
-            Event::Due(id) => return self.time_out(id),
+            Event::Due(id) => return self.due(id),
             Event::Finished(id) => return self.release(id),
             Event::Readable(id) if self.is_websocket(id) => return self.readable(id),
             Event::Readable(id) => return self.spoken_to(id),
@@ -405,12 +411,25 @@ impl Holds {
         }
     }
 
-    fn close_stream(&mut self, id: PinId) -> Outcome {
+    fn due(&mut self, id: PinId) {
+        match self.pins.get(id).map(|hold| &hold.kind) {
+            Some(HoldKind::Stream { .. }) => self.due_stream(id),
+            _ if self.is_websocket(id) => self.due_websocket(id),
+            _ => self.time_out(id),
+        }
+    }
+
+    /// Ends a stream in order.
+    fn finish_stream(&mut self, id: PinId) -> Outcome {
         let tail = match self.pins.form(id) {
             Some(Form::Coded) => LAST_CHUNK,
             _ => Bytes::new(),
         };
-        let outcome = self.pins.finish(id, &tail);
+        self.pins.finish(id, &tail)
+    }
+
+    fn close_stream(&mut self, id: PinId) -> Outcome {
+        let outcome = self.finish_stream(id);
         self.counters.ended_close.add(u64::from(matches!(outcome, Outcome::Sent | Outcome::Queued)));
         outcome
     }
@@ -460,6 +479,10 @@ impl Holds {
 
     fn unsubscribe(&mut self, id: PinId) -> Option<(Option<Wire>, Hold)> {
         self.leave_session(id);
+        self.unfollow(id);
+        if let Some(gone) = self.pins.get_mut(id).and_then(|hold| hold.standing.as_mut()?.gone.take()) {
+            self.onward.push(Onward::Gone(*gone));
+        }
         self.unsubscribe_all(id);
         self.gaps.remove(&id);
         self.part(id, Farewell::Disconnect);
@@ -564,6 +587,19 @@ impl Hold {
         self.standing.as_ref().is_some_and(|standing| standing.is_apart(channel))
     }
 
+    /// Whether it follows links, or did.
+    fn follows(&self) -> bool {
+        self.standing.as_ref().is_some_and(|standing| standing.follow.is_some())
+    }
+
+    /// Whether it has a link to follow.
+    fn has_link(&self) -> bool {
+        self.standing
+            .as_ref()
+            .and_then(|standing| standing.follow.as_ref())
+            .is_some_and(|follow| follow.has_link())
+    }
+
     /// Where its client is in a channel, if its origin keeps track.
     fn position(&self, channel: u32) -> Option<&str> {
         self.standing.as_ref()?.position(channel)
@@ -572,12 +608,6 @@ impl Hold {
 
 fn milliseconds(time: Duration) -> u32 {
     u32::try_from(time.as_millis()).unwrap_or(u32::MAX)
-}
-
-/// Spreads keep-alives of holds that were made together (spec 3.6): up to a second early.
-fn jitter_ms() -> u32 {
-    use std::hash::{BuildHasher, RandomState};
-    u32::try_from(RandomState::new().hash_one(()) % 1000).unwrap_or(0)
 }
 
 const LAST_CHUNK: Bytes = Bytes::from_static(b"0\r\n\r\n");

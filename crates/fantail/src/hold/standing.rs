@@ -4,7 +4,7 @@
 use fantail_proto::filter::Filter;
 use smallvec::SmallVec;
 
-use super::fill::Behind;
+use super::{GripLink, fill::Behind, follow::Follow};
 
 #[derive(Debug)]
 pub(super) struct Standing {
@@ -18,6 +18,10 @@ pub(super) struct Standing {
     /// Of those channels whose log has given something.
     pub(super) behind: SmallVec<[Behind; 1]>,
     pub(super) debug: bool,
+    /// Of a stream with a next link.
+    pub(super) follow: Option<Box<Follow>>,
+    /// Who is to hear when the hold is gone.
+    pub(super) gone: Option<Box<GripLink>>,
 }
 
 impl Standing {
@@ -29,19 +33,23 @@ impl Standing {
             positions: Vec::new(),
             behind: SmallVec::new(),
             debug: false,
+            follow: None,
+            gone: None,
         }
     }
 
     /// Whether there is something of this channel.
     pub(super) fn is_apart(&self, channel: u32) -> bool {
-        self.filters.iter().any(|(of, _)| *of == channel)
+        self.follow.is_some()
+            || self.filters.iter().any(|(of, _)| *of == channel)
             || self.positions.iter().any(|(of, _)| *of == channel)
             || self.behind.iter().any(|behind| behind.channel == channel)
     }
 
     /// Whether there is nothing particular any more.
     pub(super) fn is_empty(&self) -> bool {
-        self.filters.is_empty() && self.positions.is_empty() && self.behind.is_empty()
+        let Self { filters, positions, behind, follow, gone, .. } = self;
+        filters.is_empty() && positions.is_empty() && behind.is_empty() && follow.is_none() && gone.is_none()
     }
 
     /// Replaces what there is of a channel.

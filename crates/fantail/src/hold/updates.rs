@@ -1,25 +1,28 @@
 //! Asking the origins of holds again: what has been missed is repaired, and what may have been is found (spec 4.3).
 //! Gathers those that can wait, and lets go as many at a time as origins are to see. Asks nobody itself.
 
-use std::collections::VecDeque;
+use std::{
+    collections::{HashMap, VecDeque},
+    mem,
+};
 
-use bytes::Bytes;
-use fantail_pin::{Form, PinId};
+use fantail_pin::PinId;
 use fantail_proto::{
     recovery::{Means, Repair},
     websocket::close::Code,
 };
 
-use super::{Hold, HoldKind, Holds, LAST_CHUNK, List, Onward, Poll, Released, Replay, websocket};
-use crate::{
-    config,
-    metrics::{Count, Counters},
-};
+use super::{GripLink, Hold, HoldKind, Holds, List, Onward, Poll, Released, Replay, websocket};
+use crate::{config, metrics::Counters};
 
 /// Holds whose turn is yet to come.
 #[derive(Debug)]
 pub(super) struct Updates {
     waiting: VecDeque<PinId>,
+    /// Streams whose links are followed at once.
+    pub(super) urgent: Vec<PinId>,
+    /// Streams whose missing item may have come.
+    pub(super) rejoining: Vec<PinId>,
     /// When the next of them are let go.
     due_ms: u64,
     /// So many, so often.
@@ -27,9 +30,46 @@ pub(super) struct Updates {
     every_ms: u64,
 }
 
+/// Why an origin is asked again.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Cause {
+    Gap,
+    Contradiction,
+    Hint,
+    Recover,
+    First,
+    Timer,
+}
+
+impl Cause {
+    pub(super) fn count(self, counters: &Counters) {
+        let count = match self {
+            Self::Gap => &counters.updates_gap,
+            Self::Contradiction => &counters.updates_contradiction,
+            Self::Hint => &counters.updates_hint,
+            Self::Recover => &counters.updates_recover,
+            Self::First => &counters.updates_first,
+            Self::Timer => &counters.updates_timer,
+        };
+        count.add(1);
+    }
+
+    /// What was fetched a moment ago does not do.
+    const fn is_fresh(self) -> bool {
+        matches!(self, Self::Hint | Self::Recover | Self::First)
+    }
+}
+
 impl Updates {
     pub(super) fn new(config: &config::Config) -> Self {
-        let mut updates = Self { waiting: VecDeque::new(), due_ms: 0, batch: 1, every_ms: GATHER_MS };
+        let mut updates = Self {
+            waiting: VecDeque::new(),
+            urgent: Vec::new(),
+            rejoining: Vec::new(),
+            due_ms: 0,
+            batch: 1,
+            every_ms: GATHER_MS,
+        };
         updates.configure(config);
         updates
     }
@@ -41,14 +81,21 @@ impl Updates {
         self.batch = usize::try_from(batch).unwrap_or(usize::MAX);
         self.every_ms = (batch * shards * 1000).div_ceil(rate).max(GATHER_MS);
     }
+
+    pub(super) fn push(&mut self, id: PinId, now_ms: u64) {
+        if self.waiting.is_empty() {
+            self.due_ms = self.due_ms.max(now_ms + GATHER_MS);
+        }
+        self.waiting.push_back(id);
+    }
 }
 
 impl Holds {
-    /// Asks all origins of long-polls again, a few at a time.
+    /// Asks the origins of all long-polls and of streams with a link again, a few at a time.
     pub fn recover(&mut self) {
         let all: Vec<PinId> = self.pins.ids().collect();
         for id in all {
-            self.line_up(id, |counters| &counters.updates_recover);
+            self.line_up(id, Cause::Recover);
         }
     }
 
@@ -59,12 +106,20 @@ impl Holds {
             // It has been found before.
             HoldKind::Poll(poll) if poll.due => return,
             HoldKind::Poll(_) => Means { replay: true, ..Means::default() },
-            HoldKind::Stream { .. } | HoldKind::WebSocket(_) | HoldKind::Receiver(_) => Means::default(),
+            HoldKind::Stream { .. } => Means { link: hold.has_link(), ..Means::default() },
+            HoldKind::WebSocket(_) => Means::default(),
+            HoldKind::Receiver(_) => return,
         };
-        self.channels.forget(channel);
         match means.repair() {
-            Repair::Replay => self.line_up(id, |counters| &counters.updates_gap),
-            Repair::Link => {}
+            Repair::Replay => {
+                self.channels.forget(channel);
+                self.line_up(id, Cause::Gap);
+            }
+            Repair::Link => {
+                if self.fall_behind(id) {
+                    self.stand_in_line(id, Cause::Gap);
+                }
+            }
             Repair::Close => self.break_off(id),
         }
     }
@@ -74,9 +129,8 @@ impl Holds {
         self.count_end(id, |counters| &counters.ended_gap);
         if self.is_websocket(id) {
             self.close_websocket(id, &websocket::close_frame(Code::TRY_AGAIN_LATER, ""));
-        } else if self.pins.form(id).is_some() {
-            let tail = if self.pins.form(id) == Some(Form::Coded) { LAST_CHUNK } else { Bytes::new() };
-            self.pins.finish(id, &tail);
+        } else {
+            self.finish_stream(id);
         }
     }
 
@@ -100,35 +154,80 @@ impl Holds {
         }
     }
 
-    /// What a hold says that its client has is not what came last: its origin is asked again at once.
+    /// What a hold says that its client has is not what came last: its origin is asked again.
     pub(super) fn contradicted(&mut self, id: PinId) {
+        if self.fall_behind(id) {
+            return self.stand_in_line(id, Cause::Contradiction);
+        }
         if let Some(Hold { kind: HoldKind::Poll(poll), .. }) = self.pins.get_mut(id) {
             // As soon as it has its socket.
             poll.due = true;
-            self.counters.updates_contradiction.add(1);
+            Cause::Contradiction.count(&self.counters);
         }
     }
 
     /// Lets go those whose turn has come.
     pub(super) fn update(&mut self) {
         while let Some(channel) = self.channels.pop_fresh() {
-            for id in self.channels.subscribers(channel, List::Polls).to_vec() {
-                self.line_up(id, |counters| &counters.updates_first);
+            for list in [List::Polls, List::Streams] {
+                for id in self.channels.subscribers(channel, list).to_vec() {
+                    self.line_up(id, Cause::First);
+                }
             }
+        }
+        // A page must not come before items that a batch is still to write; and those who miss the same are found in one
+        // batch: when it is done, one fetch serves them all.
+        if self.is_delivering() {
+            return;
+        }
+        for id in mem::take(&mut self.updates.rejoining) {
+            self.rejoin(id);
+        }
+        if !self.updates.urgent.is_empty() {
+            let mut fetches = HashMap::new();
+            for id in mem::take(&mut self.updates.urgent) {
+                self.gather(id, &mut fetches, true, true);
+            }
+            self.send_for(fetches);
         }
         if !self.updates.waiting.is_empty() && self.updates.due_ms <= self.now_ms {
-            self.updates.due_ms = self.now_ms + self.updates.every_ms;
-            for _ in 0..self.updates.batch {
-                let Some(id) = self.updates.waiting.pop_front() else { break };
-                self.replay(id);
-            }
+            self.serve_line();
         }
+    }
+
+    fn serve_line(&mut self) {
+        let (mut fetches, mut asked) = (HashMap::new(), 0);
+        for _ in 0..LOOKS {
+            let Some(id) = self.updates.waiting.pop_front() else { break };
+            let more = asked + fetches.len() < self.updates.batch;
+            if self.is_poll(id) {
+                if more {
+                    asked += 1;
+                    self.replay(id);
+                    continue;
+                }
+            } else if self.gather(id, &mut fetches, false, more) {
+                continue;
+            }
+            self.updates.waiting.push_front(id);
+            break;
+        }
+        asked += self.send_for(fetches);
+        // A turn that was cut short goes on soon, with what is left of its share.
+        let share = (asked as u64 * self.updates.every_ms).div_ceil(self.updates.batch as u64);
+        self.updates.due_ms = self.now_ms + share.max(1);
+    }
+
+    fn is_poll(&self, id: PinId) -> bool {
+        matches!(self.pins.get(id), Some(Hold { kind: HoldKind::Poll(_), .. }))
     }
 
     /// When [`Self::update`] has something to do.
     pub(super) fn next_update_ms(&self) -> Option<u64> {
         let waiting = (!self.updates.waiting.is_empty()).then_some(self.updates.due_ms);
-        waiting.into_iter().chain(self.channels.fresh_ms()).min()
+        let Updates { urgent, rejoining, .. } = &self.updates;
+        let at_once = (!urgent.is_empty() || !rejoining.is_empty()).then_some(self.now_ms);
+        waiting.into_iter().chain(self.channels.fresh_ms()).chain(at_once).min()
     }
 
     /// Sends a long-poll's request to its origin once more.
@@ -140,30 +239,36 @@ impl Holds {
             }
             _ => return,
         };
+        let gone = self.pins.get_mut(id).and_then(|hold| hold.standing.as_mut()?.gone.take());
         let Some((Some(wire), hold)) = self.unsubscribe(id) else { return };
         if let (HoldKind::Poll(poll), Some(client)) = (hold.kind, hold.client) {
             let Poll { mut request, unread, .. } = *poll;
             request.extend_from_slice(&unread);
-            let replay = Some(Replay { last_ids });
+            let replay = Some(Replay { last_ids, gone: gone.map(|gone| *gone) });
             self.onward.push(Onward::Released(Released { wire, client, unread: request, replay }));
         }
     }
 
+    /// A hold that was let go is gone.
+    pub fn say_gone(&mut self, link: GripLink) {
+        self.onward.push(Onward::Gone(link));
+    }
+
     /// Puts a hold in the line of those whose origins are asked again, unless it stands there.
-    fn line_up(&mut self, id: PinId, cause: fn(&Counters) -> &Count) {
-        match self.pins.get_mut(id) {
-            Some(Hold { kind: HoldKind::Poll(poll), .. }) if !poll.due && !poll.answered => poll.due = true,
-            _ => return,
+    pub(super) fn line_up(&mut self, id: PinId, cause: Cause) {
+        let joins = match self.pins.get_mut(id) {
+            Some(Hold { kind: HoldKind::Poll(poll), .. }) => {
+                !poll.answered && !mem::replace(&mut poll.due, true)
+            }
+            _ => self.is_due(id, cause.is_fresh()),
+        };
+        if joins {
+            self.stand_in_line(id, cause);
         }
-        if self.updates.waiting.is_empty() {
-            self.updates.due_ms = self.updates.due_ms.max(self.now_ms + GATHER_MS);
-        }
-        self.updates.waiting.push_back(id);
-        cause(&self.counters).add(1);
     }
 
     /// For `Grip-Last`: channels as the origin names them, and where the client is in them.
-    fn last_ids(&self, hold: &Hold) -> Vec<(String, String)> {
+    pub(super) fn last_ids(&self, hold: &Hold) -> Vec<(String, String)> {
         let Some(standing) = &hold.standing else { return Vec::new() };
         let name = |channel| {
             let name = self.channels.name(channel);
@@ -175,3 +280,5 @@ impl Holds {
 
 /// For so long updates are gathered, and so often are they let go (spec 4.3).
 const GATHER_MS: u64 = 100;
+/// Holds that are looked at in one turn.
+const LOOKS: usize = 4096;

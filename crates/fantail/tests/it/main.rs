@@ -15,6 +15,7 @@ mod filters;
 mod harness;
 mod keys;
 mod limits;
+mod links;
 mod logs;
 mod long_poll;
 mod many;

@@ -28,7 +28,7 @@ use crate::{
 struct Shard {
     hub: Arc<Hub>,
     holds: Holds,
-    connections: std::rc::Rc<Connections>,
+    connections: Rc<Connections>,
 }
 
 impl Shard {
@@ -111,6 +111,8 @@ impl Subscriber {
             prefix: String::new(),
             uri: None,
             debug: false,
+            next: None,
+            gone: None,
         }
     }
 

@@ -1,7 +1,7 @@
 //! Filters at delivery (spec section 6): who is skipped, and what content becomes for those whose filters change it,
 //! made once for all of whom the filters read the same. It writes to nobody but those whose filters failed.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, rc::Rc};
 
 use bytes::Bytes;
 use fantail_proto::{
@@ -11,7 +11,10 @@ use fantail_proto::{
 use smallvec::SmallVec;
 
 use super::{Part, Work};
-use crate::hold::{Hold, Holds, List, Standing, Sub};
+use crate::hold::{
+    Hold, Holds, List, Standing, Sub,
+    follow::{Parked, ParkedPart},
+};
 
 /// An item's place, whose subscribers, their filters, and what those read of one.
 pub(super) type Class = (usize, List, SmallVec<[Filter; 2]>, Vec<u8>);
@@ -151,6 +154,20 @@ impl Work {
                 _ => None,
             },
         }
+    }
+
+    /// An item, or what filters made of it, for streams that it waits for; without a place nothing of it is for them.
+    pub(super) fn parked(&mut self, item: usize, place: Option<usize>) -> Rc<Parked> {
+        if let Some(known) = self.parked.get(&(item, place)) {
+            return Rc::clone(known);
+        }
+        let part = place.and_then(|place| match self.chunk(place) {
+            Some(chunk) => Some(ParkedPart::Content(chunk.clone())),
+            None => (self.part(List::Streams, item) == Some(Part::End)).then_some(ParkedPart::End),
+        });
+        let parked = Parked::new(&self.batch[item].item, part);
+        self.parked.insert((item, place), Rc::clone(&parked));
+        parked
     }
 
     /// The place of what filters make of an item for a subscriber with this meta and these ids: made once for all of

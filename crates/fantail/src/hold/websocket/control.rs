@@ -16,7 +16,7 @@ use fantail_proto::{
 
 use super::{Far, Stage, millis, timers::Delayed};
 use crate::{
-    hold::{Hold, HoldKind, Holds, Standing, Subscription, Subscriptions, jitter_ms, sockjs},
+    hold::{Hold, HoldKind, Holds, Standing, Subscription, Subscriptions, jitter_ms, sockjs, updates::Cause},
     logging,
 };
 
@@ -107,7 +107,7 @@ impl Holds {
         let subscription = Subscription { channel: name, filters, prev_id: None, late: None };
         let Some(joined) = self.join(id, realm, list, subscription) else { return };
         let proven = match start.filter(|_| self.channels.is_logged(joined)) {
-            Some(start) => self.catch_up(id, joined, &start),
+            Some(start) => self.begin_at(id, joined, &start),
             None => false,
         };
         if let Some(prev_id) = prev_id.filter(|_| !proven) {
@@ -121,7 +121,7 @@ impl Holds {
         match self.far(id) {
             Some(Far::OverHttp(_)) => {
                 if self.note_gap(id, channel, prev_id) {
-                    self.counters.updates_gap.add(1);
+                    Cause::Gap.count(&self.counters);
                     self.refresh(id);
                 }
             }
