@@ -37,6 +37,7 @@ use crate::{
     log::{self, Appending, Log, Record},
     logging,
     metrics::Process,
+    stats::{Stats, Told},
 };
 
 mod changes;
@@ -67,6 +68,8 @@ pub struct Hub {
     started: Instant,
     digest: [RandomState; 2],
     log: Arc<Log>,
+    /// Of the default realm's items, if anybody watches.
+    stats: Option<Arc<Stats>>,
 }
 
 impl Hub {
@@ -103,7 +106,20 @@ impl Hub {
             started: Instant::now(),
             digest,
             log,
+            stats: None,
         }
+    }
+
+    /// From now on items are noted for who watches.
+    #[must_use]
+    pub fn watched(self, stats: Option<Arc<Stats>>) -> Self {
+        Self { stats, ..self }
+    }
+
+    /// Notes an item that is accepted, for who watches.
+    fn told(&self, realm: RealmId, item: &Item) -> Option<Box<Told>> {
+        let stats = self.stats.as_ref().filter(|_| realm == RealmId::default())?;
+        Some(stats.accept(item))
     }
 
     /// The logs of channels.

@@ -327,6 +327,9 @@ families! {
         log_syncs: "Times that files of logs were synced to the disk." { log_syncs: Count }
         log_failures: "Times that the files of logs could not be written or synced." { log_failures: Count }
         log_damaged: "Damaged files of logs that were found at start and set aside." { log_damaged: Count }
+        stats_dropped: "Notes for the statistics socket, and packets of it, that were dropped." {
+            stats_dropped: Count,
+        }
         xmpp_connected: "Whether the XMPP server has taken the component: 1 or 0." { xmpp_connected: Gauge }
         xmpp_connects: "Attempts to join the XMPP server, by result." {
             xmpp_joined [result = joined]: Count,

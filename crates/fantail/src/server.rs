@@ -24,7 +24,10 @@ use tokio::{
 };
 
 use crate::{
-    admin::{self, Phase},
+    admin::{
+        self, Phase,
+        prometheus::{self, Page},
+    },
     cli,
     client::{Connections, Crowd},
     config::{self, Address, Config, LogFormat, Notice},
@@ -37,11 +40,12 @@ use crate::{
     metrics::{Counters, Process},
     publish::{
         Publisher,
-        zeromq::{self, Inputs, Sockets},
+        zeromq::{self, Board, Inputs, Sockets},
     },
     route::Watch,
     shard::{Moved, Neighbours, Parts, Shard},
     snapshot::{AllInvalid, Snapshot},
+    stats::{Notes, Stats},
     upstream::{BindError, Pages, Workers},
     xmpp::{self, Xmpp, XmppError},
 };
@@ -69,6 +73,7 @@ struct Server {
     clients: Vec<Door>,
     control: std::net::TcpListener,
     sockets: Sockets,
+    prometheus: Option<prometheus::Door>,
     snapshot: Arc<ArcSwap<Snapshot>>,
     fan_out: FanOut,
     xmpp: Option<(Xmpp, xmpp::Desk)>,
@@ -146,9 +151,14 @@ impl Server {
         let control = std::net::TcpListener::bind(address)
             .and_then(|bound| bound.set_nonblocking(true).map(|()| bound))
             .map_err(|source| ServerError::Listen { address: address.to_string(), source })?;
-        let sockets = Sockets::bind(&loaded.config.zeromq)?;
+        let sockets = Sockets::bind(&loaded.config.zeromq, &loaded.config.stats)?;
+        let bind = |address: &Address| {
+            prometheus::Door::bind(address)
+                .map_err(|source| ServerError::Listen { address: address.to_string(), source })
+        };
+        let prometheus = loaded.config.stats.prometheus.as_ref().map(bind).transpose()?;
         let xmpp = Xmpp::open(&loaded.config)?;
-        Ok(Self { clients, control, sockets, snapshot, fan_out, xmpp })
+        Ok(Self { clients, control, sockets, prometheus, snapshot, fan_out, xmpp })
     }
 
     fn snapshot(&self) -> Arc<Snapshot> {
@@ -195,10 +205,13 @@ impl Server {
             .map_err(ServerError::Start)?;
         let control = self.control.try_clone().map_err(ServerError::Start)?;
         let process = Arc::new(Process::default());
+        let counters: Vec<Arc<Counters>> = (0..config.server.shards).map(|_| Arc::default()).collect();
+        let Watchers { stats, board, page } = Watchers::new(&config, &counters, &process);
         let wanted = self.snapshot();
         let log = Arc::new(Log::new(config.server.data_dir.clone(), Arc::clone(&process)));
         log.configure(&config.logs, |realm| wanted.realms.get(realm))?;
-        let hub = Arc::new(Hub::with_log(config.server.shards, &config.hub, Arc::clone(&log)));
+        let hub = Hub::with_log(config.server.shards, &config.hub, Arc::clone(&log)).watched(stats.clone());
+        let hub = Arc::new(hub);
         let workers = Arc::new(Workers::default());
         if let Some(error) = workers.open(wanted.routes.workers(), runtime.handle()).pop() {
             return Err(ServerError::Workers(error));
@@ -207,11 +220,12 @@ impl Server {
         let publisher =
             Publisher::new(Arc::clone(&hub), Arc::clone(&self.snapshot), Arc::clone(&process), patience);
         let publisher = Arc::new(publisher);
-        let inputs =
-            Inputs::new(Arc::clone(&publisher), Arc::clone(&hub), Arc::clone(&process), &config.zeromq);
+        let inputs = Inputs::new(&publisher, &hub, &process, &config.zeromq, board);
         let (stop, stopping) = watch::channel(false);
-        let (shards, counters) =
-            self.start_shards(&hub, &workers, output, &stopping).map_err(ServerError::Start)?;
+        let shards = self
+            .start_shards((&hub, &workers), stats.as_ref(), &counters, output, &stopping)
+            .map_err(ServerError::Start)?;
+        let timed = Arc::clone(&hub);
         let parts = xmpp::Parts {
             hub: Arc::clone(&hub),
             snapshot: Arc::clone(&self.snapshot),
@@ -222,7 +236,6 @@ impl Server {
         let (component, desk) = self.xmpp.take().unzip();
         let component = component.map(|xmpp| start_component(xmpp, parts, stopping.clone()));
         let component = component.transpose().map_err(ServerError::Start)?;
-        let timed = Arc::clone(&hub);
         let control_state =
             admin::State::new(publisher, hub, counters, process, output.clone(), &config.control)
                 .with_xmpp(desk);
@@ -236,6 +249,8 @@ impl Server {
             state.enter(Phase::Ready);
             self.announce().map_err(ServerError::Start)?;
             let sockets = tokio::spawn(self.sockets.serve(inputs));
+            let prometheus = self.prometheus.zip(page);
+            let prometheus = prometheus.map(|(door, page)| tokio::spawn(door.serve(Arc::new(page))));
             let time = tokio::spawn(async move { timed.keep_time().await });
             // The shards have their own: when the last of them stops listening, nobody is kept waiting.
             drop((self.clients, self.control));
@@ -244,6 +259,7 @@ impl Server {
             let end = life.run(&state, &stop).await;
             close.send_replace(true);
             sockets.abort();
+            prometheus.iter().for_each(tokio::task::JoinHandle::abort);
             time.abort();
             if timeout_at(Instant::now() + DRAIN_GRACE, &mut port).await.is_err() {
                 port.abort();
@@ -262,11 +278,12 @@ impl Server {
 
     fn start_shards(
         &self,
-        hub: &Arc<Hub>,
-        workers: &Arc<Workers>,
+        (hub, workers): (&Arc<Hub>, &Arc<Workers>),
+        stats: Option<&Arc<Stats>>,
+        counters: &[Arc<Counters>],
         output: &Output,
         stopping: &watch::Receiver<bool>,
-    ) -> io::Result<(mpsc::Receiver<usize>, Vec<Arc<Counters>>)> {
+    ) -> io::Result<mpsc::Receiver<usize>> {
         let config = &self.snapshot().config;
         let shards = config.server.shards;
         let origins = shards.saturating_mul(config.origin.connections);
@@ -275,16 +292,15 @@ impl Server {
         let (ended, endings) = mpsc::channel(shards);
         let pages = Arc::new(Pages::default());
         let (neighbours, takers) = Neighbours::new(shards);
-        let mut counters = Vec::new();
-        for (index, moving) in takers.into_iter().enumerate() {
-            let counted = Arc::new(Counters::default());
+        for (index, (moving, counted)) in takers.into_iter().zip(counters).enumerate() {
             let thread = Thread {
                 index,
                 hub: Arc::clone(hub),
                 workers: Arc::clone(workers),
+                notes: stats.map(|stats| stats.shard(index)),
                 pages: Arc::clone(&pages),
                 snapshot: Arc::clone(&self.snapshot),
-                counters: Arc::clone(&counted),
+                counters: Arc::clone(counted),
                 output: output.clone(),
                 crowd: Arc::clone(&crowd),
                 fan_out: self.fan_out,
@@ -302,9 +318,35 @@ impl Server {
                     tracing::error!(%error, shard = index, "a shard has failed");
                 }
             })?;
-            counters.push(counted);
         }
-        Ok((endings, counters))
+        Ok(endings)
+    }
+}
+
+/// Who is told what happens to clients, if anybody is.
+#[derive(Default)]
+struct Watchers {
+    stats: Option<Arc<Stats>>,
+    board: Option<Arc<Board>>,
+    page: Option<Page>,
+}
+
+impl Watchers {
+    fn new(config: &Config, counters: &[Arc<Counters>], process: &Arc<Process>) -> Self {
+        let told = config.stats.socket.is_some() || config.stats.prometheus.is_some();
+        if !told && config.zeromq.command.is_none() {
+            return Self::default();
+        }
+        let shards = counters.to_vec();
+        let stats = Stats::new(shards.len(), config.stats.block_bytes, process);
+        let board = Board::new(&stats, &config.stats, config.hub.linger, shards.clone(), process);
+        let page = Page {
+            prefix: config.stats.prometheus_prefix.clone(),
+            shards,
+            process: Arc::clone(process),
+            stats: Arc::clone(&stats),
+        };
+        Self { stats: Some(stats), board: Some(board), page: Some(page) }
     }
 }
 
@@ -491,6 +533,7 @@ struct Thread {
     index: usize,
     hub: Arc<Hub>,
     workers: Arc<Workers>,
+    notes: Option<Arc<Notes>>,
     pages: Arc<Pages>,
     snapshot: Arc<ArcSwap<Snapshot>>,
     counters: Arc<Counters>,
@@ -513,6 +556,7 @@ impl Thread {
             index,
             hub,
             workers,
+            notes,
             pages,
             snapshot,
             counters,
@@ -526,6 +570,7 @@ impl Thread {
         let connections = Connections::new(crowd, Arc::clone(&counters));
         let holds =
             Holds::new(Arc::clone(&hub), index, fan_out, &snapshot.load().config, Arc::clone(&counters))?;
+        let holds = holds.watched(notes);
         let access = output.access();
         let parts =
             Parts { index, hub, snapshot, counters, connections, access, holds, workers, pages, neighbours };

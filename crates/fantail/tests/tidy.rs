@@ -29,13 +29,14 @@ const ARROWS: [(&str, &[&str]); 17] = [
 ];
 
 /// Rooms that every room may use, and what they use themselves.
-const CLOSETS: [(&str, &[&str]); 7] = [
+const CLOSETS: [(&str, &[&str]); 8] = [
     ("channel", &[]),
     ("config", &["logging"]),
     ("drain", &[]),
     ("error", &["upstream"]),
     ("logging", &["config"]),
     ("metrics", &[]),
+    ("stats", &["config", "metrics"]),
     ("store", &[]),
 ];
 
@@ -47,8 +48,9 @@ const EXCEPTIONS: [(&str, &str, &str); 1] = [(
 )];
 
 /// Where threads and tasks begin; each keeps the handle, or the task ends with the connection it drives.
-const SPAWNS: [&str; 18] = [
+const SPAWNS: [&str; 19] = [
     "fantail/src/admin/mod.rs",
+    "fantail/src/admin/prometheus.rs",
     "fantail/src/listen/connection.rs",
     "fantail/src/log/journal.rs",
     "fantail/src/logging.rs",

@@ -12,7 +12,7 @@ use fantail_proto::forward::{self, ForwardedFor, RuleError};
 use http::{HeaderName, HeaderValue};
 use serde::Deserialize;
 
-use super::{Address, FanOut, LogFormat, Pace, TlsProfile, UnixSocket, log, sockjs, xmpp, zeromq};
+use super::{Address, FanOut, LogFormat, Pace, TlsProfile, UnixSocket, log, sockjs, stats, xmpp, zeromq};
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -29,6 +29,7 @@ pub(super) struct File {
     hub: Hub,
     control: Control,
     zeromq: zeromq::Section,
+    stats: stats::Section,
     xmpp: xmpp::Section,
     #[serde(default)]
     realm: Vec<Realm>,
@@ -84,6 +85,8 @@ pub(super) enum Invalid {
     Level(String),
     #[error(r#""{0}" is not a realm's id: write 1 to 64 of A–Z, a–z, 0–9, "_" and "-""#)]
     RealmId(String),
+    #[error(r#""{0}" cannot begin the name of a metric: write letters, digits and "_""#)]
+    Prefix(String),
     #[error(r#""{0}" is not an address: write "127.0.0.1:5347" or "xmpp.example.com:5347""#)]
     XmppServer(String),
     #[error(r#""{0}" is not a component's address: write "push.example.com""#)]
@@ -118,6 +121,7 @@ impl File {
             hub: self.hub.build()?,
             control: self.control.build()?,
             zeromq: self.zeromq.build(base)?,
+            stats: self.stats.build(base)?,
             xmpp: self.xmpp.build(base)?,
             realms: self.realm.into_iter().map(Realm::build).collect::<Result<_, _>>()?,
             logs: self.log.into_iter().map(log::Section::build).collect::<Result<_, _>>()?,
@@ -538,7 +542,7 @@ fn at_most(most: usize, value: usize) -> Result<usize, Invalid> {
     if value <= most { Ok(value) } else { Err(Invalid::TooLarge(most)) }
 }
 
-fn address(text: &str, base: &Path) -> Result<Address, Invalid> {
+pub(super) fn address(text: &str, base: &Path) -> Result<Address, Invalid> {
     let Some(rest) = text.strip_prefix("unix:") else {
         return socket_address(text).map(Address::Tcp);
     };

@@ -18,6 +18,7 @@ mod log;
 mod pushpin;
 mod render;
 mod sockjs;
+mod stats;
 #[cfg(test)]
 mod tests;
 mod xmpp;
@@ -28,6 +29,7 @@ use layers::Layers;
 pub use log::{Log, Storage};
 pub use pushpin::{LevelError, Notice, level, tcp};
 pub use sockjs::SockJs;
+pub use stats::{Stats, StatsFormat};
 pub use xmpp::{Secret, Xmpp};
 pub use zeromq::{Endpoint, Transport, ZeroMq};
 
@@ -46,6 +48,7 @@ pub struct Config {
     pub hub: Hub,
     pub control: Control,
     pub zeromq: ZeroMq,
+    pub stats: Stats,
     pub xmpp: Option<Xmpp>,
     /// The realm `default` is always there, and first.
     pub realms: Vec<Realm>,
@@ -179,6 +182,7 @@ impl Config {
             hub: parts.hub,
             control: parts.control,
             zeromq: parts.zeromq,
+            stats: parts.stats,
             xmpp: parts.xmpp.finish(),
             realms,
             logs: parts.logs,
@@ -439,6 +443,7 @@ struct Parts {
     hub: Hub,
     control: Control,
     zeromq: ZeroMq,
+    stats: Stats,
     xmpp: xmpp::Draft,
     realms: Vec<Realm>,
     logs: Vec<Log>,

@@ -112,6 +112,7 @@ impl Holds {
         work.channels.clear();
         work.channels
             .extend(work.batch.iter().map(|delivery| self.channels.find(delivery.realm, &delivery.channel)));
+        self.watch_items(&work);
         self.list_writes(&mut work, List::Streams);
         self.list_writes(&mut work, List::WebSockets);
         self.list_writes(&mut work, List::SockJs);
@@ -352,6 +353,8 @@ impl Holds {
                 self.pins.fan_out(part, payload, &mut tally);
             }
             self.count(write.list, &tally, content.len() as u64);
+            let items = content.iter().map(|place| &*work.batch[work.item(*place)]);
+            self.watch_write(part, write.list, items, payload.plain.len());
             for place in content {
                 let item = work.item(place);
                 add(&mut work.receipts[item], &tally);
@@ -459,7 +462,12 @@ impl Holds {
                 work.receipts[item].recovered += 1;
                 continue;
             }
-            self.answer_with(id, channel, &work.batch[item].item, &mut work.receipts[item]);
+            let delivery = Arc::clone(&work.batch[item]);
+            let written = work.receipts[item].written();
+            self.answer_with(id, channel, &delivery.item, &mut work.receipts[item]);
+            if work.receipts[item].written() > written {
+                self.watch_answered(id, &delivery);
+            }
         }
         cost
     }
@@ -560,6 +568,11 @@ impl Work {
 
     pub(super) fn len(&self) -> usize {
         self.batch.len()
+    }
+
+    /// The items of the batch, and their channels.
+    pub(super) fn items(&self) -> impl Iterator<Item = (&Delivery, Option<u32>)> {
+        self.batch.iter().map(|delivery| &**delivery).zip(self.channels.iter().copied())
     }
 
     /// What an item is to the holds of a list, if anything.

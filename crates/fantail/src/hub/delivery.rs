@@ -8,7 +8,7 @@ use std::sync::{
 use fantail_proto::{item::Item, log::Place, render::Rendered};
 
 use super::{Broken, Order, RealmId, Receipt, mailbox::weight, pledge::Pledge, receipt::Ballot};
-use crate::logging;
+use crate::{logging, stats::Told};
 
 /// One item on its way to one or more shards. Dropping the last copy completes its receipt.
 #[derive(Debug)]
@@ -22,6 +22,8 @@ pub struct Delivery {
     slot: usize,
     ballot: Option<Arc<Ballot>>,
     pub(super) pledge: Option<Arc<Pledge>>,
+    /// Who watches is told who got it.
+    pub told: Option<Box<Told>>,
     /// On the shards that have delivered.
     receivers: AtomicU64,
     /// Not read from a log.
@@ -34,6 +36,7 @@ impl Delivery {
         item: Item,
         (ballot, slot): (&Arc<Ballot>, usize),
         pledge: Option<Arc<Pledge>>,
+        told: Option<Box<Told>>,
     ) -> Self {
         let channel = item.channel.as_str().into();
         let item = Rendered::from(item);
@@ -48,6 +51,7 @@ impl Delivery {
             slot,
             ballot,
             pledge,
+            told,
             receivers: AtomicU64::new(0),
             published: true,
         }
@@ -56,8 +60,8 @@ impl Delivery {
     /// An item from a log, on its way to who has missed it. Nobody is told what becomes of it.
     pub fn of_log(realm: RealmId, channel: &str, item: Rendered, place: Place) -> Self {
         let (channel, bytes, place) = (channel.into(), weight(&item), Some(place));
-        let (slot, ballot, pledge, receivers) = (0, None, None, AtomicU64::new(0));
-        Self { realm, channel, bytes, item, place, slot, ballot, pledge, receivers, published: false }
+        let (slot, ballot, pledge, told, receivers) = (0, None, None, None, AtomicU64::new(0));
+        Self { realm, channel, bytes, item, place, slot, ballot, pledge, told, receivers, published: false }
     }
 
     /// To be said once by each outpost that keeps items: it has kept this one, or cannot.

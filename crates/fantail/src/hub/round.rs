@@ -10,7 +10,10 @@ use super::{
     pledge::{Pledge, Promise},
     receipt::Ballot,
 };
-use crate::log::{Appending, Record};
+use crate::{
+    log::{Appending, Record},
+    stats::Told,
+};
 
 /// One publish on its way through the ledger.
 pub(super) struct Round<'h, 'p> {
@@ -44,6 +47,7 @@ impl Round<'_, '_> {
         now_ms: u64,
     ) -> Taken {
         let (hub, realm, ballot) = (self.hub, self.realm, self.ballot);
+        let told = hub.told(realm, &item);
         let Ledger { interest, looks, waiting, .. } = ledger;
         let Some(known) = interest.get_mut(&(realm, item.channel.as_str())) else {
             record.and_then(|record| self.logs.append(realm, &item.channel, record));
@@ -57,7 +61,7 @@ impl Round<'_, '_> {
                     known.pass(id);
                 }
                 let unheard = (shards == 0).then(|| item.channel.clone());
-                self.send(shards, (slot, record), item);
+                self.send(shards, (slot, record), item, told);
                 while let Some(early) = known.follow() {
                     hub.release(waiting, &mut self.logs, early, shards, Order::Held);
                 }
@@ -67,7 +71,7 @@ impl Round<'_, '_> {
                 // Somebody may keep it when its time has come: its publisher is answered after that.
                 let keeps = record.as_ref().is_some_and(|record| record.durability() > Durability::Accepted);
                 let promise = (keeps || shards & hub.keepers != 0).then(|| self.promise());
-                let delivery = Box::new(Delivery::new(realm, item, (ballot, slot), None));
+                let delivery = Box::new(Delivery::new(realm, item, (ballot, slot), None, told));
                 let due_ms = now_ms + hub.order_wait_ms;
                 hub.look_at(looks, realm, &delivery.channel, known, due_ms);
                 let early = Early { delivery, promise, record };
@@ -79,7 +83,7 @@ impl Round<'_, '_> {
             _ if record.is_some() => {
                 hub.early.late.fetch_add(1, Relaxed);
                 ballot.add(slot, Receipt { order: Order::Late, ..Receipt::default() });
-                self.send(shards, (slot, record), item);
+                self.send(shards, (slot, record), item, told);
                 Taken::Sent
             }
             _ => {
@@ -90,12 +94,18 @@ impl Round<'_, '_> {
     }
 
     /// Gives an item its place in its log, and itself to its subscribers.
-    fn send(&mut self, shards: u64, (slot, record): (usize, Option<Record>), item: Item) {
+    fn send(
+        &mut self,
+        shards: u64,
+        (slot, record): (usize, Option<Record>),
+        item: Item,
+        told: Option<Box<Told>>,
+    ) {
         let (hub, realm) = (self.hub, self.realm);
         let place = record.and_then(|record| self.logs.append(realm, &item.channel, record));
         if shards != 0 {
             let pledge = self.pledge(each(shards & hub.keepers).count());
-            let mut delivery = Delivery::new(realm, item, (self.ballot, slot), pledge);
+            let mut delivery = Delivery::new(realm, item, (self.ballot, slot), pledge, told);
             delivery.place = place;
             hub.send(delivery, shards);
         }

@@ -105,6 +105,7 @@ impl Subscriber {
             late: None,
         };
         Asked {
+            presence: None,
             realm: RealmId(0),
             subscriptions: self.channels.iter().map(subscription).collect(),
             meta: vec![("user".into(), "u".into())],
