@@ -4,7 +4,7 @@
 //! measured on every connection. One epoll loop, loopback only. Exit status: 0 when all arrived once and in
 //! order, 1 when not, 2 when it could not be measured.
 //!
-//! Modules in reading order: [`options`] → [`hold`], [`fan`], [`setup`], [`proxy`], [`echo`], [`floor`],
+//! Modules in reading order: [`options`] → [`hold`], [`fan`], [`setup`], [`proxy`], [`echo`], [`keep`], [`floor`],
 //! [`origin`] (one a subcommand) → [`streams`], [`line`] and [`publisher`] (the connections) → [`marker`],
 //! [`answer`], [`request`], [`frame`], [`events`], [`latency`] (pure) → [`socket`], [`process`] (the system)
 //! → [`report`], [`error`].
@@ -18,6 +18,7 @@ mod fan;
 mod floor;
 mod frame;
 mod hold;
+mod keep;
 mod latency;
 mod line;
 mod marker;
@@ -63,6 +64,7 @@ fn run(options: Options) -> Result<Report, Error> {
         Command::Setup(setup) => setup::run(&setup),
         Command::Proxy(proxy) => proxy::run(&proxy),
         Command::Echo(echo) => echo::run(&echo),
+        Command::Keep(keep) => keep::run(&keep),
         Command::Floor(floor) => floor::run(&floor),
         Command::EventsOrigin(origin) => origin::run(&origin),
     }

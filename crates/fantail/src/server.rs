@@ -1,6 +1,8 @@
 //! The whole server: binds what the configuration names, starts a thread a shard and the control
 //! runtime, reloads on demand, and stops in order. It owns the threads and decides nothing else.
 
+mod watchers;
+
 use std::{
     io::{self, IsTerminal},
     path::PathBuf,
@@ -24,10 +26,7 @@ use tokio::{
 };
 
 use crate::{
-    admin::{
-        self, Phase,
-        prometheus::{self, Page},
-    },
+    admin::{self, Phase, prometheus},
     cli,
     client::{Connections, Crowd},
     config::{self, Address, Config, LogFormat, Notice},
@@ -40,7 +39,7 @@ use crate::{
     metrics::{Counters, Process},
     publish::{
         Publisher,
-        zeromq::{self, Board, Inputs, Sockets},
+        zeromq::{self, Inputs, Sockets},
     },
     route::Watch,
     shard::{Moved, Neighbours, Parts, Shard},
@@ -49,6 +48,7 @@ use crate::{
     upstream::{BindError, Pages, Workers},
     xmpp::{self, Xmpp, XmppError},
 };
+use watchers::Watchers;
 
 /// Serves until it is told to stop.
 pub fn run(config: Config, log: &Output) -> ExitCode {
@@ -320,33 +320,6 @@ impl Server {
             })?;
         }
         Ok(endings)
-    }
-}
-
-/// Who is told what happens to clients, if anybody is.
-#[derive(Default)]
-struct Watchers {
-    stats: Option<Arc<Stats>>,
-    board: Option<Arc<Board>>,
-    page: Option<Page>,
-}
-
-impl Watchers {
-    fn new(config: &Config, counters: &[Arc<Counters>], process: &Arc<Process>) -> Self {
-        let told = config.stats.socket.is_some() || config.stats.prometheus.is_some();
-        if !told && config.zeromq.command.is_none() {
-            return Self::default();
-        }
-        let shards = counters.to_vec();
-        let stats = Stats::new(shards.len(), config.stats.block_bytes, process);
-        let board = Board::new(&stats, &config.stats, config.hub.linger, shards.clone(), process);
-        let page = Page {
-            prefix: config.stats.prometheus_prefix.clone(),
-            shards,
-            process: Arc::clone(process),
-            stats: Arc::clone(&stats),
-        };
-        Self { stats: Some(stats), board: Some(board), page: Some(page) }
     }
 }
 

@@ -97,12 +97,8 @@ pub(super) enum Invalid {
     Secret,
     #[error(r#"a key of realm "{0}" is empty: anyone could sign with it"#)]
     RealmKey(String),
-    #[error(r#""{0}" is shorter than a second"#)]
-    Short(String),
-    #[error(r#""{0}" is no durability: write "accepted", "logged" or "synced""#)]
-    Durability(String),
-    #[error(r#"durability = "{0}" needs storage = "disk""#)]
-    Volatile(String),
+    #[error(transparent)]
+    Log(#[from] log::Fault),
 }
 
 impl File {

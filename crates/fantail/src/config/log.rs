@@ -30,6 +30,17 @@ pub enum Storage {
     Disk,
 }
 
+/// Why one cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Fault {
+    #[error(r#""{0}" is shorter than a second"#)]
+    Short(String),
+    #[error(r#""{0}" is no durability: write "accepted", "logged" or "synced""#)]
+    Durability(String),
+    #[error(r#"durability = "{0}" needs storage = "disk""#)]
+    Volatile(String),
+}
+
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Section {
@@ -53,15 +64,15 @@ impl Section {
     pub(super) fn build(self) -> Result<Log, Invalid> {
         let age = duration(&self.age)?;
         if age.as_secs() == 0 {
-            return Err(Invalid::Short(self.age));
+            return Err(Fault::Short(self.age).into());
         }
         let durability = match (self.storage, self.durability.as_deref()) {
             (Storage::Memory, None) => Durability::Accepted,
             (Storage::Disk, None) => Durability::Logged,
             (storage, Some(text)) => match (storage, Durability::named(text)) {
-                (_, None) => return Err(Invalid::Durability(text.into())),
+                (_, None) => return Err(Fault::Durability(text.into()).into()),
                 (Storage::Memory, Some(Durability::Logged | Durability::Synced)) => {
-                    return Err(Invalid::Volatile(text.into()));
+                    return Err(Fault::Volatile(text.into()).into());
                 }
                 (_, Some(durability)) => durability,
             },

@@ -15,6 +15,8 @@ use fantail_proto::{
 use hashbrown::{HashMap, HashSet};
 use smallvec::SmallVec;
 
+mod alone;
+mod answering;
 mod variants;
 
 use super::{
@@ -29,10 +31,10 @@ use variants::{Class, Variant};
 /// off from their ends.
 #[derive(Debug, Default)]
 pub(super) struct Work {
-    batch: Vec<Arc<Delivery>>,
+    pub(super) batch: Vec<Arc<Delivery>>,
     /// By place in `batch`: the item's channel, if it had subscribers when the batch began, and what happened
     /// so far.
-    channels: Vec<Option<u32>>,
+    pub(super) channels: Vec<Option<u32>>,
     receipts: Vec<Receipt>,
     /// The state of subscriptions when the batch began.
     changes: u64,
@@ -198,22 +200,6 @@ impl Holds {
         }
     }
 
-    fn list_polls(&self, work: &mut Work) {
-        let mut listed = HashSet::new();
-        for (delivery, channel) in work.batch.iter().zip(&work.channels) {
-            // One that is nothing to them may show that they have missed another.
-            if let Some(channel) = *channel
-                && (delivery.item.response.is_some() || self.channels.is_mixed(channel))
-            {
-                listed.insert(channel);
-            }
-        }
-        for channel in listed {
-            let polls = work.list(self.channels.subscribers(channel, List::Polls));
-            work.polls.push(polls);
-        }
-    }
-
     /// Finds out what a hold gets. Returns the cost, in writes.
     fn sort(&mut self, work: &mut Work, list: List, id: PinId, plain: usize) -> usize {
         if work.met.contains(&id) {
@@ -294,25 +280,6 @@ impl Holds {
         }
         work.gets = gets;
         cost
-    }
-
-    /// Writes what a log has for a hold, or what its filters leave of it. Who is slow takes it at its own pace.
-    pub(super) fn write_alone(&mut self, work: &mut Work, list: List, id: PinId) {
-        let mut items = Vec::new();
-        (0..work.batch.len()).for_each(|item| work.add(list, &mut items, item));
-        if items.is_empty() {
-            return;
-        }
-        let plain = work.write_of(list, &items);
-        self.sort(work, list, id, plain);
-        for place in 0..work.writes.len() {
-            if !work.writes[place].targets.is_empty() {
-                let mut write = work.writes[place].take();
-                self.write(work, &mut write, 1);
-                work.writes[place] = write;
-            }
-        }
-        self.tell_failures(work);
     }
 
     /// The channel that an item of the batch came on, if a hold has it. A WebSocket may have left it since, and
@@ -443,138 +410,9 @@ impl Holds {
         self.counters.dropped_overflow.add(tally.overflow * items);
         self.counters.bytes_pushed.add(tally.bytes);
     }
-
-    /// Answers a long-poll with the first item that it gets. Returns the cost, in writes.
-    pub(super) fn answer(&mut self, work: &mut Work, id: PinId) -> usize {
-        let Some(hold) = self.pins.get(id) else { return 1 };
-        if hold.subs.len() > 1 && !work.met.insert(id) {
-            return 1;
-        }
-        let cost = cost(work.batch.len(), hold);
-        for item in 0..work.batch.len() {
-            let Some(hold) = self.pins.get(id) else { break };
-            let HoldKind::Poll(poll) = &hold.kind else { break };
-            if poll.answered {
-                break;
-            }
-            let Some(channel) = self.channel_of(hold, work, item) else { continue };
-            if !work.from_log && hold.has_from_log(channel, work.batch[item].place) {
-                work.receipts[item].recovered += 1;
-                continue;
-            }
-            let delivery = Arc::clone(&work.batch[item]);
-            let written = work.receipts[item].written();
-            self.answer_with(id, channel, &delivery.item, &mut work.receipts[item]);
-            if work.receipts[item].written() > written {
-                self.watch_answered(id, &delivery);
-            }
-        }
-        cost
-    }
-
-    /// Answers a long-poll with an item, or asks its origin again, or neither.
-    fn answer_with(&mut self, id: PinId, channel: u32, item: &Rendered, receipt: &mut Receipt) {
-        let Some(hold) = self.pins.get(id) else { return };
-        let HoldKind::Poll(poll) = &hold.kind else { return };
-        let hint = matches!(item.response, Some(HttpResponse::Hint));
-        let watched = !hint && !hold.is_vouched_for(channel);
-        if let Some(position) = hold.position(channel).filter(|_| watched) {
-            match recovery::step(position, item.id.as_deref(), item.prev_id.as_deref()) {
-                Step::Deliver => {}
-                Step::Skip => return receipt.recovered += 1,
-                Step::Gap => {
-                    receipt.recovered += 1;
-                    return self.mend(id, channel);
-                }
-            }
-        }
-        if item.response.is_none() || !self.passes(hold, channel, item) {
-            if item.response.is_some() {
-                receipt.filtered += 1;
-                self.counters.filtered.add(1);
-            }
-            if let Some(standing) = self.pins.get_mut(id).and_then(|hold| hold.standing.as_mut()) {
-                standing.advance(channel, item.id.as_deref());
-            }
-            return;
-        }
-        let response = match &item.response {
-            Some(HttpResponse::Send(response)) => {
-                let body = self.filtered_body(hold, channel, item, poll.body(response));
-                match body {
-                    Ok(body) => poll.answer(response, &body),
-                    Err(error) => {
-                        receipt.dropped_filter += 1;
-                        self.counters.filter_errors.add(1);
-                        if !hold.standing.as_ref().is_some_and(|standing| standing.debug) {
-                            return;
-                        }
-                        poll.fail(&format!("filter error: {error}\n"))
-                    }
-                }
-            }
-            Some(HttpResponse::Hint) => {
-                Cause::Hint.count(&self.counters);
-                return self.replay(id);
-            }
-            _ => return,
-        };
-        match self.finish_poll(id, response) {
-            Outcome::Sent => {
-                receipt.delivered += 1;
-                self.counters.delivered_poll.add(1);
-                self.counters.ended_answered.add(1);
-            }
-            Outcome::Queued => {
-                receipt.queued += 1;
-                self.counters.queued.add(1);
-                self.counters.ended_answered.add(1);
-            }
-            Outcome::Gone | Outcome::Overflow => {
-                receipt.dropped_gone += 1;
-                self.counters.dropped_gone.add(1);
-            }
-        }
-    }
-}
-
-impl Write {
-    fn take(&mut self) -> Self {
-        let Self { list, items, targets, payload } = self;
-        let (items, targets) = (std::mem::take(items), std::mem::take(targets));
-        Self { list: *list, items, targets, payload: payload.take() }
-    }
 }
 
 impl Work {
-    /// What a log has for one hold after the other, instead of what was published for many.
-    pub(super) fn of_log(batch: Vec<Arc<Delivery>>) -> Self {
-        // Content that was written for certain filters is looked at.
-        let picky = batch.iter().any(|delivery| {
-            let WrittenFor { stream, message, .. } = &delivery.item.written_for;
-            stream.is_some() || message.is_some()
-        });
-        let receipts = vec![Receipt::default(); batch.len()];
-        Self { batch, receipts, picky, from_log: true, ..Self::default() }
-    }
-
-    /// The next hold's turn.
-    pub(super) fn begin_alone(&mut self, channel: u32, changes: u64) {
-        self.channels.clear();
-        self.channels.resize(self.batch.len(), Some(channel));
-        self.changes = changes;
-        self.met.clear();
-    }
-
-    pub(super) fn len(&self) -> usize {
-        self.batch.len()
-    }
-
-    /// The items of the batch, and their channels.
-    pub(super) fn items(&self) -> impl Iterator<Item = (&Delivery, Option<u32>)> {
-        self.batch.iter().map(|delivery| &**delivery).zip(self.channels.iter().copied())
-    }
-
     /// What an item is to the holds of a list, if anything.
     fn part(&self, list: List, item: usize) -> Option<Part> {
         let item = &self.batch[self.item(item)].item;
