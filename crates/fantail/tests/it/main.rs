@@ -13,6 +13,7 @@ mod early;
 mod fills;
 mod filters;
 mod harness;
+mod jsonp;
 mod keys;
 mod limits;
 mod links;
