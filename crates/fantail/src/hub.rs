@@ -35,7 +35,7 @@ use round::{Round, Taken};
 pub use crate::channel::{ChannelKey, RealmId};
 use crate::{
     config,
-    log::{self, Appending, Log, Record},
+    log::{Appending, Log, Record},
     logging,
     metrics::Process,
     stats::{Stats, Told},

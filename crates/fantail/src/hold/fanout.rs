@@ -8,9 +8,8 @@ use std::{rc::Rc, sync::Arc};
 use fantail_pin::{Outcome, Payload, PinId, Tally};
 use fantail_proto::{
     filter::template::TemplateError,
-    item::{HttpResponse, WrittenFor},
-    recovery::{self, Step},
-    render::{Chunk, Message, MessagePart, Rendered, StreamPart},
+    item::WrittenFor,
+    render::{Chunk, Message, MessagePart, StreamPart},
 };
 use hashbrown::{HashMap, HashSet};
 use smallvec::SmallVec;
@@ -22,7 +21,6 @@ mod variants;
 use super::{
     Hold, HoldKind, Holds, List,
     follow::{Parked, Turn},
-    updates::Cause,
 };
 use crate::hub::{Delivery, Receipt};
 use variants::{Class, Variant};

@@ -41,7 +41,13 @@ impl Holds {
     }
 
     /// Subscribes a hold to a channel that it does not have, or gives it other filters and another position there.
-    pub(super) fn join(&mut self, id: PinId, realm: RealmId, list: List, subscription: Subscription) -> Option<u32> {
+    pub(super) fn join(
+        &mut self,
+        id: PinId,
+        realm: RealmId,
+        list: List,
+        subscription: Subscription,
+    ) -> Option<u32> {
         let Subscription { channel: name, filters, prev_id, late: _ } = subscription;
         let known = self.channels.find(realm, &name);
         let hold = self.pins.get_mut(id)?;

@@ -47,14 +47,14 @@ pub use websocket::{Asking, Call, Far, Link, Next, Opened, OverHttp};
 use crate::{
     client::Client,
     config,
-    hub::{Hub, RealmId},
+    hub::Hub,
     metrics::{Count, Counters},
     stats::Presence,
 };
 use channels::{Channels, List};
 use fanout::Work;
 use fill::Fills;
-use follow::{Follow, Rounds};
+use follow::Rounds;
 use standing::Standing;
 use updates::Updates;
 use watch::Watch;

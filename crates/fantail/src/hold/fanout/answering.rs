@@ -10,8 +10,8 @@ use fantail_proto::{
 };
 use hashbrown::HashSet;
 
-use super::{Hold, HoldKind, Holds, List, Work, cost};
-use crate::hub::Receipt;
+use super::{HoldKind, Holds, List, Work, cost};
+use crate::{hold::updates::Cause, hub::Receipt};
 
 impl Holds {
     pub(super) fn list_polls(&self, work: &mut Work) {
@@ -55,7 +55,13 @@ impl Holds {
     }
 
     /// Answers a long-poll with an item, or asks its origin again, or neither.
-    pub(in crate::hold) fn answer_with(&mut self, id: PinId, channel: u32, item: &Rendered, receipt: &mut Receipt) {
+    pub(in crate::hold) fn answer_with(
+        &mut self,
+        id: PinId,
+        channel: u32,
+        item: &Rendered,
+        receipt: &mut Receipt,
+    ) {
         let Some(hold) = self.pins.get(id) else { return };
         let HoldKind::Poll(poll) = &hold.kind else { return };
         let hint = matches!(item.response, Some(HttpResponse::Hint));
