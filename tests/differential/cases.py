@@ -217,7 +217,7 @@ CONTROL = [
     ("a response with a wrong code", items(item(response(code=1000, body="x"))), {}),
     ("a response with a code that is no number", items(item(response(code="x", body="x"))), {"control.line": "D59", "control.body": "D59"}),
     ("an unknown action", items(item({"http-stream": {"action": "fly"}})), {"control.body": "D69"}),
-    ("an unknown format", items(item({"xmpp-stanza": {}})), {}),
+    ("an unknown format", items(item({"fpp": {}})), {}),
     ("one bad among good", items(item(stream("x")), {"channel": "c"}), {}),
     ("a query", post("/publish/?x=1", {"items": []}), {"control.line": "D67", "control.body": "D67"}),
     ("chunks", request("POST", "/publish/", [("Host", "localhost"), ("Transfer-Encoding", "chunked")], b"c\r\n{\"items\":[]}\r\n0\r\n\r\n"), {"control.line": "D65", "control.body": "D65"}),
