@@ -50,6 +50,8 @@ use crate::{
 };
 use watchers::Watchers;
 
+mod opening;
+
 /// Serves until it is told to stop.
 pub fn run(config: Config, log: &Output) -> ExitCode {
     if let Some(file) = &config.file {
@@ -208,10 +210,7 @@ impl Server {
         let counters: Vec<Arc<Counters>> = (0..config.server.shards).map(|_| Arc::default()).collect();
         let Watchers { stats, board, page } = Watchers::new(&config, &counters, &process);
         let wanted = self.snapshot();
-        let log = Arc::new(Log::new(config.server.data_dir.clone(), Arc::clone(&process)));
-        log.configure(&config.logs, |realm| wanted.realms.get(realm))?;
-        let hub = Hub::with_log(config.server.shards, &config.hub, Arc::clone(&log)).watched(stats.clone());
-        let hub = Arc::new(hub);
+        let (log, hub) = opening::hub(&wanted, &process, stats.clone())?;
         let workers = Arc::new(Workers::default());
         if let Some(error) = workers.open(wanted.routes.workers(), runtime.handle()).pop() {
             return Err(ServerError::Workers(error));
@@ -236,10 +235,8 @@ impl Server {
         let (component, desk) = self.xmpp.take().unzip();
         let component = component.map(|xmpp| start_component(xmpp, parts, stopping.clone()));
         let component = component.transpose().map_err(ServerError::Start)?;
-        let control_state =
-            admin::State::new(publisher, hub, counters, process, output.clone(), &config.control)
-                .with_xmpp(desk);
-        let state = Arc::new(control_state);
+        let state = admin::State::new(publisher, hub, counters, process, output.clone(), &config.control);
+        let state = Arc::new(state.with_xmpp(desk));
         let end = runtime.block_on(async {
             let control = TcpListener::from_std(control).map_err(ServerError::Start)?;
             // The control port outlives the shards: /readyz says that they drain.
@@ -268,8 +265,8 @@ impl Server {
         });
         runtime.shutdown_timeout(DRAIN_GRACE);
         // What waits for the XMPP server may still be written.
-        let patience = Instant::now() + DRAIN_GRACE;
-        while component.as_ref().is_some_and(|thread| !thread.is_finished()) && Instant::now() < patience {
+        let until = Instant::now() + DRAIN_GRACE;
+        while component.as_ref().is_some_and(|thread| !thread.is_finished()) && Instant::now() < until {
             thread::sleep(TIDY_EVERY / 10);
         }
         log.close();

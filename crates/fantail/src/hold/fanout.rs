@@ -218,15 +218,10 @@ impl Holds {
         for item in 0..work.batch.len() {
             let Some(hold) = self.pins.get(id) else { break };
             let Some(channel) = self.channel_of(hold, work, item) else { continue };
-            if !work.from_log && hold.standing.is_some() {
-                if hold.has_from_log(channel, work.batch[item].place) {
-                    work.receipts[item].recovered += 1;
-                    continue;
-                }
-                self.caught_up(id, channel);
+            if self.is_left_to_log(work, id, channel, item) {
+                continue;
             }
-            let standing = self.pins.get(id).is_some_and(|hold| hold.standing.is_some());
-            let looks = list == List::Streams && standing && !work.from_log;
+            let looks = list == List::Streams && !work.from_log && self.has_standing(id);
             let rendered = &work.batch[item].item;
             let turn = if looks { self.turn_of(id, channel, rendered) } else { Turn::Deliver };
             let part = work.part(list, item);

@@ -6,10 +6,27 @@ use std::sync::Arc;
 use fantail_pin::PinId;
 use fantail_proto::item::WrittenFor;
 
-use super::{Holds, List, Work, Write};
+use super::{Hold, Holds, List, Work, Write};
 use crate::hub::{Delivery, Receipt};
 
 impl Holds {
+    /// Whether there is something particular about a hold.
+    pub(super) fn has_standing(&self, id: PinId) -> bool {
+        self.pins.get(id).is_some_and(|hold| hold.standing.is_some())
+    }
+
+    /// Whether a published item is none for a hold, because its log has given that item or is going to.
+    pub(super) fn is_left_to_log(&mut self, work: &mut Work, id: PinId, channel: u32, item: usize) -> bool {
+        let particular = |hold: &&Hold| !work.from_log && hold.standing.is_some();
+        let Some(hold) = self.pins.get(id).filter(particular) else { return false };
+        if hold.has_from_log(channel, work.batch[item].place) {
+            work.receipts[item].recovered += 1;
+            return true;
+        }
+        self.caught_up(id, channel);
+        false
+    }
+
     /// Writes what a log has for a hold, or what its filters leave of it. Who is slow takes it at its own pace.
     pub(in crate::hold) fn write_alone(&mut self, work: &mut Work, list: List, id: PinId) {
         let mut items = Vec::new();
