@@ -55,6 +55,8 @@ pub(crate) struct Record<T> {
     early: u8,
     /// The batch being gathered has a write to this socket; a second one must wait for its result.
     pub(crate) in_batch: bool,
+    /// The owner wants to hear when the queue is empty.
+    pub(crate) tells: bool,
 }
 
 impl<T> Record<T> {
@@ -72,6 +74,7 @@ impl<T> Record<T> {
             reading: Reading::Never,
             early: 0,
             in_batch: false,
+            tells: false,
         }
     }
 

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use crate::queue::{Flushed, OutQueue, offer};
 use crate::record::{Reading, Record, State};
 use crate::ring::NEVER;
-use crate::{Event, Outcome, PinId, Pins};
+use crate::{Event, Outcome, Payload, PinId, Pins, Tally};
 
 /// What was offered to a socket, as it goes over the wire.
 #[derive(Clone, Copy, Debug)]
@@ -61,6 +61,21 @@ impl<T> Pins<T> {
             queue.tolerate(len);
         }
         outcome
+    }
+
+    /// As [`Self::write_patiently`], in the pin's form, and adds to `tally`.
+    pub fn write_slowly(&mut self, id: PinId, payload: &Payload, tally: &mut Tally) {
+        let Some(form) = self.form(id) else { return tally.count(Outcome::Gone, 0) };
+        let bytes = payload.in_form(form);
+        let outcome = self.write_patiently(id, bytes);
+        tally.count(outcome, bytes.len());
+    }
+
+    /// Reports [`Event::Drained`] once, when nothing waits for the pin's socket any more. False if nothing does.
+    pub fn tell_when_drained(&mut self, id: PinId) -> bool {
+        let Some(record) = self.record_mut(id) else { return false };
+        record.tells = record.queue.is_some();
+        record.tells
     }
 
     /// Writes what nothing but the tail of [`Self::finish`] may follow. Keep-alives end.
@@ -216,10 +231,10 @@ impl<T> Pins<T> {
             Ok(Flushed::Emptied) => {
                 record.queue = None;
                 record.touch(tick);
-                let reading = record.reading;
+                let tells = mem::take(&mut record.tells) || record.reading != Reading::Never;
                 if record.state == State::Finishing {
                     self.end(id, Event::Finished(id));
-                } else if self.watch(id) && reading != Reading::Never {
+                } else if self.watch(id) && tells {
                     self.pending.push(Event::Drained(id));
                 }
             }

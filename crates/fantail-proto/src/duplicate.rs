@@ -36,6 +36,14 @@ impl Seen {
         self.order.push_back((now_ms, digest));
     }
 
+    /// As if `digest` had not been noted.
+    pub fn forget(&mut self, digest: u128) {
+        if self.digests.remove(&digest) {
+            // Rare, and it may be noted again: then its first time must not end the second window.
+            self.order.retain(|(_, noted)| *noted != digest);
+        }
+    }
+
     pub fn len(&self) -> usize {
         self.order.len()
     }
@@ -78,6 +86,17 @@ mod tests {
         }
         assert_eq!([1, 2, 3].map(|d| seen.contains(d, 1)), [false, true, true]);
         assert_eq!(seen.len(), 2);
+    }
+
+    #[test]
+    fn what_is_forgotten_may_come_again() {
+        let mut seen = Seen::new(60_000, 10);
+        seen.note(1, 0);
+        seen.forget(1);
+        seen.forget(2);
+        assert!(!seen.contains(1, 1));
+        seen.note(1, 30_000);
+        assert!(seen.contains(1, 60_000) && !seen.contains(1, 90_000));
     }
 
     #[test]

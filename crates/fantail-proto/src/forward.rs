@@ -205,11 +205,15 @@ impl Forward<'_> {
         }
         headers.insert(GRIP_FEATURE, FEATURES);
         for (channel, id) in self.last_ids {
-            // A name that no header can carry cannot be asked about.
-            if let Ok(value) = HeaderValue::try_from(format!("{channel}; last-id={id}").into_bytes()) {
-                headers.append(GRIP_LAST, value);
-            }
+            append_last_id(headers, channel, id);
         }
+    }
+}
+
+/// Says what a client has last of a channel. A name that no header can carry cannot be asked about.
+pub fn append_last_id(headers: &mut HeaderMap, channel: &str, id: &str) {
+    if let Ok(value) = HeaderValue::try_from(format!("{channel}; last-id={id}").into_bytes()) {
+        headers.append(GRIP_LAST, value);
     }
 }
 

@@ -10,6 +10,7 @@ use crate::{
     filter::{Filter, Named},
     hop,
     json::Json,
+    log::Start,
     members::{self, Fault, Members},
     params::{self, Element},
 };
@@ -43,6 +44,8 @@ pub struct Channel {
     /// As the origin wrote it, without the route's prefix.
     pub name: String,
     pub prev_id: Option<String>,
+    /// Without a `prev_id`: the newest items that the client is to begin with.
+    pub late: Option<Start>,
     /// At most 5 were named.
     pub filters: Vec<Filter>,
 }
@@ -212,8 +215,11 @@ fn channel(element: &Element<'_>) -> Result<Channel, InstructError> {
     let name = text(element.first, "Grip-Channel")?;
     let named = element.params.iter().filter(|(name, _)| *name == b"filter");
     let named = named.map(|(_, value)| text(value, "Grip-Channel")).collect::<Result<Vec<_>, _>>()?;
-    let prev_id = element.get("prev-id").map(|id| text(id, "Grip-Channel")).transpose()?;
-    Ok(Channel { filters: filters(&name, named.iter().map(String::as_str))?, name, prev_id })
+    let parameter = |name| element.get(name).map(|value| text(value, "Grip-Channel")).transpose();
+    let (prev_id, last, since) = (parameter("prev-id")?, parameter("last")?, parameter("since")?);
+    let late = Start::late(last.as_deref(), since.as_deref())
+        .map_err(|bad| InstructError(format!("channel '{name:.64}': {bad}")))?;
+    Ok(Channel { filters: filters(&name, named.iter().map(String::as_str))?, name, prev_id, late })
 }
 
 fn json_channel(json: &Json<'_>) -> Result<Channel, InstructError> {
@@ -221,7 +227,16 @@ fn json_channel(json: &Json<'_>) -> Result<Channel, InstructError> {
     let name = channel.text("name")?.ok_or_else(|| channel.missing("name"))?.to_owned();
     let named = channel.texts("filters")?.unwrap_or_default();
     let prev_id = channel.text("prev-id")?.map(str::to_owned);
-    Ok(Channel { filters: filters(&name, named.into_iter())?, name, prev_id })
+    let late = late(channel)?;
+    Ok(Channel { filters: filters(&name, named.into_iter())?, name, prev_id, late })
+}
+
+/// `last` and `since` of a subscription.
+pub(crate) fn late(members: Members<'_, '_>) -> Result<Option<Start>, Fault> {
+    let last = members.int("last")?.map(|last| last.to_string());
+    let since = members.text("since")?;
+    Start::late(last.as_deref(), since)
+        .map_err(|_| members.invalid(if last.is_some() { "last" } else { "since" }))
 }
 
 fn filters<'n>(

@@ -2,6 +2,7 @@
 //! one channel with a body per transport. All items of a request decode, or none does.
 
 mod packet;
+pub mod record;
 
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue};

@@ -11,6 +11,8 @@
 //! - [`link`]: where an origin's links lead
 //! - [`item`]: what a publisher sent
 //! - [`duplicate`]: whether an id was seen lately
+//! - [`log`]: the newest items of a channel, and what can be proven from them
+//! - [`journal`]: the files that keep them
 //! - [`sequence`]: which item follows which, and what comes too early
 //! - [`recovery`]: how far a subscriber is, and what is done about a gap
 //! - [`patch`]: an item that changes the origin's body instead of replacing it
@@ -36,9 +38,11 @@ pub mod forward;
 pub mod grip;
 pub mod hop;
 pub mod item;
+pub mod journal;
 pub mod json;
 pub mod jsonp;
 pub mod link;
+pub mod log;
 mod members;
 mod params;
 pub mod patch;

@@ -12,14 +12,16 @@ use std::{
     time::Duration,
 };
 
-use fantail_proto::{duplicate::Seen, item::Item};
+use fantail_proto::{duplicate::Seen, item::Item, log::Durability};
 use hashbrown::HashMap;
 use parking_lot::Mutex;
+use smallvec::SmallVec;
 use tokio::{
     sync::Notify,
     time::{Instant, timeout_at},
 };
 
+pub use answer::{Accepted, Refused};
 use changes::Changed;
 pub use changes::{Change, Changes};
 pub use delivery::Delivery;
@@ -30,11 +32,16 @@ use receipt::Ballot;
 pub use receipt::{Order, Receipt, Receipts};
 use round::{Round, Taken};
 
+pub use crate::channel::{ChannelKey, RealmId};
 use crate::{
-    config, logging,
+    config,
+    log::{Appending, Log, Record},
+    logging,
+    metrics::Process,
     stats::{Stats, Told},
 };
 
+mod answer;
 mod changes;
 mod delivery;
 mod interest;
@@ -62,20 +69,29 @@ pub struct Hub {
     early: EarlyCounts,
     started: Instant,
     digest: [RandomState; 2],
+    log: Arc<Log>,
     /// Of the default realm's items, if anybody watches.
     stats: Option<Arc<Stats>>,
 }
 
 impl Hub {
-    /// `shards` is at most [`MAX_SHARDS`].
+    /// `shards` is at most [`MAX_SHARDS`]. No channel has a log.
     pub fn new(shards: usize, config: &config::Hub) -> Self {
+        Self::with_log(shards, config, Arc::new(Log::new(None, Arc::new(Process::default()))))
+    }
+
+    /// The ids that are in the log already have been seen.
+    pub fn with_log(shards: usize, config: &config::Hub, log: Arc<Log>) -> Self {
         assert!(shards <= MAX_SHARDS, "configuration allows at most {MAX_SHARDS} shards");
         let keepers = Outpost::ALL.iter().zip(shards..).filter(|(outpost, _)| outpost.keeps());
+        let digest = [RandomState::new(), RandomState::new()];
+        let mut seen = Seen::new(milliseconds(config.id_ttl), config.ids);
+        log.ids(|realm, channel, id| seen.note(digest_of(&digest, realm, channel, id), 0));
         Self {
             keepers: keepers.fold(0, |bits, (_, place)| bits | 1 << place),
             ledger: Mutex::new(Ledger {
                 interest: HashMap::new(),
-                seen: Seen::new(milliseconds(config.id_ttl), config.ids),
+                seen,
                 changed: None,
                 looks: Looks::default(),
                 waiting: Waiting::default(),
@@ -90,7 +106,8 @@ impl Hub {
             linger_ms: milliseconds(config.linger),
             early: EarlyCounts::default(),
             started: Instant::now(),
-            digest: [RandomState::new(), RandomState::new()],
+            digest,
+            log,
             stats: None,
         }
     }
@@ -107,22 +124,43 @@ impl Hub {
         Some(stats.accept(item))
     }
 
-    /// Accepts all items or, when a mailbox is full, none. With `receipts`, the answer can be waited
-    /// for. When this returns, the items have their places in the order of their channels.
-    pub fn publish(&self, realm: RealmId, items: Vec<Item>, receipts: bool) -> Result<Accepted, Full> {
+    /// The logs of channels.
+    pub fn log(&self) -> &Log {
+        &self.log
+    }
+
+    /// As [`Self::publish_at`], for who wants no more of the items than their acceptance.
+    pub fn publish(&self, realm: RealmId, items: Vec<Item>, receipts: bool) -> Result<Accepted, Refused> {
+        self.publish_at(realm, items, receipts, None)
+    }
+
+    /// Accepts all items or, when a mailbox is full or a log cannot keep them, none. With `receipts`, the answer can be
+    /// waited for. When this returns, the items have their places in the order of their channels. `asked` is the least
+    /// durability that the publisher wants; none if nobody answers it, and then no log refuses an item.
+    pub fn publish_at(
+        &self,
+        realm: RealmId,
+        items: Vec<Item>,
+        receipts: bool,
+        asked: Option<Durability>,
+    ) -> Result<Accepted, Refused> {
+        let mut logged = self.log.prepare(realm, &items, asked)?;
+        let durability = logged.durability();
         let (ballot, answer) = Ballot::new(items.len(), receipts);
         let mut pledge = None;
-        let mut round = Round { hub: self, realm, ballot: &ballot, pledge: &mut pledge, woken: 0 };
+        let logs = self.log.open();
+        let mut round = Round { hub: self, realm, ballot: &ballot, pledge: &mut pledge, woken: 0, logs };
         let (mut duplicates, mut dropped) = (0, 0);
         let said = logging::says_channels();
         let mut unheard = Vec::new();
+        let mut noted = SmallVec::new();
         let mut ledger = self.ledger.lock();
         let fits = items.iter().all(|item| {
             let shards = ledger.interest.get(&(realm, item.channel.as_str())).map_or(0, |known| known.shards);
             each(shards).all(|shard| self.mailboxes[shard].has_room(items.len(), self.mailbox_items))
         });
         if !fits {
-            return Err(Full(items));
+            return Err(Refused::Full(items));
         }
         let now = self.now_ms();
         for (slot, item) in items.into_iter().enumerate() {
@@ -132,7 +170,7 @@ impl Hub {
                 duplicates += 1;
                 continue;
             }
-            match round.take(&mut ledger, slot, item, id, now) {
+            match round.take(&mut ledger, (slot, logged.take(slot)), item, id, now) {
                 Taken::Sent => {}
                 Taken::Unheard(channel) => unheard.extend(said.then_some(channel)),
                 Taken::Dropped => {
@@ -144,16 +182,20 @@ impl Hub {
             }
             if let Some(id) = id {
                 ledger.seen.note(id, now);
+                noted.push(id);
             }
         }
+        let Round { woken, logs, .. } = round;
+        // A repeated item waits, too: the first may not be on disk yet.
+        let on_disk = logs.finish(logged.strongest());
         drop(ledger);
-        self.wake(round.woken);
+        self.wake(woken);
         unheard.iter().for_each(|channel| logging::published(channel, 0));
         let kept = pledge.map(|(pledge, kept)| {
             pledge.settle(Ok(()));
             kept
         });
-        Ok(Accepted { duplicates, dropped, receipts: answer.map(Receipts), kept })
+        Ok(Accepted { duplicates, dropped, receipts: answer.map(Receipts), kept, noted, durability, on_disk })
     }
 
     /// Like [`Hub::publish`], but waits for room, at most `patience`.
@@ -162,22 +204,28 @@ impl Hub {
         realm: RealmId,
         mut items: Vec<Item>,
         receipts: bool,
+        asked: Option<Durability>,
         patience: Duration,
-    ) -> Result<Accepted, Full> {
+    ) -> Result<Accepted, Refused> {
         let deadline = Instant::now() + patience;
         loop {
             let mut room = pin!(self.room.notified());
             // Before asking: room that is made in between then wakes us.
             room.as_mut().enable();
-            let full = match self.publish(realm, items, receipts) {
-                Err(full) => full,
-                accepted => return accepted,
+            items = match self.publish_at(realm, items, receipts, asked) {
+                Err(Refused::Full(items)) => items,
+                outcome => return outcome,
             };
             if timeout_at(deadline, room).await.is_err() {
-                return Err(full);
+                return Err(Refused::Full(items));
             }
-            items = full.0;
         }
+    }
+
+    /// Lets items be published again whose publisher was told that they are not kept: [`Accepted::noted`].
+    pub fn forget_ids(&self, noted: &[u128]) {
+        let mut ledger = self.ledger.lock();
+        noted.iter().for_each(|digest| ledger.seen.forget(*digest));
     }
 
     /// Asks the origins of all holds again, a few at a time; no order of before counts (spec 5.2, `/recover`).
@@ -222,6 +270,7 @@ impl Hub {
     /// `poll`: the last subscriber here was a long-poll, whose client may be about to ask again: meanwhile the channel
     /// keeps its order.
     pub fn leave(&self, shard: usize, realm: RealmId, channel: &str, poll: bool) {
+        let mut logs = self.log.open();
         let mut ledger = self.ledger.lock();
         let Ledger { interest, lingering, looks, .. } = &mut *ledger;
         let Some(known) = interest.get_mut(&(realm, channel)) else { return };
@@ -235,7 +284,8 @@ impl Hub {
             known.linger(until_ms);
             self.look_at(looks, realm, channel, known, until_ms);
         } else {
-            self.close(&mut ledger, realm, channel);
+            self.close(&mut ledger, &mut logs, realm, channel);
+            logs.finish(Durability::Accepted);
         }
     }
 
@@ -330,24 +380,26 @@ impl Hub {
     /// Does what is due, within a limit, and says when more is.
     fn look(&self, now_ms: u64) -> Option<u64> {
         let mut woken = 0;
+        let mut logs = self.log.open();
         let mut ledger = self.ledger.lock();
         for _ in 0..LOOKS {
             let Ledger { interest, looks, waiting, .. } = &mut *ledger;
             let Some((realm, name)) = looks.pop(now_ms, interest) else { break };
             let Some(known) = interest.get_mut(&(realm, &*name)) else { continue };
             while let Some(early) = known.expire(now_ms) {
-                woken |= self.release(waiting, early, known.shards, Order::Late);
+                woken |= self.release(waiting, &mut logs, early, known.shards, Order::Late);
                 while let Some(early) = known.follow() {
-                    woken |= self.release(waiting, early, known.shards, Order::Held);
+                    woken |= self.release(waiting, &mut logs, early, known.shards, Order::Held);
                 }
             }
             if known.is_over(now_ms) {
-                self.close(&mut ledger, realm, &name);
+                self.close(&mut ledger, &mut logs, realm, &name);
             } else if let Some(due_ms) = known.next_ms() {
                 self.look_at(looks, realm, &name, known, due_ms);
             }
         }
         let next = ledger.looks.next_ms();
+        logs.finish(Durability::Accepted);
         drop(ledger);
         self.wake(woken);
         next
@@ -360,11 +412,15 @@ impl Hub {
         }
     }
 
-    /// Forgets a channel. Nobody is left to give to what waits for it.
-    fn close(&self, ledger: &mut Ledger, realm: RealmId, channel: &str) {
+    /// Forgets a channel. Nobody is left to give to what waits for it, but for its log.
+    fn close(&self, ledger: &mut Ledger, logs: &mut Appending<'_>, realm: RealmId, channel: &str) {
         let Some(mut known) = ledger.interest.remove(&(realm, channel)) else { return };
         ledger.lingering -= usize::from(known.stay());
         for early in known.into_early() {
+            if early.record.is_some() {
+                self.release(&mut ledger.waiting, logs, early, 0, Order::Late);
+                continue;
+            }
             ledger.waiting.remove(&early);
             self.early.dropped.fetch_add(1, Relaxed);
             early.delivery.say(Order::Dropped);
@@ -373,14 +429,26 @@ impl Hub {
     }
 
     /// Gives an item that was early to its subscribers. Returns who they are.
-    fn release(&self, waiting: &mut Waiting, early: Early, shards: u64, order: Order) -> u64 {
+    fn release(
+        &self,
+        waiting: &mut Waiting,
+        logs: &mut Appending<'_>,
+        early: Early,
+        shards: u64,
+        order: Order,
+    ) -> u64 {
         waiting.remove(&early);
         let count = if order == Order::Late { &self.early.late } else { &self.early.in_turn };
         count.fetch_add(1, Relaxed);
-        let Early { mut delivery, promise, .. } = early;
+        let Early { mut delivery, promise, record } = early;
         delivery.say(order);
-        if let Some(promise) = &promise {
+        let durability = record.as_ref().map_or(Durability::Accepted, Record::durability);
+        delivery.place = record.and_then(|record| logs.append(delivery.realm, &delivery.channel, record));
+        if let Some(promise) = promise {
             delivery.pledge = promise.pass_on(each(shards & self.keepers).count());
+            logs.when(durability, |outcome| {
+                promise.settle(outcome.map_err(|error| Broken(error.to_string().into())));
+            });
         }
         self.send(*delivery, shards);
         shards
@@ -406,18 +474,13 @@ impl Hub {
     }
 
     fn digest(&self, realm: RealmId, channel: &str, id: &str) -> u128 {
-        let [high, low] = self.digest.each_ref().map(|hash| hash.hash_one((realm, channel, id)));
-        u128::from(high) << 64 | u128::from(low)
+        digest_of(&self.digest, realm, channel, id)
     }
 
     fn now_ms(&self) -> u64 {
         milliseconds(self.started.elapsed())
     }
 }
-
-/// A realm's number, stable for the life of the process.
-#[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq, PartialOrd, Ord)]
-pub struct RealmId(pub u32);
 
 /// Subscribers that are no shard's: they take their items on the control runtime.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -434,24 +497,6 @@ impl Outpost {
         matches!(self, Self::Webhooks)
     }
 }
-
-/// A publish that the hub has taken.
-#[derive(Debug)]
-pub struct Accepted {
-    /// Items whose id was seen within `hub.id_ttl`; nothing else happened to them.
-    pub duplicates: usize,
-    /// Items that came before their predecessors and had no room to wait for them: the same.
-    pub dropped: usize,
-    /// If they were asked for.
-    pub receipts: Option<Receipts>,
-    /// What to wait for before the publisher is answered.
-    pub kept: Option<Kept>,
-}
-
-/// Nothing of the request was accepted: a shard's mailbox is full. The items come back.
-#[derive(Debug, thiserror::Error)]
-#[error("a mailbox is full")]
-pub struct Full(pub Vec<Item>);
 
 #[derive(Debug)]
 struct Ledger {
@@ -499,17 +544,9 @@ pub struct EarlyCounts {
     pub dropped: AtomicU64,
 }
 
-/// A channel's name in its realm.
-#[derive(Debug, Eq, Hash, PartialEq)]
-pub struct ChannelKey {
-    pub realm: RealmId,
-    pub name: Box<str>,
-}
-
-impl hashbrown::Equivalent<ChannelKey> for (RealmId, &str) {
-    fn equivalent(&self, key: &ChannelKey) -> bool {
-        self.0 == key.realm && *self.1 == *key.name
-    }
+fn digest_of(hashes: &[RandomState; 2], realm: RealmId, channel: &str, id: &str) -> u128 {
+    let [high, low] = hashes.each_ref().map(|hash| hash.hash_one((realm, channel, id)));
+    u128::from(high) << 64 | u128::from(low)
 }
 
 fn each(mut shards: u64) -> impl Iterator<Item = usize> {
@@ -598,7 +635,8 @@ mod tests {
         hub.join(0, R, "a");
         hub.publish(R, vec![item("a", None)], false).unwrap();
         let two = || vec![item("b", Some("1")), item("a", None)];
-        assert_eq!(hub.publish(R, two(), false).unwrap_err().0.len(), 2);
+        let Err(Refused::Full(items)) = hub.publish(R, two(), false) else { panic!("it is full") };
+        assert_eq!(items.len(), 2);
         taken(&hub, 0);
         hub.publish(R, two(), false).unwrap();
         assert_eq!(taken(&hub, 0).len(), 1);
@@ -608,7 +646,7 @@ mod tests {
     async fn a_publisher_waits_for_room_and_gives_up() {
         let hub = hub(1, 1);
         hub.join(0, R, "a");
-        let publish = || hub.publish_within(R, vec![item("a", None)], false, Duration::from_secs(5));
+        let publish = || hub.publish_within(R, vec![item("a", None)], false, None, Duration::from_secs(5));
         publish().await.unwrap();
         let make_room = async {
             tokio::time::advance(Duration::from_secs(1)).await;

@@ -4,11 +4,12 @@
 //!
 //! The rooms, in reading order. The path of a client: [`listen`] → [`route`] → [`proxy`] → [`hub`] →
 //! [`hold`]. The path of a publisher: [`publish`] → [`hub`]. `upstream` is a tool: one request in, one
-//! response out. [`xmpp`] hangs on the hub. [`realm`] is the tenants, [`admin`] is for operators; [`config`], [`metrics`], [`logging`],
-//! [`drain`], [`stats`], [`store`] and [`error`] are the closets.
+//! response out. [`log`] serves the hub, [`xmpp`] hangs on it. [`realm`] is the tenants, [`admin`] is for operators;
+//! [`channel`], [`config`], [`metrics`], [`logging`], [`drain`], [`stats`], [`store`] and [`error`] are the closets.
 
 pub mod admin;
 pub mod certificate;
+pub mod channel;
 pub mod cli;
 pub mod client;
 pub mod config;
@@ -17,6 +18,7 @@ pub mod error;
 pub mod hold;
 pub mod hub;
 pub mod listen;
+pub mod log;
 pub mod logging;
 pub mod metrics;
 pub mod proxy;

@@ -243,6 +243,12 @@ families! {
         websocket_dropped: "Messages of origins that reached nobody: no prefix, or an invalid control message." {
             messages_dropped: Count,
         }
+        log_fills: "Subscriptions and slow clients that were to be given items of a log, by whether it had all of them." {
+            fills_proven [result = proven]: Count,
+            fills_unproven [result = unproven]: Count,
+        }
+        log_fill_items: "Items of logs given to them; they are deliveries, too." { fill_items: Count }
+        log_reads: "Stretches of logs that were read and rendered, each for all who need the same." { fill_reads: Count }
         keep_alives: "Keep-alives written to streams." { keep_alives: Count }
         pushed_bytes: "Bytes written to pins." { bytes_pushed: Count }
         origin_requests: "Requests sent to origins." { origin_requests: Count }
@@ -300,6 +306,9 @@ families! {
             zeromq_refused [result = refused]: Count,
         }
         zeromq_waits: "Times that ZeroMQ publishers had to wait for a full mailbox." { zeromq_waits: Count }
+        zeromq_unkept: "Batches of ZeroMQ publishers that were delivered, and not on disk as their log promises." {
+            zeromq_unkept: Count,
+        }
         zeromq_commands: "Requests on the command socket, by result." {
             commands_done [result = done]: Count,
             commands_failed [result = failed]: Count,
@@ -310,6 +319,14 @@ families! {
         zeromq_peers_refused: "ZeroMQ peers that were disconnected: no handshake, or a broken protocol or limit." {
             zeromq_peers_refused: Count,
         }
+        log_items: "Items in the logs of channels." { log_items: Gauge }
+        log_bytes: "Bytes of the items in the logs of channels." { log_bytes: Gauge }
+        log_channels: "Channels whose log holds an item." { log_channels: Gauge }
+        log_disk_bytes: "Bytes of the files of logs." { log_disk_bytes: Gauge }
+        log_writes: "Writes to the files of logs, of one item or more." { log_writes: Count }
+        log_syncs: "Times that files of logs were synced to the disk." { log_syncs: Count }
+        log_failures: "Times that the files of logs could not be written or synced." { log_failures: Count }
+        log_damaged: "Damaged files of logs that were found at start and set aside." { log_damaged: Count }
         stats_dropped: "Notes for the statistics socket, and packets of it, that were dropped." {
             stats_dropped: Count,
         }

@@ -34,6 +34,7 @@ use crate::{
     hold::Holds,
     hub::Hub,
     listen::{self, Bound, tls},
+    log::{self, Log},
     logging::Output,
     metrics::{Counters, Process},
     publish::{
@@ -48,6 +49,8 @@ use crate::{
     xmpp::{self, Xmpp, XmppError},
 };
 use watchers::Watchers;
+
+mod opening;
 
 /// Serves until it is told to stop.
 pub fn run(config: Config, log: &Output) -> ExitCode {
@@ -102,6 +105,8 @@ enum ServerError {
     Workers(BindError),
     #[error(transparent)]
     ZeroMq(#[from] zeromq::BindError),
+    #[error("cannot keep logs: {0}")]
+    Log(#[from] log::OpenError),
     #[error(transparent)]
     Xmpp(#[from] XmppError),
     #[error("cannot start: {0}")]
@@ -204,9 +209,9 @@ impl Server {
         let process = Arc::new(Process::default());
         let counters: Vec<Arc<Counters>> = (0..config.server.shards).map(|_| Arc::default()).collect();
         let Watchers { stats, board, page } = Watchers::new(&config, &counters, &process);
-        let hub = Arc::new(Hub::new(config.server.shards, &config.hub).watched(stats.clone()));
-        let workers = Arc::new(Workers::default());
         let wanted = self.snapshot();
+        let (log, hub) = opening::hub(&wanted, &process, stats.clone())?;
+        let workers = Arc::new(Workers::default());
         if let Some(error) = workers.open(wanted.routes.workers(), runtime.handle()).pop() {
             return Err(ServerError::Workers(error));
         }
@@ -230,10 +235,8 @@ impl Server {
         let (component, desk) = self.xmpp.take().unzip();
         let component = component.map(|xmpp| start_component(xmpp, parts, stopping.clone()));
         let component = component.transpose().map_err(ServerError::Start)?;
-        let control_state =
-            admin::State::new(publisher, hub, counters, process, output.clone(), &config.control)
-                .with_xmpp(desk);
-        let state = Arc::new(control_state);
+        let state = admin::State::new(publisher, hub, counters, process, output.clone(), &config.control);
+        let state = Arc::new(state.with_xmpp(desk));
         let end = runtime.block_on(async {
             let control = TcpListener::from_std(control).map_err(ServerError::Start)?;
             // The control port outlives the shards: /readyz says that they drain.
@@ -248,7 +251,8 @@ impl Server {
             let time = tokio::spawn(async move { timed.keep_time().await });
             // The shards have their own: when the last of them stops listening, nobody is kept waiting.
             drop((self.clients, self.control));
-            let life = Life { snapshot: self.snapshot, signals, shards, output: output.clone(), workers };
+            let (output, logs) = (output.clone(), Arc::clone(&log));
+            let life = Life { snapshot: self.snapshot, signals, shards, output, workers, logs };
             let end = life.run(&state, &stop).await;
             close.send_replace(true);
             sockets.abort();
@@ -261,10 +265,11 @@ impl Server {
         });
         runtime.shutdown_timeout(DRAIN_GRACE);
         // What waits for the XMPP server may still be written.
-        let patience = Instant::now() + DRAIN_GRACE;
-        while component.as_ref().is_some_and(|thread| !thread.is_finished()) && Instant::now() < patience {
+        let until = Instant::now() + DRAIN_GRACE;
+        while component.as_ref().is_some_and(|thread| !thread.is_finished()) && Instant::now() < until {
             thread::sleep(TIDY_EVERY / 10);
         }
+        log.close();
         end
     }
 
@@ -323,6 +328,7 @@ struct Life {
     shards: mpsc::Receiver<usize>,
     output: Output,
     workers: Arc<Workers>,
+    logs: Arc<Log>,
 }
 
 impl Life {
@@ -333,9 +339,12 @@ impl Life {
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut sweep = interval(SWEEP_EVERY);
         sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut age = interval(log::SWEEP_EVERY);
+        age.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let end = loop {
             tokio::select! {
                 _ = sweep.tick() => self.workers.sweep(),
+                _ = age.tick() => self.logs.sweep(),
                 signal = self.signals.next() => match signal {
                     Signal::Stop => break Ok(()),
                     Signal::Reload => {
@@ -405,6 +414,9 @@ impl Life {
         }
         match Snapshot::load(config, Some(&old)) {
             Ok(new) => {
+                if let Err(error) = self.logs.configure(&new.config.logs, |realm| new.realms.get(realm)) {
+                    return tracing::error!("not reloaded, nothing has changed: {error}");
+                }
                 complain(&new);
                 for error in self.workers.open(new.routes.workers(), &runtime::Handle::current()) {
                     tracing::error!("{error}");

@@ -8,11 +8,11 @@ use std::{
 };
 
 /// Which rooms a room may use, beyond the closets. `server` puts all together.
-const ARROWS: [(&str, &[&str]); 16] = [
+const ARROWS: [(&str, &[&str]); 17] = [
     ("cli", &["sign", "snapshot", "upstream"]),
     ("admin", &["hub", "publish", "xmpp"]),
     ("xmpp", &["hub", "proxy", "publish", "route", "sign", "snapshot", "upstream"]),
-    ("publish", &["hub", "realm", "snapshot"]),
+    ("publish", &["hub", "log", "realm", "snapshot"]),
     ("listen", &["client", "hold", "proxy", "shard", "snapshot"]),
     ("proxy", &["client", "hold", "route", "shard", "snapshot", "upstream"]),
     ("shard", &["client", "hold", "hub", "sign", "snapshot", "upstream"]),
@@ -22,13 +22,15 @@ const ARROWS: [(&str, &[&str]); 16] = [
     ("realm", &["hub", "sign"]),
     ("certificate", &[]),
     ("client", &[]),
-    ("hub", &[]),
+    ("hub", &["log"]),
+    ("log", &[]),
     ("sign", &[]),
     ("upstream", &[]),
 ];
 
 /// Rooms that every room may use, and what they use themselves.
-const CLOSETS: [(&str, &[&str]); 7] = [
+const CLOSETS: [(&str, &[&str]); 8] = [
+    ("channel", &[]),
     ("config", &["logging"]),
     ("drain", &[]),
     ("error", &["upstream"]),
@@ -46,10 +48,11 @@ const EXCEPTIONS: [(&str, &str, &str); 1] = [(
 )];
 
 /// Where threads and tasks begin; each keeps the handle, or the task ends with the connection it drives.
-const SPAWNS: [&str; 18] = [
+const SPAWNS: [&str; 19] = [
     "fantail/src/admin/mod.rs",
     "fantail/src/admin/prometheus.rs",
     "fantail/src/listen/connection.rs",
+    "fantail/src/log/journal.rs",
     "fantail/src/logging.rs",
     "fantail/src/proxy/link.rs",
     "fantail/src/proxy/native.rs",

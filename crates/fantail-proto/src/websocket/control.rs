@@ -9,9 +9,10 @@ use bytes::Bytes;
 use super::events::MAX_PING_BYTES;
 use crate::{
     filter::{Filter, Named},
-    grip::KeepAliveMode,
+    grip::{self, KeepAliveMode},
     item::WsKind,
     json::Json,
+    log::Start,
     members::{Fault, Members},
 };
 
@@ -47,6 +48,8 @@ pub enum Control {
         channel: String,
         filters: Vec<Filter>,
         prev_id: Option<String>,
+        /// Without a `prev_id`: the newest items that it is to get.
+        late: Option<Start>,
     },
     Unsubscribe {
         channel: String,
@@ -160,7 +163,8 @@ fn instruction(members: Members<'_, '_>) -> Result<Control, Unheeded> {
         "subscribe" => {
             let channel = named(members, "channel")?;
             let filters = filters(&channel, &members.texts("filters")?.unwrap_or_default())?;
-            Control::Subscribe { channel, filters, prev_id: members.text("prev-id")?.map(str::to_owned) }
+            let prev_id = members.text("prev-id")?.map(str::to_owned);
+            Control::Subscribe { channel, filters, prev_id, late: grip::late(members)? }
         }
         "unsubscribe" => Control::Unsubscribe { channel: named(members, "channel")? },
         "detach" => Control::Detach,

@@ -11,7 +11,7 @@ use toml::{
 
 use super::{
     Place, Problem,
-    keys::{KEYS, REALM, REALM_KEYS, unknown_key, unknown_section},
+    keys::{KEYS, List, unknown_key, unknown_section},
     layers::Entry,
 };
 
@@ -42,8 +42,8 @@ type Name<'a> = Spanned<std::borrow::Cow<'a, str>>;
 impl Reading<'_> {
     fn section(&mut self, section: &Name<'_>, value: Spanned<DeValue<'_>>) {
         let name: &str = section.get_ref();
-        if name == REALM {
-            return self.realms(value);
+        if let Some(list) = List::named(name) {
+            return self.list(list, value);
         }
         if !KEYS.iter().any(|key| key.section == name) {
             return self.problem(section.span(), unknown_section(name));
@@ -60,20 +60,21 @@ impl Reading<'_> {
         }
     }
 
-    fn realms(&mut self, value: Spanned<DeValue<'_>>) {
+    fn list(&mut self, list: &List, value: Spanned<DeValue<'_>>) {
         let span = value.span();
-        let DeValue::Array(realms) = value.into_inner() else {
-            return self.problem(span, "realms are a list: write [[realm]]".into());
+        let name = list.name;
+        let DeValue::Array(elements) = value.into_inner() else {
+            return self.problem(span, format!("`{name}` is a list: write [[{name}]]"));
         };
-        for (n, realm) in realms.into_iter().enumerate() {
-            let names = realm.get_ref().as_table().into_iter().flat_map(|keys| keys.keys());
-            let unknown = names.filter(|name| !REALM_KEYS.contains(&name.get_ref().as_ref()));
+        for (n, element) in elements.into_iter().enumerate() {
+            let names = element.get_ref().as_table().into_iter().flat_map(|keys| keys.keys());
+            let unknown = names.filter(|name| !list.keys.contains(&name.get_ref().as_ref()));
             let unknown: Vec<_> = unknown.cloned().collect();
-            for name in &unknown {
-                self.problem(name.span(), unknown_key(REALM, name.get_ref()));
+            for key in &unknown {
+                self.problem(key.span(), unknown_key(name, key.get_ref()));
             }
             if unknown.is_empty() {
-                self.entry(format!("{REALM}.{n}"), realm.span(), realm);
+                self.entry(format!("{name}.{n}"), element.span(), element);
             }
         }
     }

@@ -12,7 +12,7 @@ use fantail_proto::forward::{self, ForwardedFor, RuleError};
 use http::{HeaderName, HeaderValue};
 use serde::Deserialize;
 
-use super::{Address, FanOut, LogFormat, Pace, TlsProfile, UnixSocket, sockjs, stats, xmpp, zeromq};
+use super::{Address, FanOut, LogFormat, Pace, TlsProfile, UnixSocket, log, sockjs, stats, xmpp, zeromq};
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -33,6 +33,8 @@ pub(super) struct File {
     xmpp: xmpp::Section,
     #[serde(default)]
     realm: Vec<Realm>,
+    #[serde(default)]
+    log: Vec<log::Section>,
     logging: Logging,
 }
 
@@ -95,6 +97,8 @@ pub(super) enum Invalid {
     Secret,
     #[error(r#"a key of realm "{0}" is empty: anyone could sign with it"#)]
     RealmKey(String),
+    #[error(transparent)]
+    Log(#[from] log::Fault),
 }
 
 impl File {
@@ -116,6 +120,7 @@ impl File {
             stats: self.stats.build(base)?,
             xmpp: self.xmpp.build(base)?,
             realms: self.realm.into_iter().map(Realm::build).collect::<Result<_, _>>()?,
+            logs: self.log.into_iter().map(log::Section::build).collect::<Result<_, _>>()?,
             logging: self.logging.build(base)?,
         })
     }

@@ -16,9 +16,35 @@ pub(super) struct Key {
 
 pub(super) const TEXT: &str = include_str!("../../fantail.default.toml");
 
-/// The list of tenants; the only one, so it has no keys of its own here but each element's.
-pub(super) const REALM: &str = "realm";
-pub(super) const REALM_KEYS: [&str; 2] = ["id", "keys"];
+/// A list of tables: its keys are those of each element.
+#[derive(Debug)]
+pub(super) struct List {
+    pub(super) name: &'static str,
+    pub(super) keys: &'static [&'static str],
+    /// How it is written as one value.
+    example: &'static str,
+}
+
+/// All lists, in the order in which they are shown.
+pub(super) static LISTS: [List; 2] = [
+    List { name: "realm", keys: &["id", "keys"], example: r#"[{id = "default", keys = ["base64:…"]}]"# },
+    List {
+        name: "log",
+        keys: &["match", "realm", "items", "bytes", "age", "total_bytes", "storage", "durability"],
+        example: r#"[{match = "room-*", items = 1000}]"#,
+    },
+];
+
+impl List {
+    pub(super) fn named(name: &str) -> Option<&'static Self> {
+        LISTS.iter().find(|list| list.name == name)
+    }
+
+    /// The list that the key of an element, `NAME.N`, belongs to.
+    pub(super) fn of(key: &str) -> Option<&'static Self> {
+        Self::named(key.split('.').next().unwrap_or_default())
+    }
+}
 
 pub(super) static KEYS: LazyLock<Vec<Key>> = LazyLock::new(|| {
     let mut section = "";
@@ -39,7 +65,7 @@ pub(super) static DEFAULTS: LazyLock<Table> =
 /// What a variable of the environment sets.
 pub(super) enum Variable {
     Key(&'static Key),
-    Realm,
+    List(&'static List),
     /// Not ours. Without a double underscore a variable may be anybody's: Kubernetes makes
     /// `FANTAIL_PORT` and `FANTAIL_SERVICE_HOST` for a service of that name.
     Foreign,
@@ -49,14 +75,15 @@ pub(super) enum Variable {
 /// Reads the name `FANTAIL_SECTION__KEY`.
 pub(super) fn variable(name: &str) -> Variable {
     let Some(rest) = name.strip_prefix("FANTAIL_") else { return Variable::Foreign };
-    if rest == "REALM" {
-        return Variable::Realm;
+    if let Some(list) = LISTS.iter().find(|list| list.name.to_ascii_uppercase() == rest) {
+        return Variable::List(list);
     }
     let meant = |key: &&Key| variable_name(key) == name;
     if let Some(key) = KEYS.iter().find(meant) {
         return Variable::Key(key);
     }
-    let names: Vec<String> = KEYS.iter().map(variable_name).chain(["FANTAIL_REALM".into()]).collect();
+    let lists = LISTS.iter().map(|list| format!("FANTAIL_{}", list.name.to_ascii_uppercase()));
+    let names: Vec<String> = KEYS.iter().map(variable_name).chain(lists).collect();
     let (close, distance) = nearest(&name.to_ascii_uppercase(), names.iter().map(String::as_str));
     if rest.contains("__") || distance <= 1 {
         Variable::Unknown(format!("there is no such variable: did you mean {close}?"))
@@ -82,8 +109,8 @@ pub(super) enum Untyped {
     Number,
     #[error("write true or false")]
     Boolean,
-    #[error(r#"write a list: [{{id = "default", keys = ["base64:…"]}}]"#)]
-    Realms,
+    #[error("write a list: {0}")]
+    List(&'static str),
 }
 
 /// A list in TOML's notation, or one string as it is (`[::1]:7999` is one too); empty text is no string.
@@ -95,11 +122,11 @@ fn list(text: &str) -> Value {
     }
 }
 
-/// The text of `FANTAIL_REALM`.
-pub(super) fn realms(text: &str) -> Result<Vec<Value>, Untyped> {
+/// A variable's text as the elements of a list.
+pub(super) fn elements(text: &str, of: &List) -> Result<Vec<Value>, Untyped> {
     match inline(text) {
         Some(Value::Array(list)) => Ok(list),
-        _ => Err(Untyped::Realms),
+        _ => Err(Untyped::List(of.example)),
     }
 }
 
@@ -112,9 +139,9 @@ pub(super) fn unknown_section(name: &str) -> String {
     if let Some(key) = KEYS.iter().find(|key| key.name == name) {
         return format!("`{name}` stands in no section: write it under [{}]", key.section);
     }
-    let sections = KEYS.iter().map(|key| key.section).chain([REALM]);
+    let sections = KEYS.iter().map(|key| key.section).chain(LISTS.iter().map(|list| list.name));
     let (close, _) = nearest(name, sections);
-    let close = if close == REALM { "[[realm]]".into() } else { format!("[{close}]") };
+    let close = if List::named(close).is_some() { format!("[[{close}]]") } else { format!("[{close}]") };
     format!("there is no section `{name}`: did you mean {close}?")
 }
 
@@ -123,9 +150,9 @@ pub(super) fn unknown_key(section: &str, name: &str) -> String {
     if let Some(key) = KEYS.iter().find(|key| key.name == name) {
         return format!("there is no `{name}` in [{section}]: it is in [{}]", key.section);
     }
-    let known: Vec<&str> = match section {
-        REALM => REALM_KEYS.into(),
-        _ => KEYS.iter().filter(|key| key.section == section).map(|key| key.name).collect(),
+    let known: Vec<&str> = match List::named(section) {
+        Some(list) => list.keys.into(),
+        None => KEYS.iter().filter(|key| key.section == section).map(|key| key.name).collect(),
     };
     let (close, _) = nearest(name, known.into_iter());
     format!("there is no `{name}` in [{section}]: did you mean `{close}`?")

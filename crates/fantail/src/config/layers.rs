@@ -13,7 +13,7 @@ use toml::{Table, Value};
 use super::{
     Flag, Parts, Place, Problem, Sources, document,
     file::{File, Invalid},
-    keys::{DEFAULTS, KEYS, Key, REALM, Variable, realms, typed, variable},
+    keys::{DEFAULTS, KEYS, Key, LISTS, List, Variable, elements, typed, variable},
     pushpin::{self, Notice},
 };
 
@@ -23,7 +23,7 @@ pub(super) struct Layers {
     pub(super) file: Option<PathBuf>,
     pub(super) notices: Vec<Notice>,
     values: Table,
-    /// By `section.key`; elements of the list `realm` by `realm.N`.
+    /// By `section.key`; elements of lists by `LIST.N`.
     places: BTreeMap<String, Place>,
 }
 
@@ -55,8 +55,8 @@ impl Layers {
         self.values.get(key.section)?.get(key.name)
     }
 
-    pub(super) fn realms(&self) -> &[Value] {
-        self.values.get(REALM).and_then(Value::as_array).map_or(&[], Vec::as_slice)
+    pub(super) fn list(&self, list: &List) -> &[Value] {
+        self.values.get(list.name).and_then(Value::as_array).map_or(&[], Vec::as_slice)
     }
 
     /// Tries each value alone on top of the defaults: so each problem has its place, and all are found.
@@ -73,12 +73,12 @@ impl Layers {
             let reason = format!("`{}`: {why}{hint}", key.name);
             problems.push(Problem { place: self.place(&key.full), reason });
         }
-        for (n, realm) in self.realms().iter().enumerate() {
+        for (list, (n, element)) in lists(self) {
             let mut alone = DEFAULTS.clone();
-            set(&mut alone, REALM, realm.clone());
+            set(&mut alone, list.name, element.clone());
             if let Err(why) = build(alone, base) {
-                let place = self.place(&format!("{REALM}.{n}"));
-                problems.push(Problem { place, reason: format!("realm: {why}") });
+                let place = self.place(&format!("{}.{n}", list.name));
+                problems.push(Problem { place, reason: format!("{}: {why}", list.name) });
             }
         }
         problems
@@ -90,10 +90,11 @@ impl Layers {
             .map_err(|why| Problem { place: Place::Default, reason: why.to_string() })
     }
 
-    /// The keys whose values differ; `realm` is one key.
+    /// The keys whose values differ; a list is one key.
     pub(super) fn differences(&self, other: &Self) -> Vec<&'static str> {
         let keys = KEYS.iter().filter(|key| self.value(key) != other.value(key)).map(|key| &*key.full);
-        keys.chain((self.realms() != other.realms()).then_some(REALM)).collect()
+        let lists = LISTS.iter().filter(|list| self.list(list) != other.list(list)).map(|list| list.name);
+        keys.chain(lists).collect()
     }
 
     /// Reads the file of the sources. Also whether it is one of Pushpin's.
@@ -153,10 +154,10 @@ impl Layers {
                     }
                     Err(why) => Some(why.to_string()),
                 },
-                Variable::Realm => match realms(text) {
-                    Ok(list) => {
-                        entries.extend(list.into_iter().enumerate().map(|(n, value)| Entry {
-                            key: format!("{REALM}.{n}"),
+                Variable::List(list) => match elements(text, list) {
+                    Ok(elements) => {
+                        entries.extend(elements.into_iter().enumerate().map(|(n, value)| Entry {
+                            key: format!("{}.{n}", list.name),
                             value,
                             place: place.clone(),
                         }));
@@ -177,12 +178,12 @@ impl Layers {
             self.values.extend(DEFAULTS.get_key_value("routes").map(|(k, v)| (k.clone(), v.clone())));
             self.places.retain(|key, _| !is_under(key, "routes"));
         }
-        if sets(REALM) {
-            self.values.remove(REALM);
-            self.places.retain(|key, _| !is_under(key, REALM));
+        for list in LISTS.iter().filter(|list| sets(list.name)) {
+            self.values.remove(list.name);
+            self.places.retain(|key, _| !is_under(key, list.name));
         }
         for Entry { key, value, place } in layer {
-            set(&mut self.values, if is_under(&key, REALM) { REALM } else { &key }, value);
+            set(&mut self.values, List::of(&key).map_or(&*key, |list| list.name), value);
             self.places.insert(key, place);
         }
     }
@@ -191,7 +192,7 @@ impl Layers {
 /// A value on its way into the layers.
 #[derive(Debug)]
 pub(super) struct Entry {
-    /// `section.key`, or `realm.N`; those come in their order.
+    /// `section.key`, or `LIST.N`; those come in their order.
     pub(super) key: String,
     pub(super) value: Value,
     pub(super) place: Place,
@@ -222,10 +223,14 @@ fn build(values: Table, base: &Path) -> Result<Parts, Refused> {
     Ok(file.build(base)?)
 }
 
-/// Sets `section.key`, or adds one to the list `realm`.
+fn lists(layers: &Layers) -> impl Iterator<Item = (&'static List, (usize, &Value))> {
+    LISTS.iter().flat_map(|list| layers.list(list).iter().enumerate().map(move |element| (list, element)))
+}
+
+/// Sets `section.key`, or adds one to a list.
 fn set(values: &mut Table, key: &str, value: Value) {
-    if key == REALM {
-        let list = values.entry(REALM).or_insert_with(|| Value::Array(Vec::new()));
+    if let Some(list) = List::named(key) {
+        let list = values.entry(list.name).or_insert_with(|| Value::Array(Vec::new()));
         if let Value::Array(list) = list {
             list.push(value);
         }

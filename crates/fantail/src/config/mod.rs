@@ -14,6 +14,7 @@ mod document;
 mod file;
 mod keys;
 mod layers;
+mod log;
 mod pushpin;
 mod render;
 mod sockjs;
@@ -25,6 +26,7 @@ mod zeromq;
 
 use crate::logging;
 use layers::Layers;
+pub use log::{Log, Storage};
 pub use pushpin::{LevelError, Notice, level, tcp};
 pub use sockjs::SockJs;
 pub use stats::{Stats, StatsFormat};
@@ -50,6 +52,8 @@ pub struct Config {
     pub xmpp: Option<Xmpp>,
     /// The realm `default` is always there, and first.
     pub realms: Vec<Realm>,
+    /// The first that fits a channel counts.
+    pub logs: Vec<Log>,
     pub logging: Logging,
     /// The folder that relative paths start from, absolute: that of the file, or the current one.
     pub base: PathBuf,
@@ -181,6 +185,7 @@ impl Config {
             stats: parts.stats,
             xmpp: parts.xmpp.finish(),
             realms,
+            logs: parts.logs,
             logging: parts.logging,
             base,
             file: layers.file.clone(),
@@ -441,6 +446,7 @@ struct Parts {
     stats: Stats,
     xmpp: xmpp::Draft,
     realms: Vec<Realm>,
+    logs: Vec<Log>,
     logging: Logging,
 }
 
@@ -482,10 +488,29 @@ fn check_whole(parts: &Parts, layers: &Layers) -> Vec<Problem> {
         problems.push(Problem { place: layers.place("control.listen"), reason });
     }
     problems.extend(check_tls(parts, layers));
+    problems.extend(check_logs(parts, layers));
     problems.extend(check_xmpp(parts, layers));
     if parts.routes.file.is_some() && layers.place("routes.lines") != Place::Default {
         let reason = "`file` and `lines` are both set, and only one can be used: remove one".into();
         problems.push(Problem { place: layers.place("routes.lines"), reason });
+    }
+    problems
+}
+
+fn check_logs(parts: &Parts, layers: &Layers) -> Vec<Problem> {
+    let known = |id: &str| id == DEFAULT_REALM || parts.realms.iter().any(|realm| realm.id == id);
+    let mut problems = Vec::new();
+    for (n, log) in parts.logs.iter().enumerate() {
+        let place = || layers.place(&format!("log.{n}"));
+        if !known(&log.realm) {
+            let reason = format!("log \"{}\": there is no realm \"{}\"", log.text, log.realm);
+            problems.push(Problem { place: place(), reason });
+        }
+        if log.storage == Storage::Disk && parts.server.data_dir.is_none() {
+            let reason =
+                format!("log \"{}\": storage = \"disk\" needs a folder: set `server.data_dir`", log.text);
+            problems.push(Problem { place: place(), reason });
+        }
     }
     problems
 }
@@ -560,4 +585,5 @@ const RELOADED: &[&str] = &[
     "websocket",
     "sockjs",
     "realm",
+    "log",
 ];

@@ -4,7 +4,7 @@
 use toml::Value;
 
 use super::{
-    keys::{DEFAULTS, KEYS, Key, REALM},
+    keys::{DEFAULTS, KEYS, Key, LISTS},
     layers::Layers,
 };
 
@@ -21,12 +21,20 @@ pub(super) fn render(layers: &Layers) -> String {
         }
         out += &format!("{} = {}{}\n", key.name, shown(key, value), origin(layers, &key.full));
     }
-    for (n, realm) in layers.realms().iter().enumerate() {
-        let keys = realm.get("keys").and_then(Value::as_array).map_or(0, Vec::len);
-        let id = realm.get("id").map(Value::to_string).unwrap_or_default();
-        let origin = origin(layers, &format!("{REALM}.{n}"));
-        let keys = Value::Array(vec![Value::from(HIDDEN); keys]);
-        out += &format!("\n[[realm]]{origin}\nid = {id}\nkeys = {keys}\n");
+    for list in &LISTS {
+        for (n, element) in layers.list(list).iter().enumerate() {
+            let origin = origin(layers, &format!("{}.{n}", list.name));
+            out += &format!("\n[[{}]]{origin}\n", list.name);
+            for (name, value) in list.keys.iter().filter_map(|name| Some((name, element.get(name)?))) {
+                let shown = match (list.name, *name, value) {
+                    ("realm", "keys", Value::Array(keys)) => {
+                        Value::Array(vec![Value::from(HIDDEN); keys.len()])
+                    }
+                    _ => value.clone(),
+                };
+                out += &format!("{name} = {shown}\n");
+            }
+        }
     }
     out
 }
@@ -48,10 +56,12 @@ pub(super) fn differences(layers: &Layers) -> String {
         let comment = if sources.is_empty() { sources } else { format!("  # {sources}") };
         out += &format!("{} = {value}{comment}\n", key.name);
     }
-    for realm in layers.realms() {
-        out += "\n[[realm]]\n";
-        for (name, value) in realm.as_table().into_iter().flatten() {
-            out += &format!("{name} = {value}\n");
+    for list in &LISTS {
+        for element in layers.list(list) {
+            out += &format!("\n[[{}]]\n", list.name);
+            for (name, value) in element.as_table().into_iter().flatten() {
+                out += &format!("{name} = {value}\n");
+            }
         }
     }
     out

@@ -3,7 +3,7 @@
 
 use std::{rc::Rc, sync::Arc};
 
-use fantail_proto::{filter::Filter, link::Place};
+use fantail_proto::{filter::Filter, link::Place, log};
 
 use crate::{hub::RealmId, route::Route, stats::Presence};
 
@@ -65,11 +65,19 @@ pub struct Subscription {
     pub filters: Vec<Filter>,
     /// What the client has been given already, if its origin keeps track.
     pub prev_id: Option<String>,
+    /// Without that: the newest items that it is to begin with, if the channel has a log.
+    pub late: Option<log::Start>,
 }
 
 impl Subscription {
     /// A channel of the target's own.
     pub fn implicit(channel: &str) -> Self {
-        Self { channel: channel.to_owned(), filters: Vec::new(), prev_id: None }
+        Self { channel: channel.to_owned(), filters: Vec::new(), prev_id: None, late: None }
+    }
+
+    /// Where a log is to begin.
+    pub(super) fn start(&self) -> Option<log::Start> {
+        let prev_id = self.prev_id.as_deref().map(|id| log::Start::Id(id.into()));
+        prev_id.or_else(|| self.late.clone())
     }
 }

@@ -4,12 +4,14 @@
 use std::{collections::VecDeque, sync::Arc};
 
 use fantail_pin::PinId;
+use fantail_proto::log::{Entry, Start};
 use hashbrown::HashMap;
 use slab::Slab;
 
 use super::{Sub, Subs, milliseconds};
 use crate::{
     hub::{ChannelKey, Hub, RealmId},
+    log::Span,
     metrics::Counters,
     stats::Notes,
 };
@@ -122,6 +124,29 @@ impl Channels {
         &self.all[channel as usize].key.1
     }
 
+    pub(super) fn key(&self, channel: u32) -> (RealmId, &str) {
+        let (realm, name) = &self.all[channel as usize].key;
+        (*realm, name)
+    }
+
+    /// Whether items of this channel are kept.
+    pub(super) fn is_logged(&self, channel: u32) -> bool {
+        let (realm, name) = self.key(channel);
+        self.hub.log().keeps(realm, name)
+    }
+
+    /// What its log has for a subscriber, at most so much; none if it cannot show that this is everything.
+    pub(super) fn span(&self, channel: u32, from: &Start, items: usize, bytes: usize) -> Option<Span> {
+        let (realm, name) = self.key(channel);
+        self.hub.log().span(realm, name, from, items, bytes)
+    }
+
+    /// The entries of what was found; none if they are gone meanwhile.
+    pub(super) fn entries(&self, channel: u32, span: Span) -> Vec<Entry> {
+        let (realm, name) = self.key(channel);
+        self.hub.log().entries(realm, name, span)
+    }
+
     pub(super) fn is(&self, channel: u32, realm: RealmId, name: &str) -> bool {
         let (its_realm, its_name) = &self.all[channel as usize].key;
         *its_realm == realm && **its_name == *name
@@ -162,6 +187,11 @@ impl Channels {
         let channel = &mut self.all[sub.channel as usize];
         channel.apart = channel.apart + usize::from(after) - usize::from(before);
         self.changes += 1;
+    }
+
+    /// A subscriber that was looked at need not be any more, unless it stays `apart`: it is given the same.
+    pub(super) fn settle(&mut self, sub: Sub, apart: bool) {
+        self.all[sub.channel as usize].apart -= usize::from(!apart);
     }
 
     /// Removes a subscriber. Returns whose place has changed: the last of the list is at `sub.place` now.

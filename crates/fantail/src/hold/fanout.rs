@@ -8,19 +8,19 @@ use std::{rc::Rc, sync::Arc};
 use fantail_pin::{Outcome, Payload, PinId, Tally};
 use fantail_proto::{
     filter::template::TemplateError,
-    item::{HttpResponse, WrittenFor},
-    recovery::{self, Step},
-    render::{Chunk, Message, MessagePart, Rendered, StreamPart},
+    item::WrittenFor,
+    render::{Chunk, Message, MessagePart, StreamPart},
 };
 use hashbrown::{HashMap, HashSet};
 use smallvec::SmallVec;
 
+mod alone;
+mod answering;
 mod variants;
 
 use super::{
     Hold, HoldKind, Holds, List,
     follow::{Parked, Turn},
-    updates::Cause,
 };
 use crate::hub::{Delivery, Receipt};
 use variants::{Class, Variant};
@@ -52,6 +52,8 @@ pub(super) struct Work {
     picky: bool,
     /// Holds that did not get an item because their filters failed, and are told why when all is written.
     failed: Vec<(PinId, TemplateError)>,
+    /// It is what a log has for one subscriber, not what was published.
+    from_log: bool,
     /// What the hold that is being sorted gets.
     gets: Vec<usize>,
     /// Items that wait for streams, made once for all.
@@ -196,22 +198,6 @@ impl Holds {
         }
     }
 
-    fn list_polls(&self, work: &mut Work) {
-        let mut listed = HashSet::new();
-        for (delivery, channel) in work.batch.iter().zip(&work.channels) {
-            // One that is nothing to them may show that they have missed another.
-            if let Some(channel) = *channel
-                && (delivery.item.response.is_some() || self.channels.is_mixed(channel))
-            {
-                listed.insert(channel);
-            }
-        }
-        for channel in listed {
-            let polls = work.list(self.channels.subscribers(channel, List::Polls));
-            work.polls.push(polls);
-        }
-    }
-
     /// Finds out what a hold gets. Returns the cost, in writes.
     fn sort(&mut self, work: &mut Work, list: List, id: PinId, plain: usize) -> usize {
         if work.met.contains(&id) {
@@ -232,7 +218,10 @@ impl Holds {
         for item in 0..work.batch.len() {
             let Some(hold) = self.pins.get(id) else { break };
             let Some(channel) = self.channel_of(hold, work, item) else { continue };
-            let looks = list == List::Streams && hold.standing.is_some();
+            if self.is_left_to_log(work, id, channel, item) {
+                continue;
+            }
+            let looks = list == List::Streams && !work.from_log && self.has_standing(id);
             let rendered = &work.batch[item].item;
             let turn = if looks { self.turn_of(id, channel, rendered) } else { Turn::Deliver };
             let part = work.part(list, item);
@@ -318,7 +307,11 @@ impl Holds {
         let content: SmallVec<[usize; 8]> = content.copied().collect();
         if !content.is_empty() {
             let mut tally = Tally::default();
-            self.pins.fan_out(part, payload, &mut tally);
+            if work.from_log {
+                part.iter().for_each(|id| self.pins.write_slowly(*id, payload, &mut tally));
+            } else {
+                self.pins.fan_out(part, payload, &mut tally);
+            }
             self.count(write.list, &tally, content.len() as u64);
             let items = content.iter().map(|place| &*work.batch[work.item(*place)]);
             self.watch_write(part, write.list, items, payload.plain.len());
@@ -362,8 +355,11 @@ impl Holds {
             let gets = |place: &usize| {
                 let item = work.item(*place);
                 self.pins.get(id).is_some_and(|hold| {
-                    self.channel_of(hold, work, item)
-                        .is_some_and(|channel| self.passes(hold, channel, &work.batch[item].item))
+                    self.channel_of(hold, work, item).is_some_and(|channel| {
+                        let Delivery { item, place, .. } = &*work.batch[item];
+                        (work.from_log || !hold.has_from_log(channel, *place))
+                            && self.passes(hold, channel, item)
+                    })
                 })
             };
             let left: Vec<usize> = write.items.iter().copied().filter(gets).collect();
@@ -406,91 +402,6 @@ impl Holds {
         self.counters.dropped_gone.add(tally.gone * items);
         self.counters.dropped_overflow.add(tally.overflow * items);
         self.counters.bytes_pushed.add(tally.bytes);
-    }
-
-    /// Answers a long-poll with the first item that it gets. Returns the cost, in writes.
-    fn answer(&mut self, work: &mut Work, id: PinId) -> usize {
-        let Some(hold) = self.pins.get(id) else { return 1 };
-        if hold.subs.len() > 1 && !work.met.insert(id) {
-            return 1;
-        }
-        let cost = cost(work.batch.len(), hold);
-        for item in 0..work.batch.len() {
-            let Some(hold) = self.pins.get(id) else { break };
-            let HoldKind::Poll(poll) = &hold.kind else { break };
-            if poll.answered {
-                break;
-            }
-            if let Some(channel) = self.channel_of(hold, work, item) {
-                let delivery = Arc::clone(&work.batch[item]);
-                self.answer_watched(id, channel, &delivery, &mut work.receipts[item]);
-            }
-        }
-        cost
-    }
-
-    /// Answers a long-poll with an item, or asks its origin again, or neither.
-    pub(super) fn answer_with(&mut self, id: PinId, channel: u32, item: &Rendered, receipt: &mut Receipt) {
-        let Some(hold) = self.pins.get(id) else { return };
-        let HoldKind::Poll(poll) = &hold.kind else { return };
-        let hint = matches!(item.response, Some(HttpResponse::Hint));
-        if let Some(position) = hold.position(channel).filter(|_| !hint) {
-            match recovery::step(position, item.id.as_deref(), item.prev_id.as_deref()) {
-                Step::Deliver => {}
-                Step::Skip => return receipt.recovered += 1,
-                Step::Gap => {
-                    receipt.recovered += 1;
-                    return self.mend(id, channel);
-                }
-            }
-        }
-        if item.response.is_none() || !self.passes(hold, channel, item) {
-            if item.response.is_some() {
-                receipt.filtered += 1;
-                self.counters.filtered.add(1);
-            }
-            if let Some(standing) = self.pins.get_mut(id).and_then(|hold| hold.standing.as_mut()) {
-                standing.advance(channel, item.id.as_deref());
-            }
-            return;
-        }
-        let response = match &item.response {
-            Some(HttpResponse::Send(response)) => {
-                let body = self.filtered_body(hold, channel, item, poll.body(response));
-                match body {
-                    Ok(body) => poll.answer(response, &body),
-                    Err(error) => {
-                        receipt.dropped_filter += 1;
-                        self.counters.filter_errors.add(1);
-                        if !hold.standing.as_ref().is_some_and(|standing| standing.debug) {
-                            return;
-                        }
-                        poll.fail(&format!("filter error: {error}\n"))
-                    }
-                }
-            }
-            Some(HttpResponse::Hint) => {
-                Cause::Hint.count(&self.counters);
-                return self.replay(id);
-            }
-            _ => return,
-        };
-        match self.finish_poll(id, response) {
-            Outcome::Sent => {
-                receipt.delivered += 1;
-                self.counters.delivered_poll.add(1);
-                self.counters.ended_answered.add(1);
-            }
-            Outcome::Queued => {
-                receipt.queued += 1;
-                self.counters.queued.add(1);
-                self.counters.ended_answered.add(1);
-            }
-            Outcome::Gone | Outcome::Overflow => {
-                receipt.dropped_gone += 1;
-                self.counters.dropped_gone.add(1);
-            }
-        }
     }
 }
 

@@ -190,7 +190,9 @@ impl Holds {
             (_, _, Some(follow)) if follow.holds_back() => return Turn::Wait,
             _ => {}
         }
-        let Some(position) = standing.position(channel) else { return Turn::Deliver };
+        // Its log has shown that nothing can be missing.
+        let position = standing.position(channel).filter(|_| !hold.is_vouched_for(channel));
+        let Some(position) = position else { return Turn::Deliver };
         match recovery::step(position, item.id.as_deref(), item.prev_id.as_deref()) {
             Step::Deliver => Turn::Deliver,
             Step::Skip => Turn::Pass,

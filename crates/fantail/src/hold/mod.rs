@@ -7,7 +7,9 @@ mod beats;
 mod channels;
 mod ending;
 mod fanout;
+mod fill;
 mod follow;
+mod joining;
 mod onward;
 mod poll;
 mod sockjs;
@@ -30,6 +32,7 @@ use fantail_proto::{
         over_http::Farewell,
     },
 };
+use hashbrown::HashMap;
 use smallvec::SmallVec;
 
 pub use asked::{Asked, GripLink, Subscription, Trail};
@@ -44,13 +47,14 @@ pub use websocket::{Asking, Call, Far, Link, Next, Opened, OverHttp};
 use crate::{
     client::Client,
     config,
-    hub::{Hub, RealmId},
+    hub::Hub,
     metrics::{Count, Counters},
     stats::Presence,
 };
 use channels::{Channels, List};
 use fanout::Work;
-use follow::{Follow, Rounds};
+use fill::Fills;
+use follow::Rounds;
 use standing::Standing;
 use updates::Updates;
 use watch::Watch;
@@ -62,6 +66,8 @@ pub struct Holds {
     pins: Pins<Hold>,
     channels: Channels,
     work: Work,
+    fills: Fills,
+    gaps: HashMap<PinId, Vec<websocket::Gap>>,
     counters: Arc<Counters>,
     /// Only when somebody watches.
     watch: Option<Watch>,
@@ -132,6 +138,8 @@ impl Holds {
             ),
             watch: None,
             work: Work::default(),
+            fills: Fills::default(),
+            gaps: HashMap::new(),
             counters,
             events: Vec::new(),
             onward: Vec::new(),
@@ -247,13 +255,17 @@ impl Holds {
         self.events = events;
         self.react();
         self.update();
+        self.go_on_filling();
         self.reschedule();
     }
 
     /// When [`Self::expire`] is due, in the shard's milliseconds.
     pub fn next_expiry_ms(&self) -> Option<u64> {
         let reschedule = (!self.reschedules.is_empty()).then_some(self.now_ms);
-        [self.pins.next_expiry_ms(), self.next_update_ms(), reschedule].into_iter().flatten().min()
+        [self.pins.next_expiry_ms(), self.next_update_ms(), self.next_fill_ms(), reschedule]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     /// Whether origins are still to hear of clients that are gone.
@@ -264,7 +276,7 @@ impl Holds {
     /// Whether something waits for the shard's loop: what is for others to do, or an end found outside of it, which
     /// the poller does not report.
     pub fn is_waiting(&self) -> bool {
-        !self.onward.is_empty() || self.pins.pending_events() > 0
+        !self.onward.is_empty() || self.pins.pending_events() > 0 || self.is_filling()
     }
 
     /// What is for others to do.
@@ -278,77 +290,6 @@ impl Holds {
 
     pub fn is_empty(&self) -> bool {
         self.pins.is_empty()
-    }
-
-    fn reserve(&mut self, mut asked: Asked, form: Form, kind: HoldKind) -> Option<PinId> {
-        let list = kind.list();
-        let particular = |s: &Subscription| !s.filters.is_empty() || s.prev_id.is_some();
-        let linked = asked.next.is_some() || asked.gone.is_some();
-        let standing = (linked || asked.subscriptions.iter().any(particular)).then(|| {
-            let Asked { meta, prefix, debug, next, gone, .. } = &asked;
-            Box::new(Standing {
-                meta: meta.clone(),
-                debug: *debug,
-                follow: next.clone().map(|next| Box::new(Follow::new(next, asked.subscriptions.is_empty()))),
-                gone: gone.clone().map(Box::new),
-                ..Standing::new(prefix)
-            })
-        });
-        let presence = asked.presence.take();
-        let hold = Hold { subs: Subs::new(), kind, client: None, standing, unread: None, presence };
-        let id = self.pins.reserve(form, hold)?;
-        self.gauge(list, 1);
-        let mut contradicted = false;
-        for subscription in asked.subscriptions {
-            asked.uri.iter().for_each(|uri| crate::logging::subscribed(uri, &subscription.channel));
-            let Subscription { channel, prev_id, .. } = subscription.clone();
-            self.join(id, asked.realm, list, subscription);
-            contradicted |=
-                prev_id.is_some_and(|prev_id| self.channels.contradicts(asked.realm, &channel, &prev_id));
-        }
-        if contradicted {
-            self.contradicted(id);
-        }
-        Some(id)
-    }
-
-    /// Subscribes a hold to a channel that it does not have, or gives it other filters and another position there.
-    fn join(&mut self, id: PinId, realm: RealmId, list: List, subscription: Subscription) {
-        let Subscription { channel: name, filters, prev_id } = subscription;
-        let known = self.channels.find(realm, &name);
-        let Some(hold) = self.pins.get_mut(id) else { return };
-        let known = known.and_then(|known| hold.subs.iter().find(|sub| sub.channel == known)).copied();
-        let before = known.is_some_and(|sub| hold.is_apart(sub.channel));
-        let after = !filters.is_empty() || prev_id.is_some() || hold.follows();
-        let sub = match known {
-            Some(sub) => {
-                self.channels.refilter(sub, before, after);
-                sub
-            }
-            None => {
-                let sub = self.channels.join(realm, &name, list, id, after);
-                hold.subs.push(sub);
-                sub
-            }
-        };
-        if let Some(standing) = &mut hold.standing {
-            standing.set(sub.channel, filters, prev_id);
-        }
-    }
-
-    /// Ends the subscription at a place among those of a hold.
-    fn leave(&mut self, id: PinId, place: usize) {
-        let Some(hold) = self.pins.get_mut(id) else { return };
-        let list = hold.kind.list();
-        let sub = hold.subs.remove(place);
-        let apart = hold.is_apart(sub.channel);
-        if let Some(standing) = &mut hold.standing {
-            standing.remove(sub.channel);
-        }
-        let moved = self.channels.leave(sub, list, apart);
-        if let Some(hold) = moved.and_then(|moved| self.pins.get_mut(moved)) {
-            channels::moved(&mut hold.subs, sub);
-        }
     }
 
     fn attach(&mut self, id: PinId, wire: impl Into<Wire>, client: Client) {
@@ -478,6 +419,7 @@ impl Holds {
             self.onward.push(Onward::Gone(*gone));
         }
         self.unsubscribe_all(id);
+        self.gaps.remove(&id);
         self.part(id, Farewell::Disconnect);
         self.deflating -= usize::from(self.is_websocket(id) && self.pins.form(id) == Some(Form::Coded));
         let unpinned = self.pins.remove(id)?;

@@ -2,8 +2,9 @@
 //! for those who have something of it. What filters do, and what a gap is, are `fantail_proto`'s.
 
 use fantail_proto::filter::Filter;
+use smallvec::SmallVec;
 
-use super::{GripLink, follow::Follow};
+use super::{GripLink, fill::Behind, follow::Follow};
 
 #[derive(Debug)]
 pub(super) struct Standing {
@@ -14,6 +15,8 @@ pub(super) struct Standing {
     /// By channel, the last id that the client has, of those channels whose ids its origin keeps track of. `None` after
     /// an item without an id: whatever comes next follows.
     pub(super) positions: Vec<(u32, Option<String>)>,
+    /// Of those channels whose log has given something.
+    pub(super) behind: SmallVec<[Behind; 1]>,
     pub(super) debug: bool,
     /// Of a stream with a next link.
     pub(super) follow: Option<Box<Follow>>,
@@ -28,6 +31,7 @@ impl Standing {
             meta: Vec::new(),
             prefix: prefix.to_owned(),
             positions: Vec::new(),
+            behind: SmallVec::new(),
             debug: false,
             follow: None,
             gone: None,
@@ -39,6 +43,13 @@ impl Standing {
         self.follow.is_some()
             || self.filters.iter().any(|(of, _)| *of == channel)
             || self.positions.iter().any(|(of, _)| *of == channel)
+            || self.behind.iter().any(|behind| behind.channel == channel)
+    }
+
+    /// Whether there is nothing particular any more.
+    pub(super) fn is_empty(&self) -> bool {
+        let Self { filters, positions, behind, follow, gone, .. } = self;
+        filters.is_empty() && positions.is_empty() && behind.is_empty() && follow.is_none() && gone.is_none()
     }
 
     /// Replaces what there is of a channel.
@@ -55,6 +66,7 @@ impl Standing {
     pub(super) fn remove(&mut self, channel: u32) {
         self.filters.retain(|(of, _)| *of != channel);
         self.positions.retain(|(of, _)| *of != channel);
+        self.behind.retain(|behind| behind.channel != channel);
     }
 
     pub(super) fn position(&self, channel: u32) -> Option<&str> {

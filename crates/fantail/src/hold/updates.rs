@@ -7,9 +7,12 @@ use std::{
 };
 
 use fantail_pin::PinId;
-use fantail_proto::recovery::{Means, Repair};
+use fantail_proto::{
+    recovery::{Means, Repair},
+    websocket::close::Code,
+};
 
-use super::{GripLink, Hold, HoldKind, Holds, List, Onward, Poll, Released, Replay};
+use super::{GripLink, Hold, HoldKind, Holds, List, Onward, Poll, Released, Replay, websocket};
 use crate::{config, metrics::Counters};
 
 /// Holds whose turn is yet to come.
@@ -104,7 +107,8 @@ impl Holds {
             HoldKind::Poll(poll) if poll.due => return,
             HoldKind::Poll(_) => Means { replay: true, ..Means::default() },
             HoldKind::Stream { .. } => Means { link: hold.has_link(), ..Means::default() },
-            HoldKind::WebSocket(_) | HoldKind::Receiver(_) => return,
+            HoldKind::WebSocket(_) => Means::default(),
+            HoldKind::Receiver(_) => return,
         };
         match means.repair() {
             Repair::Replay => {
@@ -116,10 +120,37 @@ impl Holds {
                     self.stand_in_line(id, Cause::Gap);
                 }
             }
-            Repair::Close => {
-                self.counters.ended_gap.add(1);
-                self.finish_stream(id);
-            }
+            Repair::Close => self.break_off(id),
+        }
+    }
+
+    /// Nothing can repair what a hold has missed: its client is to hear of that.
+    fn break_off(&mut self, id: PinId) {
+        self.count_end(id, |counters| &counters.ended_gap);
+        if self.is_websocket(id) {
+            self.close_websocket(id, &websocket::close_frame(Code::TRY_AGAIN_LATER, ""));
+        } else {
+            self.finish_stream(id);
+        }
+    }
+
+    /// Of these channels it is not known whether a new hold has missed something: no log shows that it has not.
+    pub(super) fn unproven(&mut self, id: PinId, logged: &[u32]) {
+        let Some(hold) = self.pins.get(id) else { return };
+        let Some(standing) = &hold.standing else { return };
+        let prev_id = |channel| standing.position(channel);
+        if let HoldKind::Stream { .. } = hold.kind
+            && let Some(channel) = logged.iter().copied().find(|channel| prev_id(*channel).is_some())
+        {
+            return self.mend(id, channel);
+        }
+        let contradicts = |(channel, prev_id): (u32, &str)| {
+            let (realm, name) = self.channels.key(channel);
+            !hold.is_vouched_for(channel) && self.channels.contradicts(realm, name, prev_id)
+        };
+        // Each is asked: it is forgotten there, too.
+        if standing.positions().map(contradicts).fold(false, |any, one| any | one) {
+            self.contradicted(id);
         }
     }
 

@@ -5,6 +5,7 @@
 mod closing;
 mod control;
 mod far;
+mod gaps;
 mod timers;
 
 use std::rc::Rc;
@@ -27,6 +28,7 @@ use http::{HeaderMap, StatusCode};
 
 pub(super) use closing::close_frame;
 pub use far::{Asking, Call, Far, Link, Next, OverHttp};
+pub(super) use gaps::Gap;
 use timers::Timers;
 
 use super::{
@@ -159,13 +161,18 @@ impl Holds {
         body: &Bytes,
     ) -> Next {
         let actions = far.session.borrow_mut().answered(status, headers, body, self.now_ms);
-        self.heard_back(far, actions)
+        let pin = far.pin.get();
+        self.told_of_gaps(pin, status.is_success());
+        let next = self.heard_back(far, actions);
+        self.forget_gaps(pin);
+        next
     }
 
     /// The request on its way has no answer.
     pub fn unanswered(&mut self, far: &Rc<OverHttp>, failure: Failure) -> Next {
         let jitter = u64::from(super::jitter_ms());
         let actions = far.session.borrow_mut().failed(failure, jitter, self.now_ms);
+        self.told_of_gaps(far.pin.get(), false);
         self.heard_back(far, actions)
     }
 
@@ -208,6 +215,9 @@ impl Holds {
 
     /// A slow client has caught up.
     pub(super) fn drained(&mut self, id: PinId) {
+        if self.reads_log(id) {
+            self.read_on(id);
+        }
         match self.far(id) {
             Some(Far::OverHttp(_)) => self.ask(id),
             Some(Far::Native(link)) => link.drained.notify_one(),

@@ -5,7 +5,7 @@ use std::sync::{
     atomic::{AtomicU64, Ordering::Relaxed},
 };
 
-use fantail_proto::{item::Item, render::Rendered};
+use fantail_proto::{item::Item, log::Place, render::Rendered};
 
 use super::{Broken, Order, RealmId, Receipt, mailbox::weight, pledge::Pledge, receipt::Ballot};
 use crate::{logging, stats::Told};
@@ -16,6 +16,8 @@ pub struct Delivery {
     pub realm: RealmId,
     pub channel: Box<str>,
     pub item: Rendered,
+    /// In the log of its channel, if that has one.
+    pub place: Option<Place>,
     pub(super) bytes: usize,
     slot: usize,
     ballot: Option<Arc<Ballot>>,
@@ -24,6 +26,8 @@ pub struct Delivery {
     pub told: Option<Box<Told>>,
     /// On the shards that have delivered.
     receivers: AtomicU64,
+    /// Not read from a log.
+    published: bool,
 }
 
 impl Delivery {
@@ -38,7 +42,26 @@ impl Delivery {
         let item = Rendered::from(item);
         let ballot = ballot.answer.is_some().then(|| Arc::clone(ballot));
         let bytes = weight(&item);
-        Self { realm, channel, bytes, item, slot, ballot, pledge, told, receivers: AtomicU64::new(0) }
+        Self {
+            realm,
+            channel,
+            bytes,
+            item,
+            place: None,
+            slot,
+            ballot,
+            pledge,
+            told,
+            receivers: AtomicU64::new(0),
+            published: true,
+        }
+    }
+
+    /// An item from a log, on its way to who has missed it. Nobody is told what becomes of it.
+    pub fn of_log(realm: RealmId, channel: &str, item: Rendered, place: Place) -> Self {
+        let (channel, bytes, place) = (channel.into(), weight(&item), Some(place));
+        let (slot, ballot, pledge, told, receivers) = (0, None, None, None, AtomicU64::new(0));
+        Self { realm, channel, bytes, item, place, slot, ballot, pledge, told, receivers, published: false }
     }
 
     /// To be said once by each outpost that keeps items: it has kept this one, or cannot.
@@ -66,6 +89,8 @@ impl Delivery {
 
 impl Drop for Delivery {
     fn drop(&mut self) {
-        logging::published(&self.channel, *self.receivers.get_mut());
+        if self.published {
+            logging::published(&self.channel, *self.receivers.get_mut());
+        }
     }
 }

@@ -7,6 +7,7 @@ use fantail_proto::sequence::{Sequence, Verdict};
 use hashbrown::HashMap;
 
 use super::{ChannelKey, Delivery, RealmId, pledge::Promise};
+use crate::log::Record;
 
 #[derive(Debug)]
 pub(super) struct Interest {
@@ -28,6 +29,8 @@ pub(super) struct Early {
     pub(super) delivery: Box<Delivery>,
     /// Somebody is to keep it.
     pub(super) promise: Option<Promise>,
+    /// For its log.
+    pub(super) record: Option<Record>,
 }
 
 impl Interest {

@@ -62,6 +62,14 @@ impl Promise {
         (0..keepers).for_each(|_| self.0.expect());
         (keepers > 0).then(|| Arc::clone(&self.0))
     }
+
+    /// It was kept by the log, or could not be.
+    pub(super) fn settle(self, outcome: Result<(), Broken>) {
+        if outcome.is_err() {
+            self.0.expect();
+            self.0.settle(outcome);
+        }
+    }
 }
 
 impl Drop for Promise {

@@ -27,6 +27,8 @@ use crate::{
     error::Fault,
     hold::{self, Asked, GripLink, Subscription, Trail},
     logging::Outcome,
+    route::Route,
+    shard::Shard,
     upstream::Download,
 };
 
@@ -77,7 +79,7 @@ pub(super) async fn take(exchange: &mut Exchange, mut answer: Answer) -> Result<
             Ok(exchange.reply(instruct.reply, VecDeque::new()))
         }
         Hold::Stream { keep_alive } => {
-            let why = broken_continuity(&instruct).filter(|_| !pages);
+            let why = broken_continuity(exchange.shard(), &answer.route, &instruct).filter(|_| !pages);
             hold_stream(exchange, instruct.reply, (asked, answer.shape, keep_alive), (ready, rest), why)
         }
         Hold::Response { timeout } => {
@@ -259,11 +261,13 @@ pub(super) fn subscriptions(
             Some(earlier) => {
                 earlier.filters.clone_from(&channel.filters);
                 earlier.prev_id.clone_from(&channel.prev_id);
+                earlier.late.clone_from(&channel.late);
             }
             None => subscriptions.push(Subscription {
                 channel: name,
                 filters: channel.filters.clone(),
                 prev_id: channel.prev_id.clone(),
+                late: channel.late.clone(),
             }),
         }
     }
@@ -275,10 +279,11 @@ pub(super) fn subscriptions(
     Ok(subscriptions)
 }
 
-/// A stream that continues from an id needs a link to fetch what comes after it (spec 4.4): without one
-/// it ends after its beginning, for this reason.
-pub(super) fn broken_continuity(instruct: &Instruct) -> Option<String> {
-    let channel = instruct.channels.iter().find(|channel| channel.prev_id.is_some())?;
+/// A stream that continues from an id needs a link to fetch what comes after it (spec 4.4), or a log that has it: without
+/// either it ends after its beginning, for this reason.
+pub(super) fn broken_continuity(shard: &Shard, to: &Route, instruct: &Instruct) -> Option<String> {
+    let kept = |name: &str| shard.hub.log().keeps(to.realm, &format!("{}{name}", to.rule.prefix));
+    let channel = instruct.channels.iter().find(|c| c.prev_id.is_some() && !kept(&c.name))?;
     let name = &channel.name;
     instruct.next.is_none().then(|| format!("channel '{name}' specifies prev-id, but no next link found"))
 }

@@ -284,7 +284,7 @@ impl Chase {
                 return Err(InstructError("Next link returned non-stream hold.".into()));
             }
             Some(Hold::Stream { keep_alive }) => {
-                if let Some(why) = broken_continuity(&instruct) {
+                if let Some(why) = broken_continuity(&self.shard, &link.trail.route, &instruct) {
                     return Err(InstructError(why));
                 }
                 let config = &self.shard.snapshot.load().config.grip;

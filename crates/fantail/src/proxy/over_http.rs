@@ -237,7 +237,10 @@ fn opening(ask: &Ask, head: &response::Parts, far: Rc<OverHttp>, actions: Vec<Ac
 
 async fn post_events(shard: &Rc<Shard>, far: &Rc<OverHttp>, body: Bytes) -> Next {
     let call = &far.call;
-    let request = request(shard, call, body, |headers| far.write_headers(headers));
+    let request = request(shard, call, body, |headers| {
+        far.write_headers(headers);
+        shard.holds(|holds| holds.write_gaps(far, headers));
+    });
     let config = shard.snapshot.load_full();
     let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
     let Some(to) = destination(&call.route, call.target as usize, host) else { return Next::Done };

@@ -18,12 +18,13 @@ use axum::{
     routing::{MethodRouter, post},
 };
 use bytes::Bytes;
+use fantail_proto::log::Durability;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use serde::Serialize;
 use tokio::{sync::Semaphore, time::timeout};
 
 use super::{
-    Name, Pending, Publisher, Refusal,
+    Name, Pending, Publisher, Refusal, Wanted,
     answer::{self, Format},
 };
 use crate::{
@@ -85,16 +86,14 @@ impl Endpoints {
         let count = match &outcome {
             Ok(_) => &self.counts.publishes_accepted,
             Err(Refused::Denied) => &self.counts.publishes_denied,
-            Err(Refused::Busy | Refused::Publish(Refusal::Full | Refusal::Broken(_) | Refusal::Slow)) => {
-                &self.counts.publishes_overload
-            }
+            Err(Refused::Busy) => &self.counts.publishes_overload,
+            Err(Refused::Publish(refusal)) if refusal.is_overload() => &self.counts.publishes_overload,
             Err(Refused::Slow | Refused::Cut) => &self.counts.publishes_cut,
             Err(Refused::Query | Refused::Large | Refused::Publish(_)) => &self.counts.publishes_invalid,
         };
         count.add(1);
         match outcome {
-            Ok(Accepted::Plain(format)) => answer::done(format, "Published"),
-            Ok(Accepted::Receipts(pending)) => receipts(pending, self.receipt_timeout).await,
+            Ok(accepted) => accepted.response(self.receipt_timeout).await,
             Err(refused) => refused.response(),
         }
     }
@@ -107,7 +106,7 @@ impl Endpoints {
         request: Request,
     ) -> Result<Accepted, Refused> {
         let format = Format::accepted(request.headers()).unwrap_or(Format::Text);
-        let wants_receipts = wants_receipts(request.uri().query())?;
+        let wanted = wanted(request.uri().query())?;
         let authorization = request.headers().get(AUTHORIZATION);
         let realm = self.publisher.authorize(realm, authorization).map_err(|Denied| Refused::Denied)?;
         if announced(&request).is_some_and(|length| length > self.body_bytes as u64) {
@@ -116,8 +115,11 @@ impl Endpoints {
         let permit = timeout(self.patience, self.at_once.acquire()).await;
         let _permit = permit.map_err(|_| Refused::Busy)?.expect("the semaphore is never closed");
         let body = self.read(request.into_body()).await?;
-        let pending = self.publisher.publish(realm, &body, channel, wants_receipts).await?;
-        Ok(pending.map_or(Accepted::Plain(format), Accepted::Receipts))
+        let published = self.publisher.publish(realm, &body, channel, wanted.unwrap_or_default()).await?;
+        let asked = wanted.is_some_and(|wanted| wanted.durability > Durability::Accepted);
+        let says = asked || published.durability > Durability::Accepted;
+        let durability = says.then_some(published.durability.name());
+        Ok(Accepted { format, durability, pending: published.pending })
     }
 
     async fn read(&self, body: Body) -> Result<Bytes, Refused> {
@@ -132,9 +134,45 @@ impl Endpoints {
 }
 
 #[derive(Debug)]
-enum Accepted {
-    Plain(Format),
-    Receipts(Pending),
+struct Accepted {
+    format: Format,
+    /// What happened to all items, where that is more than acceptance.
+    durability: Option<&'static str>,
+    pending: Option<Pending>,
+}
+
+impl Accepted {
+    /// 200 with a receipt per item where that was asked for, or 202 when they are not all there in time; the items stay
+    /// accepted.
+    async fn response(self, patience: Duration) -> Response<Body> {
+        #[derive(Serialize)]
+        struct Published {
+            message: &'static str,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            durability: Option<&'static str>,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            items: Option<Vec<Line>>,
+        }
+        let Self { format, durability, pending } = self;
+        let message = "Published";
+        let (status, format, items) = match pending {
+            None => (StatusCode::OK, format, None),
+            Some(pending) => match timeout(patience, pending.wait()).await {
+                Ok(Some(receipts)) => {
+                    (StatusCode::OK, Format::Json, Some(receipts.into_iter().map(Line::from).collect()))
+                }
+                Ok(None) | Err(_) => (StatusCode::ACCEPTED, Format::Json, None),
+            },
+        };
+        let mut response = match format {
+            Format::Text => answer::text(status, message),
+            Format::Json => answer::json(status, &Published { message, durability, items }),
+        };
+        if let Some(durability) = durability {
+            response.headers_mut().insert(DURABILITY, HeaderValue::from_static(durability));
+        }
+        response
+    }
 }
 
 /// Why a publish request is not answered with 2xx; every variant is one status.
@@ -158,17 +196,16 @@ impl From<Refusal> for Refused {
 impl Refused {
     fn response(&self) -> Response<Body> {
         match self {
-            Self::Query => {
-                answer::text(StatusCode::BAD_REQUEST, "Invalid query: only receipt=true is known.")
-            }
+            Self::Query => answer::text(
+                StatusCode::BAD_REQUEST,
+                "Invalid query: receipt=true and durability=accepted, logged or synced are known.",
+            ),
             Self::Denied => denied(),
             Self::Large => answer::text(StatusCode::PAYLOAD_TOO_LARGE, "Request body too large."),
             Self::Slow => answer::text(StatusCode::REQUEST_TIMEOUT, "Request body too slow."),
             Self::Cut => answer::text(StatusCode::BAD_REQUEST, "Request body incomplete or malformed."),
             Self::Busy => overload("Too many publish requests at once."),
-            Self::Publish(refusal @ (Refusal::Full | Refusal::Broken(_) | Refusal::Slow)) => {
-                overload(&refusal.to_string())
-            }
+            Self::Publish(refusal) if refusal.is_overload() => overload(&refusal.to_string()),
             Self::Publish(refusal) => answer::text(StatusCode::BAD_REQUEST, &refusal.to_string()),
         }
     }
@@ -222,34 +259,25 @@ fn only_post(route: MethodRouter<Arc<Endpoints>>) -> MethodRouter<Arc<Endpoints>
     route.fallback(async |method: Method| answer::wrong_method(&method, "POST"))
 }
 
-fn wants_receipts(query: Option<&str>) -> Result<bool, Refused> {
-    match query {
-        None | Some("" | "receipt=false") => Ok(false),
-        Some("receipt=true") => Ok(true),
-        Some(_) => Err(Refused::Query),
+/// `None` without a query.
+fn wanted(query: Option<&str>) -> Result<Option<Wanted>, Refused> {
+    let Some(query) = query.filter(|query| !query.is_empty()) else { return Ok(None) };
+    let mut wanted = Wanted::default();
+    for pair in query.split('&') {
+        match pair.split_once('=') {
+            Some(("receipt", "true")) => wanted.receipts = true,
+            Some(("receipt", "false")) => wanted.receipts = false,
+            Some(("durability", name)) => {
+                wanted.durability = Durability::named(name).ok_or(Refused::Query)?;
+            }
+            _ => return Err(Refused::Query),
+        }
     }
+    Ok(Some(wanted))
 }
 
 fn announced(request: &Request) -> Option<u64> {
     request.headers().get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
-}
-
-/// 200 with a receipt per item, or 202 when they are not all there in time; the items stay accepted.
-async fn receipts(pending: Pending, patience: Duration) -> Response<Body> {
-    #[derive(Serialize)]
-    struct Published {
-        message: &'static str,
-        #[serde(skip_serializing_if = "Option::is_none")]
-        items: Option<Vec<Line>>,
-    }
-    let message = "Published";
-    match timeout(patience, pending.wait()).await {
-        Ok(Some(receipts)) => {
-            let items = Some(receipts.into_iter().map(Line::from).collect());
-            answer::json(StatusCode::OK, &Published { message, items })
-        }
-        Ok(None) | Err(_) => answer::json(StatusCode::ACCEPTED, &Published { message, items: None }),
-    }
 }
 
 /// One item's receipt as JSON.
@@ -299,6 +327,8 @@ impl From<(Name, Receipt)> for Line {
     }
 }
 
+/// What has happened to the items of a publish.
+const DURABILITY: &str = "fantail-durability";
 /// Publish requests whose bodies are in memory, as many as Pushpin has connections: with the default
 /// `control.body_bytes`, 128 MB. More wait, in order, for `control.publish_timeout`.
 const AT_ONCE: usize = 128;

@@ -12,14 +12,19 @@ use std::{
 
 use ::http::HeaderValue;
 use arc_swap::ArcSwap;
-use fantail_proto::item::{self, Item, ItemError};
+use fantail_proto::{
+    item::{self, Item, ItemError},
+    log::Durability,
+};
 use tokio::time::{Instant, timeout};
 
 use crate::{
-    hub::{Accepted, Broken, Full, Hub, RealmId, Receipt, Receipts},
+    hub::{Accepted, Broken, Hub, RealmId, Receipt, Receipts, Refused},
+    log,
     metrics::Process,
     realm::Denied,
     snapshot::Snapshot,
+    store::StoreError,
 };
 
 /// Where all ways of publishing meet.
@@ -56,12 +61,12 @@ impl Publisher {
         realm: RealmId,
         body: &[u8],
         channel: Option<&str>,
-        receipts: bool,
-    ) -> Result<Option<Pending>, Refusal> {
+        wanted: Wanted,
+    ) -> Result<Published, Refusal> {
         let begun = Instant::now();
         let items = item::decode(body, channel)?;
         let count = items.len();
-        let outcome = self.accept(realm, items, receipts).await;
+        let outcome = self.accept(realm, items, wanted).await;
         match &outcome {
             Ok(_) => self.counts.publish_latency.observe(begun.elapsed()),
             Err(_) => self.counts.items_refused.add(count as u64),
@@ -79,25 +84,31 @@ impl Publisher {
         self.hub.recover();
     }
 
-    async fn accept(
-        &self,
-        realm: RealmId,
-        items: Vec<Item>,
-        receipts: bool,
-    ) -> Result<Option<Pending>, Refusal> {
+    async fn accept(&self, realm: RealmId, items: Vec<Item>, wanted: Wanted) -> Result<Published, Refusal> {
         check(&items, self.channel_bytes())?;
         for item in &items {
             tracing::debug!(channel = ?item.channel, "publish");
         }
+        let Wanted { receipts, durability } = wanted;
         let names = if receipts { items.iter().map(Name::of).collect() } else { Vec::new() };
         let count = items.len();
-        let accepted = self.hub.publish_within(realm, items, receipts, self.patience).await?;
+        let accepted =
+            self.hub.publish_within(realm, items, receipts, Some(durability), self.patience).await?;
         self.count(count, &accepted);
         if let Some(kept) = accepted.kept {
             let patience = self.patience + self.hub.order_wait();
-            timeout(patience, kept.wait()).await.map_err(|_| Refusal::Slow)??;
+            let kept = timeout(patience, kept.wait()).await.map_err(|_| Refusal::Slow);
+            if let Err(refusal) = kept.and_then(|kept| kept.map_err(Refusal::from)) {
+                self.hub.forget_ids(&accepted.noted);
+                return Err(refusal);
+            }
         }
-        Ok(accepted.receipts.map(|receipts| Pending { names, receipts }))
+        if let Some(on_disk) = accepted.on_disk {
+            // The ids stay: whoever repeats such items waits for the disk again, and nobody gets them twice.
+            timeout(self.patience, on_disk.wait()).await.map_err(|_| Refusal::Slow)??;
+        }
+        let pending = accepted.receipts.map(|receipts| Pending { names, receipts });
+        Ok(Published { durability: accepted.durability, pending })
     }
 
     fn count(&self, items: usize, accepted: &Accepted) {
@@ -106,6 +117,23 @@ impl Publisher {
         self.counts.items_duplicate.add(duplicates as u64);
         self.counts.items_dropped.add(dropped as u64);
     }
+}
+
+/// What a publisher asks for.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Wanted {
+    pub receipts: bool,
+    /// At least.
+    pub durability: Durability,
+}
+
+/// A publish that was accepted.
+#[derive(Debug)]
+pub struct Published {
+    /// Of all items.
+    pub durability: Durability,
+    /// If they were asked for.
+    pub pending: Option<Pending>,
 }
 
 /// Receipts of an accepted publish that are still on their way.
@@ -151,11 +179,29 @@ pub enum Refusal {
     Broken(#[from] Broken),
     #[error("Not kept in time.")]
     Slow,
+    #[error(transparent)]
+    Log(log::Refused),
 }
 
-impl From<Full> for Refusal {
-    fn from(_: Full) -> Self {
-        Self::Full
+impl Refusal {
+    /// It may work in a moment.
+    pub const fn is_overload(&self) -> bool {
+        matches!(self, Self::Full | Self::Broken(_) | Self::Slow | Self::Log(log::Refused::Disk(_)))
+    }
+}
+
+impl From<Refused> for Refusal {
+    fn from(refused: Refused) -> Self {
+        match refused {
+            Refused::Full(_) => Self::Full,
+            Refused::Log(refused) => Self::Log(refused),
+        }
+    }
+}
+
+impl From<StoreError> for Refusal {
+    fn from(error: StoreError) -> Self {
+        Self::Log(log::Refused::Disk(error))
     }
 }
 

@@ -9,15 +9,19 @@ use std::{io, sync::Arc, time::Duration};
 use bytes::Bytes;
 use fantail_proto::{
     item::{Item, ItemError, decode_packet},
+    log::Durability,
     zmtp::Socket,
 };
 use parking_lot::Mutex;
-use tokio::{task::JoinSet, time::Instant};
+use tokio::{
+    task::JoinSet,
+    time::{Instant, timeout},
+};
 
 use super::{Publisher, Refusal, check};
 use crate::{
     config::{self, DEFAULT_REALM, Endpoint},
-    hub::Hub,
+    hub::{Hub, Refused},
     metrics::Process,
 };
 use interest::Interest;
@@ -155,12 +159,15 @@ impl Inputs {
         })
     }
 
-    /// Publishes what the messages say, in their order; returns when the hub has taken it, however long that takes:
-    /// meanwhile the peer is not read.
+    /// Publishes what the messages say, in their order; returns when the hub has taken it, however long that takes, and
+    /// the log as it promises: meanwhile the peer is not read.
     async fn publish(&self, role: Role, messages: &[Vec<Bytes>]) {
         let items: Vec<Item> = messages.iter().filter_map(|message| self.item(role, message)).collect();
         self.counts.zeromq_accepted.add(items.len() as u64);
-        self.publisher.publish_all(items).await;
+        // Nobody is answered: it is delivered all the same.
+        if self.publisher.publish_all(items, None).await.is_err() {
+            self.counts.zeromq_unkept.add(1);
+        }
     }
 
     /// The item of one message; without one, the message is counted.
@@ -217,20 +224,29 @@ enum Lost {
 }
 
 impl Publisher {
-    /// Hands items to the default realm, all of them, in their order, however long their mailboxes are full.
-    async fn publish_all(&self, mut items: Vec<Item>) {
+    /// Hands items to the default realm, all of them, in their order, however long their mailboxes are full. `asked` is
+    /// as for [`Hub::publish_at`].
+    async fn publish_all(&self, mut items: Vec<Item>, asked: Option<Durability>) -> Result<(), Refusal> {
         let count = items.len();
         let realm = self.default_realm();
         let accepted = loop {
-            match self.hub.publish_within(realm, items, false, self.patience).await {
+            match self.hub.publish_within(realm, items, false, asked, self.patience).await {
                 Ok(accepted) => break accepted,
-                Err(full) => {
+                Err(Refused::Full(again)) => {
                     self.counts.zeromq_waits.add(1);
-                    items = full.0;
+                    items = again;
+                }
+                Err(Refused::Log(refused)) => {
+                    self.counts.items_refused.add(count as u64);
+                    return Err(Refusal::Log(refused));
                 }
             }
         };
         self.count(count, &accepted);
+        if let Some(on_disk) = accepted.on_disk {
+            timeout(self.patience, on_disk.wait()).await.map_err(|_| Refusal::Slow)??;
+        }
+        Ok(())
     }
 
     fn default_realm(&self) -> crate::hub::RealmId {

@@ -12,7 +12,10 @@ use fantail_proto::xmpp::{
 use serde_json::json;
 
 use super::{Component, Place, TARGET, Terms, condition, inbox::Received, subscribers};
-use crate::{config::DEFAULT_REALM, publish::Refusal};
+use crate::{
+    config::DEFAULT_REALM,
+    publish::{Refusal, Wanted},
+};
 
 /// Answers an iq that asks something of the component.
 pub(super) async fn answer(component: &Component, received: &Received, request: Request) {
@@ -280,7 +283,7 @@ enum Unpublished {
 
 async fn publish(component: &Component, from: &Jid, realm: &str, body: &str) -> Result<(), Unpublished> {
     let number = component.realm(realm).ok_or_else(|| Unpublished::Realm(realm.to_owned()))?;
-    component.publisher.publish(number, body.as_bytes(), None, false).await?;
+    component.publisher.publish(number, body.as_bytes(), None, Wanted::default()).await?;
     tracing::info!(target: TARGET, %from, realm, "published over XMPP");
     Ok(())
 }

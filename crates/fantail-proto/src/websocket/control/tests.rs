@@ -70,6 +70,7 @@ fn instructions() {
         channel: "a".into(),
         filters: filters.to_vec(),
         prev_id: prev_id.map(str::to_owned),
+        late: None,
     };
     let meta = |value: Option<&str>| Control::SetMeta { name: "n".into(), value: value.map(str::to_owned) };
     let session = |id: Option<&str>| Control::Session { id: id.map(str::to_owned) };

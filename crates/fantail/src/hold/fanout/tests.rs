@@ -103,6 +103,7 @@ impl Subscriber {
             channel: channel.to_string(),
             filters: if *filtered { vec![Filter::SkipUsers] } else { Vec::new() },
             prev_id: None,
+            late: None,
         };
         Asked {
             presence: None,

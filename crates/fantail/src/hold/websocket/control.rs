@@ -7,22 +7,25 @@ use fantail_pin::{KeepAlive, KeepAliveMode, Payload, PinId};
 use fantail_proto::{
     filter::Filter,
     grip,
+    log::Start,
     websocket::{
         control::{self, Control},
         frame::Frame,
     },
 };
 
-use super::{Stage, millis, timers::Delayed};
+use super::{Far, Stage, millis, timers::Delayed};
 use crate::{
-    hold::{Hold, HoldKind, Holds, Standing, Subscription, Subscriptions, jitter_ms, sockjs},
+    hold::{Hold, HoldKind, Holds, Standing, Subscription, Subscriptions, jitter_ms, sockjs, updates::Cause},
     logging,
 };
 
 impl Holds {
     pub(super) fn obey(&mut self, id: PinId, control: Control) {
         match control {
-            Control::Subscribe { channel, filters, prev_id: _ } => self.subscribe(id, &channel, filters),
+            Control::Subscribe { channel, filters, prev_id, late } => {
+                self.subscribe(id, &channel, filters, prev_id.as_deref(), late);
+            }
             Control::Unsubscribe { channel } => self.leave_channel(id, &channel),
             Control::Detach => self.detach(id),
             // There is no session service.
@@ -77,7 +80,14 @@ impl Holds {
         beats
     }
 
-    fn subscribe(&mut self, id: PinId, channel: &str, filters: Vec<Filter>) {
+    fn subscribe(
+        &mut self,
+        id: PinId,
+        channel: &str,
+        filters: Vec<Filter>,
+        prev_id: Option<&str>,
+        late: Option<Start>,
+    ) {
         let Subscriptions { most, channel_bytes } = self.subscriptions;
         let Some(hold) = self.pins.get(id) else { return };
         let Hold { subs, kind: HoldKind::WebSocket(socket), .. } = hold else { return };
@@ -90,11 +100,33 @@ impl Holds {
         if let Some(uri) = socket.names.as_ref().and_then(|names| names.uri.as_ref()) {
             logging::subscribed(uri, &name);
         }
-        if !filters.is_empty() {
+        let start = prev_id.map(|id| Start::Id(id.into())).or(late);
+        if !filters.is_empty() || start.is_some() {
             self.standing(id);
         }
-        let subscription = Subscription { channel: name, filters, prev_id: None };
-        self.join(id, realm, list, subscription);
+        let subscription = Subscription { channel: name, filters, prev_id: None, late: None };
+        let Some(joined) = self.join(id, realm, list, subscription) else { return };
+        let proven = match start.filter(|_| self.channels.is_logged(joined)) {
+            Some(start) => self.begin_at(id, joined, &start),
+            None => false,
+        };
+        if let Some(prev_id) = prev_id.filter(|_| !proven) {
+            self.tell_of_gap(id, joined, channel, prev_id);
+        }
+    }
+
+    /// A client may have missed something of a channel: its origin is asked to repair that. One that cannot be asked is
+    /// none to say what it has.
+    fn tell_of_gap(&mut self, id: PinId, joined: u32, channel: &str, prev_id: &str) {
+        match self.far(id) {
+            Some(Far::OverHttp(_)) => {
+                if self.note_gap(id, channel, prev_id) {
+                    Cause::Gap.count(&self.counters);
+                    self.refresh(id);
+                }
+            }
+            Some(Far::Native(_) | Far::Detached | Far::Echo) | None => self.mend(id, joined),
+        }
     }
 
     fn leave_channel(&mut self, id: PinId, channel: &str) {

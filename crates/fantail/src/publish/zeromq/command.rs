@@ -5,6 +5,7 @@ use std::{sync::Arc, time::Duration};
 
 use fantail_proto::{
     item::{Item, ItemError, WsMessage, decode_list},
+    log::Durability,
     tnetstring::{self, Value},
 };
 use tokio::time::timeout;
@@ -26,10 +27,13 @@ impl Inputs {
         let outcome = match *method {
             b"get-zmq-uris" => Ok(self.uris()),
             b"publish" => match self.items(args) {
-                Ok(items) => {
-                    self.publisher.publish_all(items).await;
-                    Ok(Value::Null)
-                }
+                Ok(items) => match self.publisher.publish_all(items, Some(Durability::Accepted)).await {
+                    Ok(()) => Ok(Value::Null),
+                    Err(why) => {
+                        text = why.to_string();
+                        Err(Failed("internal-error", Some(Value::Bytes(text.as_bytes()))))
+                    }
+                },
                 Err(why) => {
                     text = why.to_string();
                     Err(Failed("bad-request", Some(Value::Bytes(text.as_bytes()))))
@@ -126,7 +130,8 @@ impl Inputs {
         };
         let Ok(channel) = str::from_utf8(channel) else { return Err(Failed("bad-request", None)) };
         let message = Some(WsMessage::Refresh);
-        self.publisher.publish_all(vec![Item { channel: channel.into(), message, ..Item::default() }]).await;
+        let item = Item { channel: channel.into(), message, ..Item::default() };
+        drop(self.publisher.publish_all(vec![item], None).await);
         Ok(Value::Null)
     }
 }

@@ -290,6 +290,13 @@ impl TestServer {
         status
     }
 
+    /// SIGKILL.
+    pub fn kill(mut self) {
+        self.signal(Signal::KILL);
+        wait(&mut self.child).expect("nothing outlives SIGKILL");
+        self.stopped = true;
+    }
+
     /// CPU time used so far, user and system.
     pub fn cpu(&self) -> Duration {
         let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid())).expect("it runs");

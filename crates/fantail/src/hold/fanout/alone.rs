@@ -1,0 +1,81 @@
+//! What a log has for one hold after the other: the same work as for a batch that was published, made once for all who
+//! need the same, and written at each one's own pace.
+
+use std::sync::Arc;
+
+use fantail_pin::PinId;
+use fantail_proto::item::WrittenFor;
+
+use super::{Hold, Holds, List, Work, Write};
+use crate::hub::{Delivery, Receipt};
+
+impl Holds {
+    /// Whether there is something particular about a hold.
+    pub(super) fn has_standing(&self, id: PinId) -> bool {
+        self.pins.get(id).is_some_and(|hold| hold.standing.is_some())
+    }
+
+    /// Whether a published item is none for a hold, because its log has given that item or is going to.
+    pub(super) fn is_left_to_log(&mut self, work: &mut Work, id: PinId, channel: u32, item: usize) -> bool {
+        let particular = |hold: &&Hold| !work.from_log && hold.standing.is_some();
+        let Some(hold) = self.pins.get(id).filter(particular) else { return false };
+        if hold.has_from_log(channel, work.batch[item].place) {
+            work.receipts[item].recovered += 1;
+            return true;
+        }
+        self.caught_up(id, channel);
+        false
+    }
+
+    /// Writes what a log has for a hold, or what its filters leave of it. Who is slow takes it at its own pace.
+    pub(in crate::hold) fn write_alone(&mut self, work: &mut Work, list: List, id: PinId) {
+        let mut items = Vec::new();
+        (0..work.batch.len()).for_each(|item| work.add(list, &mut items, item));
+        if items.is_empty() {
+            return;
+        }
+        let plain = work.write_of(list, &items);
+        self.sort(work, list, id, plain);
+        for place in 0..work.writes.len() {
+            if !work.writes[place].targets.is_empty() {
+                let mut write = work.writes[place].take();
+                self.write(work, &mut write, 1);
+                work.writes[place] = write;
+            }
+        }
+        self.tell_failures(work);
+    }
+}
+
+impl Work {
+    /// What a log has, instead of what was published.
+    pub(in crate::hold) fn of_log(batch: Vec<Arc<Delivery>>) -> Self {
+        // Content that was written for certain filters is looked at.
+        let picky = batch.iter().any(|delivery| {
+            let WrittenFor { stream, message, .. } = &delivery.item.written_for;
+            stream.is_some() || message.is_some()
+        });
+        let receipts = vec![Receipt::default(); batch.len()];
+        Self { batch, receipts, picky, from_log: true, ..Self::default() }
+    }
+
+    /// The next hold's turn.
+    pub(in crate::hold) fn begin_alone(&mut self, channel: u32, changes: u64) {
+        self.channels.clear();
+        self.channels.resize(self.batch.len(), Some(channel));
+        self.changes = changes;
+        self.met.clear();
+    }
+
+    pub(in crate::hold) fn len(&self) -> usize {
+        self.batch.len()
+    }
+}
+
+impl Write {
+    fn take(&mut self) -> Self {
+        let Self { list, items, targets, payload } = self;
+        let (items, targets) = (std::mem::take(items), std::mem::take(targets));
+        Self { list: *list, items, targets, payload: payload.take() }
+    }
+}

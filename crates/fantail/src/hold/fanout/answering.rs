@@ -1,0 +1,127 @@
+//! Long-polls of a batch: each is answered with the first item that it gets, or its origin is asked again.
+
+use std::sync::Arc;
+
+use fantail_pin::{Outcome, PinId};
+use fantail_proto::{
+    item::HttpResponse,
+    recovery::{self, Step},
+    render::Rendered,
+};
+use hashbrown::HashSet;
+
+use super::{HoldKind, Holds, List, Work, cost};
+use crate::{hold::updates::Cause, hub::Receipt};
+
+impl Holds {
+    pub(super) fn list_polls(&self, work: &mut Work) {
+        let mut listed = HashSet::new();
+        for (delivery, channel) in work.batch.iter().zip(&work.channels) {
+            // One that is nothing to them may show that they have missed another.
+            if let Some(channel) = *channel
+                && (delivery.item.response.is_some() || self.channels.is_mixed(channel))
+            {
+                listed.insert(channel);
+            }
+        }
+        for channel in listed {
+            let polls = work.list(self.channels.subscribers(channel, List::Polls));
+            work.polls.push(polls);
+        }
+    }
+
+    /// Answers a long-poll with the first item that it gets. Returns the cost, in writes.
+    pub(in crate::hold) fn answer(&mut self, work: &mut Work, id: PinId) -> usize {
+        let Some(hold) = self.pins.get(id) else { return 1 };
+        if hold.subs.len() > 1 && !work.met.insert(id) {
+            return 1;
+        }
+        let cost = cost(work.batch.len(), hold);
+        for item in 0..work.batch.len() {
+            let Some(hold) = self.pins.get(id) else { break };
+            let HoldKind::Poll(poll) = &hold.kind else { break };
+            if poll.answered {
+                break;
+            }
+            let Some(channel) = self.channel_of(hold, work, item) else { continue };
+            if !work.from_log && hold.has_from_log(channel, work.batch[item].place) {
+                work.receipts[item].recovered += 1;
+                continue;
+            }
+            let delivery = Arc::clone(&work.batch[item]);
+            self.answer_watched(id, channel, &delivery, &mut work.receipts[item]);
+        }
+        cost
+    }
+
+    /// Answers a long-poll with an item, or asks its origin again, or neither.
+    pub(in crate::hold) fn answer_with(
+        &mut self,
+        id: PinId,
+        channel: u32,
+        item: &Rendered,
+        receipt: &mut Receipt,
+    ) {
+        let Some(hold) = self.pins.get(id) else { return };
+        let HoldKind::Poll(poll) = &hold.kind else { return };
+        let hint = matches!(item.response, Some(HttpResponse::Hint));
+        let watched = !hint && !hold.is_vouched_for(channel);
+        if let Some(position) = hold.position(channel).filter(|_| watched) {
+            match recovery::step(position, item.id.as_deref(), item.prev_id.as_deref()) {
+                Step::Deliver => {}
+                Step::Skip => return receipt.recovered += 1,
+                Step::Gap => {
+                    receipt.recovered += 1;
+                    return self.mend(id, channel);
+                }
+            }
+        }
+        if item.response.is_none() || !self.passes(hold, channel, item) {
+            if item.response.is_some() {
+                receipt.filtered += 1;
+                self.counters.filtered.add(1);
+            }
+            if let Some(standing) = self.pins.get_mut(id).and_then(|hold| hold.standing.as_mut()) {
+                standing.advance(channel, item.id.as_deref());
+            }
+            return;
+        }
+        let response = match &item.response {
+            Some(HttpResponse::Send(response)) => {
+                let body = self.filtered_body(hold, channel, item, poll.body(response));
+                match body {
+                    Ok(body) => poll.answer(response, &body),
+                    Err(error) => {
+                        receipt.dropped_filter += 1;
+                        self.counters.filter_errors.add(1);
+                        if !hold.standing.as_ref().is_some_and(|standing| standing.debug) {
+                            return;
+                        }
+                        poll.fail(&format!("filter error: {error}\n"))
+                    }
+                }
+            }
+            Some(HttpResponse::Hint) => {
+                Cause::Hint.count(&self.counters);
+                return self.replay(id);
+            }
+            _ => return,
+        };
+        match self.finish_poll(id, response) {
+            Outcome::Sent => {
+                receipt.delivered += 1;
+                self.counters.delivered_poll.add(1);
+                self.counters.ended_answered.add(1);
+            }
+            Outcome::Queued => {
+                receipt.queued += 1;
+                self.counters.queued.add(1);
+                self.counters.ended_answered.add(1);
+            }
+            Outcome::Gone | Outcome::Overflow => {
+                receipt.dropped_gone += 1;
+                self.counters.dropped_gone.add(1);
+            }
+        }
+    }
+}

@@ -1,0 +1,342 @@
+//! The logs of channels: appended to in the hub's order, read by whoever fills a gap. Owns which channels have one
+//! (`[[log]]`), what all of them hold together, and, in `journal`, the files that they survive in. Never delivers an item.
+
+mod files;
+mod journal;
+mod rings;
+
+use std::{
+    path::PathBuf,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
+
+use arc_swap::ArcSwap;
+use fantail_proto::{
+    item::Item,
+    log::{Durability, Entry, Limits, Pattern, Place, Start},
+};
+use parking_lot::{Mutex, MutexGuard};
+use tokio::{sync::oneshot, time::Instant};
+
+pub use files::OpenError;
+use journal::Journal;
+use rings::Rings;
+
+use crate::{
+    channel::RealmId,
+    config::{self, Storage},
+    metrics::Process,
+    store::StoreError,
+};
+
+/// All logs of the process. Shared by all threads; its lock is held for some lookups and copies.
+#[derive(Debug)]
+pub struct Log {
+    rules: ArcSwap<Vec<Arc<Rule>>>,
+    rings: Arc<Mutex<Rings>>,
+    /// Opened when the first rule wants it.
+    journal: OnceLock<Journal>,
+    folder: Option<PathBuf>,
+    counts: Arc<Process>,
+    started: Instant,
+}
+
+/// One `[[log]]`.
+#[derive(Debug)]
+struct Rule {
+    /// Its place among the rules.
+    place: usize,
+    realm: RealmId,
+    realm_name: Arc<str>,
+    pattern: Pattern,
+    limits: Limits,
+    total_bytes: usize,
+    on_disk: bool,
+    durability: Durability,
+}
+
+impl Rule {
+    fn fits(&self, realm: RealmId, channel: &str) -> bool {
+        self.realm == realm && self.pattern.fits(channel)
+    }
+}
+
+/// Why nothing of a publish was accepted.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum Refused {
+    /// The publisher's fault: it asks for what is not configured.
+    #[error("channel '{0}' has no log on disk: items on it are accepted, and not more")]
+    NoDisk(Box<str>),
+    #[error("Not kept: {0}")]
+    Disk(StoreError),
+}
+
+/// What a log has for a subscriber, as far as that was asked for.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub struct Span {
+    /// The position before the first.
+    pub after: u64,
+    /// The place of the last, or that before the first that there will be.
+    pub through: Place,
+    /// There is nothing behind it yet.
+    pub whole: bool,
+}
+
+impl Log {
+    /// Without rules. `folder` is `server.data_dir`.
+    pub fn new(folder: Option<PathBuf>, counts: Arc<Process>) -> Self {
+        Self {
+            rules: ArcSwap::default(),
+            rings: Arc::new(Mutex::new(Rings::default())),
+            journal: OnceLock::new(),
+            folder,
+            counts,
+            started: Instant::now(),
+        }
+    }
+
+    /// Takes new rules. What no rule keeps any more is gone; what is on disk is read when the first rule
+    /// asks for that, which takes as long as reading it. Blocks.
+    ///
+    /// # Errors
+    /// There are rules for the disk, and its files cannot be used; the rules stay as they were.
+    pub fn configure(
+        &self,
+        logs: &[config::Log],
+        realm: impl Fn(&str) -> Option<RealmId>,
+    ) -> Result<(), OpenError> {
+        let rule = |(place, log): (usize, &config::Log)| {
+            Some(Arc::new(Rule {
+                place,
+                realm: realm(&log.realm)?,
+                realm_name: log.realm.as_str().into(),
+                pattern: log.pattern.clone(),
+                limits: log.limits,
+                total_bytes: log.total_bytes,
+                on_disk: log.storage == Storage::Disk,
+                durability: log.durability,
+            }))
+        };
+        let rules: Vec<_> = logs.iter().enumerate().filter_map(rule).collect();
+        let now_s = self.now_s();
+        let opens = rules.iter().any(|rule| rule.on_disk) && self.journal.get().is_none();
+        let opened = match &self.folder {
+            Some(folder) if opens => Some(journal::open(folder, &self.rings, &self.counts)?),
+            _ => None,
+        };
+        let mut rings = self.rings.lock();
+        rings.configure(rules.clone(), self.journal.get());
+        if let Some((journal, found)) = opened {
+            rings.restore(found, now_s, &journal);
+            self.journal.set(journal).ok();
+        }
+        self.rules.store(Arc::new(rules));
+        Ok(())
+    }
+
+    /// For items that get their order.
+    pub const fn open(&self) -> Appending<'_> {
+        Appending { log: self, rings: None }
+    }
+
+    /// Makes the records of items, before any lock is held.
+    ///
+    /// # Errors
+    /// Their publisher asks for what cannot be had. Without a publisher who is answered, nothing is refused.
+    pub fn prepare(
+        &self,
+        realm: RealmId,
+        items: &[Item],
+        asked: Option<Durability>,
+    ) -> Result<Batch, Refused> {
+        let rules = self.rules.load();
+        let least = asked.unwrap_or_default();
+        let mut batch = Batch { records: Vec::new(), strongest: least, weakest: Durability::Synced };
+        if items.is_empty() || (rules.is_empty() && least == Durability::Accepted) {
+            return Ok(Batch { strongest: Durability::Accepted, weakest: Durability::Accepted, ..batch });
+        }
+        for item in items {
+            let rule = rules.iter().find(|rule| rule.fits(realm, &item.channel));
+            let on_disk = rule.is_some_and(|rule| rule.on_disk);
+            if least > Durability::Accepted && !on_disk {
+                return Err(Refused::NoDisk(item.channel.as_str().into()));
+            }
+            let durability = rule.map_or(Durability::Accepted, |rule| rule.durability.max(least));
+            batch.strongest = batch.strongest.max(durability);
+            batch.weakest = batch.weakest.min(durability);
+            batch.records.push(rule.map(|rule| Record {
+                rule: Arc::clone(rule),
+                bytes: item.to_record().into(),
+                durability,
+            }));
+        }
+        match self.journal.get().and_then(Journal::refusal) {
+            Some(why) if batch.strongest > Durability::Accepted && asked.is_some() => Err(Refused::Disk(why)),
+            _ => Ok(batch),
+        }
+    }
+
+    /// Where in the log of a channel a subscriber goes on that begins like this, and how far it may be given at once:
+    /// one item or more, as long as there are no more than so many and no more bytes. `None`: the log cannot prove that
+    /// this is everything, or there is none.
+    pub fn span(
+        &self,
+        realm: RealmId,
+        channel: &str,
+        from: &Start,
+        items: usize,
+        bytes: usize,
+    ) -> Option<Span> {
+        let now_s = self.now_s();
+        self.rings.lock().span((realm, channel), from, (items, bytes), now_s)
+    }
+
+    /// What [`Self::span`] has found; nothing if it is gone.
+    pub fn entries(&self, realm: RealmId, channel: &str, span: Span) -> Vec<Entry> {
+        self.rings.lock().entries((realm, channel), span)
+    }
+
+    /// Whether the channel is one that has a log.
+    pub fn keeps(&self, realm: RealmId, channel: &str) -> bool {
+        self.rules.load().iter().any(|rule| rule.fits(realm, channel))
+    }
+
+    /// Calls `each` with the ids that are in logs, the oldest of a channel first.
+    pub fn ids(&self, mut each: impl FnMut(RealmId, &str, &str)) {
+        self.rings.lock().ids(&mut each);
+    }
+
+    /// Drops what is too old and counts what is there; to be called once a second or so.
+    pub fn sweep(&self) {
+        let (items, bytes, channels) = {
+            let mut rings = self.rings.lock();
+            rings.sweep(self.now_s());
+            rings.totals()
+        };
+        self.counts.log_items.set(gauge(items));
+        self.counts.log_bytes.set(gauge(bytes));
+        self.counts.log_channels.set(gauge(channels));
+        if let Some(journal) = self.journal.get() {
+            self.counts.log_disk_bytes.set(gauge(journal.disk_bytes()));
+        }
+    }
+
+    /// Writes what waits, and that the end was in order. Blocks.
+    pub fn close(&self) {
+        if let Some(journal) = self.journal.get() {
+            journal.close();
+        }
+    }
+
+    /// Seconds of a clock that never goes back and that began long before the process, so that older entries have a time.
+    fn now_s(&self) -> u32 {
+        rings::START_S.saturating_add(u32::try_from(self.started.elapsed().as_secs()).unwrap_or(u32::MAX))
+    }
+}
+
+/// Items on their way into their logs.
+#[derive(Debug)]
+pub struct Batch {
+    /// Empty if nothing has a log.
+    records: Vec<Option<Record>>,
+    strongest: Durability,
+    weakest: Durability,
+}
+
+impl Batch {
+    /// What can be said of all items when they are kept.
+    pub const fn durability(&self) -> Durability {
+        self.weakest
+    }
+
+    /// What is to be waited for.
+    pub const fn strongest(&self) -> Durability {
+        self.strongest
+    }
+
+    /// What the log of the item in this slot is to be given.
+    pub fn take(&mut self, slot: usize) -> Option<Record> {
+        self.records.get_mut(slot)?.take()
+    }
+}
+
+/// An item as its log keeps it.
+#[derive(Debug)]
+pub struct Record {
+    rule: Arc<Rule>,
+    bytes: Arc<[u8]>,
+    durability: Durability,
+}
+
+impl Record {
+    /// What its publisher was promised.
+    pub const fn durability(&self) -> Durability {
+        self.durability
+    }
+}
+
+/// The logs, while items are appended to them: locked from the first on.
+#[derive(Debug)]
+pub struct Appending<'l> {
+    log: &'l Log,
+    rings: Option<MutexGuard<'l, Rings>>,
+}
+
+impl Appending<'_> {
+    /// The place that an item gets in the log of its channel.
+    pub fn append(&mut self, realm: RealmId, channel: &str, record: Record) -> Option<Place> {
+        let log = self.log;
+        let rings = self.rings.get_or_insert_with(|| log.rings.lock());
+        rings.append(&record.rule, (realm, channel), record.bytes, log.now_s(), log.journal.get())
+    }
+
+    /// Calls `done` when all that was appended so far is kept like this, or cannot be.
+    pub fn when(&self, durability: Durability, done: impl FnOnce(Result<(), StoreError>) + Send + 'static) {
+        match self.log.journal.get().filter(|_| durability > Durability::Accepted) {
+            Some(journal) => journal.wait(durability, Box::new(done)),
+            None => done(Ok(())),
+        }
+    }
+
+    /// What the publisher is to wait for, if more than acceptance was promised.
+    pub fn finish(self, strongest: Durability) -> Option<Kept> {
+        let any = self.rings.is_some();
+        drop(self.rings);
+        let journal = self.log.journal.get()?;
+        if strongest > Durability::Accepted {
+            let (sender, receiver) = oneshot::channel();
+            // The publisher may have gone.
+            journal.wait(strongest, Box::new(move |outcome| drop(sender.send(outcome))));
+            return Some(Kept(receiver));
+        }
+        if any {
+            journal.wake();
+        }
+        None
+    }
+}
+
+/// The promise that items survive.
+#[derive(Debug)]
+pub struct Kept(oneshot::Receiver<Result<(), StoreError>>);
+
+impl Kept {
+    /// Resolves when they do.
+    ///
+    /// # Errors
+    /// They may not; they stay accepted, and are written when the disk can.
+    pub async fn wait(self) -> Result<(), StoreError> {
+        self.0.await.unwrap_or_else(|_| Err(StoreError::Disk("the server is stopping".into())))
+    }
+}
+
+fn gauge(n: usize) -> i64 {
+    i64::try_from(n).unwrap_or(i64::MAX)
+}
+
+/// How often [`Log::sweep`] is to be called.
+pub const SWEEP_EVERY: Duration = Duration::from_secs(1);
+
+#[cfg(test)]
+mod tests;

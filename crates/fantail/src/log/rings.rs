@@ -1,0 +1,339 @@
+//! The logs in memory: a ring a channel, and the order in which entries of one rule came, by which the oldest go
+//! first when they are too old or too many together. Whatever is lost that a log may have promised begins it anew.
+
+use std::{collections::VecDeque, sync::Arc};
+
+use fantail_proto::log::{Entry, Place, Ring, Start};
+use hashbrown::HashMap;
+use slab::Slab;
+
+use super::{
+    Rule, Span,
+    files::{Found, Logged},
+    journal::Journal,
+};
+use crate::channel::{ChannelKey, RealmId};
+
+#[derive(Debug, Default)]
+pub(super) struct Rings {
+    by_name: HashMap<ChannelKey, u32>,
+    all: Slab<Channel>,
+    rules: Vec<Shelf>,
+    /// Of the log that was begun last.
+    epoch: u64,
+}
+
+#[derive(Debug)]
+struct Channel {
+    realm: RealmId,
+    name: Arc<str>,
+    ring: Ring,
+    /// The place of its rule.
+    rule: usize,
+}
+
+/// What one rule keeps.
+#[derive(Debug)]
+struct Shelf {
+    rule: Arc<Rule>,
+    items: usize,
+    /// Of records.
+    bytes: usize,
+    /// Entries as they came, those that are gone since included.
+    order: VecDeque<Ticket>,
+}
+
+/// An entry, by the low halves of its place; that of another is as old or older.
+#[derive(Clone, Copy, Debug)]
+struct Ticket {
+    channel: u32,
+    epoch: u32,
+    position: u32,
+}
+
+impl Rings {
+    pub(super) fn configure(&mut self, rules: Vec<Arc<Rule>>, journal: Option<&Journal>) {
+        let old = std::mem::take(&mut self.rules);
+        self.rules = rules
+            .into_iter()
+            .map(|rule| Shelf { rule, items: 0, bytes: 0, order: VecDeque::new() })
+            .collect();
+        let mut ended = Vec::new();
+        for (slot, channel) in &mut self.all {
+            let before = old.get(channel.rule).map(|shelf| &shelf.rule);
+            let fits = |shelf: &&Shelf| shelf.rule.fits(channel.realm, &channel.name);
+            match self.rules.iter().find(fits) {
+                // Where its entries are is not changed under it.
+                Some(shelf) if before.is_some_and(|before| before.on_disk == shelf.rule.on_disk) => {
+                    channel.rule = shelf.rule.place;
+                }
+                _ => ended.push((u32::try_from(slot).unwrap_or(u32::MAX), before.cloned())),
+            }
+        }
+        ended.iter().for_each(|(slot, rule)| self.forget(*slot, rule.as_deref(), journal));
+        self.line_up();
+    }
+
+    /// What was on disk when it was opened; what of it proves nothing is forgotten there, too.
+    pub(super) fn restore(&mut self, found: Found, now_s: u32, journal: &Journal) {
+        let Found { logs, epoch, now_ms } = found;
+        for Logged { realm, channel, place, entries, proven } in logs {
+            let fits = |shelf: &&Shelf| {
+                *shelf.rule.realm_name == *realm && shelf.rule.pattern.fits(&channel) && shelf.rule.on_disk
+            };
+            let Some(shelf) = self.rules.iter().find(fits).filter(|_| proven) else {
+                journal.forget(&realm, &channel, place.epoch);
+                continue;
+            };
+            let rule = Arc::clone(&shelf.rule);
+            let mut ring = Ring::at(place);
+            for (at_ms, record) in entries {
+                let age_s = u32::try_from(now_ms.saturating_sub(at_ms) / 1000).unwrap_or(u32::MAX);
+                ring.push(Entry::new(record, now_s.saturating_sub(age_s)));
+            }
+            ring.trim(&rule.limits, now_s);
+            if !ring.is_empty() {
+                self.insert(&rule, &channel, ring);
+            }
+        }
+        self.epoch = self.epoch.max(epoch);
+        self.line_up();
+        self.sweep(now_s);
+    }
+
+    /// The place of a new entry, and none if it cannot be kept.
+    pub(super) fn append(
+        &mut self,
+        rule: &Arc<Rule>,
+        (realm, channel): (RealmId, &str),
+        record: Arc<[u8]>,
+        now_s: u32,
+        journal: Option<&Journal>,
+    ) -> Option<Place> {
+        let place = match self.rules.get(rule.place) {
+            Some(shelf) if Arc::ptr_eq(&shelf.rule, rule) => rule.place,
+            // There are other rules since the record was made.
+            _ => self.rules.iter().position(|shelf| shelf.rule.fits(realm, channel))?,
+        };
+        let known = self.by_name.get(&(realm, channel)).copied();
+        let slot = known.unwrap_or_else(|| {
+            self.epoch = self.epoch.max(now_ns()) + 1;
+            let (rule, ring) = (Arc::clone(&self.rules[place].rule), Ring::new(self.epoch));
+            self.insert(&rule, channel, ring)
+        });
+        let shelf = &mut self.rules[place];
+        let rule = Arc::clone(&shelf.rule);
+        let log = self.all.get_mut(slot as usize)?;
+        let bytes = record.len();
+        if rule.on_disk {
+            let at = Place { epoch: log.ring.epoch(), position: log.ring.next() };
+            let taken = journal.is_some_and(|journal| {
+                journal.append((&rule.realm_name, &log.name), at, rule.durability, Arc::clone(&record))
+            });
+            if !taken {
+                self.forget(slot, Some(&rule), journal);
+                return None;
+            }
+        }
+        let at = log.ring.push(Entry::new(record, now_s));
+        let before = log.ring.len();
+        let freed = log.ring.trim(&rule.limits, now_s);
+        shelf.items = shelf.items + 1 + log.ring.len() - before;
+        shelf.bytes = shelf.bytes + bytes - freed;
+        shelf.note(Ticket::new(slot, at), &self.all);
+        self.shorten(place, now_s);
+        Some(at)
+    }
+
+    pub(super) fn span(
+        &self,
+        channel: (RealmId, &str),
+        from: &Start,
+        (items, bytes): (usize, usize),
+        now_s: u32,
+    ) -> Option<Span> {
+        let ring = self.ring(channel).or_else(|| {
+            // One who wants the newest of a log that has none gets none.
+            let late = matches!(from, Start::Last(_) | Start::Since(_));
+            late.then_some(&NOTHING)
+        })?;
+        let after = ring.after(from, now_s)?;
+        let (mut count, mut size) = (0, 0);
+        for entry in ring.behind(after).take(items) {
+            size += entry.record.len();
+            if count > 0 && size > bytes {
+                break;
+            }
+            count += 1;
+        }
+        let position = after + count;
+        let through = Place { epoch: ring.epoch(), position };
+        Some(Span { after, through, whole: position + 1 == ring.next() })
+    }
+
+    pub(super) fn entries(&self, channel: (RealmId, &str), span: Span) -> Vec<Entry> {
+        let ring = self.ring(channel).filter(|ring| ring.epoch() == span.through.epoch);
+        let count = usize::try_from(span.through.position - span.after).unwrap_or(usize::MAX);
+        ring.map(|ring| ring.behind(span.after).take(count).cloned().collect()).unwrap_or_default()
+    }
+
+    fn ring(&self, (realm, channel): (RealmId, &str)) -> Option<&Ring> {
+        let slot = self.by_name.get(&(realm, channel))?;
+        Some(&self.all.get(*slot as usize)?.ring)
+    }
+
+    pub(super) fn ids(&self, each: &mut dyn FnMut(RealmId, &str, &str)) {
+        for (_, log) in &self.all {
+            let entries = log.ring.behind(log.ring.first() - 1);
+            entries.filter_map(Entry::id).for_each(|id| each(log.realm, &log.name, id));
+        }
+    }
+
+    /// Drops what is too old.
+    pub(super) fn sweep(&mut self, now_s: u32) {
+        (0..self.rules.len()).for_each(|place| self.shorten(place, now_s));
+    }
+
+    /// Items, bytes of records, channels.
+    pub(super) fn totals(&self) -> (usize, usize, usize) {
+        let items = self.rules.iter().map(|shelf| shelf.items).sum();
+        (items, self.rules.iter().map(|shelf| shelf.bytes).sum(), self.all.len())
+    }
+
+    #[cfg(test)]
+    pub(super) fn tickets(&self) -> usize {
+        self.rules.iter().map(|shelf| shelf.order.len()).sum()
+    }
+
+    /// Bytes on disk that are of use.
+    pub(super) fn bytes_on_disk(&self) -> u64 {
+        let on_disk = self.rules.iter().filter(|shelf| shelf.rule.on_disk);
+        on_disk.map(|shelf| shelf.bytes as u64 + shelf.items as u64 * RECORD_COST).sum()
+    }
+
+    /// Whether an entry on disk is one that is here.
+    pub(super) fn has(&self, realm: &str, channel: &str, at: Place) -> bool {
+        let rule = self.rules.iter().find(|shelf| *shelf.rule.realm_name == *realm);
+        let slot = rule.and_then(|shelf| self.by_name.get(&(shelf.rule.realm, channel)));
+        let ring = slot.and_then(|slot| self.all.get(*slot as usize)).map(|log| &log.ring);
+        ring.is_some_and(|ring| {
+            ring.epoch() == at.epoch && (ring.first()..ring.next()).contains(&at.position)
+        })
+    }
+
+    fn insert(&mut self, rule: &Rule, channel: &str, ring: Ring) -> u32 {
+        let key = ChannelKey { realm: rule.realm, name: channel.into() };
+        let log = Channel { realm: rule.realm, name: channel.into(), ring, rule: rule.place };
+        let slot = u32::try_from(self.all.insert(log)).expect("fewer than 2^32 channels: memory ends first");
+        self.by_name.insert(key, slot);
+        slot
+    }
+
+    fn remove(&mut self, slot: u32) -> Option<Channel> {
+        let log = self.all.try_remove(slot as usize)?;
+        self.by_name.remove(&(log.realm, &*log.name));
+        if let Some(shelf) = self.rules.get_mut(log.rule) {
+            shelf.items = shelf.items.saturating_sub(log.ring.len());
+            shelf.bytes = shelf.bytes.saturating_sub(log.ring.bytes());
+        }
+        Some(log)
+    }
+
+    /// What comes next may not follow what is there: the log ends.
+    fn forget(&mut self, slot: u32, rule: Option<&Rule>, journal: Option<&Journal>) {
+        let Some(log) = self.remove(slot) else { return };
+        if let (Some(rule), Some(journal)) = (rule.filter(|rule| rule.on_disk), journal) {
+            journal.forget(&rule.realm_name, &log.name, log.ring.epoch());
+        }
+    }
+
+    /// Drops the oldest of a rule's entries while they are too old or too many together.
+    fn shorten(&mut self, place: usize, now_s: u32) {
+        loop {
+            let shelf = &mut self.rules[place];
+            let Some(ticket) = shelf.order.front().copied() else { break };
+            let log = self.all.get_mut(ticket.channel as usize).filter(|log| log.rule == place);
+            let is_oldest = |log: &Channel| {
+                ticket.epoch == log.ring.epoch() as u32 && ticket.position == log.ring.first() as u32
+            };
+            if let Some(log) = log.filter(|log| is_oldest(log)) {
+                let old = log
+                    .ring
+                    .behind(log.ring.first() - 1)
+                    .next()
+                    .is_some_and(|entry| now_s.saturating_sub(entry.at_s) >= shelf.rule.limits.age_s);
+                if !old && shelf.bytes <= shelf.rule.total_bytes {
+                    break;
+                }
+                shelf.bytes -= log.ring.drop_oldest();
+                shelf.items -= 1;
+                if log.ring.is_empty() {
+                    self.remove(ticket.channel);
+                }
+            }
+            self.rules[place].order.pop_front();
+        }
+    }
+
+    /// Puts all entries in order of their times; those of one second channel by channel.
+    fn line_up(&mut self) {
+        let mut all: Vec<Vec<(u32, Ticket)>> = self.rules.iter().map(|_| Vec::new()).collect();
+        for shelf in &mut self.rules {
+            (shelf.items, shelf.bytes, shelf.order) = (0, 0, VecDeque::new());
+        }
+        for (slot, log) in &self.all {
+            let slot = u32::try_from(slot).unwrap_or(u32::MAX);
+            let first = log.ring.first();
+            self.rules[log.rule].bytes += log.ring.bytes();
+            self.rules[log.rule].items += log.ring.len();
+            let entries = log.ring.behind(first - 1).zip(first..);
+            all[log.rule].extend(entries.map(|(entry, position)| {
+                (entry.at_s, Ticket::new(slot, Place { epoch: log.ring.epoch(), position }))
+            }));
+        }
+        for (shelf, mut tickets) in self.rules.iter_mut().zip(all) {
+            tickets.sort_by_key(|(at_s, _)| *at_s);
+            shelf.order = tickets.into_iter().map(|(_, ticket)| ticket).collect();
+        }
+    }
+}
+
+impl Shelf {
+    fn note(&mut self, ticket: Ticket, logs: &Slab<Channel>) {
+        if self.order.len() == self.order.capacity() {
+            // A quiet channel's entry stays in front of a busy one's, most of which are gone.
+            if self.order.len() > 2 * self.items {
+                self.order.retain(|ticket| ticket.is_there(logs));
+            }
+            self.order.reserve_exact(self.order.len() / 8 + 16);
+        }
+        self.order.push_back(ticket);
+    }
+}
+
+impl Ticket {
+    const fn new(channel: u32, at: Place) -> Self {
+        Self { channel, epoch: at.epoch as u32, position: at.position as u32 }
+    }
+
+    fn is_there(&self, logs: &Slab<Channel>) -> bool {
+        logs.get(self.channel as usize).is_some_and(|Channel { ring, .. }| {
+            let behind = self.position.wrapping_sub(ring.first() as u32);
+            self.epoch == ring.epoch() as u32 && (behind as usize) < ring.len()
+        })
+    }
+}
+
+/// Epochs grow from one run of the process to the next, even if nothing is left of the last.
+fn now_ns() -> u64 {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(now.as_nanos()).unwrap_or(0)
+}
+
+/// Of a channel without items.
+static NOTHING: Ring = Ring::new(0);
+
+/// When the process starts, on the clock of entries.
+pub(super) const START_S: u32 = 1 << 31;
+/// A record on disk beside the item's own: names, numbers, checksum.
+const RECORD_COST: u64 = 64;

@@ -1,0 +1,330 @@
+use std::{fs, path::Path};
+
+use bytes::Bytes;
+use fantail_proto::{
+    item::HttpStream,
+    journal::{Head, Header, Pieces},
+};
+
+use super::*;
+
+const R: RealmId = RealmId(0);
+
+fn rule(text: &str, storage: Storage, durability: Durability) -> config::Log {
+    config::Log {
+        text: text.into(),
+        pattern: Pattern::new(text),
+        realm: "default".into(),
+        limits: Limits { items: 1000, bytes: 1 << 20, age_s: 600 },
+        total_bytes: 1 << 24,
+        storage,
+        durability,
+    }
+}
+
+fn open(folder: &Path, logs: &[config::Log]) -> Log {
+    let log = Log::new(Some(folder.into()), Arc::default());
+    log.configure(logs, |realm| (realm == "default").then_some(R)).unwrap();
+    log
+}
+
+fn memory() -> Log {
+    open(Path::new("/nowhere"), &[rule("*", Storage::Memory, Durability::Accepted)])
+}
+
+fn item(channel: &str, id: u64) -> Item {
+    let content = Bytes::from(vec![b'x'; 40]);
+    Item {
+        channel: channel.into(),
+        id: Some(id.to_string()),
+        stream: Some(HttpStream::Send(content)),
+        ..Item::default()
+    }
+}
+
+/// Appends an item; what there is to wait for.
+fn append(log: &Log, channel: &str, id: u64) -> (Option<Place>, Option<Kept>) {
+    let items = [item(channel, id)];
+    let mut batch = log.prepare(R, &items, Some(Durability::Accepted)).unwrap();
+    let mut logs = log.open();
+    let place = batch.take(0).and_then(|record| logs.append(R, channel, record));
+    (place, logs.finish(batch.strongest()))
+}
+
+fn keep(log: &Log, channel: &str, ids: std::ops::Range<u64>) {
+    for id in ids {
+        let (place, kept) = append(log, channel, id);
+        assert!(place.is_some());
+        if let Some(kept) = kept {
+            kept.0.blocking_recv().unwrap().unwrap();
+        }
+    }
+}
+
+fn behind(log: &Log, channel: &str, from: &Start) -> Option<Vec<u64>> {
+    let span = log.span(R, channel, from, usize::MAX, usize::MAX)?;
+    assert!(span.whole);
+    Some(log.entries(R, channel, span).iter().map(|entry| entry.id().unwrap().parse().unwrap()).collect())
+}
+
+fn after(log: &Log, channel: &str, id: u64) -> Option<Vec<u64>> {
+    behind(log, channel, &Start::Id(id.to_string().into()))
+}
+
+/// What a kill leaves: the files as they are now.
+fn killed(folder: &Path) -> tempfile::TempDir {
+    let copy = tempfile::tempdir().unwrap();
+    let (from, to) = (folder.join("log"), copy.path().join("log"));
+    fs::create_dir(&to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let path = entry.unwrap().path();
+        fs::copy(&path, to.join(path.file_name().unwrap())).unwrap();
+    }
+    copy
+}
+
+fn head(folder: &Path) -> Head {
+    Head::parse(&fs::read(folder.join("log/head")).unwrap()).unwrap()
+}
+
+/// As if the machine had been started again.
+fn power_lost(folder: &Path) {
+    let other = Head { boot: 1, ..head(folder) };
+    fs::write(folder.join("log/head"), other.to_bytes()).unwrap();
+}
+
+#[test]
+fn channels_without_a_rule_have_no_log() {
+    let log = open(Path::new("/nowhere"), &[rule("room-*", Storage::Memory, Durability::Accepted)]);
+    assert!(append(&log, "hall", 1).0.is_none());
+    keep(&log, "room-1", 1..4);
+    assert_eq!(after(&log, "room-1", 1), Some(vec![2, 3]));
+    assert_eq!(after(&log, "hall", 1), None);
+    assert!(log.keeps(R, "room-2") && !log.keeps(RealmId(1), "room-2"));
+    let asked = log.prepare(R, &[item("room-1", 9)], Some(Durability::Synced));
+    assert!(matches!(asked, Err(Refused::NoDisk(channel)) if *channel == *"room-1"));
+}
+
+#[test]
+fn all_channels_of_a_rule_share_its_bytes() {
+    let record = item("a", 1).to_record().len();
+    let one = config::Log { total_bytes: 10 * record, ..rule("*", Storage::Memory, Durability::Accepted) };
+    let log = open(Path::new("/nowhere"), &[one]);
+    keep(&log, "a", 1..6);
+    keep(&log, "b", 1..9);
+    assert_eq!(behind(&log, "a", &Start::Last(99)), Some(vec![4, 5]), "the oldest went first");
+    keep(&log, "c", 1..10);
+    assert_eq!(behind(&log, "a", &Start::Last(99)), Some(vec![]));
+    assert_eq!(behind(&log, "b", &Start::Last(99)), Some(vec![8]));
+    assert_eq!(log.rings.lock().totals(), (10, 10 * record, 2));
+    keep(&log, "a", 6..7);
+    assert_eq!(after(&log, "a", 5), None, "it is another log");
+}
+
+#[test]
+fn a_quiet_channel_does_not_keep_what_is_gone_of_a_busy_one() {
+    let few = Limits { items: 3, bytes: 1 << 20, age_s: 600 };
+    let log = open(
+        Path::new("/nowhere"),
+        &[config::Log { limits: few, ..rule("*", Storage::Memory, Durability::Accepted) }],
+    );
+    keep(&log, "quiet", 1..2);
+    keep(&log, "busy", 1..2000);
+    let rings = log.rings.lock();
+    assert!(rings.tickets() < 100, "{}", rings.tickets());
+}
+
+#[test]
+fn other_rules() {
+    let log = memory();
+    keep(&log, "a", 1..3);
+    keep(&log, "b", 1..3);
+    let configure = |logs: &[config::Log]| log.configure(logs, |_| Some(R)).unwrap();
+    configure(&[rule("b*", Storage::Memory, Durability::Accepted)]);
+    assert_eq!((after(&log, "a", 1), after(&log, "b", 1)), (None, Some(vec![2])));
+    assert!(append(&log, "a", 3).0.is_none());
+    configure(&[rule("*", Storage::Memory, Durability::Accepted)]);
+    keep(&log, "a", 4..5);
+    assert_eq!(after(&log, "a", 1), None, "3 is not known");
+}
+
+#[test]
+fn an_orderly_end_keeps_everything() {
+    let folder = tempfile::tempdir().unwrap();
+    let rules = Durability::ALL.map(|durability| rule(durability.name(), Storage::Disk, durability));
+    let log = open(folder.path(), &rules);
+    rules.iter().for_each(|rule| keep(&log, &rule.text, 1..6));
+    let place = append(&log, "synced", 6).0.unwrap();
+    assert!(matches!(
+        Log::new(Some(folder.path().into()), Arc::default()).configure(&rules, |_| Some(R)),
+        Err(OpenError::InUse(_))
+    ));
+    log.close();
+    let log = open(folder.path(), &rules);
+    for rule in &rules[..2] {
+        assert_eq!(after(&log, &rule.text, 2), Some(vec![3, 4, 5]), "{}", rule.text);
+    }
+    assert_eq!(behind(&log, "synced", &Start::Place(place)), Some(vec![]));
+    let next = append(&log, "synced", 7).0.unwrap();
+    assert_eq!((next.epoch, next.position), (place.epoch, place.position + 1));
+    let mut ids = Vec::new();
+    log.ids(|_, channel, id| ids.push(format!("{channel}{id}")));
+    assert!(ids.contains(&"logged5".into()) && ids.len() == 17, "{ids:?}");
+}
+
+#[test]
+fn what_survives_which_end() {
+    let folder = tempfile::tempdir().unwrap();
+    let rules = Durability::ALL.map(|durability| rule(durability.name(), Storage::Disk, durability));
+    let log = open(folder.path(), &rules);
+    // The last has waited for all.
+    rules.iter().for_each(|rule| keep(&log, &rule.text, 1..6));
+    let proven = |folder: &Path| {
+        let log = open(folder, &rules);
+        Durability::ALL.map(|durability| after(&log, durability.name(), 1) == Some(vec![2, 3, 4, 5]))
+    };
+    assert_eq!(proven(killed(folder.path()).path()), [false, true, true]);
+    let unplugged = killed(folder.path());
+    power_lost(unplugged.path());
+    assert_eq!(proven(unplugged.path()), [false, false, true]);
+    assert_eq!(
+        proven(unplugged.path()),
+        [false, false, true],
+        "what proved nothing once does not do so later"
+    );
+}
+
+/// A bit flipped or a file cut anywhere: what is read is all that there was behind an id, or nothing is said.
+#[test]
+fn no_damage_makes_a_hole() {
+    let folder = tempfile::tempdir().unwrap();
+    let rules = [rule("*", Storage::Disk, Durability::Synced)];
+    let log = open(folder.path(), &rules);
+    for id in 1..8 {
+        ["a", "b", "c"].iter().for_each(|channel| keep(&log, channel, id..id + 1));
+    }
+    keep(&log, "a", 8..10);
+    log.close();
+    let last = |channel: &str| if channel == "a" { 9 } else { 7 };
+    let file = format!("log/{:012}.journal", head(folder.path()).number);
+    let length = fs::read(folder.path().join(&file)).unwrap().len();
+    let (mut served, mut refused) = (0, 0);
+    let spoil = |name: &str, change: &dyn Fn(&mut Vec<u8>)| {
+        let copy = killed(folder.path());
+        let path = copy.path().join(name);
+        let mut bytes = fs::read(&path).unwrap();
+        change(&mut bytes);
+        fs::write(&path, bytes).unwrap();
+        copy
+    };
+    let mut spoilt = Vec::new();
+    for at in (0..length).step_by(41) {
+        spoilt.push(spoil(&file, &|bytes| bytes[at] ^= 1 << (at % 8)));
+        spoilt.push(spoil(&file, &|bytes| bytes.truncate(at)));
+    }
+    for at in (0..Head::BYTES).step_by(9) {
+        spoilt.push(spoil("log/head", &|bytes| bytes[at] ^= 4));
+    }
+    spoilt.push(spoil("log/head", &Vec::clear));
+    for copy in spoilt {
+        let log = open(copy.path(), &rules);
+        for channel in ["a", "b", "c"] {
+            // Something more comes, and the log is read again after another start.
+            let check = |log: &Log, newest: u64| {
+                let mut served = 0;
+                for id in 1..=last(channel) {
+                    if let Some(behind) = after(log, channel, id) {
+                        let expected: Vec<u64> = (id + 1..=last(channel)).chain(100..=newest).collect();
+                        assert_eq!(behind, expected, "{channel} {id}");
+                        served += 1;
+                    }
+                }
+                served
+            };
+            let before = check(&log, 0);
+            keep(&log, channel, 100..101);
+            assert_eq!(check(&log, 100), before);
+            served += before;
+            refused += last(channel) - before;
+        }
+        log.close();
+        let log = open(copy.path(), &rules);
+        for channel in ["a", "b", "c"] {
+            for id in 1..=last(channel) {
+                let expected: Vec<u64> = (id + 1..=last(channel)).chain(100..=100).collect();
+                assert!(after(&log, channel, id).is_none_or(|behind| behind == expected));
+            }
+            assert_eq!(after(&log, channel, 100), Some(vec![]));
+        }
+    }
+    assert!(served > 100 && refused > 100, "{served} {refused}");
+}
+
+#[test]
+fn a_damaged_file_is_set_aside() {
+    let folder = tempfile::tempdir().unwrap();
+    let rules = [rule("*", Storage::Disk, Durability::Synced)];
+    let log = open(folder.path(), &rules);
+    keep(&log, "a", 1..4);
+    keep(&log, "b", 1..4);
+    log.close();
+    let path = folder.path().join(format!("log/{:012}.journal", head(folder.path()).number));
+    let mut bytes = fs::read(&path).unwrap();
+    bytes[Header::BYTES + 30] ^= 1;
+    fs::write(&path, bytes).unwrap();
+    let log = open(folder.path(), &rules);
+    assert_eq!(log.counts.log_damaged.get(), 1);
+    assert_eq!(after(&log, "a", 1), None, "nothing of it came after the damage that is known to be the last");
+    assert_eq!(after(&log, "b", 1), Some(vec![2, 3]));
+    // It is done when the thread has ended.
+    while path.exists() {
+        std::thread::yield_now();
+    }
+    log.close();
+    let names: Vec<_> =
+        fs::read_dir(folder.path().join("log")).unwrap().map(|e| e.unwrap().file_name()).collect();
+    assert!(names.iter().any(|name| name.to_string_lossy().contains("damaged")), "{names:?}");
+    assert_eq!(after(&open(folder.path(), &rules), "b", 1), Some(vec![2, 3]));
+}
+
+#[test]
+fn old_files_go_and_what_is_of_use_stays() {
+    let folder = tempfile::tempdir().unwrap();
+    let few = Limits { items: 2, bytes: 1 << 30, age_s: 600 };
+    let rules =
+        [config::Log { limits: few, total_bytes: 1 << 30, ..rule("*", Storage::Disk, Durability::Logged) }];
+    let log = open(folder.path(), &rules);
+    keep(&log, "quiet", 1..4);
+    let big = Bytes::from(vec![b'x'; 1 << 20]);
+    for id in 0..200 {
+        let items = [Item { stream: Some(HttpStream::Send(big.clone())), ..item("busy", id) }];
+        let mut batch = log.prepare(R, &items, Some(Durability::Logged)).unwrap();
+        let mut logs = log.open();
+        assert!(logs.append(R, "busy", batch.take(0).unwrap()).is_some());
+        logs.finish(batch.strongest()).unwrap().0.blocking_recv().unwrap().unwrap();
+    }
+    let journal = log.journal.get().unwrap();
+    while journal.disk_bytes() > 100 << 20 {
+        journal.wake();
+        std::thread::yield_now();
+    }
+    assert!(!folder.path().join(format!("log/{:012}.journal", 1)).exists());
+    let copy = killed(folder.path());
+    for folder in [copy.path(), folder.path()] {
+        log.close();
+        let log = open(folder, &rules);
+        assert_eq!(after(&log, "quiet", 2), Some(vec![3]));
+        assert_eq!(after(&log, "busy", 198), Some(vec![199]));
+    }
+}
+
+#[test]
+fn a_publisher_cannot_forge_entries() {
+    let folder = tempfile::tempdir().unwrap();
+    let rules = [rule("*", Storage::Disk, Durability::Logged)];
+    let log = open(folder.path(), &rules);
+    keep(&log, "a", 1..2);
+    let file = fs::read(folder.path().join(format!("log/{:012}.journal", 1))).unwrap();
+    let header = Header::parse(&file).unwrap();
+    assert!(header.salt != 0 && Pieces::new(&file, header).count() == 1);
+}
