@@ -4,8 +4,8 @@
 //! measured on every connection. One epoll loop, loopback only. Exit status: 0 when all arrived once and in
 //! order, 1 when not, 2 when it could not be measured.
 //!
-//! Modules in reading order: [`options`] → [`hold`], [`fan`], [`setup`], [`proxy`], [`echo`], [`floor`],
-//! [`origin`] (one a subcommand) → [`streams`], [`line`] and [`publisher`] (the connections) → [`marker`],
+//! Modules in reading order: [`options`] → [`hold`], [`fan`], [`setup`], [`proxy`], [`echo`],
+//! [`webhooks`], [`floor`], [`origin`] (one a subcommand) → [`streams`], [`line`] and [`publisher`] (the connections) → [`marker`],
 //! [`answer`], [`request`], [`frame`], [`events`], [`latency`] (pure) → [`socket`], [`process`] (the system)
 //! → [`report`], [`error`].
 
@@ -31,6 +31,7 @@ mod request;
 mod setup;
 mod socket;
 mod streams;
+mod webhooks;
 
 use std::process::ExitCode;
 
@@ -63,6 +64,7 @@ fn run(options: Options) -> Result<Report, Error> {
         Command::Setup(setup) => setup::run(&setup),
         Command::Proxy(proxy) => proxy::run(&proxy),
         Command::Echo(echo) => echo::run(&echo),
+        Command::Webhooks(webhooks) => webhooks::run(&webhooks),
         Command::Floor(floor) => floor::run(&floor),
         Command::EventsOrigin(origin) => origin::run(&origin),
     }

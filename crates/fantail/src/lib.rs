@@ -4,7 +4,7 @@
 //!
 //! The rooms, in reading order. The path of a client: [`listen`] → [`route`] → [`proxy`] → [`hub`] →
 //! [`hold`]. The path of a publisher: [`publish`] → [`hub`]. `upstream` is a tool: one request in, one
-//! response out. [`xmpp`] hangs on the hub. [`realm`] is the tenants, [`admin`] is for operators; [`config`], [`metrics`], [`logging`],
+//! response out. [`webhook`] and [`xmpp`] hang on the hub. [`realm`] is the tenants, [`admin`] is for operators; [`config`], [`metrics`], [`logging`],
 //! [`drain`], [`store`] and [`error`] are the closets.
 
 pub mod admin;
@@ -29,4 +29,5 @@ pub mod sign;
 pub mod snapshot;
 pub mod store;
 pub mod upstream;
+pub mod webhook;
 pub mod xmpp;

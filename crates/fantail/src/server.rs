@@ -42,6 +42,7 @@ use crate::{
     shard::{Moved, Neighbours, Parts, Shard},
     snapshot::{AllInvalid, Snapshot},
     upstream::{BindError, Workers},
+    webhook::{self, Delivering, Webhooks},
     xmpp::{self, Xmpp, XmppError},
 };
 
@@ -97,6 +98,8 @@ enum ServerError {
     Workers(BindError),
     #[error(transparent)]
     ZeroMq(#[from] zeromq::BindError),
+    #[error(transparent)]
+    Webhooks(#[from] webhook::StartError),
     #[error(transparent)]
     Xmpp(#[from] XmppError),
     #[error("cannot start: {0}")]
@@ -204,6 +207,7 @@ impl Server {
         let publisher = Arc::new(publisher);
         let inputs =
             Inputs::new(Arc::clone(&publisher), Arc::clone(&hub), Arc::clone(&process), &config.zeromq);
+        let (webhooks, delivering) = start_webhooks(&self.snapshot, &hub, &process)?;
         let (stop, stopping) = watch::channel(false);
         let (shards, counters) =
             self.start_shards(&hub, &workers, output, &stopping).map_err(ServerError::Start)?;
@@ -218,7 +222,7 @@ impl Server {
         let component = component.map(|xmpp| start_component(xmpp, parts, stopping.clone()));
         let component = component.transpose().map_err(ServerError::Start)?;
         let control_state =
-            admin::State::new(publisher, hub, counters, process, output.clone(), &config.control)
+            admin::State::new(publisher, hub, counters, process, output.clone(), (&config.control, webhooks))
                 .with_xmpp(desk);
         let state = Arc::new(control_state);
         let end = runtime.block_on(async {
@@ -247,6 +251,8 @@ impl Server {
         while component.as_ref().is_some_and(|thread| !thread.is_finished()) && Instant::now() < patience {
             thread::sleep(TIDY_EVERY / 10);
         }
+        // Last: publishers may have been waiting for it.
+        delivering.into_iter().for_each(Delivering::stop);
         end
     }
 
@@ -260,7 +266,8 @@ impl Server {
         let config = &self.snapshot().config;
         let shards = config.server.shards;
         let origins = shards.saturating_mul(config.origin.connections);
-        let limit = connection_limit(config.client.connections, origins);
+        let webhooks = if config.server.data_dir.is_some() { config.webhooks.concurrency } else { 0 };
+        let limit = connection_limit(config.client.connections, origins + webhooks);
         let crowd = Crowd::new(limit, config.client.connections_per_address);
         let (ended, endings) = mpsc::channel(shards);
         let (neighbours, takers) = Neighbours::new(shards);
@@ -294,6 +301,24 @@ impl Server {
         }
         Ok((endings, counters))
     }
+}
+
+/// With a folder for data there are webhooks.
+fn start_webhooks(
+    snapshot: &Arc<ArcSwap<Snapshot>>,
+    hub: &Arc<Hub>,
+    process: &Arc<Process>,
+) -> Result<(Option<Arc<Webhooks>>, Option<Delivering>), ServerError> {
+    let Some(folder) = snapshot.load().config.server.data_dir.clone() else { return Ok((None, None)) };
+    let (webhooks, delivering, damaged) =
+        webhook::start(&folder, Arc::clone(hub), Arc::clone(snapshot), Arc::clone(process))?;
+    if let Some(damaged) = damaged {
+        tracing::error!(
+            "the webhooks' file was damaged and is now {}: its endpoints are gone",
+            damaged.display()
+        );
+    }
+    Ok((Some(Arc::new(webhooks)), Some(delivering)))
 }
 
 /// A running server, until it has stopped.

@@ -12,7 +12,7 @@ use fantail_proto::forward::{self, ForwardedFor, RuleError};
 use http::{HeaderName, HeaderValue};
 use serde::Deserialize;
 
-use super::{Address, FanOut, LogFormat, Pace, TlsProfile, UnixSocket, sockjs, xmpp, zeromq};
+use super::{Address, FanOut, LogFormat, Pace, TlsProfile, UnixSocket, sockjs, webhooks, xmpp, zeromq};
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -29,6 +29,7 @@ pub(super) struct File {
     hub: Hub,
     control: Control,
     zeromq: zeromq::Section,
+    webhooks: webhooks::Section,
     xmpp: xmpp::Section,
     #[serde(default)]
     realm: Vec<Realm>,
@@ -82,6 +83,8 @@ pub(super) enum Invalid {
     Level(String),
     #[error(r#""{0}" is not a realm's id: write 1 to 64 of A–Z, a–z, 0–9, "_" and "-""#)]
     RealmId(String),
+    #[error(r#""{0}" is no block of addresses: write "10.0.0.0/8", "fd00::/8" or one address"#)]
+    Block(String),
     #[error(r#""{0}" is not an address: write "127.0.0.1:5347" or "xmpp.example.com:5347""#)]
     XmppServer(String),
     #[error(r#""{0}" is not a component's address: write "push.example.com""#)]
@@ -110,6 +113,7 @@ impl File {
             hub: self.hub.build()?,
             control: self.control.build()?,
             zeromq: self.zeromq.build(base)?,
+            webhooks: self.webhooks.build(base)?,
             xmpp: self.xmpp.build(base)?,
             realms: self.realm.into_iter().map(Realm::build).collect::<Result<_, _>>()?,
             logging: self.logging.build(base)?,
@@ -432,6 +436,10 @@ struct Realm {
     id: String,
     #[serde(default)]
     keys: Vec<String>,
+    #[serde(default)]
+    webhook_verify: bool,
+    #[serde(default)]
+    webhook_endpoints: u64,
 }
 
 impl Realm {
@@ -443,7 +451,12 @@ impl Realm {
         if self.keys.iter().any(|k| k.is_empty() || k == "base64:" || k == "file:") {
             return Err(Invalid::RealmKey(self.id));
         }
-        Ok(super::Realm { id: self.id, keys: self.keys })
+        Ok(super::Realm {
+            id: self.id,
+            keys: self.keys,
+            webhook_verify: self.webhook_verify,
+            webhook_endpoints: self.webhook_endpoints,
+        })
     }
 }
 
@@ -517,7 +530,7 @@ pub(super) fn at_least<N: Copy + PartialOrd + TryFrom<usize>>(least: usize, valu
     if enough { Ok(value) } else { Err(Invalid::TooSmall(least)) }
 }
 
-fn at_most(most: usize, value: usize) -> Result<usize, Invalid> {
+pub(super) fn at_most(most: usize, value: usize) -> Result<usize, Invalid> {
     if value <= most { Ok(value) } else { Err(Invalid::TooLarge(most)) }
 }
 
@@ -565,7 +578,7 @@ fn socket_address(text: &str) -> Result<SocketAddr, Invalid> {
     }
 }
 
-fn path(text: &str, base: &Path) -> Option<PathBuf> {
+pub(super) fn path(text: &str, base: &Path) -> Option<PathBuf> {
     (!text.is_empty()).then(|| base.join(text))
 }
 

@@ -18,7 +18,7 @@ pub(super) const TEXT: &str = include_str!("../../fantail.default.toml");
 
 /// The list of tenants; the only one, so it has no keys of its own here but each element's.
 pub(super) const REALM: &str = "realm";
-pub(super) const REALM_KEYS: [&str; 2] = ["id", "keys"];
+pub(super) const REALM_KEYS: [&str; 4] = ["id", "keys", "webhook_verify", "webhook_endpoints"];
 
 pub(super) static KEYS: LazyLock<Vec<Key>> = LazyLock::new(|| {
     let mut section = "";

@@ -19,6 +19,7 @@ mod render;
 mod sockjs;
 #[cfg(test)]
 mod tests;
+mod webhooks;
 mod xmpp;
 mod zeromq;
 
@@ -26,6 +27,7 @@ use crate::logging;
 use layers::Layers;
 pub use pushpin::{LevelError, Notice, level, tcp};
 pub use sockjs::SockJs;
+pub use webhooks::Webhooks;
 pub use xmpp::{Secret, Xmpp};
 pub use zeromq::{Endpoint, Transport, ZeroMq};
 
@@ -44,6 +46,7 @@ pub struct Config {
     pub hub: Hub,
     pub control: Control,
     pub zeromq: ZeroMq,
+    pub webhooks: Webhooks,
     pub xmpp: Option<Xmpp>,
     /// The realm `default` is always there, and first.
     pub realms: Vec<Realm>,
@@ -159,7 +162,7 @@ impl Config {
         let (mut realms, others): (Vec<_>, Vec<_>) =
             parts.realms.into_iter().partition(|realm| realm.id == DEFAULT_REALM);
         if realms.is_empty() {
-            realms.push(Realm { id: DEFAULT_REALM.into(), keys: Vec::new() });
+            realms.push(Realm::bare(DEFAULT_REALM));
         }
         realms.extend(others);
         Self {
@@ -175,6 +178,7 @@ impl Config {
             hub: parts.hub,
             control: parts.control,
             zeromq: parts.zeromq,
+            webhooks: parts.webhooks,
             xmpp: parts.xmpp.finish(),
             realms,
             logging: parts.logging,
@@ -385,6 +389,17 @@ pub struct Realm {
     pub id: String,
     /// As written: plain, `base64:…` or `file:PATH`.
     pub keys: Vec<String>,
+    /// An endpoint is asked whether it wants to be subscribed.
+    pub webhook_verify: bool,
+    /// 0: only `webhooks.endpoints` counts.
+    pub webhook_endpoints: u64,
+}
+
+impl Realm {
+    /// As if only its id were written.
+    pub fn bare(id: &str) -> Self {
+        Self { id: id.into(), keys: Vec::new(), webhook_verify: false, webhook_endpoints: 0 }
+    }
 }
 
 impl fmt::Debug for Realm {
@@ -430,6 +445,7 @@ struct Parts {
     hub: Hub,
     control: Control,
     zeromq: ZeroMq,
+    webhooks: Webhooks,
     xmpp: xmpp::Draft,
     realms: Vec<Realm>,
     logging: Logging,

@@ -27,6 +27,9 @@ pub(super) fn render(layers: &Layers) -> String {
         let origin = origin(layers, &format!("{REALM}.{n}"));
         let keys = Value::Array(vec![Value::from(HIDDEN); keys]);
         out += &format!("\n[[realm]]{origin}\nid = {id}\nkeys = {keys}\n");
+        let rest =
+            realm.as_table().into_iter().flatten().filter(|(name, _)| !matches!(&***name, "id" | "keys"));
+        rest.for_each(|(name, value)| out += &format!("{name} = {value}\n"));
     }
     out
 }
