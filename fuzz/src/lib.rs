@@ -6,6 +6,7 @@ use fantail_proto::{
     address::{self, Block},
     grip::{Hold, Instruct},
     item::{self, HttpResponse, HttpStream, ResponseBody, WsKind},
+    link::Place,
     patch,
     render::{Chunk, Rendered, StreamPart},
     reply::{self, Framing, Head, Version},
@@ -30,7 +31,7 @@ use fantail_proto::{
     zhttp::Packet,
     zmtp::{self, Decoder},
 };
-use http::{HeaderMap, HeaderName, HeaderValue, header::SEC_WEBSOCKET_EXTENSIONS};
+use http::{HeaderMap, HeaderName, HeaderValue, header::SEC_WEBSOCKET_EXTENSIONS, uri::PathAndQuery};
 
 /// Lines of `Name: value`, as an origin would send them.
 pub fn grip_headers(data: &[u8]) {
@@ -51,6 +52,22 @@ pub fn instruct(data: &[u8]) {
     let mut headers = HeaderMap::new();
     headers.insert("content-type", HeaderValue::from_static("application/grip-instruct"));
     check(Instruct::parse(200, "OK", &headers, Bytes::copy_from_slice(data)).ok());
+}
+
+/// Lines: a document's authority, its path, and links in it, each in the document of the one before.
+pub fn links(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    let mut lines = text.split('\n');
+    let (authority, path) = (lines.next().unwrap_or_default(), lines.next().unwrap_or_default());
+    let Some(mut place) = Place::new(false, authority, path) else { return };
+    for reference in lines.take(20) {
+        let Some(next) = place.resolve(reference) else { continue };
+        assert!(next.path_and_query().starts_with('/'));
+        assert!(next.path_and_query().parse::<PathAndQuery>().is_ok());
+        assert!(!next.host().is_empty() && HeaderValue::from_str(next.authority()).is_ok());
+        assert!(next.is_beside(&next) && next.port() > 0 || next.authority().ends_with(":0"));
+        place = next;
+    }
 }
 
 /// What a client of SockJS asks for and says.

@@ -13,6 +13,7 @@ import threading
 import time
 
 import cases
+import stories
 import talk
 import talks
 from peers import Pushpin, start_fantail
@@ -204,6 +205,10 @@ def main():
                     look = lambda system, origin, one=one, mode=mode: talk.run(one, mode, system, origin)
                     wrong += compare(name, look, systems, talk.differs(one, mode), documented)
                     count += 1
+        for story in (s for s in stories.STORIES if only in s.name):
+            look = lambda system, origin, story=story: stories.tell(story, system, origin, post)
+            wrong += compare("story: " + story.name, look, systems, story.differs, documented)
+            count += 1
         for name, raw, differs in (c for c in cases.CONTROL if only in c[0]):
             look = lambda system, _, raw=raw: ask(system.control, raw).view("control")
             wrong += compare("control: " + name, look, systems, differs, documented)

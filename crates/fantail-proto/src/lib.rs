@@ -8,8 +8,11 @@
 //! - [`forward`]: what becomes of a request's headers on the way to the origin
 //! - [`hop`]: which headers concern one connection only
 //! - [`grip`]: what the origin's answer asks for (hold, channels, keep-alive, …)
+//! - [`link`]: where an origin's links lead
 //! - [`item`]: what a publisher sent
 //! - [`duplicate`]: whether an id was seen lately
+//! - [`sequence`]: which item follows which, and what comes too early
+//! - [`recovery`]: how far a subscriber is, and what is done about a gap
 //! - [`patch`]: an item that changes the origin's body instead of replacing it
 //! - [`filter`]: whether a subscriber gets an item
 //! - [`render`]: an item's bytes, once per transport
@@ -36,14 +39,17 @@ pub mod grip;
 pub mod hop;
 pub mod item;
 pub mod json;
+pub mod link;
 mod members;
 mod params;
 pub mod patch;
 pub mod query;
+pub mod recovery;
 pub mod render;
 pub mod reply;
 pub mod request;
 pub mod route;
+pub mod sequence;
 pub mod sockjs;
 pub mod test_origin;
 pub mod tnetstring;

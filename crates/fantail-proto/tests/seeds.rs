@@ -33,6 +33,11 @@ fn items() {
 }
 
 #[test]
+fn links() {
+    replay("links", targets::links);
+}
+
+#[test]
 fn routes() {
     replay("routes", |data| targets::routes(&String::from_utf8_lossy(data)));
 }

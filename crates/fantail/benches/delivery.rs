@@ -5,7 +5,6 @@ use std::{
     io::Read,
     os::{fd::OwnedFd, unix::net::UnixStream},
     sync::Arc,
-    time::Duration,
 };
 
 use bytes::Bytes;
@@ -23,8 +22,8 @@ use fantail_proto::item::{HttpStream, Item};
 const STREAMS: usize = 1000;
 
 fn hub(shards: usize) -> Arc<Hub> {
-    let config = config::Hub { id_ttl: Duration::from_secs(60), ids: 1_000_000, mailbox_items: 65_536 };
-    Arc::new(Hub::new(shards, &config))
+    let config = config::Config::load(config::Sources::default()).expect("the defaults are good");
+    Arc::new(Hub::new(shards, &config.hub))
 }
 
 fn item() -> Item {
@@ -43,7 +42,8 @@ fn holds(hub: &Arc<Hub>, fan_out: FanOut) -> (Holds, Vec<UnixStream>) {
         theirs.set_nonblocking(true).expect("a socket");
         let subscriptions = vec![Subscription::implicit("c")];
         let (meta, prefix) = (Vec::new(), String::new());
-        let asked = Asked { realm: RealmId(0), subscriptions, meta, prefix, uri: None, debug: false };
+        let (uri, next, gone) = (None, None, None);
+        let asked = Asked { realm: RealmId(0), subscriptions, meta, prefix, uri, debug: false, next, gone };
         let id = holds.reserve_stream(asked, Form::Coded, true).expect("room for a pin");
         let client = connections.take(None).expect("no limit for an address");
         holds.attach_stream(id, OwnedFd::from(ours), client, Vec::new(), None);

@@ -1,9 +1,8 @@
-//! The hub: accepts items, drops repeated ids, renders each item once and hands it to every shard and outpost
-//! that has a subscriber, in one order for all. It owns the interest of both in channels and their mailboxes.
-//! It knows no socket, no HTTP and no bus.
+//! The hub: accepts items, drops repeated ids, lets early ones wait, renders each item once and hands it to every
+//! shard and outpost that has a subscriber, in one order for all. It owns the interest of both in channels and their
+//! mailboxes. It knows no socket, no HTTP and no bus.
 
 use std::{
-    collections::VecDeque,
     hash::{BuildHasher, RandomState},
     pin::pin,
     sync::{
@@ -13,27 +12,33 @@ use std::{
     time::Duration,
 };
 
-use fantail_proto::{
-    duplicate::Seen,
-    item::{HttpResponse, Item, ResponseBody},
-    render::{MessagePart, Rendered, StreamPart},
-};
+use fantail_proto::{duplicate::Seen, item::Item};
 use hashbrown::HashMap;
 use parking_lot::Mutex;
 use tokio::{
-    sync::{Notify, oneshot},
-    time::Instant,
+    sync::Notify,
+    time::{Instant, timeout_at},
 };
 
 use changes::Changed;
 pub use changes::{Change, Changes};
-use pledge::Pledge;
+pub use delivery::Delivery;
+use interest::{Early, Interest, Looks};
+use mailbox::Mailbox;
 pub use pledge::{Broken, Kept};
+use receipt::Ballot;
+pub use receipt::{Order, Receipt, Receipts};
+use round::{Round, Taken};
 
 use crate::{config, logging};
 
 mod changes;
+mod delivery;
+mod interest;
+mod mailbox;
 mod pledge;
+mod receipt;
+mod round;
 
 /// Shared by all threads. Its lock is held for the time of some hash lookups, by publishers and by a
 /// shard whose first subscriber of a channel comes or last one goes; never by a delivery.
@@ -47,6 +52,11 @@ pub struct Hub {
     mailbox_items: usize,
     room: Notify,
     changed: Notify,
+    /// Something is over sooner than [`Hub::keep_time`] would look.
+    sooner: Notify,
+    order_wait_ms: u64,
+    linger_ms: u64,
+    early: EarlyCounts,
     started: Instant,
     digest: [RandomState; 2],
 }
@@ -55,19 +65,25 @@ impl Hub {
     /// `shards` is at most [`MAX_SHARDS`].
     pub fn new(shards: usize, config: &config::Hub) -> Self {
         assert!(shards <= MAX_SHARDS, "configuration allows at most {MAX_SHARDS} shards");
-        let ttl = u64::try_from(config.id_ttl.as_millis()).unwrap_or(u64::MAX);
         let keepers = Outpost::ALL.iter().zip(shards..).filter(|(outpost, _)| outpost.keeps());
         Self {
             keepers: keepers.fold(0, |bits, (_, place)| bits | 1 << place),
             ledger: Mutex::new(Ledger {
                 interest: HashMap::new(),
-                seen: Seen::new(ttl, config.ids),
+                seen: Seen::new(milliseconds(config.id_ttl), config.ids),
                 changed: None,
+                looks: Looks::default(),
+                waiting: Waiting::default(),
+                lingering: 0,
             }),
             mailboxes: (0..shards + Outpost::ALL.len()).map(|_| Mailbox::default()).collect(),
             mailbox_items: config.mailbox_items,
             room: Notify::new(),
             changed: Notify::new(),
+            sooner: Notify::new(),
+            order_wait_ms: milliseconds(config.order_wait),
+            linger_ms: milliseconds(config.linger),
+            early: EarlyCounts::default(),
             started: Instant::now(),
             digest: [RandomState::new(), RandomState::new()],
         }
@@ -77,57 +93,49 @@ impl Hub {
     /// for. When this returns, the items have their places in the order of their channels.
     pub fn publish(&self, realm: RealmId, items: Vec<Item>, receipts: bool) -> Result<Accepted, Full> {
         let (ballot, answer) = Ballot::new(items.len(), receipts);
-        let (mut woken, mut duplicates) = (0u64, 0);
         let mut pledge = None;
+        let mut round = Round { hub: self, realm, ballot: &ballot, pledge: &mut pledge, woken: 0 };
+        let (mut duplicates, mut dropped) = (0, 0);
         let said = logging::says_channels();
         let mut unheard = Vec::new();
-        {
-            let mut ledger = self.ledger.lock();
-            let fits = items.iter().all(|item| {
-                let shards = ledger.interest.get(&(realm, item.channel.as_str())).copied().unwrap_or(0);
-                each(shards).all(|shard| self.mailboxes[shard].has_room(items.len(), self.mailbox_items))
-            });
-            if !fits {
-                return Err(Full(items));
+        let mut ledger = self.ledger.lock();
+        let fits = items.iter().all(|item| {
+            let shards = ledger.interest.get(&(realm, item.channel.as_str())).map_or(0, |known| known.shards);
+            each(shards).all(|shard| self.mailboxes[shard].has_room(items.len(), self.mailbox_items))
+        });
+        if !fits {
+            return Err(Full(items));
+        }
+        let now = self.now_ms();
+        for (slot, item) in items.into_iter().enumerate() {
+            let id = item.id.as_ref().map(|id| self.digest(realm, &item.channel, id));
+            if id.is_some_and(|id| ledger.seen.contains(id, now)) {
+                ballot.add(slot, Receipt { duplicate: true, ..Receipt::default() });
+                duplicates += 1;
+                continue;
             }
-            let now = self.now_ms();
-            for (slot, item) in items.into_iter().enumerate() {
-                if let Some(id) = &item.id {
-                    let digest = self.digest(realm, &item.channel, id);
-                    if ledger.seen.contains(digest, now) {
-                        ballot.add(slot, Receipt { duplicate: true, ..Receipt::default() });
-                        duplicates += 1;
-                        continue;
-                    }
-                    ledger.seen.note(digest, now);
-                }
-                let shards = ledger.interest.get(&(realm, item.channel.as_str())).copied().unwrap_or(0);
-                if shards == 0 {
-                    unheard.extend(said.then_some(item.channel));
+            match round.take(&mut ledger, slot, item, id, now) {
+                Taken::Sent => {}
+                Taken::Unheard(channel) => unheard.extend(said.then_some(channel)),
+                Taken::Dropped => {
+                    ballot.add(slot, Receipt { order: Order::Dropped, ..Receipt::default() });
+                    dropped += 1;
+                    // It may be published again.
                     continue;
                 }
-                woken |= shards;
-                let pledge = match shards & self.keepers {
-                    0 => None,
-                    keepers => {
-                        let (pledge, _) = pledge.get_or_insert_with(Pledge::new);
-                        each(keepers).for_each(|_| pledge.expect());
-                        Some(Arc::clone(pledge))
-                    }
-                };
-                let delivery = Arc::new(Delivery::new(realm, item, (&ballot, slot), pledge));
-                for shard in each(shards) {
-                    self.mailboxes[shard].push(Arc::clone(&delivery));
-                }
+            }
+            if let Some(id) = id {
+                ledger.seen.note(id, now);
             }
         }
-        each(woken).for_each(|shard| self.mailboxes[shard].mail.notify_one());
+        drop(ledger);
+        self.wake(round.woken);
         unheard.iter().for_each(|channel| logging::published(channel, 0));
         let kept = pledge.map(|(pledge, kept)| {
             pledge.settle(Ok(()));
             kept
         });
-        Ok(Accepted { duplicates, receipts: answer.map(Receipts), kept })
+        Ok(Accepted { duplicates, dropped, receipts: answer.map(Receipts), kept })
     }
 
     /// Like [`Hub::publish`], but waits for room, at most `patience`.
@@ -147,15 +155,18 @@ impl Hub {
                 Err(full) => full,
                 accepted => return accepted,
             };
-            if tokio::time::timeout_at(deadline, room).await.is_err() {
+            if timeout_at(deadline, room).await.is_err() {
                 return Err(full);
             }
             items = full.0;
         }
     }
 
-    /// Replays every held long-poll to its origin, a few at a time (spec 5.2, `/recover`).
+    /// Asks the origins of all holds again, a few at a time; no order of before counts (spec 5.2, `/recover`).
     pub fn recover(&self) {
+        for known in self.ledger.lock().interest.values_mut() {
+            known.forget();
+        }
         for mailbox in &self.mailboxes {
             mailbox.queue.lock().recover = true;
             mailbox.mail.notify_one();
@@ -169,29 +180,93 @@ impl Hub {
     }
 
     /// From now on `shard` gets the items of this channel: to be called before a client can know that
-    /// it is subscribed.
-    pub fn join(&self, shard: usize, realm: RealmId, channel: &str) {
+    /// it is subscribed. Says for how long yet the channel counts as having got its first subscription
+    /// (spec 4.3), if it does.
+    pub fn join(&self, shard: usize, realm: RealmId, channel: &str) -> Option<Duration> {
+        let now = self.now_ms();
         let mut ledger = self.ledger.lock();
-        match ledger.interest.get_mut(&(realm, channel)) {
-            Some(shards) => *shards |= 1 << shard,
+        let Ledger { interest, lingering, .. } = &mut *ledger;
+        let left_ms = match interest.get_mut(&(realm, channel)) {
+            Some(known) => {
+                *lingering -= usize::from(known.stay());
+                known.shards |= 1 << shard;
+                (known.first_ms + FIRST_MS).saturating_sub(now)
+            }
             None => {
-                ledger.interest.insert(ChannelKey { realm, name: channel.into() }, 1 << shard);
-                self.note(&mut ledger, realm, channel, false);
+                interest.insert(ChannelKey { realm, name: channel.into() }, Interest::new(1 << shard, now));
+                self.note(&mut ledger, realm, channel);
+                FIRST_MS
+            }
+        };
+        (left_ms > 0).then(|| Duration::from_millis(left_ms))
+    }
+
+    /// `poll`: the last subscriber here was a long-poll, whose client may be about to ask again: meanwhile the channel
+    /// keeps its order.
+    pub fn leave(&self, shard: usize, realm: RealmId, channel: &str, poll: bool) {
+        let mut ledger = self.ledger.lock();
+        let Ledger { interest, lingering, looks, .. } = &mut *ledger;
+        let Some(known) = interest.get_mut(&(realm, channel)) else { return };
+        known.shards &= !(1 << shard);
+        if known.shards != 0 {
+            return;
+        }
+        if poll && self.linger_ms > 0 && *lingering < MAX_LINGERING {
+            *lingering += 1;
+            let until_ms = self.now_ms() + self.linger_ms;
+            known.linger(until_ms);
+            self.look_at(looks, realm, channel, known, until_ms);
+        } else {
+            self.close(&mut ledger, realm, channel);
+        }
+    }
+
+    /// Whether the item that came last on a channel is known to be another than this: what is held then is asked
+    /// about again, and until the next item no order counts.
+    pub fn contradicts(&self, realm: RealmId, channel: &str, prev_id: &str) -> bool {
+        let digest = self.digest(realm, channel, prev_id);
+        let mut ledger = self.ledger.lock();
+        let Some(known) = ledger.interest.get_mut(&(realm, channel)) else { return false };
+        let contradicts = known.last().is_some_and(|last| last != digest);
+        if contradicts {
+            known.forget();
+        }
+        contradicts
+    }
+
+    /// A subscriber has missed something of this channel: until its next item no order counts.
+    pub fn forget(&self, realm: RealmId, channel: &str) {
+        if let Some(known) = self.ledger.lock().interest.get_mut(&(realm, channel)) {
+            known.forget();
+        }
+    }
+
+    /// Lets items go that have waited for their predecessors long enough, and channels that nobody has come back to.
+    /// Never returns.
+    pub async fn keep_time(&self) {
+        loop {
+            let mut sooner = pin!(self.sooner.notified());
+            sooner.as_mut().enable();
+            match self.look(self.now_ms()) {
+                Some(due_ms) => _ = timeout_at(self.started + Duration::from_millis(due_ms), sooner).await,
+                None => sooner.await,
             }
         }
     }
 
-    /// `poll`: the last subscriber here was a long-poll, whose client may be about to ask again.
-    pub fn leave(&self, shard: usize, realm: RealmId, channel: &str, poll: bool) {
-        let mut ledger = self.ledger.lock();
-        let key = &(realm, channel);
-        if let Some(shards) = ledger.interest.get_mut(key) {
-            *shards &= !(1 << shard);
-            if *shards == 0 {
-                ledger.interest.remove(key);
-                self.note(&mut ledger, realm, channel, poll);
-            }
-        }
+    /// How long a publish may take longer because an item of it is early.
+    pub fn order_wait(&self) -> Duration {
+        Duration::from_millis(self.order_wait_ms)
+    }
+
+    /// What became of early items so far.
+    pub const fn early(&self) -> &EarlyCounts {
+        &self.early
+    }
+
+    /// Items that wait for their predecessors.
+    pub fn waiting(&self) -> usize {
+        self.ledger.lock().waiting.items
     }
 
     /// From now on, [`Self::changes`] tells which channels of the realm get their first subscriber or lose their last.
@@ -214,7 +289,8 @@ impl Hub {
 
     /// Channels with a subscriber anywhere.
     pub fn channels(&self) -> usize {
-        self.ledger.lock().interest.len()
+        let ledger = self.ledger.lock();
+        ledger.interest.len() - ledger.lingering
     }
 
     /// Resolves when there is mail for `shard`.
@@ -233,9 +309,79 @@ impl Hub {
         recover
     }
 
-    fn note(&self, ledger: &mut Ledger, realm: RealmId, channel: &str, poll: bool) {
+    /// Does what is due, within a limit, and says when more is.
+    fn look(&self, now_ms: u64) -> Option<u64> {
+        let mut woken = 0;
+        let mut ledger = self.ledger.lock();
+        for _ in 0..LOOKS {
+            let Ledger { interest, looks, waiting, .. } = &mut *ledger;
+            let Some((realm, name)) = looks.pop(now_ms, interest) else { break };
+            let Some(known) = interest.get_mut(&(realm, &*name)) else { continue };
+            while let Some(early) = known.expire(now_ms) {
+                woken |= self.release(waiting, early, known.shards, Order::Late);
+                while let Some(early) = known.follow() {
+                    woken |= self.release(waiting, early, known.shards, Order::Held);
+                }
+            }
+            if known.is_over(now_ms) {
+                self.close(&mut ledger, realm, &name);
+            } else if let Some(due_ms) = known.next_ms() {
+                self.look_at(looks, realm, &name, known, due_ms);
+            }
+        }
+        let next = ledger.looks.next_ms();
+        drop(ledger);
+        self.wake(woken);
+        next
+    }
+
+    /// Sees to it that a channel is looked at by then.
+    fn look_at(&self, looks: &mut Looks, realm: RealmId, channel: &str, known: &mut Interest, due_ms: u64) {
+        if looks.plan(realm, channel, known, due_ms) {
+            self.sooner.notify_one();
+        }
+    }
+
+    /// Forgets a channel. Nobody is left to give to what waits for it.
+    fn close(&self, ledger: &mut Ledger, realm: RealmId, channel: &str) {
+        let Some(mut known) = ledger.interest.remove(&(realm, channel)) else { return };
+        ledger.lingering -= usize::from(known.stay());
+        for early in known.into_early() {
+            ledger.waiting.remove(&early);
+            self.early.dropped.fetch_add(1, Relaxed);
+            early.delivery.say(Order::Dropped);
+        }
+        self.note(ledger, realm, channel);
+    }
+
+    /// Gives an item that was early to its subscribers. Returns who they are.
+    fn release(&self, waiting: &mut Waiting, early: Early, shards: u64, order: Order) -> u64 {
+        waiting.remove(&early);
+        let count = if order == Order::Late { &self.early.late } else { &self.early.in_turn };
+        count.fetch_add(1, Relaxed);
+        let Early { mut delivery, promise, .. } = early;
+        delivery.say(order);
+        if let Some(promise) = &promise {
+            delivery.pledge = promise.pass_on(each(shards & self.keepers).count());
+        }
+        self.send(*delivery, shards);
+        shards
+    }
+
+    fn send(&self, delivery: Delivery, shards: u64) {
+        let delivery = Arc::new(delivery);
+        for shard in each(shards) {
+            self.mailboxes[shard].push(Arc::clone(&delivery));
+        }
+    }
+
+    fn wake(&self, shards: u64) {
+        each(shards).for_each(|shard| self.mailboxes[shard].mail.notify_one());
+    }
+
+    fn note(&self, ledger: &mut Ledger, realm: RealmId, channel: &str) {
         if let Some(changed) = &mut ledger.changed
-            && changed.note(realm, channel, poll)
+            && changed.note(realm, channel)
         {
             self.changed.notify_one();
         }
@@ -247,7 +393,7 @@ impl Hub {
     }
 
     fn now_ms(&self) -> u64 {
-        u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
+        milliseconds(self.started.elapsed())
     }
 }
 
@@ -271,86 +417,13 @@ impl Outpost {
     }
 }
 
-/// One item on its way to one or more shards. Dropping the last copy completes its receipt.
-#[derive(Debug)]
-pub struct Delivery {
-    pub realm: RealmId,
-    pub channel: Box<str>,
-    pub item: Rendered,
-    bytes: usize,
-    slot: usize,
-    ballot: Option<Arc<Ballot>>,
-    pledge: Option<Arc<Pledge>>,
-    /// On the shards that have delivered.
-    receivers: AtomicU64,
-}
-
-impl Delivery {
-    fn new(
-        realm: RealmId,
-        item: Item,
-        (ballot, slot): (&Arc<Ballot>, usize),
-        pledge: Option<Arc<Pledge>>,
-    ) -> Self {
-        let channel = item.channel.as_str().into();
-        let item = Rendered::from(item);
-        let ballot = ballot.answer.is_some().then(|| Arc::clone(ballot));
-        let bytes = weight(&item);
-        Self { realm, channel, bytes, item, slot, ballot, pledge, receivers: AtomicU64::new(0) }
-    }
-
-    /// To be said once by each outpost that keeps items: it has kept this one, or cannot.
-    pub fn kept(&self, outcome: Result<(), Broken>) {
-        if let Some(pledge) = &self.pledge {
-            pledge.settle(outcome);
-        }
-    }
-
-    /// Adds what happened on one shard.
-    pub fn report(&self, receipt: Receipt) {
-        self.receivers.fetch_add(receipt.receivers(), Relaxed);
-        if let Some(ballot) = &self.ballot {
-            ballot.add(self.slot, receipt);
-        }
-    }
-}
-
-impl Drop for Delivery {
-    fn drop(&mut self) {
-        logging::published(&self.channel, *self.receivers.get_mut());
-    }
-}
-
-/// What became of one published item, summed over all shards.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub struct Receipt {
-    /// The id was seen within `hub.id_ttl`; nothing else happened.
-    pub duplicate: bool,
-    /// Written whole to the socket (or answered, for a long-poll).
-    pub delivered: u64,
-    /// Waits, whole or in part, in the connection's queue.
-    pub queued: u64,
-    pub filtered: u64,
-    /// The client left before the item was written.
-    pub dropped_gone: u64,
-    /// The queue was over its limit; the connection was closed.
-    pub dropped_overflow: u64,
-    /// A filter of the subscriber's could not be applied, or the content was written for others.
-    pub dropped_filter: u64,
-}
-
-impl Receipt {
-    /// Subscribers that it was meant for.
-    fn receivers(&self) -> u64 {
-        self.delivered + self.queued + self.filtered + self.dropped_gone + self.dropped_overflow
-    }
-}
-
 /// A publish that the hub has taken.
 #[derive(Debug)]
 pub struct Accepted {
     /// Items whose id was seen within `hub.id_ttl`; nothing else happened to them.
     pub duplicates: usize,
+    /// Items that came before their predecessors and had no room to wait for them: the same.
+    pub dropped: usize,
     /// If they were asked for.
     pub receipts: Option<Receipts>,
     /// What to wait for before the publisher is answered.
@@ -362,108 +435,50 @@ pub struct Accepted {
 #[error("a mailbox is full")]
 pub struct Full(pub Vec<Item>);
 
-/// Receipts of one publish, in the order of its items; ready when every shard has delivered.
-#[derive(Debug)]
-pub struct Receipts(oneshot::Receiver<Vec<Receipt>>);
-
-impl Receipts {
-    /// `None` when the process stops first.
-    pub async fn wait(self) -> Option<Vec<Receipt>> {
-        self.0.await.ok()
-    }
-}
-
 #[derive(Debug)]
 struct Ledger {
-    /// Which shards have a subscriber: bit N for shard N, never 0.
-    interest: HashMap<ChannelKey, u64>,
+    interest: HashMap<ChannelKey, Interest>,
     seen: Seen,
     /// Only while somebody follows.
     changed: Option<Changed>,
+    looks: Looks,
+    waiting: Waiting,
+    /// Channels that have no subscriber and keep their order for a while.
+    lingering: usize,
 }
 
-/// What waits for one shard.
+/// Early items of all channels.
 #[derive(Debug, Default)]
-struct Mailbox {
-    queue: Mutex<Queue>,
-    mail: Notify,
-}
-
-#[derive(Debug, Default)]
-struct Queue {
-    deliveries: VecDeque<Arc<Delivery>>,
+struct Waiting {
+    items: usize,
     bytes: usize,
-    recover: bool,
 }
 
-impl Mailbox {
-    /// A request that is larger than a whole mailbox is taken when the mailbox is empty.
-    fn has_room(&self, items: usize, limit: usize) -> bool {
-        let queue = self.queue.lock();
-        queue.deliveries.is_empty()
-            || (queue.deliveries.len() + items <= limit && queue.bytes < MAILBOX_BYTES)
+impl Waiting {
+    const fn has_room(&self) -> bool {
+        self.items < MAX_WAITING && self.bytes < MAX_WAITING_BYTES
     }
 
-    fn push(&self, delivery: Arc<Delivery>) {
-        let mut queue = self.queue.lock();
-        queue.bytes += delivery.bytes;
-        queue.deliveries.push_back(delivery);
+    fn add(&mut self, early: &Early) {
+        self.items += 1;
+        self.bytes += early.delivery.bytes;
     }
 
-    fn take(&self, batch: &mut Vec<Arc<Delivery>>) -> bool {
-        let mut queue = self.queue.lock();
-        let mut bytes = 0;
-        while batch.len() < BATCH_ITEMS && bytes < BATCH_BYTES {
-            let Some(delivery) = queue.deliveries.pop_front() else { break };
-            bytes += delivery.bytes;
-            batch.push(delivery);
-        }
-        queue.bytes -= bytes;
-        if !queue.deliveries.is_empty() {
-            self.mail.notify_one();
-        }
-        std::mem::take(&mut queue.recover)
+    fn remove(&mut self, early: &Early) {
+        self.items -= 1;
+        self.bytes -= early.delivery.bytes;
     }
 }
 
-/// The receipts of one publish while shards deliver it; sent when the last delivery is dropped.
-#[derive(Debug)]
-struct Ballot {
-    receipts: Mutex<Vec<Receipt>>,
-    /// Taken on drop.
-    answer: Option<oneshot::Sender<Vec<Receipt>>>,
-}
-
-impl Ballot {
-    fn new(items: usize, wanted: bool) -> (Arc<Self>, Option<oneshot::Receiver<Vec<Receipt>>>) {
-        if !wanted {
-            return (Arc::new(Self { receipts: Mutex::default(), answer: None }), None);
-        }
-        let (sender, receiver) = oneshot::channel();
-        let receipts = Mutex::new(vec![Receipt::default(); items]);
-        (Arc::new(Self { receipts, answer: Some(sender) }), Some(receiver))
-    }
-
-    fn add(&self, slot: usize, part: Receipt) {
-        if let Some(receipt) = self.receipts.lock().get_mut(slot) {
-            receipt.duplicate |= part.duplicate;
-            receipt.delivered += part.delivered;
-            receipt.queued += part.queued;
-            receipt.filtered += part.filtered;
-            receipt.dropped_gone += part.dropped_gone;
-            receipt.dropped_overflow += part.dropped_overflow;
-            receipt.dropped_filter += part.dropped_filter;
-        }
-    }
-}
-
-impl Drop for Ballot {
-    fn drop(&mut self) {
-        if let Some(answer) = self.answer.take() {
-            // The publisher may have gone: then nobody wants the receipts.
-            drop(answer.send(std::mem::take(self.receipts.get_mut())));
-        }
-    }
+/// What became of items that came before their predecessors.
+#[derive(Debug, Default)]
+pub struct EarlyCounts {
+    /// Their predecessors came.
+    pub in_turn: AtomicU64,
+    /// They went out without them.
+    pub late: AtomicU64,
+    /// There was no room for them, or nobody left who subscribed.
+    pub dropped: AtomicU64,
 }
 
 /// A channel's name in its realm.
@@ -479,28 +494,6 @@ impl hashbrown::Equivalent<ChannelKey> for (RealmId, &str) {
     }
 }
 
-/// What an item holds of a mailbox's bytes.
-fn weight(item: &Rendered) -> usize {
-    let stream = match &item.stream {
-        Some(StreamPart::Send(chunk)) => chunk.framed().len(),
-        _ => 0,
-    };
-    let response = match &item.response {
-        Some(HttpResponse::Send(response)) => match &response.body {
-            ResponseBody::Whole(body) => body.len(),
-            ResponseBody::Patch(_) => 0,
-        },
-        _ => 0,
-    };
-    let message = match &item.message {
-        Some(MessagePart::Send(message)) => message.plain().len(),
-        _ => 0,
-    };
-    let stanza = item.stanza.as_ref().map_or(0, |stanza| stanza.weight());
-    let object = item.object.as_ref().map_or(0, |object| object.len());
-    stream.max(response).max(message).max(stanza).max(object)
-}
-
 fn each(mut shards: u64) -> impl Iterator<Item = usize> {
     std::iter::from_fn(move || {
         let shard = shards.trailing_zeros();
@@ -509,14 +502,21 @@ fn each(mut shards: u64) -> impl Iterator<Item = usize> {
     })
 }
 
+fn milliseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// For so long after its first subscription a channel's holds are to be asked about again (spec 4.3).
+const FIRST_MS: u64 = 1000;
+/// Channels that may keep their order without a subscriber, some hundred bytes each.
+const MAX_LINGERING: usize = 200_000;
+/// Early items of all channels together, besides the limit of each.
+const MAX_WAITING: usize = 65_536;
+const MAX_WAITING_BYTES: usize = 64 << 20;
+/// Channels that are looked at under one lock.
+const LOOKS: usize = 256;
 /// Interest is a bit a shard, and one for each outpost.
 pub const MAX_SHARDS: usize = config::MAX_SHARDS;
-/// What may wait for one shard besides the number of items: 64 of the largest publishes.
-const MAILBOX_BYTES: usize = 64 << 20;
-/// One batch, coalesced, is at most this and one item more: a quarter of the default `client.queue_bytes`.
-const BATCH_BYTES: usize = 256 << 10;
-const BATCH_ITEMS: usize = 1024;
-
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
@@ -524,7 +524,14 @@ mod tests {
     use super::*;
 
     fn hub(shards: usize, mailbox_items: usize) -> Hub {
-        Hub::new(shards, &config::Hub { id_ttl: Duration::from_mins(1), ids: 100, mailbox_items })
+        let config = config::Hub {
+            id_ttl: Duration::from_mins(1),
+            ids: 100,
+            order_wait: Duration::from_secs(5),
+            linger: Duration::from_mins(1),
+            mailbox_items,
+        };
+        Hub::new(shards, &config)
     }
 
     fn item(channel: &str, id: Option<&str>) -> Item {
@@ -591,6 +598,88 @@ mod tests {
         };
         assert!(tokio::join!(publish(), make_room).0.unwrap().receipts.is_none());
         assert!(publish().await.is_err());
+    }
+
+    fn after(channel: &str, id: &str, prev_id: &str) -> Item {
+        Item { prev_id: Some(prev_id.into()), ..item(channel, Some(id)) }
+    }
+
+    #[test]
+    fn early_items_wait_for_their_predecessors() {
+        let hub = hub(1, 1000);
+        hub.join(0, R, "c");
+        let publish = |items| hub.publish(R, items, false).unwrap();
+        publish(vec![item("c", Some("a")), after("c", "d", "c"), after("c", "c", "b")]);
+        assert_eq!((taken(&hub, 0), hub.waiting()), (vec!["c:a".into()], 2));
+        assert_eq!(publish(vec![after("c", "x", "c")]).dropped, 1, "another waits for the same");
+        assert_eq!(publish(vec![Item { no_seq: true, ..after("c", "z", "y") }]).dropped, 0);
+        publish(vec![after("c", "b", "a")]);
+        assert_eq!(taken(&hub, 0), ["c:z", "c:b", "c:c", "c:d"]);
+        assert_eq!((hub.waiting(), hub.early().in_turn.load(Relaxed)), (0, 2));
+        assert_eq!(publish(vec![after("c", "x", "d")]).duplicates, 0, "what was dropped may come again");
+        assert_eq!(taken(&hub, 0), ["c:x"]);
+    }
+
+    #[test]
+    fn only_channels_with_a_subscription_have_an_order() {
+        let hub = hub(1, 1000);
+        let publish = |items| hub.publish(R, items, false).unwrap();
+        publish(vec![item("c", Some("1"))]);
+        hub.join(0, R, "c");
+        publish(vec![after("c", "3", "2")]);
+        assert_eq!(taken(&hub, 0), ["c:3"]);
+        publish(vec![after("c", "5", "4")]);
+        hub.leave(0, R, "c", false);
+        assert_eq!((hub.waiting(), hub.early().dropped.load(Relaxed), hub.channels()), (0, 1, 0));
+        hub.join(0, R, "c");
+        publish(vec![after("c", "9", "8")]);
+        assert_eq!(taken(&hub, 0), ["c:9"]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_over_ends() {
+        let hub = hub(1, 1000);
+        let pass = async |time| _ = tokio::time::timeout(time, hub.keep_time()).await;
+        hub.join(0, R, "c");
+        hub.publish(R, vec![item("c", Some("a")), after("c", "c", "b")], false).unwrap();
+        taken(&hub, 0);
+        pass(Duration::from_millis(4990)).await;
+        assert!(taken(&hub, 0).is_empty());
+        let receipts = hub.publish(R, vec![after("c", "d", "c")], true).unwrap().receipts.unwrap();
+        pass(Duration::from_millis(20)).await;
+        assert_eq!((taken(&hub, 0), hub.early().late.load(Relaxed)), (vec!["c:c".into(), "c:d".into()], 1));
+        assert_eq!(receipts.wait().await.unwrap()[0].order, Order::Held);
+
+        hub.leave(0, R, "c", true);
+        pass(Duration::from_secs(50)).await;
+        assert!(hub.contradicts(R, "c", "c"), "a channel keeps its order after a long-poll");
+        assert!(!hub.contradicts(R, "c", "c"), "and forgets it when it is asked about");
+        assert_eq!(hub.channels(), 0);
+        assert_eq!(hub.join(0, R, "c"), None, "not its first subscription");
+        hub.leave(0, R, "c", true);
+        hub.publish(R, vec![item("c", Some("y")), after("c", "z", "x")], false).unwrap();
+        pass(Duration::from_secs(61)).await;
+        assert_eq!(hub.waiting(), 0);
+        assert_eq!(hub.join(0, R, "c"), Some(Duration::from_secs(1)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_publisher_of_an_early_item_waits_for_who_keeps_it() {
+        let hub = hub(1, 10);
+        let webhooks = hub.place(Outpost::Webhooks);
+        hub.join(webhooks, R, "c");
+        let mut first =
+            hub.publish(R, vec![item("c", Some("a")), after("c", "c", "b")], false).unwrap().kept.unwrap();
+        let settle = || {
+            let mut batch = Vec::new();
+            hub.take(webhooks, &mut batch);
+            batch.iter().for_each(|delivery| delivery.kept(Ok(())));
+        };
+        settle();
+        assert!(tokio::time::timeout(Duration::ZERO, &mut first.0).await.is_err());
+        hub.publish(R, vec![after("c", "b", "a")], false).unwrap();
+        settle();
+        assert_eq!(first.wait().await, Ok(()));
     }
 
     #[tokio::test]

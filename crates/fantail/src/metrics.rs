@@ -201,8 +201,35 @@ families! {
             ended_timeout [cause = timeout]: Count,
             /// A WebSocket's client broke the protocol or a limit.
             ended_violation [cause = violation]: Count,
+            /// A stream had missed an item, and nothing could repair that.
+            ended_gap [cause = gap]: Count,
+            /// A stream's next link could not be followed, or led to what is no page.
+            ended_link [cause = link]: Count,
             /// A WebSocket's origin left, or could not be understood.
             ended_origin [cause = origin]: Count,
+        }
+        updates: "Holds whose origins are asked again, by cause." {
+            /// An item showed that another was missed.
+            updates_gap [cause = gap]: Count,
+            /// What the origin said last is not what was published last.
+            updates_contradiction [cause = contradiction]: Count,
+            updates_hint [cause = hint]: Count,
+            /// `/recover`.
+            updates_recover [cause = recover]: Count,
+            /// Their channel had got its first subscription a second before.
+            updates_first [cause = first]: Count,
+            /// The time of a next link.
+            updates_timer [cause = timer]: Count,
+        }
+        link_fetches: "Requests for next links, retries included." { link_fetches: Count }
+        link_retries: "Next links that were not answered, or not with a page, and are asked for again." {
+            link_retries: Count,
+        }
+        gone_links: "Holds that are gone, by whether their gone link was told." {
+            gone_told [result = told]: Count,
+            gone_failed [result = failed]: Count,
+            /// Too many were waiting to be told.
+            gone_dropped [result = dropped]: Count,
         }
         websocket_messages: "Messages on WebSockets, by who sent them; what was published is under deliveries." {
             messages_client [from = client]: Count,
@@ -238,9 +265,19 @@ families! {
             items_accepted [result = accepted]: Count,
             /// The id was seen within `hub.id_ttl`.
             items_duplicate [result = duplicate]: Count,
+            /// It came before its predecessor, and there was no room for it to wait.
+            items_dropped [result = dropped]: Count,
             /// Well-formed, but over a limit or more than the hub could take.
             items_refused [result = refused]: Count,
         }
+        items_early: "Items that came before their predecessors, by what became of them." {
+            early_in_turn [result = in_turn]: Count,
+            /// They went out without them, after `hub.order_wait`.
+            early_late [result = late]: Count,
+            /// There was no room for them to wait, or nobody left who subscribed.
+            early_dropped [result = dropped]: Count,
+        }
+        items_waiting: "Items that wait for their predecessors." { items_waiting: Gauge }
         publishes: "Publish requests, by result." {
             publishes_accepted [result = accepted]: Count,
             /// The publisher's fault: malformed or over a limit.

@@ -41,7 +41,7 @@ use crate::{
     route::Watch,
     shard::{Moved, Neighbours, Parts, Shard},
     snapshot::{AllInvalid, Snapshot},
-    upstream::{BindError, Workers},
+    upstream::{BindError, Pages, Workers},
     webhook::{self, Delivering, Webhooks},
     xmpp::{self, Xmpp, XmppError},
 };
@@ -211,6 +211,7 @@ impl Server {
         let (stop, stopping) = watch::channel(false);
         let (shards, counters) =
             self.start_shards(&hub, &workers, output, &stopping).map_err(ServerError::Start)?;
+        let timed = Arc::clone(&hub);
         let parts = xmpp::Parts {
             hub: Arc::clone(&hub),
             snapshot: Arc::clone(&self.snapshot),
@@ -234,12 +235,14 @@ impl Server {
             state.enter(Phase::Ready);
             self.announce().map_err(ServerError::Start)?;
             let sockets = tokio::spawn(self.sockets.serve(inputs));
+            let time = tokio::spawn(async move { timed.keep_time().await });
             // The shards have their own: when the last of them stops listening, nobody is kept waiting.
             drop((self.clients, self.control));
             let life = Life { snapshot: self.snapshot, signals, shards, output: output.clone(), workers };
             let end = life.run(&state, &stop).await;
             close.send_replace(true);
             sockets.abort();
+            time.abort();
             if timeout_at(Instant::now() + DRAIN_GRACE, &mut port).await.is_err() {
                 port.abort();
             }
@@ -270,6 +273,7 @@ impl Server {
         let limit = connection_limit(config.client.connections, origins + webhooks);
         let crowd = Crowd::new(limit, config.client.connections_per_address);
         let (ended, endings) = mpsc::channel(shards);
+        let pages = Arc::new(Pages::default());
         let (neighbours, takers) = Neighbours::new(shards);
         let mut counters = Vec::new();
         for (index, moving) in takers.into_iter().enumerate() {
@@ -278,6 +282,7 @@ impl Server {
                 index,
                 hub: Arc::clone(hub),
                 workers: Arc::clone(workers),
+                pages: Arc::clone(&pages),
                 snapshot: Arc::clone(&self.snapshot),
                 counters: Arc::clone(&counted),
                 output: output.clone(),
@@ -497,6 +502,7 @@ struct Thread {
     index: usize,
     hub: Arc<Hub>,
     workers: Arc<Workers>,
+    pages: Arc<Pages>,
     snapshot: Arc<ArcSwap<Snapshot>>,
     counters: Arc<Counters>,
     output: Output,
@@ -518,6 +524,7 @@ impl Thread {
             index,
             hub,
             workers,
+            pages,
             snapshot,
             counters,
             output,
@@ -531,7 +538,8 @@ impl Thread {
         let holds =
             Holds::new(Arc::clone(&hub), index, fan_out, &snapshot.load().config, Arc::clone(&counters))?;
         let access = output.access();
-        let parts = Parts { index, hub, snapshot, counters, connections, access, holds, workers, neighbours };
+        let parts =
+            Parts { index, hub, snapshot, counters, connections, access, holds, workers, pages, neighbours };
         let shard = Shard::new(parts);
         tokio::task::spawn_local(listen::adopt(Rc::clone(&shard), moving));
         for (bound, tls) in bounds {

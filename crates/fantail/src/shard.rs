@@ -28,7 +28,7 @@ use crate::{
     metrics::Counters,
     sign::Tokens,
     snapshot::Snapshot,
-    upstream::{Flights, Upstream, Workers},
+    upstream::{Flights, Pages, Upstream, Workers},
 };
 
 #[derive(Debug)]
@@ -42,6 +42,11 @@ pub struct Shard {
     pub access: RefCell<AccessLog>,
     pub tokens: RefCell<Tokens>,
     pub flights: Flights,
+    /// All shards'.
+    pub pages: Arc<Pages>,
+    /// Origins that are being told of holds that are gone, and their turns.
+    pub departures: Cell<usize>,
+    pub departing: Semaphore,
     pub neighbours: Neighbours,
     /// Turns at the arithmetic of handshakes.
     pub handshakes: Semaphore,
@@ -70,6 +75,7 @@ pub struct Parts {
     pub access: AccessLog,
     pub holds: Holds,
     pub workers: Arc<Workers>,
+    pub pages: Arc<Pages>,
     pub neighbours: Neighbours,
 }
 
@@ -122,6 +128,9 @@ impl Shard {
             access: RefCell::new(parts.access),
             tokens: RefCell::default(),
             flights: Flights::default(),
+            pages: parts.pages,
+            departures: Cell::new(0),
+            departing: Semaphore::new(DEPARTURES_AT_ONCE),
             neighbours: parts.neighbours,
             handshakes: Semaphore::new(HANDSHAKES_AT_ONCE),
             scratch: RefCell::default(),
@@ -177,6 +186,7 @@ impl Shard {
         self.access.borrow_mut().flush();
         let snapshot = self.snapshot.load();
         self.upstream.sweep(snapshot.config.origin.keep_alive);
+        self.pages.sweep();
         if !Arc::ptr_eq(&snapshot, &self.tidied.borrow()) {
             self.upstream.forget();
             self.holds(|holds| holds.configure(&snapshot.config));
@@ -193,7 +203,7 @@ impl Shard {
 
     /// Whether a client is still there, or an origin is still to hear of one.
     pub fn is_busy(&self) -> bool {
-        self.connections.open() > 0 || self.holds.borrow().has_partings()
+        self.connections.open() > 0 || self.holds.borrow().has_partings() || self.departures.get() > 0
     }
 
     pub fn is_draining(&self) -> bool {
@@ -252,3 +262,5 @@ impl Shard {
 const MOVING: usize = 1024;
 /// Handshakes whose arithmetic is done between two looks at all else: each takes up to a millisecond of RSA.
 const HANDSHAKES_AT_ONCE: usize = 8;
+/// Requests about holds that are gone: an origin has more to do.
+const DEPARTURES_AT_ONCE: usize = 32;

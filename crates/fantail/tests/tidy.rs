@@ -46,10 +46,11 @@ const EXCEPTIONS: [(&str, &str, &str); 1] = [(
 )];
 
 /// Where threads and tasks begin; each keeps the handle, or the task ends with the connection it drives.
-const SPAWNS: [&str; 20] = [
+const SPAWNS: [&str; 21] = [
     "fantail/src/admin/mod.rs",
     "fantail/src/listen/connection.rs",
     "fantail/src/logging.rs",
+    "fantail/src/proxy/link.rs",
     "fantail/src/proxy/native.rs",
     "fantail/src/proxy/over_http.rs",
     "fantail/src/publish/zeromq.rs",

@@ -37,7 +37,7 @@ fn no_grip() -> Route {
     Route { no_grip: true, ..Route::default() }
 }
 
-const FEATURE_LINE: &str = "grip-feature: status, filter:skip-self, filter:skip-users, filter:require-sub, \
+const FEATURE_LINE: &str = "grip-feature: status, link:next, link:gone, filter:skip-self, filter:skip-users, filter:require-sub, \
                             filter:build-id, filter:var-subst";
 
 #[test]

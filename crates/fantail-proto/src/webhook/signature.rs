@@ -113,7 +113,7 @@ mod tests {
     fn a_shared_secret() {
         let secret = Secret::parse("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw").unwrap();
         let body = br#"{"test": 2432232314}"#;
-        let signed = signatures(&[secret.clone()], ID, 1_614_265_330, body);
+        let signed = signatures(std::slice::from_ref(&secret), ID, 1_614_265_330, body);
         assert_eq!(signed, "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE=");
         let other = Secret::Shared(vec![7; 24]);
         let both = signatures(&[other, secret], ID, 1_614_265_330, body);
@@ -125,7 +125,7 @@ mod tests {
     fn a_key_pair() {
         let secret = Secret::parse("whsk_nWGxne/9WmC6hEr0kuwsxERJxWl7MmkZcDusAxyuf2A=").unwrap();
         assert_eq!(secret.public().as_deref(), Some("whpk_11qYAYKxCrfVS/7TyWQHOg7hcvPapiMlrwIaaPcHURo="));
-        let signed = signatures(&[secret.clone()], ID, 7, b"body");
+        let signed = signatures(std::slice::from_ref(&secret), ID, 7, b"body");
         let bytes = BASE64.decode(signed.strip_prefix("v1a,").unwrap()).unwrap();
         let public = UnparsedPublicKey::new(&ED25519, secret.public_bytes().unwrap());
         assert!(public.verify(format!("{ID}.7.body").as_bytes(), &bytes).is_ok());

@@ -115,6 +115,11 @@ impl State {
 
     fn metrics(&self, exposition: Exposition) -> String {
         self.process.hub_channels.set(i64::try_from(self.hub.channels()).unwrap_or(i64::MAX));
+        let early = self.hub.early();
+        self.process.early_in_turn.set(early.in_turn.load(Relaxed));
+        self.process.early_late.set(early.late.load(Relaxed));
+        self.process.early_dropped.set(early.dropped.load(Relaxed));
+        self.process.items_waiting.set(i64::try_from(self.hub.waiting()).unwrap_or(i64::MAX));
         self.process.uptime_seconds.set(i64::try_from(self.started.elapsed().as_secs()).unwrap_or(i64::MAX));
         self.process.log_lines_dropped.set(self.log.dropped());
         expose(&self.shards, &self.process, exposition)

@@ -335,6 +335,8 @@ struct Grip {
     channel_bytes: usize,
     instruct_bytes: usize,
     max_timeout: String,
+    update_on_first_subscription: bool,
+    updates_per_second: u32,
 }
 
 impl Grip {
@@ -344,6 +346,8 @@ impl Grip {
             channel_bytes: at_least(1, self.channel_bytes)?,
             instruct_bytes: at_least(1, self.instruct_bytes)?,
             max_timeout: time_limit(&self.max_timeout)?,
+            update_on_first_subscription: self.update_on_first_subscription,
+            updates_per_second: at_least(1, self.updates_per_second)?,
         })
     }
 }
@@ -389,6 +393,8 @@ impl WebSocket {
 struct Hub {
     id_ttl: String,
     ids: usize,
+    order_wait: String,
+    linger: String,
     mailbox_items: usize,
 }
 
@@ -397,6 +403,8 @@ impl Hub {
         Ok(super::Hub {
             id_ttl: duration(&self.id_ttl)?,
             ids: self.ids,
+            order_wait: duration(&self.order_wait)?,
+            linger: duration(&self.linger)?,
             mailbox_items: at_least(1, self.mailbox_items)?,
         })
     }

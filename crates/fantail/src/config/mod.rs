@@ -366,12 +366,16 @@ pub struct Grip {
     pub channel_bytes: usize,
     pub instruct_bytes: usize,
     pub max_timeout: Duration,
+    pub update_on_first_subscription: bool,
+    pub updates_per_second: u32,
 }
 
 #[derive(Clone, Debug)]
 pub struct Hub {
     pub id_ttl: Duration,
     pub ids: usize,
+    pub order_wait: Duration,
+    pub linger: Duration,
     pub mailbox_items: usize,
 }
 

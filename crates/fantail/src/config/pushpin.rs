@@ -400,6 +400,7 @@ impl Form {
             Self::Truth => Some(Value::from(!matches!(&*text.to_ascii_lowercase(), "" | "0" | "false"))),
             Self::Number => number().map(|number| Value::from(i64::from(number))),
             Self::Seconds => number().map(|seconds| Value::from(format!("{seconds}s"))),
+            Self::Milliseconds => number().map(|milliseconds| Value::from(format!("{milliseconds}ms"))),
             Self::Protocol => {
                 Some(Value::from(if matches!(text, "true" | "proto-only") { text } else { "false" }))
             }
@@ -410,6 +411,7 @@ impl Form {
         match self {
             Self::Number => "it is no whole number",
             Self::Seconds => "it is no whole number of seconds",
+            Self::Milliseconds => "it is no whole number of milliseconds",
             Self::Text | Self::Key | Self::Joined | Self::List | Self::Truth | Self::Protocol => {
                 "it is no text"
             }

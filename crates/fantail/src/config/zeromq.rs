@@ -5,12 +5,11 @@ use std::{
     fmt,
     net::{IpAddr, Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
-    time::Duration,
 };
 
 use serde::Deserialize;
 
-use super::file::{Invalid, UNIX_PATH, at_least, duration, octal_mode};
+use super::file::{Invalid, UNIX_PATH, at_least, octal_mode};
 
 /// Sockets that speak ZeroMQ, all of them for the realm `default`, and nobody authenticates on any of them.
 #[derive(Clone, Debug)]
@@ -21,7 +20,6 @@ pub struct ZeroMq {
     pub command: Option<Endpoint>,
     pub ipc_file_mode: Option<u32>,
     pub message_bytes: usize,
-    pub linger: Duration,
 }
 
 /// Where a socket is bound or connected.
@@ -84,7 +82,6 @@ pub(super) struct Section {
     command: String,
     ipc_file_mode: String,
     message_bytes: usize,
-    linger: String,
 }
 
 impl Section {
@@ -100,7 +97,6 @@ impl Section {
             command: optional(&self.command, base)?,
             ipc_file_mode: mode.map(|mode| octal_mode(&mode).ok_or(Invalid::Mode(mode))).transpose()?,
             message_bytes: at_least(1, self.message_bytes)?,
-            linger: duration(&self.linger)?,
         })
     }
 }

@@ -1,9 +1,11 @@
 //! What a request that is to be held asks for, as its origin and its route put it. Values only: subscribing is
 //! the holds' own.
 
-use fantail_proto::filter::Filter;
+use std::{rc::Rc, sync::Arc};
 
-use crate::hub::RealmId;
+use fantail_proto::{filter::Filter, link::Place};
+
+use crate::{hub::RealmId, route::Route};
 
 /// A new hold: who, and subscribed to what.
 #[derive(Debug)]
@@ -18,6 +20,39 @@ pub struct Asked {
     pub uri: Option<Box<str>>,
     /// The route explains errors to clients.
     pub debug: bool,
+    /// Where to go on: of a stream, or of a response that is not held and is continued elsewhere.
+    pub next: Option<GripLink>,
+    /// Who is to hear when the hold is gone.
+    pub gone: Option<GripLink>,
+}
+
+/// Where the links in a request's answers are followed from.
+#[derive(Debug)]
+pub struct Trail {
+    pub route: Arc<Route>,
+    /// Which of the route's targets gave the first of them.
+    pub target: usize,
+    /// Where the request went: what is beside it takes its route.
+    pub home: Place,
+    pub debug: bool,
+}
+
+/// A link of an origin's.
+#[derive(Clone, Debug)]
+pub struct GripLink {
+    pub trail: Rc<Trail>,
+    pub place: Place,
+    /// So often it is followed without a cause. 0: never.
+    pub timeout_ms: u32,
+}
+
+impl GripLink {
+    /// Whether both go in one round.
+    pub(super) fn is_like(&self, other: &Self) -> bool {
+        let path =
+            |link: &Self| (link.place.authority().to_owned(), link.place.path().to_owned(), link.timeout_ms);
+        Arc::ptr_eq(&self.trail.route, &other.trail.route) && path(self) == path(other)
+    }
 }
 
 /// One channel of a new hold.

@@ -1,13 +1,13 @@
 //! Who subscribes to which channel on this shard: four lists a channel, for streams, long-polls,
 //! WebSockets and SockJS, because an item has a body for each. Joining and leaving cost a lookup and a swap.
 
-use std::sync::Arc;
+use std::{collections::VecDeque, sync::Arc};
 
 use fantail_pin::PinId;
 use hashbrown::HashMap;
 use slab::Slab;
 
-use super::{List, Sub, Subs};
+use super::{List, Sub, Subs, milliseconds};
 use crate::{
     hub::{ChannelKey, Hub, RealmId},
     metrics::Counters,
@@ -21,19 +21,59 @@ pub(super) struct Channels {
     shard: usize,
     counters: Arc<Counters>,
     changes: u64,
+    /// Channels that are new to all shards, and until when: oldest first, and at most those of a second.
+    fresh: VecDeque<(u64, ChannelKey)>,
+    now_ms: u64,
+    /// Whether to note them.
+    notes_fresh: bool,
 }
 
 #[derive(Debug)]
 struct Channel {
     key: (RealmId, Box<str>),
     lists: [Vec<PinId>; 4],
-    /// Subscriptions with filters: while there are none, a list is taken whole.
-    filtered: usize,
+    /// Subscriptions with filters or a position: while there are none, a list is taken whole.
+    apart: usize,
 }
 
 impl Channels {
-    pub(super) fn new(hub: Arc<Hub>, shard: usize, counters: Arc<Counters>) -> Self {
-        Self { by_name: HashMap::new(), all: Slab::new(), hub, shard, counters, changes: 0 }
+    pub(super) fn new(hub: Arc<Hub>, shard: usize, counters: Arc<Counters>, notes_fresh: bool) -> Self {
+        let (by_name, all, fresh) = (HashMap::new(), Slab::new(), VecDeque::new());
+        Self { by_name, all, hub, shard, counters, changes: 0, fresh, now_ms: 0, notes_fresh }
+    }
+
+    pub(super) const fn set_now(&mut self, now_ms: u64) {
+        self.now_ms = now_ms;
+    }
+
+    pub(super) const fn note_fresh(&mut self, notes: bool) {
+        self.notes_fresh = notes;
+    }
+
+    /// A channel that was new a second ago, and still has subscribers here.
+    pub(super) fn pop_fresh(&mut self) -> Option<u32> {
+        while let Some((_, key)) = self.fresh.pop_front_if(|(due_ms, _)| *due_ms <= self.now_ms) {
+            if let Some(channel) = self.find(key.realm, &key.name) {
+                return Some(channel);
+            }
+        }
+        None
+    }
+
+    /// When [`Self::pop_fresh`] has something.
+    pub(super) fn fresh_ms(&self) -> Option<u64> {
+        self.fresh.front().map(|(due_ms, _)| *due_ms)
+    }
+
+    /// Whether the item that came last is known to be another than this.
+    pub(super) fn contradicts(&self, realm: RealmId, name: &str, prev_id: &str) -> bool {
+        self.hub.contradicts(realm, name, prev_id)
+    }
+
+    /// A subscriber has missed something: until its next item no order of a channel counts.
+    pub(super) fn forget(&self, channel: u32) {
+        let (realm, name) = &self.all[channel as usize].key;
+        self.hub.forget(*realm, name);
     }
 
     pub(super) fn find(&self, realm: RealmId, name: &str) -> Option<u32> {
@@ -53,18 +93,19 @@ impl Channels {
         &self.all[channel as usize].lists[list as usize]
     }
 
-    pub(super) fn has_filters(&self, channel: u32) -> bool {
-        self.all[channel as usize].filtered > 0
+    /// Whether its subscribers are to be looked at one by one.
+    pub(super) fn is_mixed(&self, channel: u32) -> bool {
+        self.all[channel as usize].apart > 0
     }
 
     /// Adds a subscriber; the hub knows of the channel when this returns.
-    pub(super) fn join(&mut self, realm: RealmId, name: &str, list: List, pin: PinId, filtered: bool) -> Sub {
+    pub(super) fn join(&mut self, realm: RealmId, name: &str, list: List, pin: PinId, apart: bool) -> Sub {
         let index = match self.find(realm, name) {
             Some(index) => index,
             None => self.open(realm, name),
         };
         let channel = &mut self.all[index as usize];
-        channel.filtered += usize::from(filtered);
+        channel.apart += usize::from(apart);
         let pins = &mut channel.lists[list as usize];
         pins.push(pin);
         self.counters.subscriptions.add(1);
@@ -76,17 +117,17 @@ impl Channels {
         self.changes
     }
 
-    /// A subscriber has filters that it had not, or the other way around.
+    /// A subscriber is to be looked at and was not, or the other way around.
     pub(super) fn refilter(&mut self, sub: Sub, before: bool, after: bool) {
         let channel = &mut self.all[sub.channel as usize];
-        channel.filtered = channel.filtered + usize::from(after) - usize::from(before);
+        channel.apart = channel.apart + usize::from(after) - usize::from(before);
         self.changes += 1;
     }
 
     /// Removes a subscriber. Returns whose place has changed: the last of the list is at `sub.place` now.
-    pub(super) fn leave(&mut self, sub: Sub, list: List, filtered: bool) -> Option<PinId> {
+    pub(super) fn leave(&mut self, sub: Sub, list: List, apart: bool) -> Option<PinId> {
         let channel = &mut self.all[sub.channel as usize];
-        channel.filtered -= usize::from(filtered);
+        channel.apart -= usize::from(apart);
         let pins = &mut channel.lists[list as usize];
         pins.swap_remove(sub.place as usize);
         self.changes += u64::from(list.is_spoken_to());
@@ -99,10 +140,15 @@ impl Channels {
     }
 
     fn open(&mut self, realm: RealmId, name: &str) -> u32 {
-        let channel = Channel { key: (realm, name.into()), lists: Default::default(), filtered: 0 };
+        let channel = Channel { key: (realm, name.into()), lists: Default::default(), apart: 0 };
         let index = small(self.all.insert(channel));
         self.by_name.insert(ChannelKey { realm, name: name.into() }, index);
-        self.hub.join(self.shard, realm, name);
+        if let Some(left) = self.hub.join(self.shard, realm, name)
+            && self.notes_fresh
+        {
+            let due_ms = self.now_ms + u64::from(milliseconds(left));
+            self.fresh.push_back((due_ms, ChannelKey { realm, name: name.into() }));
+        }
         self.counters.channels.add(1);
         index
     }

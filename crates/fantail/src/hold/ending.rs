@@ -1,21 +1,12 @@
-//! Ending or replaying many holds at once, in order: when the server drains, or an operator wants origins asked again.
+//! Ending many holds at once, in order, when the server drains.
 //! What an end means to one hold is decided with its kind.
 
 use fantail_pin::PinId;
 use fantail_proto::websocket::close::Code;
 
-use super::{Hold, HoldKind, Holds, websocket};
+use super::{HoldKind, Holds, websocket};
 
 impl Holds {
-    /// Asks all origins of long-polls again, a few at a time.
-    pub fn recover(&mut self) {
-        let polls = self
-            .pins
-            .ids()
-            .filter(|id| matches!(self.pins.get(*id), Some(Hold { kind: HoldKind::Poll(_), .. })));
-        self.replays = polls.collect();
-    }
-
     /// Ends all holds in order: streams cleanly, long-polls with their time-out answer.
     pub fn drain(&mut self) {
         let all: Vec<PinId> = self.pins.ids().collect();

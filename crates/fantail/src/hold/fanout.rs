@@ -3,12 +3,13 @@
 //! work; subscribers are looked up when the batch begins, so one that comes later does not get what was
 //! published before it came.
 
-use std::sync::Arc;
+use std::{rc::Rc, sync::Arc};
 
 use fantail_pin::{Outcome, Payload, PinId, Tally};
 use fantail_proto::{
     filter::template::TemplateError,
     item::{HttpResponse, WrittenFor},
+    recovery::{self, Step},
     render::{Chunk, Message, MessagePart, Rendered, StreamPart},
 };
 use hashbrown::{HashMap, HashSet};
@@ -16,7 +17,11 @@ use smallvec::SmallVec;
 
 mod variants;
 
-use super::{Hold, HoldKind, Holds, List};
+use super::{
+    Hold, HoldKind, Holds, List,
+    follow::{Parked, Turn},
+    updates::Cause,
+};
 use crate::hub::{Delivery, Receipt};
 use variants::{Class, Variant};
 
@@ -49,6 +54,8 @@ pub(super) struct Work {
     failed: Vec<(PinId, TemplateError)>,
     /// What the hold that is being sorted gets.
     gets: Vec<usize>,
+    /// Items that wait for streams, made once for all.
+    parked: HashMap<(usize, Option<usize>), Rc<Parked>>,
     /// Lists of targets to be used again: a broadcast allocates nothing per subscriber.
     spare: Vec<Vec<PinId>>,
 }
@@ -110,6 +117,11 @@ impl Holds {
         self.work = work;
     }
 
+    /// Whether a batch is not done yet.
+    pub(super) fn is_delivering(&self) -> bool {
+        !self.work.batch.is_empty()
+    }
+
     /// Does as much as [`CHUNK`] writes cost. False when the batch is done: its receipts are given then.
     pub fn step(&mut self) -> bool {
         let mut work = std::mem::take(&mut self.work);
@@ -164,7 +176,9 @@ impl Holds {
                 }
             }
         }
-        by_channel.retain(|(_, items)| !items.is_empty());
+        // Items that are nothing to a stream may show one with a position that it has missed others.
+        let counts = |channel| list == List::Streams && self.channels.is_mixed(channel);
+        by_channel.retain(|(channel, items)| !items.is_empty() || counts(*channel));
         let alone = by_channel.len() == 1;
         for (channel, items) in by_channel {
             let subscribers = self.channels.subscribers(channel, list);
@@ -172,7 +186,7 @@ impl Holds {
                 continue;
             }
             let plain = work.write_of(list, &items);
-            if alone && !self.channels.has_filters(channel) && !work.picky {
+            if alone && !self.channels.is_mixed(channel) && !work.picky {
                 work.writes[plain].targets.extend_from_slice(subscribers);
             } else {
                 let targets = work.list(subscribers);
@@ -184,7 +198,10 @@ impl Holds {
     fn list_polls(&self, work: &mut Work) {
         let mut listed = HashSet::new();
         for (delivery, channel) in work.batch.iter().zip(&work.channels) {
-            if let (Some(channel), Some(_)) = (*channel, &delivery.item.response) {
+            // One that is nothing to them may show that they have missed another.
+            if let Some(channel) = *channel
+                && (delivery.item.response.is_some() || self.channels.is_mixed(channel))
+            {
                 listed.insert(channel);
             }
         }
@@ -199,7 +216,7 @@ impl Holds {
         if work.met.contains(&id) {
             return 1;
         }
-        let several = |hold: &&Hold| hold.subs.len() > 1 || hold.filtering.is_some() || work.picky;
+        let several = |hold: &&Hold| hold.subs.len() > 1 || hold.standing.is_some() || work.picky;
         // Of one that has left since the batch began, the write takes note.
         let Some(hold) = self.pins.get(id).filter(several) else {
             work.writes[plain].targets.push(id);
@@ -214,12 +231,35 @@ impl Holds {
         for item in 0..work.batch.len() {
             let Some(hold) = self.pins.get(id) else { break };
             let Some(channel) = self.channel_of(hold, work, item) else { continue };
-            if work.part(list, item).is_none() {
+            let looks = list == List::Streams && hold.standing.is_some();
+            let rendered = &work.batch[item].item;
+            let turn = if looks { self.turn_of(id, channel, rendered) } else { Turn::Deliver };
+            let part = work.part(list, item);
+            let gotten = match (self.pins.get(id), part) {
+                _ if turn == Turn::Pass => {
+                    work.receipts[item].recovered += 1;
+                    continue;
+                }
+                (Some(hold), Some(_)) => self.filtered(work, list, hold, channel, item),
+                _ => Ok(None),
+            };
+            if turn == Turn::Wait {
+                // What is lost to an error is missing, and found to be.
+                if let Ok(place) = gotten {
+                    let parked = work.parked(item, place);
+                    self.park(id, channel, parked);
+                    work.receipts[item].recovered += u64::from(part.is_some());
+                }
                 continue;
             }
-            let gotten = self.filtered(work, list, hold, channel, item);
             match gotten {
-                Ok(Some(place)) => work.add(list, &mut gets, place),
+                Ok(Some(place)) => {
+                    work.add(list, &mut gets, place);
+                    if looks {
+                        self.heard(id, channel);
+                    }
+                }
+                Ok(None) if part.is_none() => {}
                 Ok(None) => {
                     work.receipts[item].filtered += 1;
                     self.counters.filtered.add(1);
@@ -232,9 +272,9 @@ impl Holds {
             }
             // What was lost to an error was not given.
             if gotten.is_ok()
-                && let Some(filtering) = self.pins.get_mut(id).and_then(|hold| hold.filtering.as_mut())
+                && let Some(standing) = self.pins.get_mut(id).and_then(|hold| hold.standing.as_mut())
             {
-                filtering.follow(channel, work.batch[item].item.id.as_deref());
+                standing.advance(channel, work.batch[item].item.id.as_deref());
             }
         }
         if !gets.is_empty() {
@@ -389,12 +429,25 @@ impl Holds {
     fn answer_with(&mut self, id: PinId, channel: u32, item: &Rendered, receipt: &mut Receipt) {
         let Some(hold) = self.pins.get(id) else { return };
         let HoldKind::Poll(poll) = &hold.kind else { return };
-        if item.response.is_none() {
-            return;
+        let hint = matches!(item.response, Some(HttpResponse::Hint));
+        if let Some(position) = hold.position(channel).filter(|_| !hint) {
+            match recovery::step(position, item.id.as_deref(), item.prev_id.as_deref()) {
+                Step::Deliver => {}
+                Step::Skip => return receipt.recovered += 1,
+                Step::Gap => {
+                    receipt.recovered += 1;
+                    return self.mend(id, channel);
+                }
+            }
         }
-        if !self.passes(hold, channel, item) {
-            receipt.filtered += 1;
-            self.counters.filtered.add(1);
+        if item.response.is_none() || !self.passes(hold, channel, item) {
+            if item.response.is_some() {
+                receipt.filtered += 1;
+                self.counters.filtered.add(1);
+            }
+            if let Some(standing) = self.pins.get_mut(id).and_then(|hold| hold.standing.as_mut()) {
+                standing.advance(channel, item.id.as_deref());
+            }
             return;
         }
         let response = match &item.response {
@@ -405,14 +458,17 @@ impl Holds {
                     Err(error) => {
                         receipt.dropped_filter += 1;
                         self.counters.filter_errors.add(1);
-                        if !hold.filtering.as_ref().is_some_and(|filtering| filtering.debug) {
+                        if !hold.standing.as_ref().is_some_and(|standing| standing.debug) {
                             return;
                         }
                         poll.fail(&format!("filter error: {error}\n"))
                     }
                 }
             }
-            Some(HttpResponse::Hint) => return self.replay(id),
+            Some(HttpResponse::Hint) => {
+                Cause::Hint.count(&self.counters);
+                return self.replay(id);
+            }
             _ => return,
         };
         match self.finish_poll(id, response) {
@@ -442,7 +498,7 @@ impl Work {
             List::Streams => match item.stream.as_ref()? {
                 StreamPart::Send(_) => Some(Part::Content),
                 StreamPart::Close => Some(Part::End),
-                // A hint asks the next link, which streams do not follow.
+                // A hint is for the link, and found before.
                 StreamPart::Hint => None,
             },
             List::WebSockets | List::SockJs => Some(match item.message.as_ref()? {
@@ -503,6 +559,7 @@ impl Work {
         self.met.clear();
         self.by_class.clear();
         self.variants.clear();
+        self.parked.clear();
     }
 }
 

@@ -3,25 +3,25 @@
 //! no origin; what is for others to do comes out as [`Onward`].
 
 mod asked;
+mod beats;
 mod channels;
 mod ending;
 mod fanout;
-mod filtering;
+mod follow;
 mod onward;
 mod poll;
 mod sockjs;
+mod standing;
+mod updates;
 mod websocket;
 
-use std::{collections::VecDeque, io, os::fd::OwnedFd, rc::Rc, sync::Arc, time::Duration};
+use std::{io, os::fd::OwnedFd, rc::Rc, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use fantail_pin::{
-    Event, FanOut, Form, KeepAlive, KeepAliveMode, Limits, Outcome, Pace, Payload, PinId, Pins, Wire,
-};
+use fantail_pin::{Event, FanOut, Form, KeepAlive, Limits, Outcome, Pace, PinId, Pins, Wire};
 use fantail_proto::{
     filter::Filter,
     grip,
-    render::Chunk,
     websocket::{
         close::Code,
         control,
@@ -31,7 +31,10 @@ use fantail_proto::{
 };
 use smallvec::SmallVec;
 
-pub use asked::{Asked, Subscription};
+pub use asked::{Asked, GripLink, Subscription, Trail};
+use beats::first_beat;
+pub use beats::{beats, jitter_ms};
+pub use follow::{Fetch, Held, Page};
 pub use onward::{Onward, Released, Replay, Socket};
 pub use poll::{Poll, Shape};
 pub use sockjs::{Found, NO_STORE, Receiver, Said, Speech, admit};
@@ -45,7 +48,9 @@ use crate::{
 };
 use channels::Channels;
 use fanout::Work;
-use filtering::Filtering;
+use follow::{Follow, Rounds};
+use standing::Standing;
+use updates::Updates;
 use websocket::WebSocket;
 
 /// All holds of one shard.
@@ -57,9 +62,8 @@ pub struct Holds {
     counters: Arc<Counters>,
     events: Vec<Event>,
     onward: Vec<Onward>,
-    /// Long-polls that wait to be replayed to their origins, and when the next of them are due.
-    replays: VecDeque<PinId>,
-    replay_at_ms: u64,
+    updates: Updates,
+    rounds: Rounds,
     /// WebSockets whose next deadline is to be found again.
     reschedules: Vec<PinId>,
     now_ms: u64,
@@ -115,13 +119,18 @@ impl Holds {
         pins.set_farewell(websocket::close_frame(Code::TRY_AGAIN_LATER, ""));
         Ok(Self {
             pins,
-            channels: Channels::new(hub, shard, Arc::clone(&counters)),
+            channels: Channels::new(
+                hub,
+                shard,
+                Arc::clone(&counters),
+                config.grip.update_on_first_subscription,
+            ),
             work: Work::default(),
             counters,
             events: Vec::new(),
             onward: Vec::new(),
-            replays: VecDeque::new(),
-            replay_at_ms: 0,
+            updates: Updates::new(config),
+            rounds: Rounds::default(),
             reschedules: Vec::new(),
             now_ms: 0,
             websocket: config.websocket.clone(),
@@ -174,16 +183,11 @@ impl Holds {
         }
         self.attach(id, wire, client);
         if let Some(keep_alive) = keep_alive {
-            let every_ms = u32::try_from(keep_alive.timeout.as_millis()).unwrap_or(u32::MAX);
-            let chunk = Chunk::new(&keep_alive.content);
-            let payload = Payload { coded: chunk.framed().clone(), plain: chunk.content() };
-            let mode = match keep_alive.mode {
-                grip::KeepAliveMode::Idle => KeepAliveMode::Idle,
-                grip::KeepAliveMode::Interval => KeepAliveMode::Interval,
-            };
-            let first = every_ms.saturating_sub(jitter_ms());
-            self.pins.set_keep_alive(id, Rc::new(KeepAlive { payload, every_ms, mode }), first);
+            let beats = beats(keep_alive);
+            let first = first_beat(&beats);
+            self.pins.set_keep_alive(id, Rc::new(beats), first);
         }
+        self.begin_following(id);
     }
 
     /// Gives a reserved long-poll its socket; it is answered when its time is up, if not before.
@@ -195,11 +199,16 @@ impl Holds {
         unread: Vec<u8>,
         timeout_ms: u32,
     ) {
+        let mut due = false;
         if let Some(Hold { kind: HoldKind::Poll(poll), .. }) = self.pins.get_mut(id) {
             poll.unread = unread;
+            due = poll.due;
         }
         self.attach(id, wire, client);
         self.pins.set_deadline(id, timeout_ms);
+        if due {
+            self.replay(id);
+        }
     }
 
     /// Ends a hold that got no socket: its client left first.
@@ -211,6 +220,7 @@ impl Holds {
     pub fn set_now(&mut self, now_ms: u64) {
         self.now_ms = now_ms;
         self.pins.set_now(now_ms);
+        self.channels.set_now(now_ms);
     }
 
     /// Asks the kernel about the sockets; true when there is more to ask at once.
@@ -222,7 +232,7 @@ impl Holds {
         Ok(more? | std::mem::take(&mut self.unread))
     }
 
-    /// Keep-alives, time-outs and replays that are due.
+    /// Keep-alives, time-outs and updates that are due.
     pub fn expire(&mut self) {
         let mut events = std::mem::take(&mut self.events);
         let tally = self.pins.expire(self.now_ms, &mut events);
@@ -230,21 +240,14 @@ impl Holds {
         self.counters.bytes_pushed.add(tally.bytes);
         self.events = events;
         self.react();
-        if !self.replays.is_empty() && self.replay_at_ms <= self.now_ms {
-            self.replay_at_ms = self.now_ms + REPLAY_EVERY_MS;
-            for _ in 0..REPLAY_BATCH {
-                let Some(id) = self.replays.pop_front() else { break };
-                self.replay(id);
-            }
-        }
+        self.update();
         self.reschedule();
     }
 
     /// When [`Self::expire`] is due, in the shard's milliseconds.
     pub fn next_expiry_ms(&self) -> Option<u64> {
-        let replay = (!self.replays.is_empty()).then_some(self.replay_at_ms);
         let reschedule = (!self.reschedules.is_empty()).then_some(self.now_ms);
-        [self.pins.next_expiry_ms(), replay, reschedule].into_iter().flatten().min()
+        [self.pins.next_expiry_ms(), self.next_update_ms(), reschedule].into_iter().flatten().min()
     }
 
     /// Whether origins are still to hear of clients that are gone.
@@ -273,58 +276,57 @@ impl Holds {
 
     fn reserve(&mut self, asked: Asked, form: Form, kind: HoldKind) -> Option<PinId> {
         let list = kind.list();
-        let hold = Hold { subs: Subs::new(), kind, client: None, filtering: None, unread: None };
+        let particular = |s: &Subscription| !s.filters.is_empty() || s.prev_id.is_some();
+        let linked = asked.next.is_some() || asked.gone.is_some();
+        let standing = (linked || asked.subscriptions.iter().any(particular)).then(|| {
+            let Asked { meta, prefix, debug, next, gone, .. } = &asked;
+            Box::new(Standing {
+                meta: meta.clone(),
+                debug: *debug,
+                follow: next.clone().map(|next| Box::new(Follow::new(next, asked.subscriptions.is_empty()))),
+                gone: gone.clone().map(Box::new),
+                ..Standing::new(prefix)
+            })
+        });
+        let hold = Hold { subs: Subs::new(), kind, client: None, standing, unread: None };
         let id = self.pins.reserve(form, hold)?;
         self.gauge(list, 1);
-        let filtered = asked.subscriptions.iter().any(|subscription| !subscription.filters.is_empty());
-        if filtered && let Some(hold) = self.pins.get_mut(id) {
-            let Asked { meta, prefix, debug, .. } = &asked;
-            let filtering = Filtering { meta: meta.clone(), debug: *debug, ..Filtering::new(prefix) };
-            hold.filtering = Some(Box::new(filtering));
+        let mut contradicted = false;
+        for subscription in asked.subscriptions {
+            asked.uri.iter().for_each(|uri| crate::logging::subscribed(uri, &subscription.channel));
+            let Subscription { channel, prev_id, .. } = subscription.clone();
+            self.join(id, asked.realm, list, subscription);
+            contradicted |=
+                prev_id.is_some_and(|prev_id| self.channels.contradicts(asked.realm, &channel, &prev_id));
         }
-        for Subscription { channel, filters, prev_id } in asked.subscriptions {
-            asked.uri.iter().for_each(|uri| crate::logging::subscribed(uri, &channel));
-            let sub = self.join(id, asked.realm, &channel, list, filters);
-            let filtering = self.pins.get_mut(id).and_then(|hold| hold.filtering.as_mut());
-            if let (Some(filtering), Some(sub), Some(prev_id)) = (filtering, sub, prev_id) {
-                filtering.ids.push((sub.channel, prev_id));
-            }
+        if contradicted {
+            self.contradicted(id);
         }
         Some(id)
     }
 
-    /// Subscribes a hold to a channel that it does not have, or gives it other filters.
-    fn join(
-        &mut self,
-        id: PinId,
-        realm: RealmId,
-        name: &str,
-        list: List,
-        filters: Vec<Filter>,
-    ) -> Option<Sub> {
-        let known = self.channels.find(realm, name);
-        let hold = self.pins.get_mut(id)?;
+    /// Subscribes a hold to a channel that it does not have, or gives it other filters and another position there.
+    fn join(&mut self, id: PinId, realm: RealmId, list: List, subscription: Subscription) {
+        let Subscription { channel: name, filters, prev_id } = subscription;
+        let known = self.channels.find(realm, &name);
+        let Some(hold) = self.pins.get_mut(id) else { return };
         let known = known.and_then(|known| hold.subs.iter().find(|sub| sub.channel == known)).copied();
-        let (before, after) =
-            (known.is_some_and(|sub| hold.filters(sub.channel).is_some()), !filters.is_empty());
+        let before = known.is_some_and(|sub| hold.is_apart(sub.channel));
+        let after = !filters.is_empty() || prev_id.is_some() || hold.follows();
         let sub = match known {
             Some(sub) => {
                 self.channels.refilter(sub, before, after);
                 sub
             }
             None => {
-                let sub = self.channels.join(realm, name, list, id, after);
+                let sub = self.channels.join(realm, &name, list, id, after);
                 hold.subs.push(sub);
                 sub
             }
         };
-        if let Some(filtering) = &mut hold.filtering {
-            filtering.filters.retain(|(channel, _)| *channel != sub.channel);
-            if after {
-                filtering.filters.push((sub.channel, filters));
-            }
+        if let Some(standing) = &mut hold.standing {
+            standing.set(sub.channel, filters, prev_id);
         }
-        Some(sub)
     }
 
     /// Ends the subscription at a place among those of a hold.
@@ -332,12 +334,11 @@ impl Holds {
         let Some(hold) = self.pins.get_mut(id) else { return };
         let list = hold.kind.list();
         let sub = hold.subs.remove(place);
-        let filtered = hold.filters(sub.channel).is_some();
-        if let Some(filtering) = &mut hold.filtering {
-            filtering.filters.retain(|(channel, _)| *channel != sub.channel);
-            filtering.ids.retain(|(channel, _)| *channel != sub.channel);
+        let apart = hold.is_apart(sub.channel);
+        if let Some(standing) = &mut hold.standing {
+            standing.remove(sub.channel);
         }
-        let moved = self.channels.leave(sub, list, filtered);
+        let moved = self.channels.leave(sub, list, apart);
         if let Some(hold) = moved.and_then(|moved| self.pins.get_mut(moved)) {
             channels::moved(&mut hold.subs, sub);
         }
@@ -378,8 +379,7 @@ impl Holds {
 
     fn react_to(&mut self, event: Event) {
         let (id, cause): (_, fn(&Counters) -> &Count) = match event {
-            Event::Due(id) if self.is_websocket(id) => return self.due_websocket(id),
-            Event::Due(id) => return self.time_out(id),
+            Event::Due(id) => return self.due(id),
             Event::Finished(id) => return self.release(id),
             Event::Readable(id) if self.is_websocket(id) => return self.readable(id),
             Event::Readable(id) => return self.spoken_to(id),
@@ -397,12 +397,25 @@ impl Holds {
         }
     }
 
-    fn close_stream(&mut self, id: PinId) -> Outcome {
+    fn due(&mut self, id: PinId) {
+        match self.pins.get(id).map(|hold| &hold.kind) {
+            Some(HoldKind::Stream { .. }) => self.due_stream(id),
+            _ if self.is_websocket(id) => self.due_websocket(id),
+            _ => self.time_out(id),
+        }
+    }
+
+    /// Ends a stream in order.
+    fn finish_stream(&mut self, id: PinId) -> Outcome {
         let tail = match self.pins.form(id) {
             Some(Form::Coded) => LAST_CHUNK,
             _ => Bytes::new(),
         };
-        let outcome = self.pins.finish(id, &tail);
+        self.pins.finish(id, &tail)
+    }
+
+    fn close_stream(&mut self, id: PinId) -> Outcome {
+        let outcome = self.finish_stream(id);
         self.counters.ended_close.add(u64::from(matches!(outcome, Outcome::Sent | Outcome::Queued)));
         outcome
     }
@@ -446,28 +459,16 @@ impl Holds {
         }
     }
 
-    /// Sends a long-poll's request to its origin once more.
-    fn replay(&mut self, id: PinId) {
-        match self.pins.get(id) {
-            // One that has been answered may still have bytes of its answer to write.
-            Some(Hold { kind: HoldKind::Poll(poll), client: Some(_), .. }) if !poll.answered => {}
-            _ => return,
-        }
-        let Some((Some(wire), hold)) = self.unsubscribe(id) else { return };
-        if let (HoldKind::Poll(poll), Some(client)) = (hold.kind, hold.client) {
-            let Poll { mut request, unread, last_ids, .. } = *poll;
-            request.extend_from_slice(&unread);
-            let replay = Some(Replay { last_ids });
-            self.onward.push(Onward::Released(Released { wire, client, unread: request, replay }));
-        }
-    }
-
     fn drop_pin(&mut self, id: PinId) {
         drop(self.unsubscribe(id));
     }
 
     fn unsubscribe(&mut self, id: PinId) -> Option<(Option<Wire>, Hold)> {
         self.leave_session(id);
+        self.unfollow(id);
+        if let Some(gone) = self.pins.get_mut(id).and_then(|hold| hold.standing.as_mut()?.gone.take()) {
+            self.onward.push(Onward::Gone(*gone));
+        }
         self.unsubscribe_all(id);
         self.part(id, Farewell::Disconnect);
         self.deflating -= usize::from(self.is_websocket(id) && self.pins.form(id) == Some(Form::Coded));
@@ -506,8 +507,8 @@ struct Hold {
     kind: HoldKind,
     /// Comes with the socket.
     client: Option<Client>,
-    /// Only when a filter was given.
-    filtering: Option<Box<Filtering>>,
+    /// Only when there is something of it.
+    standing: Option<Box<Standing>>,
     /// What a stream's client had sent behind its request, or what a WebSocket's has said and there is no room for.
     unread: Option<Box<[u8]>>,
 }
@@ -562,8 +563,31 @@ impl HoldKind {
 
 impl Hold {
     fn filters(&self, channel: u32) -> Option<&[Filter]> {
-        let found = self.filtering.as_ref()?.filters.iter().find(|(c, _)| *c == channel)?;
+        let found = self.standing.as_ref()?.filters.iter().find(|(c, _)| *c == channel)?;
         Some(&found.1)
+    }
+
+    /// Whether items of a channel are to be looked at for this hold alone.
+    fn is_apart(&self, channel: u32) -> bool {
+        self.standing.as_ref().is_some_and(|standing| standing.is_apart(channel))
+    }
+
+    /// Whether it follows links, or did.
+    fn follows(&self) -> bool {
+        self.standing.as_ref().is_some_and(|standing| standing.follow.is_some())
+    }
+
+    /// Whether it has a link to follow.
+    fn has_link(&self) -> bool {
+        self.standing
+            .as_ref()
+            .and_then(|standing| standing.follow.as_ref())
+            .is_some_and(|follow| follow.has_link())
+    }
+
+    /// Where its client is in a channel, if its origin keeps track.
+    fn position(&self, channel: u32) -> Option<&str> {
+        self.standing.as_ref()?.position(channel)
     }
 }
 
@@ -571,13 +595,4 @@ fn milliseconds(time: Duration) -> u32 {
     u32::try_from(time.as_millis()).unwrap_or(u32::MAX)
 }
 
-/// Spreads keep-alives of holds that were made together (spec 3.6): up to a second early.
-fn jitter_ms() -> u32 {
-    use std::hash::{BuildHasher, RandomState};
-    u32::try_from(RandomState::new().hash_one(()) % 1000).unwrap_or(0)
-}
-
 const LAST_CHUNK: Bytes = Bytes::from_static(b"0\r\n\r\n");
-/// Updates of low priority (spec 4.3): a hundred holds, ten times a second.
-const REPLAY_BATCH: usize = 100;
-const REPLAY_EVERY_MS: u64 = 100;

@@ -3,7 +3,7 @@
 
 use fantail_pin::Wire;
 
-use super::Asking;
+use super::{Asking, Fetch, GripLink};
 use crate::client::Client;
 
 /// What the holds leave to others.
@@ -15,6 +15,10 @@ pub enum Onward {
     Closed(Socket),
     /// A WebSocket's origin is to be asked.
     Ask(Asking),
+    /// A page is to be fetched for streams.
+    Fetch(Box<Fetch>),
+    /// A hold is gone, and its origin is to hear of it.
+    Gone(GripLink),
 }
 
 /// A socket that is closed without losing what was written.
@@ -39,4 +43,6 @@ pub struct Released {
 #[derive(Debug)]
 pub struct Replay {
     pub last_ids: Vec<(String, String)>,
+    /// Who is to hear when it is gone.
+    pub gone: Option<GripLink>,
 }

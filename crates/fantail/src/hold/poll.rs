@@ -22,9 +22,9 @@ pub struct Poll {
     /// What the client had sent behind it.
     pub unread: Vec<u8>,
     pub shape: Shape,
-    /// For `Grip-Last` when the request is replayed: a channel as the origin named it, and its prev-id.
-    pub last_ids: Vec<(String, String)>,
     pub answered: bool,
+    /// Its origin is to be asked again, and it waits for its turn.
+    pub due: bool,
     /// What the answer says to pages of other origins.
     pub cors: Option<Box<Cors>>,
 }

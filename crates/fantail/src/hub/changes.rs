@@ -1,16 +1,15 @@
 //! Which channels have got their first subscriber or lost their last since somebody asked: a name each, not an
 //! event each, so that what waits is bounded by the number of channels. Never says who subscribes.
 
-use hashbrown::HashMap;
+use hashbrown::{HashMap, HashSet};
 
-use super::{ChannelKey, RealmId};
+use super::{ChannelKey, RealmId, interest::Interest};
 
 /// What is to be told about one realm.
 #[derive(Debug)]
 pub(super) struct Changed {
     realm: RealmId,
-    /// Whether the last subscriber that left was a long-poll.
-    names: HashMap<Box<str>, bool>,
+    names: HashSet<Box<str>>,
     /// There were more than are kept: all channels are told.
     all: bool,
 }
@@ -27,41 +26,38 @@ pub struct Changes {
 pub struct Change {
     pub channel: Box<str>,
     pub subscribed: bool,
-    /// If not: whether the last to leave was a long-poll.
-    pub poll: bool,
 }
 
 impl Changed {
     pub(super) fn new(realm: RealmId) -> Self {
-        Self { realm, names: HashMap::new(), all: false }
+        Self { realm, names: HashSet::new(), all: false }
     }
 
     /// True when nothing was waiting before.
-    pub(super) fn note(&mut self, realm: RealmId, channel: &str, poll: bool) -> bool {
+    pub(super) fn note(&mut self, realm: RealmId, channel: &str) -> bool {
         if realm != self.realm || self.all {
             return false;
         }
         let first = self.names.is_empty();
         if self.names.len() >= MAX_NAMES {
-            self.names = HashMap::new();
+            self.names = HashSet::new();
             self.all = true;
         } else {
-            self.names.insert(channel.into(), poll);
+            self.names.insert(channel.into());
         }
         first
     }
 
-    pub(super) fn take(&mut self, interest: &HashMap<ChannelKey, u64>) -> Option<Changes> {
+    pub(super) fn take(&mut self, interest: &HashMap<ChannelKey, Interest>) -> Option<Changes> {
         let names = std::mem::take(&mut self.names);
         if std::mem::take(&mut self.all) {
             let subscribed = interest.keys().filter(|key| key.realm == self.realm);
-            let change =
-                |key: &ChannelKey| Change { channel: key.name.clone(), subscribed: true, poll: false };
+            let change = |key: &ChannelKey| Change { channel: key.name.clone(), subscribed: true };
             return Some(Changes { channels: subscribed.map(change).collect(), all: true });
         }
-        let change = |(channel, poll): (Box<str>, bool)| {
+        let change = |channel: Box<str>| {
             let subscribed = interest.contains_key(&(self.realm, &*channel));
-            Change { channel, subscribed, poll: poll && !subscribed }
+            Change { channel, subscribed }
         };
         (!names.is_empty()).then(|| Changes { channels: names.into_iter().map(change).collect(), all: false })
     }
@@ -76,20 +72,21 @@ mod tests {
 
     const R: RealmId = RealmId(0);
 
-    fn interest(names: &[&str]) -> HashMap<ChannelKey, u64> {
-        names.iter().map(|name| (ChannelKey { realm: R, name: (*name).into() }, 1)).collect()
+    fn interest(names: &[&str]) -> HashMap<ChannelKey, Interest> {
+        let one = |name: &&str| (ChannelKey { realm: R, name: (*name).into() }, Interest::new(1, 0));
+        names.iter().map(one).collect()
     }
 
     #[test]
     fn the_last_state_is_told_once() {
         let mut changed = Changed::new(R);
-        assert!(changed.note(R, "a", false));
-        assert!(!changed.note(R, "a", true) && !changed.note(R, "b", true));
-        assert!(!changed.note(RealmId(1), "c", false), "another realm");
+        assert!(changed.note(R, "a"));
+        assert!(!changed.note(R, "a") && !changed.note(R, "b"));
+        assert!(!changed.note(RealmId(1), "c"), "another realm");
         let mut changes = changed.take(&interest(&["a"])).unwrap();
         changes.channels.sort_by(|a, b| a.channel.cmp(&b.channel));
-        let change = |channel: &str, subscribed, poll| Change { channel: channel.into(), subscribed, poll };
-        assert_eq!(changes.channels, [change("a", true, false), change("b", false, true)]);
+        let change = |channel: &str, subscribed| Change { channel: channel.into(), subscribed };
+        assert_eq!(changes.channels, [change("a", true), change("b", false)]);
         assert!(!changes.all && changed.take(&interest(&["a"])).is_none());
     }
 
@@ -97,7 +94,7 @@ mod tests {
     fn too_many_are_told_as_all() {
         let mut changed = Changed::new(R);
         for n in 0..=MAX_NAMES {
-            changed.note(R, &n.to_string(), false);
+            changed.note(R, &n.to_string());
         }
         let changes = changed.take(&interest(&["x", "y"])).unwrap();
         assert!(changes.all && changes.channels.len() == 2);

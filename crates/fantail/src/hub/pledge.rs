@@ -47,6 +47,29 @@ impl Pledge {
     }
 }
 
+/// For an item that its keepers get later: its publisher waits for them, or until it is known that there are none.
+#[derive(Debug)]
+pub(super) struct Promise(Arc<Pledge>);
+
+impl Promise {
+    pub(super) fn of(pledge: &Arc<Pledge>) -> Self {
+        pledge.expect();
+        Self(Arc::clone(pledge))
+    }
+
+    /// So many keepers get the item now.
+    pub(super) fn pass_on(&self, keepers: usize) -> Option<Arc<Pledge>> {
+        (0..keepers).for_each(|_| self.0.expect());
+        (keepers > 0).then(|| Arc::clone(&self.0))
+    }
+}
+
+impl Drop for Promise {
+    fn drop(&mut self) {
+        self.0.settle(Ok(()));
+    }
+}
+
 impl Kept {
     /// Resolves when everybody has kept everything.
     ///

@@ -258,7 +258,18 @@ impl<S: AsyncWrite + Unpin> hyper::rt::Write for Guard<S> {
     ) -> Poll<io::Result<usize>> {
         let guard = self.get_mut();
         guard.state.write_begins();
-        let written = ready!(Pin::new(&mut guard.socket).poll_write_vectored(cx, bufs))?;
+        let socket = Pin::new(&mut guard.socket);
+        let len = bufs.iter().map(|buf| buf.len()).sum::<usize>();
+        let written = if len <= GATHERED_BYTES {
+            SCRATCH.with_borrow_mut(|scratch| {
+                let mut gathered = ReadBuf::new(scratch);
+                bufs.iter().for_each(|buf| gathered.put_slice(buf));
+                socket.poll_write(cx, gathered.filled())
+            })
+        } else {
+            socket.poll_write_vectored(cx, bufs)
+        };
+        let written = ready!(written)?;
         guard.state.wrote(written);
         Poll::Ready(Ok(written))
     }
@@ -267,6 +278,9 @@ impl<S: AsyncWrite + Unpin> hyper::rt::Write for Guard<S> {
 /// What of later requests is received while one is answered: more than this stays in the kernel, and
 /// then a client's departure is noticed only when something is written to it.
 const READ_AHEAD_BYTES: usize = 16 * 1024;
+
+/// Up to here a copy and one plain send are cheaper than a gathering write: a head and a small body.
+const GATHERED_BYTES: usize = 4 * 1024;
 
 /// Twice hyper's first read, so that a growing one still fits.
 const SCRATCH_BYTES: usize = 16 * 1024;

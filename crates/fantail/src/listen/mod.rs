@@ -141,6 +141,8 @@ pub fn go_on(shard: &Rc<Shard>, onward: Onward) {
         Onward::Released(released) => Connection::go_on(shard, released),
         Onward::Closed(socket) => Connection::close(socket),
         Onward::Ask(asking) => proxy::ask(shard, asking),
+        Onward::Fetch(fetch) => proxy::fetch(shard, fetch),
+        Onward::Gone(link) => proxy::say_gone(shard, link),
     }
 }
 

@@ -114,6 +114,9 @@ pub(super) struct Answer {
     /// Which of the route's targets.
     pub(super) target: usize,
     pub(super) shape: Shape,
+    /// As the client said them.
+    pub(super) host: HeaderValue,
+    pub(super) path_and_query: PathAndQuery,
     trusted: bool,
 }
 
@@ -165,6 +168,7 @@ impl Ask {
         let websocket = handshake::is_upgrade(&head.headers);
         let shape = found.shape(exchange, &head);
         let Found { route, host, path_and_query, tls } = found;
+        exchange.tls = tls;
         if !websocket && (route.rule.aco || proxy.auto_cross_origin) {
             exchange.cors = Some(Box::new(Cors::of(&head.headers)));
         }
@@ -304,9 +308,17 @@ impl Ask {
         ready: Bytes,
         download: Option<Download>,
     ) -> Answer {
-        let Self { route, shape, .. } = self;
-        let trusted = self.is_trusted();
-        Answer { head, ready, download, route: Arc::clone(route), target, shape: *shape, trusted }
+        Answer {
+            head,
+            ready,
+            download,
+            route: Arc::clone(&self.route),
+            target,
+            shape: self.shape,
+            host: self.host.clone(),
+            path_and_query: self.path_and_query.clone(),
+            trusted: self.is_trusted(),
+        }
     }
 }
 

@@ -12,6 +12,7 @@ use fantail_proto::grip::KeepAlive;
 use hyper::body::Incoming;
 use tokio::sync::mpsc;
 
+use super::link::Farewell;
 use crate::{
     client::Client,
     hold::Replay,
@@ -28,6 +29,7 @@ pub struct Conversation {
     tls: bool,
     /// For the first request only.
     replay: RefCell<Option<Replay>>,
+    farewell: RefCell<Option<Box<Farewell>>>,
     stage: Cell<Stage>,
     parked: RefCell<Option<Parked>>,
     uploaded: Cell<u64>,
@@ -54,12 +56,16 @@ impl Conversation {
         tls: bool,
         replay: Option<Replay>,
     ) -> Rc<Self> {
+        let mut replay = replay;
+        let gone = replay.as_mut().and_then(|replay| replay.gone.take());
+        let farewell = gone.map(|gone| Box::new(Farewell::new(Rc::clone(&shard), gone)));
         Rc::new(Self {
             shard,
             state,
             peer,
             tls,
             replay: RefCell::new(replay),
+            farewell: RefCell::new(farewell),
             stage: Cell::new(Stage::Idle),
             parked: RefCell::default(),
             uploaded: Cell::new(0),
@@ -108,6 +114,10 @@ impl Conversation {
         self.uploaded.set(0);
         self.unread.take();
         self.replay.take()
+    }
+
+    pub(super) fn take_farewell(&self) -> Option<Box<Farewell>> {
+        self.farewell.take()
     }
 
     pub(super) fn respond(&self) {

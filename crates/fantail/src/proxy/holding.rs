@@ -1,22 +1,31 @@
 //! An answer that asks for something: it is collected, read, and its request becomes a hold, or a
 //! rewritten response (spec 3).
 
-use std::{collections::VecDeque, future::poll_fn, rc::Rc, task::Poll};
+use std::{collections::VecDeque, future::poll_fn, rc::Rc, sync::Arc, task::Poll, time::Duration};
 
 use bytes::Bytes;
 use fantail_pin::Form;
 use fantail_proto::{
     filter::{self, Filter},
-    grip::{Hold, Instruct, InstructError},
+    grip::{self, Hold, Instruct, InstructError, KeepAlive, Reply},
+    link::Place,
+    route,
 };
 use http::{HeaderValue, Response, StatusCode, header::CONTENT_ENCODING};
 use http_body_util::BodyExt;
 use tokio::time::timeout;
 
-use super::{Exchange, Parked, Relay, ask::Answer, conversation::Reserved, upload};
+use super::{
+    Exchange, Parked, Relay,
+    ask::{Answer, Shape},
+    conversation::Reserved,
+    link::follow,
+    upload,
+};
 use crate::{
+    config,
     error::Fault,
-    hold::{self, Asked, Subscription},
+    hold::{self, Asked, GripLink, Subscription, Trail},
     logging::Outcome,
     upstream::Download,
 };
@@ -46,44 +55,33 @@ pub(super) async fn take(exchange: &mut Exchange, mut answer: Answer) -> Result<
         let body = body.map_err(|error| at(&answer, InstructError(format!("filter error: {error}"))))?;
         instruct.reply.body = body.into_owned().into();
     }
-    let streams = matches!(hold, Some(Hold::Stream { .. }));
+    // Without a hold, what follows is where the link leads.
+    let pages = hold.is_none() && instruct.next.is_some();
+    let streams = pages || matches!(hold, Some(Hold::Stream { .. }));
     // Ids are written into a body that is there whole.
     if rest.is_some() && (!streams || builds) {
         return Err(Fault::AnswerTooLarge { target: answer.target().address.to_string() });
     }
     let ready =
         if rest.is_some() { ready } else { VecDeque::from([std::mem::take(&mut instruct.reply.body)]) };
-    let Some(hold) = hold else { return Ok(exchange.reply(instruct.reply, ready)) };
+    let hold = match hold {
+        Some(hold) => hold,
+        None if pages => Hold::Stream { keep_alive: None },
+        None => return Ok(exchange.reply(instruct.reply, ready)),
+    };
     arrive(exchange, &answer, rest.as_mut()).await?;
     if streams && instruct.reply.headers.get(CONTENT_ENCODING).is_some_and(|coding| coding != "identity") {
         let why = "a stream with Content-Encoding cannot be held: items are not encoded";
         return Err(at(&answer, InstructError(why.into())));
     }
-    let asked = asked(exchange, &answer, &instruct)?;
+    let asked = asked(exchange, &answer, &instruct, (pages, streams)).map_err(|error| at(&answer, error))?;
     match hold {
         Hold::Stream { .. } if has_no_body(&answer, instruct.reply.code) => {
             Ok(exchange.reply(instruct.reply, VecDeque::new()))
         }
         Hold::Stream { keep_alive } => {
-            if let Some(why) = broken_continuity(&instruct) {
-                tracing::info!(target: "fantail::proxy", why, "stream not held");
-                let mut ready = ready;
-                if exchange.debug && rest.is_none() {
-                    ready.push_back(Bytes::from(format!("\n\n{why}\n")));
-                }
-                let body = Relay::new(Rc::clone(&exchange.conversation), ready, rest, exchange.entry.take());
-                return Ok(exchange.with_head(instruct.reply, body));
-            }
-            let shape = answer.shape;
-            let form = if shape.http11 { Form::Coded } else { Form::Plain };
-            let id = exchange.shard().holds(|holds| holds.reserve_stream(asked, form, shape.keep_alive));
-            let id = id.ok_or(Fault::Full)?;
-            let reserved = Reserved::new(Rc::clone(exchange.shard()), id);
-            exchange.conversation.will_park(Parked::Stream { reserved, keep_alive });
-            let mut ready = ready;
-            ready.retain(|data| !data.is_empty());
-            let body = Relay::new(Rc::clone(&exchange.conversation), ready, rest, exchange.entry.take());
-            Ok(exchange.with_head(instruct.reply, body.parking()))
+            let why = broken_continuity(&instruct).filter(|_| !pages);
+            hold_stream(exchange, instruct.reply, (asked, answer.shape, keep_alive), (ready, rest), why)
         }
         Hold::Response { timeout } => {
             let timeout_ms = u32::try_from(timeout.min(config.max_timeout).as_millis()).unwrap_or(u32::MAX);
@@ -91,6 +89,32 @@ pub(super) async fn take(exchange: &mut Exchange, mut answer: Answer) -> Result<
             park_poll(exchange, answer, instruct, asked, body, timeout_ms).await
         }
     }
+}
+
+/// Begins a stream: its beginning is written, and then it is held, if nothing speaks against that.
+fn hold_stream(
+    exchange: &mut Exchange,
+    reply: Reply,
+    (asked, shape, keep_alive): (Asked, Shape, Option<KeepAlive>),
+    (mut ready, rest): (VecDeque<Bytes>, Option<Download>),
+    why_not: Option<String>,
+) -> Result<Response<Relay>, Fault> {
+    if let Some(why) = why_not {
+        tracing::info!(target: "fantail::proxy", why, "stream not held");
+        if exchange.debug && rest.is_none() {
+            ready.push_back(Bytes::from(format!("\n\n{why}\n")));
+        }
+        let body = Relay::new(Rc::clone(&exchange.conversation), ready, rest, exchange.entry.take());
+        return Ok(exchange.with_head(reply, body));
+    }
+    let form = if shape.http11 { Form::Coded } else { Form::Plain };
+    let id = exchange.shard().holds(|holds| holds.reserve_stream(asked, form, shape.keep_alive));
+    let id = id.ok_or(Fault::Full)?;
+    let reserved = Reserved::new(Rc::clone(exchange.shard()), id);
+    exchange.conversation.will_park(Parked::Stream { reserved, keep_alive });
+    ready.retain(|data| !data.is_empty());
+    let body = Relay::new(Rc::clone(&exchange.conversation), ready, rest, exchange.entry.take());
+    Ok(exchange.with_head(reply, body.parking()))
 }
 
 async fn park_poll(
@@ -109,13 +133,12 @@ async fn park_poll(
     for value in reply.headers.values_mut() {
         *value = HeaderValue::from_bytes(value.as_bytes()).unwrap_or_else(|_| value.clone());
     }
-    let last_ids = instruct.channels.into_iter().filter_map(|channel| Some((channel.name, channel.prev_id?)));
     let poll = hold::Poll {
         request,
         unread: Vec::new(),
         shape: answer.shape.into(),
-        last_ids: last_ids.collect(),
         answered: false,
+        due: false,
         cors: exchange.cors.clone(),
         reply,
     };
@@ -129,17 +152,78 @@ async fn park_poll(
     std::future::pending().await
 }
 
-/// What the hold subscribes to: the instruct's channels, as many as are allowed, each once and with the
+/// What the hold is to be: there is none, but more to come (`pages`), or it is a stream.
+fn asked(
+    exchange: &mut Exchange,
+    answer: &Answer,
+    instruct: &Instruct,
+    (pages, streams): (bool, bool),
+) -> Result<Asked, InstructError> {
+    let rule = &answer.route.rule;
+    let (next, gone) = links(exchange, answer, instruct)?;
+    let subscriptions = match pages {
+        true => Vec::new(),
+        false => subscriptions(&exchange.snapshot.config.grip, rule, answer.target, instruct)?,
+    };
+    let named = subscriptions.iter().any(|s| !s.filters.is_empty() || s.prev_id.is_some());
+    let prefix = if named || next.is_some() { rule.prefix.clone() } else { String::new() };
+    // The first link of a long-poll counts, however often it is asked about.
+    let gone = exchange.farewell.take().and_then(|farewell| farewell.keep()).or(gone);
+    let (meta, uri) = (instruct.meta.clone(), exchange.said_uri());
+    let next = next.filter(|_| streams);
+    Ok(Asked {
+        realm: answer.route.realm,
+        subscriptions,
+        meta,
+        prefix,
+        uri,
+        debug: exchange.debug,
+        next,
+        gone,
+    })
+}
+
+/// Where the links of an answer lead.
+fn links(
+    exchange: &Exchange,
+    answer: &Answer,
+    instruct: &Instruct,
+) -> Result<(Option<GripLink>, Option<GripLink>), InstructError> {
+    if instruct.next.is_none() && instruct.gone.is_none() {
+        return Ok((None, None));
+    }
+    let rule = &answer.route.rule;
+    let host = rule.as_host.as_deref().or_else(|| answer.host.to_str().ok()).unwrap_or_default();
+    let home = Place::new(exchange.tls, host, answer.path_and_query.as_str())
+        .ok_or_else(|| InstructError("Grip-Link cannot be resolved for this Host".into()))?;
+    let trail = Rc::new(Trail {
+        route: Arc::clone(&answer.route),
+        target: answer.target,
+        home: home.clone(),
+        debug: exchange.debug,
+    });
+    let next = instruct.next.as_ref().map(|next| follow(&trail, &home, next)).transpose()?;
+    let gone = instruct
+        .gone
+        .as_ref()
+        .map(|uri| follow(&trail, &home, &grip::Link { uri: uri.clone(), timeout: Duration::ZERO }));
+    Ok((next, gone.transpose()?))
+}
+
+/// What a hold subscribes to: the instruct's channels, as many as are allowed, each once and with the
 /// route's prefix, and the target's own (spec 3.4).
-fn asked(exchange: &Exchange, answer: &Answer, instruct: &Instruct) -> Result<Asked, Fault> {
-    let config = &exchange.snapshot.config.grip;
+pub(super) fn subscriptions(
+    config: &config::Grip,
+    rule: &route::Route,
+    target: usize,
+    instruct: &Instruct,
+) -> Result<Vec<Subscription>, InstructError> {
     let mut subscriptions: Vec<Subscription> = Vec::with_capacity(instruct.channels.len());
-    let prefix = &answer.route.rule.prefix;
     for channel in instruct.channels.iter().take(config.subscriptions) {
-        let name = format!("{prefix}{}", channel.name);
+        let name = format!("{}{}", rule.prefix, channel.name);
         if name.len() > config.channel_bytes {
             let limit = config.channel_bytes;
-            return Err(at(answer, InstructError(format!("a channel's name has more than {limit} bytes"))));
+            return Err(InstructError(format!("a channel's name has more than {limit} bytes")));
         }
         match subscriptions.iter_mut().find(|subscription| subscription.channel == name) {
             Some(earlier) => {
@@ -153,20 +237,17 @@ fn asked(exchange: &Exchange, answer: &Answer, instruct: &Instruct) -> Result<As
             }),
         }
     }
-    for name in &answer.target().subs {
+    for name in &rule.targets[target].subs {
         if !subscriptions.iter().any(|subscription| subscription.channel == *name) {
             subscriptions.push(Subscription::implicit(name));
         }
     }
-    let filtered = subscriptions.iter().any(|subscription| !subscription.filters.is_empty());
-    let prefix = if filtered { prefix.clone() } else { String::new() };
-    let (meta, uri) = (instruct.meta.clone(), exchange.said_uri());
-    Ok(Asked { realm: answer.route.realm, subscriptions, meta, prefix, uri, debug: exchange.debug })
+    Ok(subscriptions)
 }
 
 /// A stream that continues from an id needs a link to fetch what comes after it (spec 4.4): without one
 /// it ends after its beginning, for this reason.
-fn broken_continuity(instruct: &Instruct) -> Option<String> {
+pub(super) fn broken_continuity(instruct: &Instruct) -> Option<String> {
     let channel = instruct.channels.iter().find(|channel| channel.prev_id.is_some())?;
     let name = &channel.name;
     instruct.next.is_none().then(|| format!("channel '{name}' specifies prev-id, but no next link found"))

@@ -5,6 +5,7 @@ mod access;
 mod ask;
 mod conversation;
 mod holding;
+mod link;
 mod native;
 mod over_http;
 mod relay;
@@ -23,6 +24,7 @@ use hyper::{body::Incoming, ext::ReasonPhrase};
 
 pub use ask::destination;
 pub use conversation::{Conversation, Parked};
+pub use link::{fetch, say_gone};
 pub use over_http::ask;
 pub use relay::Relay;
 
@@ -57,7 +59,9 @@ pub fn answer(
         http11: request.version() == Version::HTTP_11,
         debug: snapshot.config.proxy.debug,
         quiet: false,
+        tls: false,
         cors: None,
+        farewell: conversation.take_farewell(),
         conversation,
         snapshot,
     };
@@ -119,8 +123,12 @@ struct Exchange {
     entry: Option<Box<Entry>>,
     /// The route wants nothing said at level info.
     quiet: bool,
+    /// Its client came by TLS.
+    tls: bool,
     /// What its response says to pages of other origins.
     cors: Option<Box<Cors>>,
+    /// Of a long-poll that was held before: who is to hear when it is not held again.
+    farewell: Option<Box<link::Farewell>>,
 }
 
 impl Exchange {

@@ -207,6 +207,8 @@ pub(super) fn hold_of(
         prefix: route.rule.prefix.clone(),
         uri: exchange.said_uri(),
         debug: exchange.debug,
+        next: None,
+        gone: None,
     };
     let opened = Opened {
         far,

@@ -28,7 +28,7 @@ use super::{
 };
 use crate::{
     config::{self, DEFAULT_REALM},
-    hub::Receipt,
+    hub::{Order, Receipt},
     metrics::Process,
     realm::Denied,
 };
@@ -258,9 +258,12 @@ struct Line {
     channel: String,
     id: Option<String>,
     duplicate: bool,
+    /// How it came, if not in its turn.
+    order: Option<&'static str>,
     delivered: u64,
     queued: u64,
     filtered: u64,
+    recovered: u64,
     dropped: Dropped,
 }
 
@@ -277,9 +280,16 @@ impl From<(Name, Receipt)> for Line {
             channel: name.channel,
             id: name.id,
             duplicate: receipt.duplicate,
+            order: match receipt.order {
+                Order::Kept => None,
+                Order::Held => Some("held"),
+                Order::Late => Some("late"),
+                Order::Dropped => Some("dropped"),
+            },
             delivered: receipt.delivered,
             queued: receipt.queued,
             filtered: receipt.filtered,
+            recovered: receipt.recovered,
             dropped: Dropped {
                 gone: receipt.dropped_gone,
                 overflow: receipt.dropped_overflow,

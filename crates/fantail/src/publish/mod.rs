@@ -16,7 +16,7 @@ use fantail_proto::item::{self, Item, ItemError};
 use tokio::time::{Instant, timeout};
 
 use crate::{
-    hub::{Broken, Full, Hub, RealmId, Receipt, Receipts},
+    hub::{Accepted, Broken, Full, Hub, RealmId, Receipt, Receipts},
     metrics::Process,
     realm::Denied,
     snapshot::Snapshot,
@@ -63,14 +63,10 @@ impl Publisher {
         let count = items.len();
         let outcome = self.accept(realm, items, receipts).await;
         match &outcome {
-            Ok((duplicates, _)) => {
-                self.counts.items_accepted.add((count - duplicates) as u64);
-                self.counts.items_duplicate.add(*duplicates as u64);
-                self.counts.publish_latency.observe(begun.elapsed());
-            }
+            Ok(_) => self.counts.publish_latency.observe(begun.elapsed()),
             Err(_) => self.counts.items_refused.add(count as u64),
         }
-        outcome.map(|(_, pending)| pending)
+        outcome
     }
 
     /// Of a channel's name at most.
@@ -78,7 +74,7 @@ impl Publisher {
         self.snapshot.load().config.grip.channel_bytes
     }
 
-    /// Replays every held long-poll to its origin (spec 5.2).
+    /// Asks the origins of all holds again (spec 5.2).
     pub fn recover(&self) {
         self.hub.recover();
     }
@@ -88,18 +84,27 @@ impl Publisher {
         realm: RealmId,
         items: Vec<Item>,
         receipts: bool,
-    ) -> Result<(usize, Option<Pending>), Refusal> {
+    ) -> Result<Option<Pending>, Refusal> {
         check(&items, self.channel_bytes())?;
         for item in &items {
             tracing::debug!(channel = ?item.channel, "publish");
         }
         let names = if receipts { items.iter().map(Name::of).collect() } else { Vec::new() };
+        let count = items.len();
         let accepted = self.hub.publish_within(realm, items, receipts, self.patience).await?;
+        self.count(count, &accepted);
         if let Some(kept) = accepted.kept {
-            timeout(self.patience, kept.wait()).await.map_err(|_| Refusal::Slow)??;
+            let patience = self.patience + self.hub.order_wait();
+            timeout(patience, kept.wait()).await.map_err(|_| Refusal::Slow)??;
         }
-        let pending = accepted.receipts.map(|receipts| Pending { names, receipts });
-        Ok((accepted.duplicates, pending))
+        Ok(accepted.receipts.map(|receipts| Pending { names, receipts }))
+    }
+
+    fn count(&self, items: usize, accepted: &Accepted) {
+        let Accepted { duplicates, dropped, .. } = *accepted;
+        self.counts.items_accepted.add((items - duplicates - dropped) as u64);
+        self.counts.items_duplicate.add(duplicates as u64);
+        self.counts.items_dropped.add(dropped as u64);
     }
 }
 

@@ -131,7 +131,7 @@ impl Inputs {
         if !config.sub.is_empty() {
             hub.follow(publisher.default_realm());
         }
-        let interest = Interest::new(config.linger);
+        let interest = Interest::new();
         Arc::new(Self {
             publisher,
             hub,
@@ -208,17 +208,16 @@ impl Publisher {
     async fn publish_all(&self, mut items: Vec<Item>) {
         let count = items.len();
         let realm = self.default_realm();
-        let duplicates = loop {
+        let accepted = loop {
             match self.hub.publish_within(realm, items, false, self.patience).await {
-                Ok(accepted) => break accepted.duplicates,
+                Ok(accepted) => break accepted,
                 Err(full) => {
                     self.counts.zeromq_waits.add(1);
                     items = full.0;
                 }
             }
         };
-        self.counts.items_accepted.add((count - duplicates) as u64);
-        self.counts.items_duplicate.add(duplicates as u64);
+        self.count(count, &accepted);
     }
 
     fn default_realm(&self) -> crate::hub::RealmId {

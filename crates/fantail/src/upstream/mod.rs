@@ -5,6 +5,7 @@
 mod body;
 mod connect;
 mod flights;
+mod pages;
 mod workers;
 
 use std::{
@@ -33,6 +34,7 @@ use tokio::{
 pub use body::{Download, DownloadError, Progress, Upload, UploadError};
 pub use connect::{Destination, Tls, Trust, Wire, roots};
 pub use flights::{Flight, Flights, Key, Landed, Lead};
+pub use pages::{Landed as PageLanded, Page, Pages, Seat};
 pub use workers::{Backend, BindError, Workers};
 
 use crate::{config, metrics::Counters};

@@ -345,7 +345,7 @@ impl Component {
     fn set(&self, place: &Place, jid: &str, terms: Terms) {
         let mut subscribers = self.subscribers.borrow_mut();
         match subscribers.set(place, jid, terms) {
-            Interest::Begins => self.hub.join(self.place, place.realm, &place.channel),
+            Interest::Begins => _ = self.hub.join(self.place, place.realm, &place.channel),
             Interest::Ends => self.hub.leave(self.place, place.realm, &place.channel, false),
             Interest::Stays => {}
         }

@@ -41,6 +41,14 @@ fn check(folder: &Path, args: &[&str]) -> Output {
 }
 
 #[test]
+fn the_allocator_takes_its_settings() {
+    let output = fantail(&["--version"]).env("_RJEM_MALLOC_CONF", "confirm_conf:true").output().unwrap();
+    let said = stderr(&output);
+    let valid = said.contains("\"tcache_ncached_max:256-14336:512,") && !said.contains("Invalid");
+    assert!(valid || !cfg!(feature = "jemalloc"), "{said}");
+}
+
+#[test]
 fn check_prints_what_is_in_effect() {
     let text = "[client]\nheaders = 7\n[[realm]]\nid = \"a\"\nkeys = [\"s3cret\"]\n";
     let folder = folder(text);

@@ -62,23 +62,40 @@ fn meta_is_written_into_the_answer_of_a_poll() {
 /// The item's own id counts, and what a filter has skipped; what was lost to an error does not.
 #[test]
 fn ids_are_written_into_a_stream_and_into_its_beginning() {
-    let origin = Origin::fixed(hold(
-        "stream",
-        "c; prev-id=a; filter=build-id; filter=skip-self",
-        &[
+    let origin = Origin::answering(|request| {
+        let (prev_id, body) = match request.head.field("grip-last") {
+            None => ("a", "id: %(start)I, 100%%\n"),
+            Some("c; last-id=e") => ("f", "page %(f)I, 100%%;"),
+            Some(other) => panic!("{other}"),
+        };
+        let channel = format!("c; prev-id={prev_id}; filter=build-id; filter=skip-self");
+        let more = [
             ("Grip-Set-Meta", r#"id_format="%(c)s""#),
             ("Grip-Set-Meta", r#"user="ann""#),
             ("Grip-Link", "</next>; rel=next"),
-        ],
-        "id: %(start)I, 100%%\n",
-    ));
+        ];
+        hold("stream", &channel, &more, body)
+    });
     let server = TestServer::before(&origin);
     let mut client = server.stream("/");
     client.expect("id: start, 100%\n");
-    let mut skipped = item("c", "no");
+    let after = |prev_id: &str, id: &str, content: &str| {
+        let mut item = item(id, content);
+        item["prev-id"] = prev_id.into();
+        item
+    };
+    let mut skipped = after("b", "c", "no");
     skipped["meta"] = json!({ "sender": "ann" });
-    server.publish(&json!([item("b", "%I;"), skipped, item("d", "50%"), item("e", "%I;"), item("f", "%I;")]));
-    client.expect("b;e;f;");
+    server.publish(&json!([
+        after("a", "b", "%I;"),
+        skipped,
+        after("c", "e", "%I;"),
+        after("e", "lost", "50%"),
+        after("lost", "f", "%I;"),
+    ]));
+    client.expect("b;e;page f, 100%;");
+    server.publish(&json!([after("f", "g", "%I;")]));
+    client.expect("g;");
 }
 
 #[test]

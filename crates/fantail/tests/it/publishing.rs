@@ -145,8 +145,8 @@ fn a_receipt_counts_each_subscriber_once() {
     let dropped = json!({ "filter": 0, "gone": 0, "overflow": 0 });
     assert_eq!(
         receipt[0],
-        json!({ "channel": "c", "id": "x", "duplicate": false, "delivered": 7, "queued": 0, "filtered": 0,
-                "dropped": dropped })
+        json!({ "channel": "c", "id": "x", "duplicate": false, "order": null, "delivered": 7, "queued": 0,
+                "filtered": 0, "recovered": 0, "dropped": dropped })
     );
     assert_eq!((&receipt[1]["delivered"], &receipt[1]["dropped"]), (&json!(0), &dropped));
     drop(clients);

@@ -34,6 +34,7 @@ pub(in crate::config) enum Form {
     Truth,
     Number,
     Seconds,
+    Milliseconds,
     /// What becomes of `X-Forwarded-Proto`: any other word is off.
     Protocol,
 }
@@ -97,9 +98,13 @@ pub(in crate::config) const ROWS: &[Row] = &[
     row("handler", &["push_in_http_port"], PartOf(&["control.listen"])),
     row("handler", &["push_in_http_max_headers_size"], Becomes("control.head_bytes", Number, None)),
     row("handler", &["push_in_http_max_body_size"], Becomes("control.body_bytes", Number, None)),
-    row("handler", &["message_wait"], Nothing(NO_ORDER)),
+    row("handler", &["message_wait"], Becomes("hub.order_wait", Milliseconds, None)),
     row("handler", &["id_cache_ttl"], Becomes("hub.id_ttl", Seconds, Some("0"))),
-    row("handler", &["update_on_first_subscription"], Nothing(NO_ORDER)),
+    row(
+        "handler",
+        &["update_on_first_subscription"],
+        Becomes("grip.update_on_first_subscription", Truth, None),
+    ),
     row("handler", &["connection_subscription_max"], Becomes("grip.subscriptions", Number, None)),
     row("handler", &["ipc_file_mode"], Becomes("zeromq.ipc_file_mode", Text, None)),
     row("handler", &["push_in_spec"], Becomes("zeromq.pull", List, None)),
@@ -111,7 +116,7 @@ pub(in crate::config) const ROWS: &[Row] = &[
     row("handler", &["message_rate"], Nothing(NOT_YET)),
     row("handler", &["message_hwm"], Nothing(NOT_YET)),
     row("handler", &["message_block_size"], Nothing(NOT_YET)),
-    row("handler", &["subscription_linger"], Nothing(NOT_YET)),
+    row("handler", &["subscription_linger"], Becomes("hub.linger", Seconds, None)),
     row("handler", &["stats_subscription_ttl"], Nothing(NOT_YET)),
     row("handler", &["stats_report_interval"], Nothing(NOT_YET)),
     row("handler", &["stats_format"], Becomes("zeromq.stats_format", Text, None)),
@@ -133,7 +138,7 @@ pub(super) fn is_plumbing(section: &str, key: &str) -> bool {
 
 pub(super) const BETWEEN_PROCESSES: &str = "Fantail is one process, without sockets between its parts";
 
-use Form::{Joined, Key, List, Number, Protocol, Seconds, Text, Truth};
+use Form::{Joined, Key, List, Milliseconds, Number, Protocol, Seconds, Text, Truth};
 use Meaning::{Becomes, Nothing, PartOf};
 
 const fn row(section: &'static str, names: &'static [&'static str], meaning: Meaning) -> Row {
@@ -144,7 +149,6 @@ const ONE_PROCESS: &str = "Fantail is one process";
 pub(super) const NOT_YET: &str = "Fantail does not have it yet";
 const ONE_LOG: &str = "there is one log, to standard output or --logfile";
 const NO_CALLS: &str = "Fantail calls nobody";
-const NO_ORDER: &str = "items are not ordered by prev-id";
 const OTHER_SECTION: &str = "that of [handler] counts for all of Fantail";
 
 /// How names in `[handler]` begin.

@@ -28,12 +28,13 @@ use crate::{
 struct Shard {
     hub: Arc<Hub>,
     holds: Holds,
-    connections: std::rc::Rc<Connections>,
+    connections: Rc<Connections>,
 }
 
 impl Shard {
     fn new() -> Self {
-        let config = config::Hub { id_ttl: Duration::from_mins(1), ids: 10, mailbox_items: 1000 };
+        let (id_ttl, order_wait, linger) = (Duration::from_mins(1), Duration::from_secs(5), Duration::ZERO);
+        let config = config::Hub { id_ttl, ids: 10, order_wait, linger, mailbox_items: 1000 };
         let hub = Arc::new(Hub::new(1, &config));
         let counters = Arc::new(Counters::default());
         let config = config::Config::default();
@@ -65,8 +66,8 @@ impl Shard {
             request: Vec::new(),
             unread: Vec::new(),
             shape,
-            last_ids: Vec::new(),
             answered: false,
+            due: false,
             cors: None,
         };
         let id = self.holds.reserve_poll(who.asked(), poll).unwrap();
@@ -109,6 +110,8 @@ impl Subscriber {
             prefix: String::new(),
             uri: None,
             debug: false,
+            next: None,
+            gone: None,
         }
     }
 

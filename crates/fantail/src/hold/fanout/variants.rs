@@ -1,7 +1,7 @@
 //! Filters at delivery (spec section 6): who is skipped, and what content becomes for those whose filters change it,
 //! made once for all of whom the filters read the same. It writes to nobody but those whose filters failed.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, rc::Rc};
 
 use bytes::Bytes;
 use fantail_proto::{
@@ -11,7 +11,10 @@ use fantail_proto::{
 use smallvec::SmallVec;
 
 use super::{Part, Work};
-use crate::hold::{Filtering, Hold, Holds, List, Sub};
+use crate::hold::{
+    Hold, Holds, List, Standing, Sub,
+    follow::{Parked, ParkedPart},
+};
 
 /// An item's place, whose subscribers, their filters, and what those read of one.
 pub(super) type Class = (usize, List, SmallVec<[Filter; 2]>, Vec<u8>);
@@ -53,12 +56,12 @@ impl Holds {
         }
         let changes = filters.iter().copied().filter(|filter| filter.changes_content());
         let changes: SmallVec<[Filter; 2]> = changes.collect();
-        match &hold.filtering {
-            Some(filtering) if !changes.is_empty() && work.part(list, item) == Some(Part::Content) => {
+        match &hold.standing {
+            Some(standing) if !changes.is_empty() && work.part(list, item) == Some(Part::Content) => {
                 let own = rendered.id.clone();
                 let own = own.as_deref().map(|id| (channel, id));
-                let ids = |name: &str| self.id_of(hold, filtering, own, name);
-                work.variant(list, item, changes, &filtering.meta, ids).map(Some)
+                let ids = |name: &str| self.id_of(hold, standing, own, name);
+                work.variant(list, item, changes, &standing.meta, ids).map(Some)
             }
             _ => Ok(Some(item)),
         }
@@ -69,22 +72,21 @@ impl Holds {
     fn id_of<'h>(
         &self,
         hold: &Hold,
-        filtering: &'h Filtering,
+        standing: &'h Standing,
         own: Option<(u32, &'h str)>,
         name: &str,
     ) -> Option<&'h str> {
         let named = |sub: &&Sub| {
-            self.channels.name(sub.channel).strip_prefix(&*filtering.prefix).is_some_and(|own| own == name)
+            self.channels.name(sub.channel).strip_prefix(&*standing.prefix).is_some_and(|own| own == name)
         };
         let channel = hold.subs.iter().find(named)?.channel;
-        let tracked = || filtering.ids.iter().map(|(channel, id)| (*channel, id.as_str()));
-        own.into_iter().chain(tracked()).find(|(of, _)| *of == channel).map(|(_, id)| id)
+        own.into_iter().chain(standing.positions()).find(|(of, _)| *of == channel).map(|(_, id)| id)
     }
 
     /// Tells those whose filters failed, where the route has `debug` (spec 6.1).
     pub(super) fn tell_failures(&mut self, work: &mut Work) {
         for (id, error) in work.failed.drain(..) {
-            let debug = self.pins.get(id).and_then(|hold| hold.filtering.as_ref()).is_some_and(|f| f.debug);
+            let debug = self.pins.get(id).and_then(|hold| hold.standing.as_ref()).is_some_and(|s| s.debug);
             tracing::info!(target: "fantail::hold", %error, "a subscriber's filters fail");
             match self.is_websocket(id) {
                 _ if !debug => {}
@@ -97,10 +99,10 @@ impl Holds {
     }
 
     pub(super) fn passes(&self, hold: &Hold, channel: u32, item: &Rendered) -> bool {
-        let (Some(filtering), Some(filters)) = (&hold.filtering, hold.filters(channel)) else { return true };
+        let (Some(standing), Some(filters)) = (&hold.standing, hold.filters(channel)) else { return true };
         let names = || hold.subs.iter().map(|sub| self.channels.name(sub.channel));
-        let subscribed = |name: &str| names().any(|full| full.strip_prefix(&*filtering.prefix) == Some(name));
-        filter::passes(filters, &filtering.meta, &item.meta, subscribed)
+        let subscribed = |name: &str| names().any(|full| full.strip_prefix(&*standing.prefix) == Some(name));
+        filter::passes(filters, &standing.meta, &item.meta, subscribed)
     }
 
     /// What a hold's filters make of the body that an item answers it with.
@@ -115,10 +117,10 @@ impl Holds {
         if !filter::suits(item.written_for.response.as_deref(), filters) {
             return Err(TemplateError::Unsuited);
         }
-        let Some(filtering) = &hold.filtering else { return Ok(body) };
+        let Some(standing) = &hold.standing else { return Ok(body) };
         let own = item.id.as_deref().map(|id| (channel, id));
-        let ids = |name: &str| self.id_of(hold, filtering, own, name);
-        let filtered = filter::apply(filters, &body, &filtering.meta, ids)?;
+        let ids = |name: &str| self.id_of(hold, standing, own, name);
+        let filtered = filter::apply(filters, &body, &standing.meta, ids)?;
         Ok(match filtered {
             Cow::Borrowed(_) => body,
             Cow::Owned(filtered) => filtered.into(),
@@ -152,6 +154,20 @@ impl Work {
                 _ => None,
             },
         }
+    }
+
+    /// An item, or what filters made of it, for streams that it waits for; without a place nothing of it is for them.
+    pub(super) fn parked(&mut self, item: usize, place: Option<usize>) -> Rc<Parked> {
+        if let Some(known) = self.parked.get(&(item, place)) {
+            return Rc::clone(known);
+        }
+        let part = place.and_then(|place| match self.chunk(place) {
+            Some(chunk) => Some(ParkedPart::Content(chunk.clone())),
+            None => (self.part(List::Streams, item) == Some(Part::End)).then_some(ParkedPart::End),
+        });
+        let parked = Parked::new(&self.batch[item].item, part);
+        self.parked.insert((item, place), Rc::clone(&parked));
+        parked
     }
 
     /// The place of what filters make of an item for a subscriber with this meta and these ids: made once for all of

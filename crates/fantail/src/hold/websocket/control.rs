@@ -15,7 +15,7 @@ use fantail_proto::{
 
 use super::{Stage, millis, timers::Delayed};
 use crate::{
-    hold::{Filtering, Hold, HoldKind, Holds, Subscriptions, jitter_ms, sockjs},
+    hold::{Hold, HoldKind, Holds, Standing, Subscription, Subscriptions, jitter_ms, sockjs},
     logging,
 };
 
@@ -91,9 +91,10 @@ impl Holds {
             logging::subscribed(uri, &name);
         }
         if !filters.is_empty() {
-            self.filtering(id);
+            self.standing(id);
         }
-        self.join(id, realm, &name, list, filters);
+        let subscription = Subscription { channel: name, filters, prev_id: None };
+        self.join(id, realm, list, subscription);
     }
 
     fn leave_channel(&mut self, id: PinId, channel: &str) {
@@ -106,7 +107,7 @@ impl Holds {
     }
 
     fn set_meta(&mut self, id: PinId, name: String, value: Option<String>) {
-        let Some(Filtering { meta, .. }) = self.filtering(id) else { return };
+        let Some(Standing { meta, .. }) = self.standing(id) else { return };
         let bytes: usize = meta.iter().map(|(name, value)| name.len() + value.len()).sum();
         meta.retain(|(known, _)| *known != name);
         if let Some(value) = value
@@ -117,12 +118,12 @@ impl Holds {
         }
     }
 
-    fn filtering(&mut self, id: PinId) -> Option<&mut Filtering> {
-        let Hold { filtering, kind: HoldKind::WebSocket(socket), .. } = self.pins.get_mut(id)? else {
+    fn standing(&mut self, id: PinId) -> Option<&mut Standing> {
+        let Hold { standing, kind: HoldKind::WebSocket(socket), .. } = self.pins.get_mut(id)? else {
             return None;
         };
         let (prefix, debug) = (socket.prefix(), socket.debug);
-        Some(filtering.get_or_insert_with(|| Box::new(Filtering { debug, ..Filtering::new(prefix) })))
+        Some(standing.get_or_insert_with(|| Box::new(Standing { debug, ..Standing::new(prefix) })))
     }
 }
 

@@ -40,6 +40,8 @@ impl Holds {
         }
         self.websocket = config.websocket.clone();
         self.subscriptions = Subscriptions::new(&config.grip);
+        self.updates.configure(config);
+        self.channels.note_fresh(config.grip.update_on_first_subscription);
         self.sockjs = config.sockjs.clone();
     }
 

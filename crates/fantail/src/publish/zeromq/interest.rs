@@ -1,18 +1,11 @@
-//! Which channels publishers on the SUB socket are told to send: those that have subscribers, and for a while those
-//! whose last long-poll was answered. Keeps the topics for peers that come later; writes to no socket.
+//! Which channels publishers on the SUB socket are told to send: those that the hub has interest in. Keeps the topics for peers that come later; writes to no socket.
 
-use std::{
-    collections::{HashMap, HashSet, VecDeque},
-    time::Duration,
-};
+use std::collections::HashSet;
 
 use bytes::Bytes;
 use fantail_proto::zmtp;
 use parking_lot::Mutex;
-use tokio::{
-    sync::broadcast,
-    time::{Instant, sleep_until},
-};
+use tokio::sync::broadcast;
 
 use crate::hub::{Changes, Hub};
 
@@ -21,7 +14,6 @@ pub(super) struct Interest {
     topics: Mutex<HashSet<Box<str>>>,
     /// Subscriptions as they are written; sent while `topics` is locked, so that who joins misses none.
     changes: broadcast::Sender<Bytes>,
-    linger: Duration,
 }
 
 /// What one peer is told: the topics of now, and then every change. A peer that is too far behind is to connect again.
@@ -32,8 +24,8 @@ pub(super) struct Feed {
 }
 
 impl Interest {
-    pub(super) fn new(linger: Duration) -> Self {
-        Self { topics: Mutex::default(), changes: broadcast::Sender::new(CHANGES), linger }
+    pub(super) fn new() -> Self {
+        Self { topics: Mutex::default(), changes: broadcast::Sender::new(CHANGES) }
     }
 
     pub(super) fn join(&self) -> Feed {
@@ -44,23 +36,12 @@ impl Interest {
 
     /// Follows the hub; never returns.
     pub(super) async fn keep(&self, hub: &Hub) {
-        let mut leaving = Leaving::default();
         loop {
-            let due = leaving.next();
-            let expired = async { sleep_until(due.unwrap_or_else(Instant::now)).await };
-            tokio::select! {
-                changes = hub.changes() => self.apply(changes, &mut leaving, Instant::now()),
-                () = expired, if due.is_some() => {
-                    let mut topics = self.topics.lock();
-                    for topic in leaving.due(Instant::now()) {
-                        self.withdraw(&mut topics, &topic);
-                    }
-                }
-            }
+            self.apply(hub.changes().await);
         }
     }
 
-    fn apply(&self, changes: Changes, leaving: &mut Leaving, now: Instant) {
+    fn apply(&self, changes: Changes) {
         let mut topics = self.topics.lock();
         if changes.all {
             let there: HashSet<&str> = changes.channels.iter().map(|change| &*change.channel).collect();
@@ -69,16 +50,10 @@ impl Interest {
         }
         for change in changes.channels {
             let topic = change.channel;
-            if change.subscribed {
-                leaving.stay(&topic);
-                if topics.insert(topic.clone()) {
-                    self.tell(&topic, true);
-                }
-            } else if change.poll && topics.contains(&topic) && !self.linger.is_zero() {
-                leaving.leave(topic, now + self.linger);
-            } else {
-                leaving.stay(&topic);
+            if !change.subscribed {
                 self.withdraw(&mut topics, &topic);
+            } else if topics.insert(topic.clone()) {
+                self.tell(&topic, true);
             }
         }
     }
@@ -95,40 +70,6 @@ impl Interest {
     }
 }
 
-/// Topics that are withdrawn when their time is up; all have the same time, so the oldest is the first.
-#[derive(Debug, Default)]
-struct Leaving {
-    until: HashMap<Box<str>, Instant>,
-    /// Entries that are no longer in `until`, or later there, are passed over.
-    queue: VecDeque<(Instant, Box<str>)>,
-}
-
-impl Leaving {
-    fn leave(&mut self, topic: Box<str>, until: Instant) {
-        self.until.insert(topic.clone(), until);
-        self.queue.push_back((until, topic));
-    }
-
-    fn stay(&mut self, topic: &str) {
-        self.until.remove(topic);
-    }
-
-    fn next(&self) -> Option<Instant> {
-        self.queue.front().map(|(until, _)| *until)
-    }
-
-    fn due(&mut self, now: Instant) -> Vec<Box<str>> {
-        let mut due = Vec::new();
-        while let Some((until, topic)) = self.queue.pop_front_if(|(until, _)| *until <= now) {
-            if self.until.get(&topic) == Some(&until) {
-                self.until.remove(&topic);
-                due.push(topic);
-            }
-        }
-        due
-    }
-}
-
 /// Changes that one peer may be behind: three times the channels of a large site. Each is some dozens of bytes.
 const CHANGES: usize = 1 << 16;
 
@@ -137,12 +78,8 @@ mod tests {
     use super::*;
     use crate::hub::Change;
 
-    fn changes(list: &[(&str, bool, bool)]) -> Changes {
-        let change = |&(channel, subscribed, poll): &(&str, bool, bool)| Change {
-            channel: channel.into(),
-            subscribed,
-            poll,
-        };
+    fn changes(list: &[(&str, bool)]) -> Changes {
+        let change = |&(channel, subscribed): &(&str, bool)| Change { channel: channel.into(), subscribed };
         Changes { channels: list.iter().map(change).collect(), all: false }
     }
 
@@ -154,25 +91,14 @@ mod tests {
     }
 
     #[test]
-    fn topics_follow_the_hub_and_linger_after_polls() {
-        let interest = Interest::new(Duration::from_secs(60));
-        let (mut leaving, now) = (Leaving::default(), Instant::now());
+    fn topics_follow_the_hub() {
+        let interest = Interest::new();
         let mut feed = interest.join();
-        interest.apply(changes(&[("a", true, false), ("b", true, false)]), &mut leaving, now);
-        interest.apply(
-            changes(&[("a", false, false), ("b", false, true), ("c", false, true)]),
-            &mut leaving,
-            now,
-        );
-        assert_eq!(told(&mut feed), ["+a", "+b", "-a", "-c"][..3]);
+        interest.apply(changes(&[("a", true), ("b", true)]));
+        interest.apply(changes(&[("a", false), ("b", true), ("c", false)]));
+        assert_eq!(told(&mut feed), ["+a", "+b", "-a"]);
         assert_eq!(interest.join().topics, [zmtp::subscription(b"b", true)]);
-        let later = now + Duration::from_secs(30);
-        interest.apply(changes(&[("b", true, false)]), &mut leaving, later);
-        interest.apply(changes(&[("b", false, true)]), &mut leaving, later);
-        assert!(leaving.due(now + Duration::from_secs(60)).is_empty(), "asked again in time");
-        assert_eq!(leaving.due(now + Duration::from_secs(90)), ["b".into()]);
-        assert!(told(&mut feed).is_empty());
-        interest.apply(Changes { channels: Vec::new(), all: true }, &mut leaving, later);
+        interest.apply(Changes { channels: Vec::new(), all: true });
         assert_eq!(told(&mut feed), ["-b"]);
     }
 }

@@ -410,6 +410,8 @@ fn spawn(routes: &[&str], options: &Options, folder: &Path) -> (Child, Arc<Log>,
     for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("FANTAIL_")) {
         command.env_remove(name);
     }
+    // Tests count what origins are asked.
+    command.env("FANTAIL_GRIP__UPDATE_ON_FIRST_SUBSCRIPTION", "false");
     command.env("FANTAIL_LOGGING__FORMAT", "json").envs(options.environment.iter().cloned());
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().expect("the binary runs");

@@ -1,0 +1,579 @@
+//! Streams that follow their origins' links (spec 3.10, 4.4): what waits while a page is fetched, what a page changes,
+//! and when the link is followed again. Fetches nothing itself.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    hash::{BuildHasher, RandomState},
+    rc::Rc,
+};
+
+use bytes::Bytes;
+use fantail_pin::{Form, KeepAlive, Outcome, Payload, PinId, Tally};
+use fantail_proto::{
+    recovery::{self, Step},
+    render::{Chunk, Rendered, StreamPart},
+};
+use smallvec::SmallVec;
+
+use super::{GripLink, Hold, HoldKind, Holds, List, Onward, Subscription, first_beat, updates::Cause};
+
+/// What a stream that follows a link knows of it.
+#[derive(Debug)]
+pub(super) struct Follow {
+    /// `None` after a page that had none: the hold is the last.
+    link: Option<GripLink>,
+    stage: Stage,
+    /// Items that came since the stream was found to be behind, or its link is fetched. At most [`MAX_WAITING`].
+    waiting: VecDeque<Waiting>,
+    /// There were more, or a hint came while the link was fetched: it is followed once more.
+    again: bool,
+    /// What was fetched a moment ago was too old.
+    fresh: bool,
+    /// Channels that had a delivery since the link was followed.
+    heard: SmallVec<[u32; 2]>,
+    /// The round that it goes with.
+    round: Option<u64>,
+}
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Stage {
+    /// Items are delivered.
+    Live,
+    /// It stands in line; items are delivered.
+    Due,
+    /// It stands in line, and items wait, for it has missed one.
+    Behind,
+    /// Its link is being fetched, and items wait.
+    Fetching,
+}
+
+#[derive(Debug)]
+struct Waiting {
+    channel: u32,
+    item: Rc<Parked>,
+}
+
+/// An item that waits for many streams.
+#[derive(Debug)]
+pub(super) struct Parked {
+    id: Option<String>,
+    prev_id: Option<String>,
+    part: Option<ParkedPart>,
+}
+
+#[derive(Clone, Debug)]
+pub(super) enum ParkedPart {
+    Content(Chunk),
+    End,
+}
+
+impl Parked {
+    pub(super) fn new(item: &Rendered, part: Option<ParkedPart>) -> Rc<Self> {
+        Rc::new(Self { id: item.id.clone(), prev_id: item.prev_id.clone(), part })
+    }
+}
+
+impl Follow {
+    /// `at_once`: there is nothing but the link.
+    pub(super) fn new(link: GripLink, at_once: bool) -> Self {
+        Self {
+            link: Some(link),
+            stage: if at_once { Stage::Behind } else { Stage::Live },
+            waiting: VecDeque::new(),
+            again: false,
+            fresh: false,
+            heard: SmallVec::new(),
+            round: None,
+        }
+    }
+
+    pub(super) const fn has_link(&self) -> bool {
+        self.link.is_some()
+    }
+
+    /// Items are not for now.
+    const fn holds_back(&self) -> bool {
+        matches!(self.stage, Stage::Behind | Stage::Fetching)
+    }
+}
+
+/// What an item is to a stream, before its filters are asked.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Turn {
+    Deliver,
+    /// It goes to [`Holds::park`].
+    Wait,
+    /// It is nothing to it.
+    Pass,
+}
+
+/// A page that a link led to, as the streams take it.
+#[derive(Debug)]
+pub struct Page {
+    /// `None`: the page does not hold.
+    pub hold: Option<Held>,
+    /// Where to go on from it.
+    pub next: Option<GripLink>,
+    pub body: Bytes,
+}
+
+/// What a page holds its streams with.
+#[derive(Debug)]
+pub struct Held {
+    pub subscriptions: Vec<Subscription>,
+    pub meta: Vec<(String, String)>,
+    pub keep_alive: Option<Rc<KeepAlive>>,
+}
+
+/// Streams that fetch the same, once for all.
+#[derive(Debug)]
+pub struct Fetch {
+    pub link: GripLink,
+    /// For `Grip-Last`.
+    pub last_ids: Vec<(String, String)>,
+    /// What makes fetches the same.
+    pub key: String,
+    /// Not answered by what was asked for before.
+    pub fresh: bool,
+    pub pins: Vec<PinId>,
+}
+
+/// When links are followed without a cause: streams with the same link and time go in one round, which began with the
+/// first of them.
+#[derive(Debug, Default)]
+pub(super) struct Rounds {
+    /// By what makes them the same: when it began, and how many go with it.
+    rounds: HashMap<u64, (u64, usize)>,
+    hash: RandomState,
+}
+
+impl Rounds {
+    /// Joins a round. Returns which.
+    fn join(&mut self, link: &GripLink, now_ms: u64) -> u64 {
+        let trail =
+            (std::sync::Arc::as_ptr(&link.trail.route).addr(), link.place.authority(), link.place.path());
+        let round = self.hash.hash_one((trail, link.timeout_ms));
+        self.rounds.entry(round).or_insert((now_ms, 0)).1 += 1;
+        round
+    }
+
+    fn leave(&mut self, round: u64) {
+        if let Some((_, streams)) = self.rounds.get_mut(&round) {
+            *streams -= 1;
+            if *streams == 0 {
+                self.rounds.remove(&round);
+            }
+        }
+    }
+
+    /// From `now_ms` to its next turn.
+    fn left_ms(&self, round: u64, timeout_ms: u32, now_ms: u64) -> u32 {
+        let began_ms = self.rounds.get(&round).map_or(now_ms, |(began_ms, _)| *began_ms);
+        let into = (now_ms - began_ms) % u64::from(timeout_ms.max(1));
+        // Less than the time-out.
+        timeout_ms - u32::try_from(into).unwrap_or(0)
+    }
+}
+
+impl Holds {
+    /// What an item is to a stream that has a position or follows a link.
+    pub(super) fn turn_of(&mut self, id: PinId, channel: u32, item: &Rendered) -> Turn {
+        let Some(hold) = self.pins.get(id) else { return Turn::Pass };
+        let Some(standing) = &hold.standing else { return Turn::Deliver };
+        match (&item.stream, &item.prev_id, &standing.follow) {
+            (Some(StreamPart::Hint), _, Some(_)) => {
+                self.hint(id);
+                return Turn::Pass;
+            }
+            // Who closes without saying behind what, closes.
+            (Some(StreamPart::Close), None, _) => return Turn::Deliver,
+            (_, _, Some(follow)) if follow.holds_back() => return Turn::Wait,
+            _ => {}
+        }
+        let Some(position) = standing.position(channel) else { return Turn::Deliver };
+        match recovery::step(position, item.id.as_deref(), item.prev_id.as_deref()) {
+            Step::Deliver => Turn::Deliver,
+            Step::Skip => Turn::Pass,
+            Step::Gap => {
+                self.mend(id, channel);
+                Turn::Wait
+            }
+        }
+    }
+
+    /// Keeps an item for a stream until its link has been followed.
+    pub(super) fn park(&mut self, id: PinId, channel: u32, item: Rc<Parked>) {
+        let Some(follow) = self.follow(id) else { return };
+        if follow.waiting.len() >= MAX_WAITING {
+            // What is lost here is on the next page.
+            follow.again = true;
+            return;
+        }
+        let behind = follow.stage == Stage::Behind;
+        let (own, prev_id) = (item.id.clone(), item.prev_id.clone());
+        follow.waiting.push_back(Waiting { channel, item });
+        let position = self.pins.get(id).and_then(|hold| hold.position(channel));
+        if behind && position.is_some_and(|at| [own, prev_id].iter().flatten().any(|id| id == at)) {
+            self.updates.rejoining.push(id);
+        }
+    }
+
+    /// A stream stands in line, and an item came that it may go on from: its page was ahead of its items, or what was
+    /// missing was late.
+    pub(super) fn rejoin(&mut self, id: PinId) {
+        let Some(follow) = self.follow(id).filter(|follow| follow.stage == Stage::Behind) else { return };
+        if follow.again {
+            return;
+        }
+        let waiting = std::mem::take(&mut follow.waiting);
+        let left = self.catch_up(id, waiting);
+        if let Some(follow) = self.follow(id) {
+            follow.stage = if left.is_empty() { Stage::Live } else { Stage::Behind };
+            follow.waiting = left;
+        }
+        self.collect();
+    }
+
+    /// An item of a channel was delivered to a stream.
+    pub(super) fn heard(&mut self, id: PinId, channel: u32) {
+        if let Some(follow) = self.follow(id)
+            && !follow.heard.contains(&channel)
+        {
+            follow.heard.push(channel);
+        }
+    }
+
+    /// A stream that is behind: its items wait from now on. True if it was not known to be.
+    pub(super) fn fall_behind(&mut self, id: PinId) -> bool {
+        let Some(follow) = self.follow(id) else { return false };
+        let known = follow.holds_back();
+        let stands = follow.stage == Stage::Due;
+        if !known {
+            follow.stage = Stage::Behind;
+        }
+        !known && !stands
+    }
+
+    /// Puts a stream in the line, if it has a link and does not stand there.
+    pub(super) fn is_due(&mut self, id: PinId, fresh: bool) -> bool {
+        match self.follow(id) {
+            Some(follow) if follow.link.is_some() && follow.stage == Stage::Live => {
+                follow.stage = Stage::Due;
+                follow.fresh = fresh;
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// A publisher says that there is something to fetch: what waits is on the page.
+    fn hint(&mut self, id: PinId) {
+        let Some(follow) = self.follow(id) else { return };
+        if follow.link.is_none() {
+            return;
+        }
+        follow.waiting.clear();
+        if follow.stage == Stage::Fetching {
+            follow.again = true;
+            return;
+        }
+        follow.stage = Stage::Behind;
+        Cause::Hint.count(&self.counters);
+        self.updates.urgent.push(id);
+    }
+
+    /// The stream's round has come. One that heard from all of its channels is spared.
+    pub(super) fn due_stream(&mut self, id: PinId) {
+        let Some(Hold { subs, standing: Some(standing), .. }) = self.pins.get_mut(id) else { return };
+        let channels = subs.len();
+        let Some(follow) = &mut standing.follow else { return };
+        let spared = channels > 0 && follow.heard.len() >= channels;
+        follow.heard.clear();
+        self.await_round(id);
+        if !spared {
+            self.line_up(id, Cause::Timer);
+        }
+    }
+
+    /// A stream has its socket: what was to be done at once is done.
+    pub(super) fn begin_following(&mut self, id: PinId) {
+        let Some(Hold { subs, .. }) = self.pins.get(id) else { return };
+        if subs.is_empty() && self.follow(id).is_some_and(|follow| follow.stage == Stage::Behind) {
+            return self.updates.urgent.push(id);
+        }
+        self.await_round(id);
+    }
+
+    /// Plans when the link is followed next without a cause.
+    fn await_round(&mut self, id: PinId) {
+        let now_ms = self.now_ms;
+        let Some(Hold { standing: Some(standing), .. }) = self.pins.get_mut(id) else { return };
+        let Some(Follow { link: Some(link), round, .. }) = standing.follow.as_deref_mut() else { return };
+        if link.timeout_ms == 0 {
+            return;
+        }
+        let round = *round.get_or_insert_with(|| self.rounds.join(link, now_ms));
+        let left_ms = self.rounds.left_ms(round, link.timeout_ms, now_ms);
+        self.pins.set_deadline(id, left_ms);
+    }
+
+    fn leave_round(&mut self, id: PinId) {
+        if let Some(round) = self.follow(id).and_then(|follow| follow.round.take()) {
+            self.rounds.leave(round);
+        }
+    }
+
+    /// A stream ends, or its link changes.
+    pub(super) fn unfollow(&mut self, id: PinId) {
+        if self.pins.get(id).is_some_and(|hold| hold.standing.is_some()) {
+            self.leave_round(id);
+        }
+    }
+
+    /// Adds a stream whose turn it is to those that fetch the same. False if that is a fetch more than there may be.
+    pub(super) fn gather(
+        &mut self,
+        id: PinId,
+        fetches: &mut HashMap<String, Fetch>,
+        fresh: bool,
+        more: bool,
+    ) -> bool {
+        let Some(hold) = self.pins.get(id) else { return true };
+        let Some(standing) = &hold.standing else { return true };
+        let Some(Follow { link: Some(link), stage, fresh: own, .. }) = standing.follow.as_deref() else {
+            return true;
+        };
+        let fresh = fresh || *own;
+        if *stage == Stage::Fetching || *stage == Stage::Live {
+            return true;
+        }
+        let mut last_ids = self.last_ids(hold);
+        last_ids.sort_unstable();
+        let key = key(link, &last_ids);
+        match fetches.get_mut(&key) {
+            Some(fetch) => {
+                fetch.fresh |= fresh;
+                fetch.pins.push(id);
+            }
+            None if !more => return false,
+            None => {
+                let fetch = Fetch { link: link.clone(), last_ids, key: key.clone(), fresh, pins: vec![id] };
+                fetches.insert(key, fetch);
+            }
+        }
+        if let Some(follow) = self.follow(id) {
+            follow.stage = Stage::Fetching;
+            follow.fresh = false;
+            follow.heard.clear();
+        }
+        true
+    }
+
+    /// Whether somebody still waits for a fetch.
+    pub fn await_page(&self, pins: &[PinId]) -> bool {
+        pins.iter().any(|id| self.fetches(*id))
+    }
+
+    /// A part of a page that is too large to be had whole. Says how many bytes wait for the slowest client, if any
+    /// client is left.
+    pub fn page_part(&mut self, pins: &[PinId], part: &[u8]) -> Option<usize> {
+        let pins: Vec<PinId> = pins.iter().copied().filter(|id| self.fetches(*id)).collect();
+        // A keep-alive must not come in between.
+        pins.iter().for_each(|id| self.pins.clear_keep_alive(*id));
+        self.write_page(&pins, part);
+        pins.iter().filter(|id| self.fetches(**id)).map(|id| self.pins.queue_len(*id)).max()
+    }
+
+    /// Gives streams the page that they have waited for.
+    pub fn page(&mut self, pins: &[PinId], page: &Page) {
+        let pins: Vec<PinId> = pins.iter().copied().filter(|id| self.fetches(*id)).collect();
+        self.write_page(&pins, &page.body);
+        for id in pins {
+            match (&page.hold, &page.next) {
+                (Some(held), next) => self.hold_on(id, held, next.clone()),
+                (None, Some(next)) => {
+                    self.unfollow(id);
+                    if let Some(follow) = self.follow(id) {
+                        follow.link = Some(next.clone());
+                        follow.stage = Stage::Behind;
+                        self.updates.urgent.push(id);
+                    }
+                }
+                (None, None) => _ = self.close_stream(id),
+            }
+        }
+        self.collect();
+    }
+
+    /// Ends streams whose link could not be followed: in order, with a text for the client if there is one; or, where a
+    /// part of a page has been sent, as an answer that breaks off.
+    pub fn page_failed(&mut self, pins: &[PinId], text: Option<&str>, cut: bool) {
+        for id in pins.iter().copied().filter(|id| self.fetches(*id)).collect::<Vec<_>>() {
+            self.counters.ended_link.add(1);
+            if cut {
+                self.drop_pin(id);
+                continue;
+            }
+            if let Some(text) = text {
+                self.write_page(&[id], text.as_bytes());
+            }
+            self.finish_stream(id);
+        }
+        self.collect();
+    }
+
+    fn hold_on(&mut self, id: PinId, held: &Held, next: Option<GripLink>) {
+        let Some(Hold { subs, standing: Some(standing), .. }) = self.pins.get_mut(id) else { return };
+        standing.meta.clone_from(&held.meta);
+        let Some(follow) = standing.follow.as_deref_mut() else { return };
+        let same = match (&follow.link, &next) {
+            (Some(old), Some(new)) => old.is_like(new),
+            _ => false,
+        };
+        let realm = follow.link.as_ref().map(|link| link.trail.route.realm);
+        follow.link = next;
+        let waiting = std::mem::take(&mut follow.waiting);
+        let mut again = std::mem::take(&mut follow.again);
+        follow.stage = Stage::Live;
+        let Some(realm) = realm else { return };
+        let (realm, before) = (realm, subs.iter().map(|sub| sub.channel).collect::<Vec<_>>());
+        if !same {
+            self.leave_round(id);
+        }
+        for subscription in &held.subscriptions {
+            let (channel, prev_id) = (&subscription.channel, &subscription.prev_id);
+            self.join(id, realm, List::Streams, subscription.clone());
+            let is_new = self.channels.find(realm, channel).is_none_or(|channel| !before.contains(&channel));
+            let contradicts = |prev_id: &String| self.channels.contradicts(realm, channel, prev_id);
+            again |= is_new && prev_id.as_ref().is_some_and(contradicts);
+        }
+        let listed = |name: &str| held.subscriptions.iter().any(|s| s.channel == name);
+        while let Some(place) = self
+            .pins
+            .get(id)
+            .and_then(|hold| hold.subs.iter().position(|sub| !listed(self.channels.name(sub.channel))))
+        {
+            self.leave(id, place);
+        }
+        match &held.keep_alive {
+            Some(beat) => self.pins.set_keep_alive(id, Rc::clone(beat), first_beat(beat)),
+            None => self.pins.clear_keep_alive(id),
+        }
+        self.await_round(id);
+        // Kept, they could ask for ever.
+        again |= !self.catch_up(id, waiting).is_empty();
+        if again && self.is_due(id, true) {
+            self.fall_behind(id);
+            self.stand_in_line(id, Cause::Gap);
+        }
+    }
+
+    /// Delivers what has waited and follows. Returns what neither follows nor is had.
+    fn catch_up(&mut self, id: PinId, waiting: VecDeque<Waiting>) -> VecDeque<Waiting> {
+        let Some(hold) = self.pins.get(id) else { return VecDeque::new() };
+        let (mut given, mut left, mut sorted) = (Vec::new(), Vec::new(), true);
+        for sub in &hold.subs {
+            let places = waiting.iter().enumerate().filter(|(_, w)| w.channel == sub.channel);
+            let Some(position) = hold.position(sub.channel) else {
+                given.extend(places.map(|(place, _)| place));
+                continue;
+            };
+            let (places, ids): (Vec<usize>, Vec<_>) =
+                places.map(|(place, w)| (place, (w.item.id.as_deref(), w.item.prev_id.as_deref()))).unzip();
+            let reconciled = recovery::reconcile(position, &ids);
+            sorted &= reconciled.deliver.is_sorted();
+            given.extend(reconciled.deliver.iter().map(|place| places[*place]));
+            left.extend(reconciled.left.iter().map(|place| places[*place]));
+        }
+        if sorted {
+            given.sort_unstable();
+        }
+        for place in given {
+            let Waiting { channel, item } = &waiting[place];
+            if let Some(standing) = self.pins.get_mut(id).and_then(|hold| hold.standing.as_mut()) {
+                standing.advance(*channel, item.id.as_deref());
+            }
+            match &item.part {
+                Some(ParkedPart::Content(chunk)) => {
+                    let bytes = match self.pins.form(id) {
+                        Some(Form::Coded) => chunk.framed().clone(),
+                        _ => chunk.content(),
+                    };
+                    if matches!(self.pins.write(id, &bytes), Outcome::Sent | Outcome::Queued) {
+                        self.counters.delivered_stream.add(1);
+                        self.counters.bytes_pushed.add(bytes.len() as u64);
+                    }
+                    self.heard(id, *channel);
+                }
+                Some(ParkedPart::End) => {
+                    self.close_stream(id);
+                    return VecDeque::new();
+                }
+                None => {}
+            }
+        }
+        left.sort_unstable();
+        let mut place = 0..;
+        let keeps = |_: &Waiting| place.next().is_some_and(|place| left.binary_search(&place).is_ok());
+        waiting.into_iter().filter(keeps).collect()
+    }
+
+    fn write_page(&mut self, pins: &[PinId], content: &[u8]) {
+        if content.is_empty() {
+            return;
+        }
+        let chunk = Chunk::new(content);
+        let payload = Payload { coded: chunk.framed().clone(), plain: chunk.content() };
+        let mut tally = Tally::default();
+        self.pins.fan_out(pins, &payload, &mut tally);
+        self.counters.bytes_pushed.add(tally.bytes);
+    }
+
+    fn fetches(&self, id: PinId) -> bool {
+        let follow = self.pins.get(id).and_then(|hold| hold.standing.as_ref()?.follow.as_ref());
+        follow.is_some_and(|follow| follow.stage == Stage::Fetching)
+    }
+
+    fn follow(&mut self, id: PinId) -> Option<&mut Follow> {
+        let Hold { standing: Some(standing), kind: HoldKind::Stream { .. }, .. } = self.pins.get_mut(id)?
+        else {
+            return None;
+        };
+        standing.follow.as_deref_mut()
+    }
+
+    /// Hands over what is to be fetched.
+    pub(super) fn send_for(&mut self, fetches: HashMap<String, Fetch>) -> usize {
+        let count = fetches.len();
+        self.onward.extend(fetches.into_values().map(|fetch| Onward::Fetch(Box::new(fetch))));
+        count
+    }
+
+    /// Counts why a hold stands in the line.
+    pub(super) fn stand_in_line(&mut self, id: PinId, cause: Cause) {
+        self.updates.push(id, self.now_ms);
+        cause.count(&self.counters);
+    }
+}
+
+/// Links that are the same but for the query are one, for those who have the same ids: these say where they are. Without
+/// an id the query may.
+fn key(link: &GripLink, last_ids: &[(String, String)]) -> String {
+    let trail = &link.trail;
+    let (place, route) = (&link.place, std::sync::Arc::as_ptr(&trail.route).addr());
+    let path = if last_ids.is_empty() { place.path_and_query() } else { place.path() };
+    let scheme = if place.tls() { "s" } else { "" };
+    let mut key = format!(
+        "{route:x} {} {} {scheme}//{}{path}",
+        trail.target,
+        trail.home.authority(),
+        place.authority()
+    );
+    for (channel, id) in last_ids {
+        key.push_str(&format!("\n{}:{channel}={id}", channel.len()));
+    }
+    key
+}
+
+/// Items that wait for one stream while its link is followed (spec 4.4).
+const MAX_WAITING: usize = 100;

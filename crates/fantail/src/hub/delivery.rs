@@ -1,0 +1,68 @@
+//! An item on its way: rendered once, shared by all mailboxes that it is in, and told of by its receipt.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering::Relaxed},
+};
+
+use fantail_proto::{item::Item, render::Rendered};
+
+use super::{Broken, Order, RealmId, Receipt, mailbox::weight, pledge::Pledge, receipt::Ballot};
+use crate::logging;
+
+/// One item on its way to one or more shards. Dropping the last copy completes its receipt.
+#[derive(Debug)]
+pub struct Delivery {
+    pub realm: RealmId,
+    pub channel: Box<str>,
+    pub item: Rendered,
+    pub(super) bytes: usize,
+    slot: usize,
+    ballot: Option<Arc<Ballot>>,
+    pub(super) pledge: Option<Arc<Pledge>>,
+    /// On the shards that have delivered.
+    receivers: AtomicU64,
+}
+
+impl Delivery {
+    pub(super) fn new(
+        realm: RealmId,
+        item: Item,
+        (ballot, slot): (&Arc<Ballot>, usize),
+        pledge: Option<Arc<Pledge>>,
+    ) -> Self {
+        let channel = item.channel.as_str().into();
+        let item = Rendered::from(item);
+        let ballot = ballot.answer.is_some().then(|| Arc::clone(ballot));
+        let bytes = weight(&item);
+        Self { realm, channel, bytes, item, slot, ballot, pledge, receivers: AtomicU64::new(0) }
+    }
+
+    /// To be said once by each outpost that keeps items: it has kept this one, or cannot.
+    pub fn kept(&self, outcome: Result<(), Broken>) {
+        if let Some(pledge) = &self.pledge {
+            pledge.settle(outcome);
+        }
+    }
+
+    /// How it came in its channel's order.
+    pub(super) fn say(&self, order: Order) {
+        if let Some(ballot) = &self.ballot {
+            ballot.add(self.slot, Receipt { order, ..Receipt::default() });
+        }
+    }
+
+    /// Adds what happened on one shard.
+    pub fn report(&self, receipt: Receipt) {
+        self.receivers.fetch_add(receipt.receivers(), Relaxed);
+        if let Some(ballot) = &self.ballot {
+            ballot.add(self.slot, receipt);
+        }
+    }
+}
+
+impl Drop for Delivery {
+    fn drop(&mut self) {
+        logging::published(&self.channel, *self.receivers.get_mut());
+    }
+}

@@ -1,0 +1,136 @@
+//! What the hub knows of one channel: who gets its items, in which order they come, and when something of that is
+//! over. Owns the plan of when to look at which channel; does nothing itself.
+
+use std::{cmp::Reverse, collections::BinaryHeap};
+
+use fantail_proto::sequence::{Sequence, Verdict};
+use hashbrown::HashMap;
+
+use super::{ChannelKey, Delivery, RealmId, pledge::Promise};
+
+#[derive(Debug)]
+pub(super) struct Interest {
+    /// Which shards have a subscriber: bit N for shard N. 0: the channel lingers.
+    pub(super) shards: u64,
+    /// When it got its first subscription.
+    pub(super) first_ms: u64,
+    /// While it lingers: until when.
+    until_ms: Option<u64>,
+    /// Only when an item had an id.
+    order: Option<Box<Sequence<Early>>>,
+    /// When it is looked at next, or [`u64::MAX`].
+    look_ms: u64,
+}
+
+/// An item that waits for its predecessor.
+#[derive(Debug)]
+pub(super) struct Early {
+    pub(super) delivery: Box<Delivery>,
+    /// Somebody is to keep it.
+    pub(super) promise: Option<Promise>,
+}
+
+impl Interest {
+    pub(super) const fn new(shards: u64, first_ms: u64) -> Self {
+        Self { shards, first_ms, until_ms: None, order: None, look_ms: u64::MAX }
+    }
+
+    pub(super) fn judge(&self, prev_id: Option<u128>) -> Verdict {
+        self.order.as_ref().map_or(Verdict::Pass, |order| order.judge(prev_id))
+    }
+
+    pub(super) fn pass(&mut self, id: Option<u128>) {
+        match &mut self.order {
+            Some(order) => order.pass(id),
+            None if id.is_some() => self.order.get_or_insert_default().pass(id),
+            None => {}
+        }
+    }
+
+    pub(super) fn hold(&mut self, id: Option<u128>, prev_id: u128, due_ms: u64, early: Early) {
+        self.order.get_or_insert_default().hold(id, prev_id, due_ms, early);
+    }
+
+    pub(super) fn follow(&mut self) -> Option<Early> {
+        self.order.as_mut()?.follow()
+    }
+
+    pub(super) fn expire(&mut self, now_ms: u64) -> Option<Early> {
+        self.order.as_mut()?.expire(now_ms)
+    }
+
+    pub(super) fn last(&self) -> Option<u128> {
+        self.order.as_ref()?.last()
+    }
+
+    pub(super) fn forget(&mut self) {
+        if let Some(order) = &mut self.order {
+            order.forget();
+        }
+        self.order.take_if(|order| order.is_idle());
+    }
+
+    pub(super) fn into_early(self) -> impl Iterator<Item = Early> {
+        self.order.into_iter().flat_map(|order| order.into_early())
+    }
+
+    /// The last subscriber has left, and may come back.
+    pub(super) const fn linger(&mut self, until_ms: u64) {
+        self.until_ms = Some(until_ms);
+    }
+
+    /// It lingers no more; true if it did.
+    pub(super) const fn stay(&mut self) -> bool {
+        self.until_ms.take().is_some()
+    }
+
+    pub(super) fn is_over(&self, now_ms: u64) -> bool {
+        self.until_ms.is_some_and(|until_ms| until_ms <= now_ms)
+    }
+
+    /// When something of it is over.
+    pub(super) fn next_ms(&self) -> Option<u64> {
+        let due_ms = self.order.as_ref().and_then(|order| order.due_ms());
+        due_ms.into_iter().chain(self.until_ms).min()
+    }
+}
+
+/// When to look at which channel: for each at most once in advance, but for looks that were put forward.
+#[derive(Debug, Default)]
+pub(super) struct Looks(BinaryHeap<Reverse<(u64, RealmId, Box<str>)>>);
+
+impl Looks {
+    /// Plans a look at a channel, if none is planned before. True when it is the first of all.
+    pub(super) fn plan(&mut self, realm: RealmId, channel: &str, known: &mut Interest, due_ms: u64) -> bool {
+        if known.look_ms <= due_ms {
+            return false;
+        }
+        known.look_ms = due_ms;
+        let first = self.next_ms().is_none_or(|next| due_ms < next);
+        self.0.push(Reverse((due_ms, realm, channel.into())));
+        first
+    }
+
+    /// A channel whose look is due: from now on it has none.
+    pub(super) fn pop(
+        &mut self,
+        now_ms: u64,
+        interest: &mut HashMap<ChannelKey, Interest>,
+    ) -> Option<(RealmId, Box<str>)> {
+        while self.next_ms().is_some_and(|due_ms| due_ms <= now_ms) {
+            let Reverse((due_ms, realm, name)) = self.0.pop()?;
+            // One that was put forward, or whose channel is gone, is passed over.
+            if let Some(known) = interest.get_mut(&(realm, &*name))
+                && known.look_ms == due_ms
+            {
+                known.look_ms = u64::MAX;
+                return Some((realm, name));
+            }
+        }
+        None
+    }
+
+    pub(super) fn next_ms(&self) -> Option<u64> {
+        self.0.peek().map(|Reverse((due_ms, ..))| *due_ms)
+    }
+}

@@ -1,0 +1,197 @@
+//! Long-polls that have missed something, or may have: their origins are asked again (checks 31–34).
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tokio::time::Instant;
+
+use crate::harness::{Client, Origin, TestServer, hold, poll_item};
+
+fn item(id: &str, prev_id: Option<&str>) -> Value {
+    let mut item = poll_item("c", &format!("item {id}"));
+    item["id"] = id.into();
+    if let Some(prev_id) = prev_id {
+        item["prev-id"] = prev_id.into();
+    }
+    item
+}
+
+fn poll(server: &TestServer, target: &str) -> Client {
+    let mut client = server.connect();
+    client.get(target);
+    client
+}
+
+/// Check 31.
+#[test]
+fn a_poll_that_has_missed_something_is_asked_about_again() {
+    let origin = Origin::fixed(hold("response", "c; prev-id=3", &[], ""));
+    let server = TestServer::start(&[&format!("*,prefix=p- {origin}")], |_| {});
+    let publish = |id: &str, prev_id: Option<&str>| {
+        let mut item = item(id, prev_id);
+        item["channel"] = "p-c".into();
+        server.receipts(&json!([item])).remove(0)
+    };
+    let mut client = poll(&server, "/a?b");
+    server.wait_pins("poll", 1);
+    assert_eq!(publish("4", Some("3"))["delivered"], 1);
+    assert_eq!(client.response().text(), "item 4");
+
+    // The order of the channel is that of the items; this hold is behind them, and so asked about at once.
+    client.request("GET", "/a?b", &[("X-Own", "1")], b"");
+    let requests = origin.wait_requests(3);
+    server.wait_pins("poll", 1);
+    assert_eq!(requests[2].target(), "/a?b");
+    assert_eq!(requests[2].head.field("x-own"), Some("1"), "it is the client's own request");
+    assert_eq!(requests[2].head.all("grip-last"), ["c; last-id=3"]);
+    assert!(requests[1].head.all("grip-last").is_empty());
+
+    let receipt = publish("9", Some("8"));
+    assert_eq!((&receipt["delivered"], &receipt["recovered"]), (&json!(0), &json!(1)), "{receipt}");
+    let requests = origin.wait_requests(4);
+    assert_eq!(requests[3].head.all("grip-last"), ["c; last-id=3"]);
+    server.wait_pins("poll", 1);
+    assert!(!client.hears_within(Duration::ZERO));
+    server.wait_metric("fantail_updates_total", &["cause=\"gap\""], 1.0);
+    server.wait_metric("fantail_updates_total", &["cause=\"contradiction\""], 1.0);
+
+    // The origin has what was missed.
+    assert_eq!(publish("4b", Some("3"))["delivered"], 1);
+    assert_eq!(client.response().text(), "item 4b");
+}
+
+/// An item that does not say what it follows cannot be shown to follow; one that the origin knew of is no news.
+#[test]
+fn a_poll_knows_what_it_has() {
+    let origin = Origin::fixed(hold("response", "c; prev-id=3", &[], ""));
+    let server = TestServer::before(&origin);
+    let mut client = poll(&server, "/");
+    server.wait_pins("poll", 1);
+    let receipt = server.receipts(&json!([item("3", Some("2"))])).remove(0);
+    assert_eq!((&receipt["delivered"], &receipt["recovered"]), (&json!(0), &json!(1)), "{receipt}");
+    assert_eq!(origin.requests().len(), 1);
+    server.publish(&json!([poll_item("c", "no ids")]));
+    origin.wait_requests(2);
+    server.wait_pins("poll", 1);
+    assert!(!client.hears_within(Duration::ZERO));
+    server.publish(&json!([item("4", Some("3"))]));
+    assert_eq!(client.response().text(), "item 4");
+}
+
+/// Items for other transports are a part of the channel's order, and those that a filter keeps away.
+#[test]
+fn a_poll_follows_what_it_does_not_get() {
+    let more = [("Grip-Set-Meta", "user=u")];
+    let origin = Origin::fixed(hold("response", "c; prev-id=3; filter=skip-users", &more, ""));
+    let server = TestServer::before(&origin);
+    let mut client = poll(&server, "/");
+    server.wait_pins("poll", 1);
+    let mut skipped = item("5", Some("4"));
+    skipped["meta"] = json!({ "skip_users": "u" });
+    server.publish(&json!([
+        { "channel": "c", "id": "4", "prev-id": "3", "formats": { "http-stream": { "content": "x" } } },
+        skipped,
+        item("6", Some("5")),
+    ]));
+    assert_eq!(client.response().text(), "item 6");
+    assert_eq!(origin.requests().len(), 1);
+}
+
+/// Check 32, for a channel whose last poll has just been answered: it keeps its order for a while.
+#[test]
+fn a_hold_that_is_behind_is_asked_about_at_once() {
+    let origin = Origin::answering(|request| {
+        let prev_id = if request.head.field("grip-last").is_some() { "5" } else { "4" };
+        hold("response", &format!("c; prev-id={prev_id}"), &[], "")
+    });
+    let server = TestServer::before(&origin);
+    let mut client = poll(&server, "/");
+    server.wait_pins("poll", 1);
+    server.publish(&json!([item("5", Some("4"))]));
+    assert_eq!(client.response().text(), "item 5");
+    let begun = Instant::now();
+    client.get("/again");
+    let requests = origin.wait_requests(3);
+    assert!(begun.elapsed() < Duration::from_secs(3), "{:?}", begun.elapsed());
+    assert_eq!(requests[2].head.all("grip-last"), ["c; last-id=4"]);
+    server.wait_pins("poll", 1);
+    server.publish(&json!([item("6", Some("5"))]));
+    assert_eq!(client.response().text(), "item 6");
+}
+
+/// Without lingering there is nothing to be behind of.
+#[test]
+fn a_channel_without_linger_forgets() {
+    let origin = Origin::fixed(hold("response", "c; prev-id=4", &[], ""));
+    let server = TestServer::start(&[&format!("* {origin}")], |options| {
+        options.set("hub.linger", "0s");
+    });
+    let mut client = poll(&server, "/");
+    server.wait_pins("poll", 1);
+    server.publish(&json!([item("5", Some("4"))]));
+    client.response();
+    server.wait_metric("fantail_hub_channels", &[], 0.0);
+    client.get("/");
+    server.wait_pins("poll", 1);
+    assert_eq!(origin.requests().len(), 2);
+}
+
+/// Check 33.
+#[test]
+fn the_first_hold_of_a_channel_is_asked_about_again() {
+    let origin = Origin::answering(|r| hold("response", r.target().trim_start_matches('/'), &[], ""));
+    let server = TestServer::start(&[&format!("* {origin}")], |options| {
+        options.set("grip.update_on_first_subscription", "true");
+    });
+    let begun = Instant::now();
+    let mut client = poll(&server, "/c");
+    origin.wait_requests(2);
+    let took = begun.elapsed();
+    assert!(took >= Duration::from_secs(1) && took < Duration::from_secs(4), "{took:?}, not 1 s");
+    server.wait_pins("poll", 1);
+    server.publish(&json!([item("1", None)]));
+    assert_eq!(client.response().text(), "item 1");
+
+    // The channel has had its first subscription; another has not.
+    client.get("/c");
+    let _other = poll(&server, "/d");
+    let requests = origin.wait_requests(5);
+    let again: Vec<_> = requests[4..].iter().map(|request| request.target()).collect();
+    assert_eq!(again, ["/d"]);
+    server.wait_metric("fantail_updates_total", &["cause=\"first\""], 2.0);
+}
+
+/// Check 34.
+#[test]
+fn hints_and_recover_ask_again() {
+    let origin = Origin::fixed(hold("response", "c; prev-id=3", &[], ""));
+    let server = TestServer::before(&origin);
+    let _client = poll(&server, "/");
+    server.wait_pins("poll", 1);
+    server.publish(&json!([{ "channel": "c", "formats": { "http-response": { "action": "hint" } } }]));
+    let requests = origin.wait_requests(2);
+    assert_eq!(requests[1].head.all("grip-last"), ["c; last-id=3"]);
+    server.wait_pins("poll", 1);
+    let begun = Instant::now();
+    assert_eq!(server.control("POST", "/recover", &[], b"").status(), 200);
+    origin.wait_requests(3);
+    assert!(begun.elapsed() < Duration::from_secs(3), "{:?}", begun.elapsed());
+}
+
+/// The origin of many polls sees no more requests a second than it may.
+#[test]
+fn updates_have_a_rate() {
+    const POLLS: usize = 40;
+    let origin = Origin::fixed(hold("response", "c; prev-id=3", &[], ""));
+    let server = TestServer::start(&[&format!("* {origin}")], |options| {
+        options.set("server.shards", "1").set("grip.updates_per_second", "20");
+    });
+    let _clients: Vec<_> = (0..POLLS).map(|_| poll(&server, "/")).collect();
+    server.wait_pins("poll", POLLS);
+    let begun = Instant::now();
+    server.publish(&json!([item("9", Some("8"))]));
+    origin.wait_requests(2 * POLLS);
+    let took = begun.elapsed();
+    assert!(took >= Duration::from_millis(1900), "{POLLS} in {took:?}");
+    server.wait_metric("fantail_updates_total", &["cause=\"gap\""], POLLS as f64);
+}
