@@ -222,7 +222,9 @@ impl Desk {
             let Some(realm) = realms.get(&name) else { continue };
             self.numbers.insert(realm, number);
             if before.is_none_or(|before| before.get(&name).is_none()) {
-                page.channels(Id::of_realm(number), |channel| self.hub.join(self.place, realm, channel))?;
+                page.channels(Id::of_realm(number), |channel| {
+                    self.hub.join(self.place, realm, channel);
+                })?;
             }
         }
         Ok(())
