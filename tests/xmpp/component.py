@@ -30,7 +30,7 @@ from prosody import COMPONENT, HOST, SECRET, Prosody, free_port
 
 PUBSUB = "http://jabber.org/protocol/pubsub"
 COMMANDS = "http://jabber.org/protocol/commands"
-DEADLINE = 20
+DEADLINE = 60
 
 
 class Client(slixmpp.ClientXMPP):

@@ -82,7 +82,7 @@ pub(crate) struct Trial {
     #[arg(long, value_delimiter = ',', value_parser = fault, default_value = "kill,restart,stop,origin_kill,origin_stop,cut")]
     faults: Vec<Fault>,
     /// Milliseconds between two requests of a publisher, on average
-    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..))]
     pace: u64,
     /// Subscribers of each transport on each channel
     #[arg(long, default_value_t = 2)]

@@ -15,6 +15,8 @@ pub(crate) enum Error {
     NothingHeld { refusal: Option<String> },
     #[error("no process {pid}: {error}")]
     Process { pid: u32, error: std::io::Error },
+    #[error("{path}: {error}")]
+    Disk { path: std::path::PathBuf, error: std::io::Error },
 }
 
 impl Error {

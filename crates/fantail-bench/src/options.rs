@@ -1,6 +1,7 @@
 //! The command line: what to ask, whom, how often. Addresses are loopback by type.
 
 use std::net::SocketAddrV4;
+use std::path::PathBuf;
 use std::str::FromStr;
 
 use clap::{Args, Parser, Subcommand};
@@ -29,6 +30,8 @@ pub(crate) enum Command {
     Echo(Echo),
     /// Webhooks: endpoints subscribed, messages posted to each; rate, latency, the server's CPU and memory
     Webhooks(Webhooks),
+    /// Publishers who wait until their items are kept: rate, latency, the server's memory for each item
+    Keep(Keep),
     /// Serve: a bare loop of `send`, the least that a server can do
     Floor(Floor),
     /// Serve: an origin of WebSockets over HTTP that opens, subscribes and echoes
@@ -246,6 +249,31 @@ pub(crate) struct Webhooks {
     /// Print one JSON object
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Keep {
+    #[command(flatten)]
+    pub(crate) target: Target,
+    #[command(flatten)]
+    pub(crate) publish: Publish,
+    /// Items of one request
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub(crate) items: u32,
+    /// So many channels in turn: this name with 0, 1 and so on behind it
+    #[arg(long, default_value = "keep-")]
+    pub(crate) channel: Channel,
+    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) channels: u32,
+    /// Seconds
+    #[arg(long, default_value_t = 4, value_name = "SECONDS")]
+    pub(crate) duration: u64,
+    /// So many items in all, however long it takes
+    #[arg(short, conflicts_with = "duration")]
+    pub(crate) m: Option<u64>,
+    /// Measure before how long an fsync takes in this folder
+    #[arg(long, value_name = "FOLDER")]
+    pub(crate) fsync: Option<PathBuf>,
 }
 
 #[derive(Args, Debug)]

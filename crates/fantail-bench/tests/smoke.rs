@@ -101,6 +101,40 @@ fn echoes_are_checked() {
 }
 
 #[test]
+fn what_is_kept_is_counted_and_a_refusal_fails() {
+    for (status, code, figure) in
+        [("200 OK", 0, r#""items":6,"failed":0,"#), ("503 Not kept", 1, r#""items":0,"failed":2,"#)]
+    {
+        let publishers = listener();
+        let address = publishers.local_addr().unwrap().to_string();
+        let answer = format!("HTTP/1.1 {status}\r\nContent-Length: 0\r\n\r\n");
+        let server = thread::spawn(move || {
+            let (mut client, _) = publishers.accept().unwrap();
+            while let Some(head) = read_head(&mut client) {
+                assert!(head.starts_with("POST /publish/?durability=synced "), "{head}");
+                let length = head.split("Content-Length: ").nth(1).and_then(|rest| rest.lines().next());
+                let mut body = vec![0; length.unwrap().parse().unwrap()];
+                client.read_exact(&mut body).unwrap();
+                assert_eq!(String::from_utf8(body).unwrap().matches(&"x".repeat(50)).count(), 3);
+                client.write_all(answer.as_bytes()).unwrap();
+            }
+        });
+        let line = [
+            "keep", "-m", "6", "--items", "3", "--size", "50", "--fsync", "/tmp", "--json", "--pub", &address,
+        ];
+        let output = Command::new(BENCH)
+            .args(line)
+            .args(["--pub-path", "/publish/?durability=synced"])
+            .output()
+            .unwrap();
+        let text = String::from_utf8(output.stdout).unwrap();
+        assert!(output.status.code() == Some(code) && text.contains(figure), "{text}");
+        assert!(text.contains("fsync_us_p50"), "{text}");
+        server.join().unwrap();
+    }
+}
+
+#[test]
 fn an_origin_answers_events_late() {
     let line = ["events-origin", "--listen", "127.0.0.1:0", "--delay", "30", "--subscribe", "test"];
     let mut process = Command::new(BENCH).args(line).stdout(Stdio::piped()).spawn().unwrap();

@@ -30,7 +30,10 @@ use receipt::Ballot;
 pub use receipt::{Order, Receipt, Receipts};
 use round::{Round, Taken};
 
-use crate::{config, logging};
+use crate::{
+    config, logging,
+    stats::{Stats, Told},
+};
 
 mod changes;
 mod delivery;
@@ -59,6 +62,8 @@ pub struct Hub {
     early: EarlyCounts,
     started: Instant,
     digest: [RandomState; 2],
+    /// Of the default realm's items, if anybody watches.
+    stats: Option<Arc<Stats>>,
 }
 
 impl Hub {
@@ -86,7 +91,20 @@ impl Hub {
             early: EarlyCounts::default(),
             started: Instant::now(),
             digest: [RandomState::new(), RandomState::new()],
+            stats: None,
         }
+    }
+
+    /// From now on items are noted for who watches.
+    #[must_use]
+    pub fn watched(self, stats: Option<Arc<Stats>>) -> Self {
+        Self { stats, ..self }
+    }
+
+    /// Notes an item that is accepted, for who watches.
+    fn told(&self, realm: RealmId, item: &Item) -> Option<Box<Told>> {
+        let stats = self.stats.as_ref().filter(|_| realm == RealmId::default())?;
+        Some(stats.accept(item))
     }
 
     /// Accepts all items or, when a mailbox is full, none. With `receipts`, the answer can be waited

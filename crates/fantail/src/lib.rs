@@ -5,7 +5,7 @@
 //! The rooms, in reading order. The path of a client: [`listen`] → [`route`] → [`proxy`] → [`hub`] →
 //! [`hold`]. The path of a publisher: [`publish`] → [`hub`]. `upstream` is a tool: one request in, one
 //! response out. [`webhook`] and [`xmpp`] hang on the hub. [`realm`] is the tenants, [`admin`] is for operators; [`config`], [`metrics`], [`logging`],
-//! [`drain`], [`store`] and [`error`] are the closets.
+//! [`drain`], [`stats`], [`store`] and [`error`] are the closets.
 
 pub mod admin;
 pub mod certificate;
@@ -27,6 +27,7 @@ pub mod server;
 pub mod shard;
 pub mod sign;
 pub mod snapshot;
+pub mod stats;
 pub mod store;
 pub mod upstream;
 pub mod webhook;

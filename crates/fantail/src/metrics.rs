@@ -344,6 +344,9 @@ families! {
         webhook_queue: "Webhooks that wait for delivery, those under way included." { webhook_queued: Gauge }
         webhook_in_flight: "Webhooks under way." { webhook_flying: Gauge }
         webhook_latency_seconds: "From the start of a try to its result." { webhook_latency: Latency }
+        stats_dropped: "Notes for the statistics socket, and packets of it, that were dropped." {
+            stats_dropped: Count,
+        }
         xmpp_connected: "Whether the XMPP server has taken the component: 1 or 0." { xmpp_connected: Gauge }
         xmpp_connects: "Attempts to join the XMPP server, by result." {
             xmpp_joined [result = joined]: Count,

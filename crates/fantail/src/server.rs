@@ -1,6 +1,8 @@
 //! The whole server: binds what the configuration names, starts a thread a shard and the control
 //! runtime, reloads on demand, and stops in order. It owns the threads and decides nothing else.
 
+mod descriptors;
+
 use std::{
     io::{self, IsTerminal},
     path::PathBuf,
@@ -14,7 +16,6 @@ use std::{
 
 use arc_swap::ArcSwap;
 use fantail_pin::FanOut;
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use rustls::ServerConfig;
 use tokio::{
     net::TcpListener,
@@ -24,7 +25,10 @@ use tokio::{
 };
 
 use crate::{
-    admin::{self, Phase},
+    admin::{
+        self, Phase,
+        prometheus::{self, Page},
+    },
     cli,
     client::{Connections, Crowd},
     config::{self, Address, Config, LogFormat, Notice},
@@ -36,13 +40,14 @@ use crate::{
     metrics::{Counters, Process},
     publish::{
         Publisher,
-        zeromq::{self, Inputs, Sockets},
+        zeromq::{self, Board, Inputs, Sockets},
     },
     route::Watch,
     shard::{Moved, Neighbours, Parts, Shard},
     snapshot::{AllInvalid, Snapshot},
+    stats::{Notes, Stats},
     upstream::{BindError, Pages, Workers},
-    webhook::{self, Delivering, Webhooks},
+    webhook::{self, Delivering},
     xmpp::{self, Xmpp, XmppError},
 };
 
@@ -69,6 +74,7 @@ struct Server {
     clients: Vec<Door>,
     control: std::net::TcpListener,
     sockets: Sockets,
+    prometheus: Option<prometheus::Door>,
     snapshot: Arc<ArcSwap<Snapshot>>,
     fan_out: FanOut,
     xmpp: Option<(Xmpp, xmpp::Desk)>,
@@ -146,9 +152,14 @@ impl Server {
         let control = std::net::TcpListener::bind(address)
             .and_then(|bound| bound.set_nonblocking(true).map(|()| bound))
             .map_err(|source| ServerError::Listen { address: address.to_string(), source })?;
-        let sockets = Sockets::bind(&loaded.config.zeromq)?;
+        let sockets = Sockets::bind(&loaded.config.zeromq, &loaded.config.stats)?;
+        let bind = |address: &Address| {
+            prometheus::Door::bind(address)
+                .map_err(|source| ServerError::Listen { address: address.to_string(), source })
+        };
+        let prometheus = loaded.config.stats.prometheus.as_ref().map(bind).transpose()?;
         let xmpp = Xmpp::open(&loaded.config)?;
-        Ok(Self { clients, control, sockets, snapshot, fan_out, xmpp })
+        Ok(Self { clients, control, sockets, prometheus, snapshot, fan_out, xmpp })
     }
 
     fn snapshot(&self) -> Arc<Snapshot> {
@@ -194,23 +205,25 @@ impl Server {
             .build()
             .map_err(ServerError::Start)?;
         let control = self.control.try_clone().map_err(ServerError::Start)?;
-        let hub = Arc::new(Hub::new(config.server.shards, &config.hub));
+        let process = Arc::new(Process::default());
+        let counters: Vec<Arc<Counters>> = (0..config.server.shards).map(|_| Arc::default()).collect();
+        let Watchers { stats, board, page } = Watchers::new(&config, &counters, &process);
+        let hub = Arc::new(Hub::new(config.server.shards, &config.hub).watched(stats.clone()));
         let workers = Arc::new(Workers::default());
         let wanted = self.snapshot();
         if let Some(error) = workers.open(wanted.routes.workers(), runtime.handle()).pop() {
             return Err(ServerError::Workers(error));
         }
-        let process = Arc::new(Process::default());
         let patience = config.control.publish_timeout;
         let publisher =
             Publisher::new(Arc::clone(&hub), Arc::clone(&self.snapshot), Arc::clone(&process), patience);
         let publisher = Arc::new(publisher);
-        let inputs =
-            Inputs::new(Arc::clone(&publisher), Arc::clone(&hub), Arc::clone(&process), &config.zeromq);
-        let (webhooks, delivering) = start_webhooks(&self.snapshot, &hub, &process)?;
+        let inputs = Inputs::new(&publisher, &hub, &process, &config.zeromq, board);
+        let (webhooks, delivering) = webhook::start(&self.snapshot, &hub, &process)?;
         let (stop, stopping) = watch::channel(false);
-        let (shards, counters) =
-            self.start_shards(&hub, &workers, output, &stopping).map_err(ServerError::Start)?;
+        let shards = self
+            .start_shards((&hub, &workers), stats.as_ref(), &counters, output, &stopping)
+            .map_err(ServerError::Start)?;
         let timed = Arc::clone(&hub);
         let parts = xmpp::Parts {
             hub: Arc::clone(&hub),
@@ -235,6 +248,8 @@ impl Server {
             state.enter(Phase::Ready);
             self.announce().map_err(ServerError::Start)?;
             let sockets = tokio::spawn(self.sockets.serve(inputs));
+            let prometheus = self.prometheus.zip(page);
+            let prometheus = prometheus.map(|(door, page)| tokio::spawn(door.serve(Arc::new(page))));
             let time = tokio::spawn(async move { timed.keep_time().await });
             // The shards have their own: when the last of them stops listening, nobody is kept waiting.
             drop((self.clients, self.control));
@@ -242,6 +257,7 @@ impl Server {
             let end = life.run(&state, &stop).await;
             close.send_replace(true);
             sockets.abort();
+            prometheus.iter().for_each(tokio::task::JoinHandle::abort);
             time.abort();
             if timeout_at(Instant::now() + DRAIN_GRACE, &mut port).await.is_err() {
                 port.abort();
@@ -261,30 +277,30 @@ impl Server {
 
     fn start_shards(
         &self,
-        hub: &Arc<Hub>,
-        workers: &Arc<Workers>,
+        (hub, workers): (&Arc<Hub>, &Arc<Workers>),
+        stats: Option<&Arc<Stats>>,
+        counters: &[Arc<Counters>],
         output: &Output,
         stopping: &watch::Receiver<bool>,
-    ) -> io::Result<(mpsc::Receiver<usize>, Vec<Arc<Counters>>)> {
+    ) -> io::Result<mpsc::Receiver<usize>> {
         let config = &self.snapshot().config;
         let shards = config.server.shards;
         let origins = shards.saturating_mul(config.origin.connections);
         let webhooks = if config.server.data_dir.is_some() { config.webhooks.concurrency } else { 0 };
-        let limit = connection_limit(config.client.connections, origins + webhooks);
+        let limit = descriptors::connection_limit(config.client.connections, origins + webhooks);
         let crowd = Crowd::new(limit, config.client.connections_per_address);
         let (ended, endings) = mpsc::channel(shards);
         let pages = Arc::new(Pages::default());
         let (neighbours, takers) = Neighbours::new(shards);
-        let mut counters = Vec::new();
-        for (index, moving) in takers.into_iter().enumerate() {
-            let counted = Arc::new(Counters::default());
+        for (index, (moving, counted)) in takers.into_iter().zip(counters).enumerate() {
             let thread = Thread {
                 index,
                 hub: Arc::clone(hub),
                 workers: Arc::clone(workers),
+                notes: stats.map(|stats| stats.shard(index)),
                 pages: Arc::clone(&pages),
                 snapshot: Arc::clone(&self.snapshot),
-                counters: Arc::clone(&counted),
+                counters: Arc::clone(counted),
                 output: output.clone(),
                 crowd: Arc::clone(&crowd),
                 fan_out: self.fan_out,
@@ -302,28 +318,36 @@ impl Server {
                     tracing::error!(%error, shard = index, "a shard has failed");
                 }
             })?;
-            counters.push(counted);
         }
-        Ok((endings, counters))
+        Ok(endings)
     }
 }
 
-/// With a folder for data there are webhooks.
-fn start_webhooks(
-    snapshot: &Arc<ArcSwap<Snapshot>>,
-    hub: &Arc<Hub>,
-    process: &Arc<Process>,
-) -> Result<(Option<Arc<Webhooks>>, Option<Delivering>), ServerError> {
-    let Some(folder) = snapshot.load().config.server.data_dir.clone() else { return Ok((None, None)) };
-    let (webhooks, delivering, damaged) =
-        webhook::start(&folder, Arc::clone(hub), Arc::clone(snapshot), Arc::clone(process))?;
-    if let Some(damaged) = damaged {
-        tracing::error!(
-            "the webhooks' file was damaged and is now {}: its endpoints are gone",
-            damaged.display()
-        );
+/// Who is told what happens to clients, if anybody is.
+#[derive(Default)]
+struct Watchers {
+    stats: Option<Arc<Stats>>,
+    board: Option<Arc<Board>>,
+    page: Option<Page>,
+}
+
+impl Watchers {
+    fn new(config: &Config, counters: &[Arc<Counters>], process: &Arc<Process>) -> Self {
+        let told = config.stats.socket.is_some() || config.stats.prometheus.is_some();
+        if !told && config.zeromq.command.is_none() {
+            return Self::default();
+        }
+        let shards = counters.to_vec();
+        let stats = Stats::new(shards.len(), config.stats.block_bytes, process);
+        let board = Board::new(&stats, &config.stats, config.hub.linger, shards.clone(), process);
+        let page = Page {
+            prefix: config.stats.prometheus_prefix.clone(),
+            shards,
+            process: Arc::clone(process),
+            stats: Arc::clone(&stats),
+        };
+        Self { stats: Some(stats), board: Some(board), page: Some(page) }
     }
-    Ok((Some(Arc::new(webhooks)), Some(delivering)))
 }
 
 /// A running server, until it has stopped.
@@ -471,37 +495,12 @@ async fn stopped(mut stopping: watch::Receiver<bool>) {
     drop(stopping.wait_for(|stop| *stop).await);
 }
 
-/// Connections that the limit of open files allows, which is raised as far as it goes, when origins may have
-/// `origins` of them.
-fn connection_limit(configured: usize, origins: usize) -> usize {
-    let files = getrlimit(Resource::Nofile);
-    if let Some(most) = files.maximum
-        && files.current != files.maximum
-        && let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: Some(most), ..files })
-    {
-        tracing::warn!(%error, "the limit of open files stays at {:?}", files.current);
-    }
-    let files = getrlimit(Resource::Nofile)
-        .current
-        .map_or(usize::MAX, |files| usize::try_from(files).unwrap_or(usize::MAX));
-    let own = (files / 8).clamp(RESERVED_FILES_MIN, RESERVED_FILES_MAX);
-    // A client's request needs one connection to an origin: more than half would be of no use.
-    let reserve = own.saturating_add(origins).min(files / 2);
-    let allowed = files.saturating_sub(reserve).max(1);
-    if configured == 0 {
-        return allowed;
-    }
-    if configured > allowed {
-        tracing::warn!("client.connections is {configured}, but {files} open files allow {allowed}");
-    }
-    configured.min(allowed)
-}
-
 /// What one shard's thread is made of.
 struct Thread {
     index: usize,
     hub: Arc<Hub>,
     workers: Arc<Workers>,
+    notes: Option<Arc<Notes>>,
     pages: Arc<Pages>,
     snapshot: Arc<ArcSwap<Snapshot>>,
     counters: Arc<Counters>,
@@ -524,6 +523,7 @@ impl Thread {
             index,
             hub,
             workers,
+            notes,
             pages,
             snapshot,
             counters,
@@ -537,6 +537,7 @@ impl Thread {
         let connections = Connections::new(crowd, Arc::clone(&counters));
         let holds =
             Holds::new(Arc::clone(&hub), index, fan_out, &snapshot.load().config, Arc::clone(&counters))?;
+        let holds = holds.watched(notes);
         let access = output.access();
         let parts =
             Parts { index, hub, snapshot, counters, connections, access, holds, workers, pages, neighbours };
@@ -587,6 +588,3 @@ const TIDY_EVERY: Duration = Duration::from_millis(200);
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 /// Addresses for workers that no route names any more are given free so often (spec 2.4).
 const SWEEP_EVERY: Duration = Duration::from_secs(10);
-/// Files that clients leave to the control port, the log and whatever the process needs.
-const RESERVED_FILES_MIN: usize = 100;
-const RESERVED_FILES_MAX: usize = 1024;

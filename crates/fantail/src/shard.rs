@@ -28,6 +28,7 @@ use crate::{
     metrics::Counters,
     sign::Tokens,
     snapshot::Snapshot,
+    stats::{Errand, Notes},
     upstream::{Flights, Pages, Upstream, Workers},
 };
 
@@ -40,6 +41,8 @@ pub struct Shard {
     pub counters: Arc<Counters>,
     pub connections: Rc<Connections>,
     pub access: RefCell<AccessLog>,
+    /// Only when somebody watches.
+    pub notes: Option<Arc<Notes>>,
     pub tokens: RefCell<Tokens>,
     pub flights: Flights,
     /// All shards'.
@@ -126,6 +129,7 @@ impl Shard {
             counters: parts.counters,
             connections: parts.connections,
             access: RefCell::new(parts.access),
+            notes: parts.holds.notes(),
             tokens: RefCell::default(),
             flights: Flights::default(),
             pages: parts.pages,
@@ -173,6 +177,11 @@ impl Shard {
                 }
                 () = expired, if expiry.is_some() => {}
                 () = self.stir.notified() => {}
+                errands = self.errands() => {
+                    let mut holds = self.holds.borrow_mut();
+                    holds.set_now(self.now_ms());
+                    errands.iter().for_each(|errand| holds.run(errand));
+                }
             }
             let mut holds = self.holds.borrow_mut();
             holds.set_now(self.now_ms());
@@ -225,6 +234,13 @@ impl Shard {
         }
         while self.step(go_on) {
             tokio::task::yield_now().await;
+        }
+    }
+
+    async fn errands(&self) -> Vec<Errand> {
+        match &self.notes {
+            Some(notes) => notes.errands().await,
+            None => std::future::pending().await,
         }
     }
 

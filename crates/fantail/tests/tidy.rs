@@ -29,12 +29,13 @@ const ARROWS: [(&str, &[&str]); 17] = [
 ];
 
 /// Rooms that every room may use, and what they use themselves.
-const CLOSETS: [(&str, &[&str]); 6] = [
+const CLOSETS: [(&str, &[&str]); 7] = [
     ("config", &["logging"]),
     ("drain", &[]),
     ("error", &["upstream"]),
     ("logging", &["config"]),
     ("metrics", &[]),
+    ("stats", &["config", "metrics"]),
     ("store", &[]),
 ];
 
@@ -46,8 +47,9 @@ const EXCEPTIONS: [(&str, &str, &str); 1] = [(
 )];
 
 /// Where threads and tasks begin; each keeps the handle, or the task ends with the connection it drives.
-const SPAWNS: [&str; 21] = [
+const SPAWNS: [&str; 22] = [
     "fantail/src/admin/mod.rs",
+    "fantail/src/admin/prometheus.rs",
     "fantail/src/listen/connection.rs",
     "fantail/src/logging.rs",
     "fantail/src/proxy/link.rs",

@@ -149,6 +149,13 @@ impl Recorder {
         self.0.lock().expect("no panic holds it").push(Event { t, what });
     }
 
+    /// When something was received last.
+    pub(crate) fn last_receipt(&self) -> Time {
+        let events = self.0.lock().expect("no panic holds it");
+        let last = events.iter().rev().find(|event| matches!(event.what, What::Recv { .. }));
+        last.map_or(0, |event| event.t)
+    }
+
     pub(crate) fn take(&self) -> Vec<Event> {
         std::mem::take(&mut *self.0.lock().expect("no panic holds it"))
     }

@@ -11,6 +11,7 @@ use super::origin::Heads;
 use super::publisher::Publisher;
 use super::subscriber::{Arena, Subscriber};
 use super::{Failure, Trial};
+use crate::socket::{self, SECOND};
 
 pub(crate) fn run(options: &Trial) -> Result<Vec<Event>, Failure> {
     let folder = tempfile::tempdir().map_err(Failure::io("make a folder"))?;
@@ -76,7 +77,11 @@ fn drive(
     phase.store(1, SeqCst);
     arena.pause(MARKERS_MS);
     phase.store(2, SeqCst);
-    arena.pause(LAST_MS);
+    let latest = socket::now() + LAST_SECONDS * SECOND;
+    arena.pause(QUIET_MS);
+    while socket::now() < latest && socket::now() - arena.recorder.last_receipt() < QUIET_MS * 1_000_000 {
+        arena.pause(QUIET_MS / 10);
+    }
     processes.look(arena)?;
     arena.recorder.note(What::Quiesce);
     Ok(())
@@ -120,5 +125,7 @@ const WARM_MS: u64 = 1500;
 /// Longer than an origin is waited for between two tries.
 const CALM_MS: u64 = 5000;
 const MARKERS_MS: u64 = 1000;
-/// From the last publish until nothing more is expected.
-const LAST_MS: u64 = 3000;
+/// Without a receipt for so long, nothing more is expected.
+const QUIET_MS: u64 = 2000;
+/// And in any case after so long.
+const LAST_SECONDS: u64 = 30;

@@ -9,6 +9,7 @@
 
 mod browser;
 mod connection;
+pub mod prometheus;
 mod xmpp;
 
 use std::{

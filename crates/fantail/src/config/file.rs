@@ -12,7 +12,9 @@ use fantail_proto::forward::{self, ForwardedFor, RuleError};
 use http::{HeaderName, HeaderValue};
 use serde::Deserialize;
 
-use super::{Address, FanOut, LogFormat, Pace, TlsProfile, UnixSocket, sockjs, webhooks, xmpp, zeromq};
+use super::{
+    Address, FanOut, LogFormat, Pace, TlsProfile, UnixSocket, realm, sockjs, stats, webhooks, xmpp, zeromq,
+};
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -30,9 +32,10 @@ pub(super) struct File {
     control: Control,
     zeromq: zeromq::Section,
     webhooks: webhooks::Section,
+    stats: stats::Section,
     xmpp: xmpp::Section,
     #[serde(default)]
-    realm: Vec<Realm>,
+    realm: Vec<realm::Section>,
     logging: Logging,
 }
 
@@ -85,6 +88,8 @@ pub(super) enum Invalid {
     RealmId(String),
     #[error(r#""{0}" is no block of addresses: write "10.0.0.0/8", "fd00::/8" or one address"#)]
     Block(String),
+    #[error(r#""{0}" cannot begin the name of a metric: write letters, digits and "_""#)]
+    Prefix(String),
     #[error(r#""{0}" is not an address: write "127.0.0.1:5347" or "xmpp.example.com:5347""#)]
     XmppServer(String),
     #[error(r#""{0}" is not a component's address: write "push.example.com""#)]
@@ -114,8 +119,9 @@ impl File {
             control: self.control.build()?,
             zeromq: self.zeromq.build(base)?,
             webhooks: self.webhooks.build(base)?,
+            stats: self.stats.build(base)?,
             xmpp: self.xmpp.build(base)?,
-            realms: self.realm.into_iter().map(Realm::build).collect::<Result<_, _>>()?,
+            realms: self.realm.into_iter().map(realm::Section::build).collect::<Result<_, _>>()?,
             logging: self.logging.build(base)?,
         })
     }
@@ -438,36 +444,6 @@ impl Control {
     }
 }
 
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Realm {
-    id: String,
-    #[serde(default)]
-    keys: Vec<String>,
-    #[serde(default)]
-    webhook_verify: bool,
-    #[serde(default)]
-    webhook_endpoints: u64,
-}
-
-impl Realm {
-    fn build(self) -> Result<super::Realm, Invalid> {
-        let in_id = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
-        if !(1..=64).contains(&self.id.len()) || !self.id.chars().all(in_id) {
-            return Err(Invalid::RealmId(self.id));
-        }
-        if self.keys.iter().any(|k| k.is_empty() || k == "base64:" || k == "file:") {
-            return Err(Invalid::RealmKey(self.id));
-        }
-        Ok(super::Realm {
-            id: self.id,
-            keys: self.keys,
-            webhook_verify: self.webhook_verify,
-            webhook_endpoints: self.webhook_endpoints,
-        })
-    }
-}
-
 #[expect(clippy::struct_excessive_bools, reason = "keys that are independent of each other")]
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -542,7 +518,7 @@ pub(super) fn at_most(most: usize, value: usize) -> Result<usize, Invalid> {
     if value <= most { Ok(value) } else { Err(Invalid::TooLarge(most)) }
 }
 
-fn address(text: &str, base: &Path) -> Result<Address, Invalid> {
+pub(super) fn address(text: &str, base: &Path) -> Result<Address, Invalid> {
     let Some(rest) = text.strip_prefix("unix:") else {
         return socket_address(text).map(Address::Tcp);
     };

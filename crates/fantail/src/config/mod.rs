@@ -15,8 +15,10 @@ mod file;
 mod keys;
 mod layers;
 mod pushpin;
+mod realm;
 mod render;
 mod sockjs;
+mod stats;
 #[cfg(test)]
 mod tests;
 mod webhooks;
@@ -27,6 +29,7 @@ use crate::logging;
 use layers::Layers;
 pub use pushpin::{LevelError, Notice, level, tcp};
 pub use sockjs::SockJs;
+pub use stats::{Stats, StatsFormat};
 pub use webhooks::Webhooks;
 pub use xmpp::{Secret, Xmpp};
 pub use zeromq::{Endpoint, Transport, ZeroMq};
@@ -47,6 +50,7 @@ pub struct Config {
     pub control: Control,
     pub zeromq: ZeroMq,
     pub webhooks: Webhooks,
+    pub stats: Stats,
     pub xmpp: Option<Xmpp>,
     /// The realm `default` is always there, and first.
     pub realms: Vec<Realm>,
@@ -179,6 +183,7 @@ impl Config {
             control: parts.control,
             zeromq: parts.zeromq,
             webhooks: parts.webhooks,
+            stats: parts.stats,
             xmpp: parts.xmpp.finish(),
             realms,
             logging: parts.logging,
@@ -450,6 +455,7 @@ struct Parts {
     control: Control,
     zeromq: ZeroMq,
     webhooks: Webhooks,
+    stats: Stats,
     xmpp: xmpp::Draft,
     realms: Vec<Realm>,
     logging: Logging,

@@ -84,6 +84,7 @@ pub(super) fn read(path: &Path, text: &str, instance: Option<u32>) -> Layer {
     reading.listeners();
     reading.control();
     reading.subscribers();
+    reading.prometheus();
     reading.log();
     reading.routes();
     reading.report();
@@ -260,6 +261,21 @@ impl<'a> Reading<'a> {
             let (value, place) = (Value::from(specs), first.place.clone());
             self.set("zeromq.sub", value, place);
         }
+    }
+
+    /// That of the handler, which has the numbers of all; else that of the proxy.
+    fn prometheus(&mut self) {
+        let sections = ["handler", "proxy"].into_iter();
+        let Some(found) = sections.filter_map(|section| self.find(section, &["prometheus_port"])).next()
+        else {
+            return;
+        };
+        let text = found.text();
+        let address = match text.trim().strip_prefix("ipc://") {
+            Some(path) => format!("unix:{}", absolute(path)),
+            None => tcp(text.trim()),
+        };
+        self.set("stats.prometheus", Value::from(address), found.place);
     }
 
     fn control(&mut self) {

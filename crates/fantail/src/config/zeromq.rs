@@ -101,7 +101,7 @@ impl Section {
     }
 }
 
-fn optional(spec: &str, base: &Path) -> Result<Option<Endpoint>, Invalid> {
+pub(super) fn optional(spec: &str, base: &Path) -> Result<Option<Endpoint>, Invalid> {
     if spec.is_empty() { Ok(None) } else { endpoint(spec, base, true).map(Some) }
 }
 

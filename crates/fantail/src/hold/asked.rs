@@ -5,7 +5,7 @@ use std::{rc::Rc, sync::Arc};
 
 use fantail_proto::{filter::Filter, link::Place};
 
-use crate::{hub::RealmId, route::Route};
+use crate::{hub::RealmId, route::Route, stats::Presence};
 
 /// A new hold: who, and subscribed to what.
 #[derive(Debug)]
@@ -20,6 +20,8 @@ pub struct Asked {
     pub uri: Option<Box<str>>,
     /// The route explains errors to clients.
     pub debug: bool,
+    /// What who watches knows it by.
+    pub presence: Option<Rc<Presence>>,
     /// Where to go on: of a stream, or of a response that is not held and is continued elsewhere.
     pub next: Option<GripLink>,
     /// Who is to hear when the hold is gone.

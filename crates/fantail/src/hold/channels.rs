@@ -11,6 +11,7 @@ use super::{List, Sub, Subs, milliseconds};
 use crate::{
     hub::{ChannelKey, Hub, RealmId},
     metrics::Counters,
+    stats::Notes,
 };
 
 #[derive(Debug)]
@@ -20,6 +21,7 @@ pub(super) struct Channels {
     hub: Arc<Hub>,
     shard: usize,
     counters: Arc<Counters>,
+    notes: Option<Arc<Notes>>,
     changes: u64,
     /// Channels that are new to all shards, and until when: oldest first, and at most those of a second.
     fresh: VecDeque<(u64, ChannelKey)>,
@@ -39,7 +41,7 @@ struct Channel {
 impl Channels {
     pub(super) fn new(hub: Arc<Hub>, shard: usize, counters: Arc<Counters>, notes_fresh: bool) -> Self {
         let (by_name, all, fresh) = (HashMap::new(), Slab::new(), VecDeque::new());
-        Self { by_name, all, hub, shard, counters, changes: 0, fresh, now_ms: 0, notes_fresh }
+        Self { by_name, all, hub, shard, counters, notes: None, changes: 0, fresh, now_ms: 0, notes_fresh }
     }
 
     pub(super) const fn set_now(&mut self, now_ms: u64) {
@@ -76,6 +78,25 @@ impl Channels {
         self.hub.forget(*realm, name);
     }
 
+    /// From now on subscribers are noted.
+    pub(super) fn watch(&mut self, notes: Arc<Notes>) {
+        self.notes = Some(notes);
+    }
+
+    /// Notes how many have a channel now.
+    fn note(&self, channel: &Channel, list: List) {
+        if let Some(notes) = &self.notes
+            && channel.key.0 == RealmId::default()
+        {
+            let len = |list: List| channel.lists[list as usize].len();
+            let count = match list {
+                List::WebSockets | List::SockJs => len(List::WebSockets) + len(List::SockJs),
+                list => len(list),
+            };
+            notes.subscribers(list.mode(), &channel.key.1, count);
+        }
+    }
+
     pub(super) fn find(&self, realm: RealmId, name: &str) -> Option<u32> {
         self.by_name.get(&(realm, name)).copied()
     }
@@ -109,7 +130,9 @@ impl Channels {
         let pins = &mut channel.lists[list as usize];
         pins.push(pin);
         self.counters.subscriptions.add(1);
-        Sub { channel: index, place: small(pins.len() - 1) }
+        let sub = Sub { channel: index, place: small(pins.len() - 1) };
+        self.note(&self.all[index as usize], list);
+        sub
     }
 
     /// Grows whenever a WebSocket leaves a channel or gets other filters.
@@ -133,7 +156,9 @@ impl Channels {
         self.changes += u64::from(list.is_spoken_to());
         self.counters.subscriptions.add(-1);
         let moved = pins.get(sub.place as usize).copied();
-        if channel.lists.iter().all(Vec::is_empty) {
+        let is_over = channel.lists.iter().all(Vec::is_empty);
+        self.note(&self.all[sub.channel as usize], list);
+        if is_over {
             self.close(sub.channel, list == List::Polls);
         }
         moved

@@ -110,6 +110,7 @@ impl Holds {
         work.channels.clear();
         work.channels
             .extend(work.batch.iter().map(|delivery| self.channels.find(delivery.realm, &delivery.channel)));
+        self.watch_items(&work);
         self.list_writes(&mut work, List::Streams);
         self.list_writes(&mut work, List::WebSockets);
         self.list_writes(&mut work, List::SockJs);
@@ -319,6 +320,8 @@ impl Holds {
             let mut tally = Tally::default();
             self.pins.fan_out(part, payload, &mut tally);
             self.count(write.list, &tally, content.len() as u64);
+            let items = content.iter().map(|place| &*work.batch[work.item(*place)]);
+            self.watch_write(part, write.list, items, payload.plain.len());
             for place in content {
                 let item = work.item(place);
                 add(&mut work.receipts[item], &tally);
@@ -419,7 +422,12 @@ impl Holds {
                 break;
             }
             if let Some(channel) = self.channel_of(hold, work, item) {
-                self.answer_with(id, channel, &work.batch[item].item, &mut work.receipts[item]);
+                let delivery = Arc::clone(&work.batch[item]);
+                let written = work.receipts[item].written();
+                self.answer_with(id, channel, &delivery.item, &mut work.receipts[item]);
+                if work.receipts[item].written() > written {
+                    self.watch_answered(id, &delivery);
+                }
             }
         }
         cost
@@ -491,6 +499,11 @@ impl Holds {
 }
 
 impl Work {
+    /// The items of the batch, and their channels.
+    pub(super) fn items(&self) -> impl Iterator<Item = (&Delivery, Option<u32>)> {
+        self.batch.iter().map(|delivery| &**delivery).zip(self.channels.iter().copied())
+    }
+
     /// What an item is to the holds of a list, if anything.
     fn part(&self, list: List, item: usize) -> Option<Part> {
         let item = &self.batch[self.item(item)].item;

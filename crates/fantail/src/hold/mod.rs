@@ -13,6 +13,7 @@ mod poll;
 mod sockjs;
 mod standing;
 mod updates;
+mod watch;
 mod websocket;
 
 use std::{io, os::fd::OwnedFd, rc::Rc, sync::Arc, time::Duration};
@@ -45,12 +46,14 @@ use crate::{
     config,
     hub::{Hub, RealmId},
     metrics::{Count, Counters},
+    stats::Presence,
 };
 use channels::Channels;
 use fanout::Work;
 use follow::{Follow, Rounds};
 use standing::Standing;
 use updates::Updates;
+use watch::Watch;
 use websocket::WebSocket;
 
 /// All holds of one shard.
@@ -60,6 +63,8 @@ pub struct Holds {
     channels: Channels,
     work: Work,
     counters: Arc<Counters>,
+    /// Only when somebody watches.
+    watch: Option<Watch>,
     events: Vec<Event>,
     onward: Vec<Onward>,
     updates: Updates,
@@ -125,6 +130,7 @@ impl Holds {
                 Arc::clone(&counters),
                 config.grip.update_on_first_subscription,
             ),
+            watch: None,
             work: Work::default(),
             counters,
             events: Vec::new(),
@@ -274,7 +280,7 @@ impl Holds {
         self.pins.is_empty()
     }
 
-    fn reserve(&mut self, asked: Asked, form: Form, kind: HoldKind) -> Option<PinId> {
+    fn reserve(&mut self, mut asked: Asked, form: Form, kind: HoldKind) -> Option<PinId> {
         let list = kind.list();
         let particular = |s: &Subscription| !s.filters.is_empty() || s.prev_id.is_some();
         let linked = asked.next.is_some() || asked.gone.is_some();
@@ -288,7 +294,8 @@ impl Holds {
                 ..Standing::new(prefix)
             })
         });
-        let hold = Hold { subs: Subs::new(), kind, client: None, standing, unread: None };
+        let presence = asked.presence.take();
+        let hold = Hold { subs: Subs::new(), kind, client: None, standing, unread: None, presence };
         let id = self.pins.reserve(form, hold)?;
         self.gauge(list, 1);
         let mut contradicted = false;
@@ -433,6 +440,7 @@ impl Holds {
             poll.answered = true;
         }
         self.counters.bytes_pushed.add(response.len() as u64);
+        self.watch_answer(id, &response);
         self.pins.finish(id, &response.into())
     }
 
@@ -473,6 +481,7 @@ impl Holds {
         self.part(id, Farewell::Disconnect);
         self.deflating -= usize::from(self.is_websocket(id) && self.pins.form(id) == Some(Form::Coded));
         let unpinned = self.pins.remove(id)?;
+        self.unwatch(&unpinned.value);
         match &unpinned.value.kind {
             HoldKind::Receiver(_) => self.counters.pins_receiver.add(-1),
             kind => self.gauge(kind.list(), -1),
@@ -511,6 +520,8 @@ struct Hold {
     standing: Option<Box<Standing>>,
     /// What a stream's client had sent behind its request, or what a WebSocket's has said and there is no room for.
     unread: Option<Box<[u8]>>,
+    /// Only when somebody watches.
+    presence: Option<Rc<Presence>>,
 }
 
 type Subs = SmallVec<[Sub; 1]>;

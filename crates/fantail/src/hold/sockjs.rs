@@ -181,7 +181,8 @@ impl Holds {
         let streams = receiver.way.streams();
         let begin = streams.then(|| receiver.begin());
         let kind = HoldKind::Receiver(Box::new(receiver));
-        let hold = Hold { subs: Subs::new(), kind, client: None, standing: None, unread: None };
+        let hold =
+            Hold { subs: Subs::new(), kind, client: None, standing: None, unread: None, presence: None };
         let to = self.pins.reserve(Form::Plain, hold)?;
         self.counters.pins_receiver.add(1);
         if let Some(begin) = begin {

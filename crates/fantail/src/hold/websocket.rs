@@ -124,6 +124,7 @@ impl Holds {
             sockjs: SockJs::of(speech),
         };
         let id = self.reserve(asked, form, HoldKind::WebSocket(Box::new(socket)))?;
+        self.watch_websocket(id);
         self.deflating += usize::from(form == Form::Coded);
         if let Some(Hold { subs, kind: HoldKind::WebSocket(socket), .. }) = self.pins.get_mut(id) {
             socket.implicit = u16::try_from(subs.len()).unwrap_or(u16::MAX);
@@ -343,6 +344,7 @@ impl Holds {
     /// Gives what a client says to the far side.
     pub(super) fn say(&mut self, id: PinId, kind: WsKind, payload: &Bytes) {
         self.counters.messages_client.add(1);
+        self.watch_message(id, payload.len());
         let has_room = match self.far(id) {
             Some(Far::OverHttp(far)) => far.session.borrow_mut().push(kind, payload),
             Some(Far::Native(link)) => {
@@ -402,6 +404,7 @@ impl Holds {
     fn origin_says(&mut self, id: PinId, message: Message) {
         let kind = message.kind;
         self.counters.messages_origin.add(1);
+        self.watch_word(id, message.content.len());
         let Some(socket) = self.socket(id) else { return };
         match message.classify(socket.grip.as_deref()) {
             Verdict::Data(content) if kind == WsKind::Text && std::str::from_utf8(&content).is_err() => {
@@ -422,6 +425,7 @@ impl Holds {
     }
 
     fn write_message(&mut self, id: PinId, kind: WsKind, content: &Bytes) {
+        self.watch_passed(id, content.len());
         if self.is_sockjs(id) {
             return self.write_frame(id, kind, content);
         }

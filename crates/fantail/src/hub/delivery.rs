@@ -8,7 +8,7 @@ use std::sync::{
 use fantail_proto::{item::Item, render::Rendered};
 
 use super::{Broken, Order, RealmId, Receipt, mailbox::weight, pledge::Pledge, receipt::Ballot};
-use crate::logging;
+use crate::{logging, stats::Told};
 
 /// One item on its way to one or more shards. Dropping the last copy completes its receipt.
 #[derive(Debug)]
@@ -20,6 +20,8 @@ pub struct Delivery {
     slot: usize,
     ballot: Option<Arc<Ballot>>,
     pub(super) pledge: Option<Arc<Pledge>>,
+    /// Who watches is told who got it.
+    pub told: Option<Box<Told>>,
     /// On the shards that have delivered.
     receivers: AtomicU64,
 }
@@ -30,12 +32,13 @@ impl Delivery {
         item: Item,
         (ballot, slot): (&Arc<Ballot>, usize),
         pledge: Option<Arc<Pledge>>,
+        told: Option<Box<Told>>,
     ) -> Self {
         let channel = item.channel.as_str().into();
         let item = Rendered::from(item);
         let ballot = ballot.answer.is_some().then(|| Arc::clone(ballot));
         let bytes = weight(&item);
-        Self { realm, channel, bytes, item, slot, ballot, pledge, receivers: AtomicU64::new(0) }
+        Self { realm, channel, bytes, item, slot, ballot, pledge, told, receivers: AtomicU64::new(0) }
     }
 
     /// To be said once by each outpost that keeps items: it has kept this one, or cannot.

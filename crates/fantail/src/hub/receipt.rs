@@ -27,6 +27,11 @@ pub struct Receipt {
 }
 
 impl Receipt {
+    /// Subscribers that it was written, or queued, for.
+    pub fn written(&self) -> u64 {
+        self.delivered + self.queued
+    }
+
     /// Subscribers that it was meant for.
     pub(super) fn receivers(&self) -> u64 {
         self.delivered

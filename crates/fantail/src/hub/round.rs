@@ -42,6 +42,7 @@ impl Round<'_> {
         now_ms: u64,
     ) -> Taken {
         let (hub, realm, ballot) = (self.hub, self.realm, self.ballot);
+        let told = hub.told(realm, &item);
         let Ledger { interest, looks, waiting, .. } = ledger;
         let Some(known) = interest.get_mut(&(realm, item.channel.as_str())) else {
             return Taken::Unheard(item.channel);
@@ -56,7 +57,7 @@ impl Round<'_> {
                 let unheard = (shards == 0).then(|| item.channel.clone());
                 if unheard.is_none() {
                     let pledge = self.pledge(each(shards & hub.keepers).count());
-                    hub.send(Delivery::new(realm, item, (ballot, slot), pledge), shards);
+                    hub.send(Delivery::new(realm, item, (ballot, slot), pledge, told), shards);
                 }
                 while let Some(early) = known.follow() {
                     hub.release(waiting, early, shards, Order::Held);
@@ -67,7 +68,7 @@ impl Round<'_> {
             (Verdict::Hold, Some(prev_id)) if waiting.has_room() => {
                 // Somebody may keep it when its time has come: its publisher is answered after that.
                 let promise = (shards & hub.keepers != 0).then(|| self.promise());
-                let delivery = Box::new(Delivery::new(realm, item, (ballot, slot), None));
+                let delivery = Box::new(Delivery::new(realm, item, (ballot, slot), None, told));
                 let due_ms = now_ms + hub.order_wait_ms;
                 hub.look_at(looks, realm, &delivery.channel, known, due_ms);
                 let early = Early { delivery, promise };

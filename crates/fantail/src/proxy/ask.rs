@@ -20,7 +20,11 @@ use http_body::Body;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 
-use super::{Exchange, unix_time, upload::upload};
+use super::{
+    Exchange, unix_time,
+    upload::upload,
+    watch::{request_head, response_head},
+};
 use crate::{
     error::Fault,
     hold::{self, Replay},
@@ -168,6 +172,10 @@ impl Ask {
         let websocket = handshake::is_upgrade(&head.headers);
         let shape = found.shape(exchange, &head);
         let Found { route, host, path_and_query, tls } = found;
+        if !websocket && exchange.shard().notes.is_some() {
+            let size = request_head(&head.method, &head.uri, &head.headers);
+            exchange.conversation.arrive(&route.rule.id, size);
+        }
         exchange.tls = tls;
         if !websocket && (route.rule.aco || proxy.auto_cross_origin) {
             exchange.cors = Some(Box::new(Cors::of(&head.headers)));
@@ -238,11 +246,19 @@ impl Ask {
                 return Box::pin(self.ask_ourselves(exchange, target)).await;
             };
             exchange.tries(&self.route.rule.targets[target]);
+            exchange.conversation.tally(|traffic| {
+                let request = &self.request;
+                let size = request_head(request.method(), request.uri(), request.headers());
+                traffic.server.header_sent.add(size);
+            });
             let upstream = &exchange.conversation.shard().upstream;
             let config = &exchange.snapshot.config.origin;
             match upstream.ask(&destination, std::mem::take(&mut self.request), config).await {
                 Ok(response) => {
                     let (head, download) = response.into_parts();
+                    exchange.conversation.tally(|traffic| {
+                        traffic.server.header_received.add(response_head(head.status, &head.headers));
+                    });
                     return Ok(self.answer(target, head, Bytes::new(), Some(download)));
                 }
                 Err(Unanswered { failure, request: Some(request) }) if failure.is_unreached() => {

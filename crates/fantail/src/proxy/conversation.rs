@@ -18,6 +18,7 @@ use crate::{
     hold::Replay,
     listen::guard::State,
     shard::{Moved, Shard},
+    stats::{Presence, Traffic},
 };
 
 /// One client's connection, as its requests see it.
@@ -33,6 +34,8 @@ pub struct Conversation {
     stage: Cell<Stage>,
     parked: RefCell<Option<Parked>>,
     uploaded: Cell<u64>,
+    /// Of the request, only when somebody watches.
+    presence: RefCell<Option<Rc<Presence>>>,
     /// The request's body, when its origin was done with it before its end.
     unread: RefCell<Option<Incoming>>,
 }
@@ -69,6 +72,7 @@ impl Conversation {
             stage: Cell::new(Stage::Idle),
             parked: RefCell::default(),
             uploaded: Cell::new(0),
+            presence: RefCell::default(),
             unread: RefCell::default(),
         })
     }
@@ -127,8 +131,29 @@ impl Conversation {
 
     /// The response is complete.
     pub(super) fn end(&self) {
+        self.presence.take();
         self.stage.set(Stage::Idle);
         self.state.message_done();
+    }
+
+    /// Notes a request, by the id of its route.
+    pub(super) fn arrive(&self, route: &str, head: u64) {
+        let Some(notes) = &self.shard.notes else { return };
+        let presence = notes.arrive(None, (self.peer, self.tls), route);
+        presence.traffic().client.header_received.add(head);
+        self.presence.replace(Some(presence));
+    }
+
+    /// What somebody who watches knows the request by, for its hold.
+    pub(super) fn presence(&self) -> Option<Rc<Presence>> {
+        self.presence.borrow().clone()
+    }
+
+    /// Counts what goes through the request's route, if somebody watches.
+    pub(super) fn tally(&self, count: impl FnOnce(&Traffic)) {
+        if let Some(presence) = &*self.presence.borrow() {
+            count(presence.traffic());
+        }
     }
 
     /// Bytes of the request's body that went to the origin.
@@ -138,6 +163,10 @@ impl Conversation {
 
     pub(super) fn upload(&self, bytes: usize) {
         self.uploaded.set(self.uploaded.get() + bytes as u64);
+        self.tally(|traffic| {
+            traffic.client.content_received.add(bytes as u64);
+            traffic.server.content_sent.add(bytes as u64);
+        });
     }
 
     /// Keeps what the origin did not read, while it can still be of use: hyper waits for whoever has it.

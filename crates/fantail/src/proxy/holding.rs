@@ -36,11 +36,7 @@ pub(super) async fn take(exchange: &mut Exchange, mut answer: Answer) -> Result<
     if exchange.conversation.uploaded() > config.instruct_bytes as u64 {
         return Err(Fault::RequestTooLarge);
     }
-    let Collected { ready, mut rest } =
-        collect(&mut answer, config.instruct_bytes).await.map_err(|error| {
-            tracing::debug!(%error, "an answer broke off");
-            Fault::AnswerLost { target: answer.target().address.to_string() }
-        })?;
+    let Collected { ready, mut rest } = read(exchange, &mut answer, config.instruct_bytes).await?;
     let whole = if rest.is_none() { concat(&ready) } else { Bytes::new() };
     let reason = answer.head.extensions.get::<hyper::ext::ReasonPhrase>();
     let reason = reason.and_then(|reason| std::str::from_utf8(reason.as_bytes()).ok()).unwrap_or_default();
@@ -180,6 +176,7 @@ fn asked(
         debug: exchange.debug,
         next,
         gone,
+        presence: exchange.conversation.presence(),
     })
 }
 
@@ -264,6 +261,17 @@ fn has_no_body(answer: &Answer, code: u16) -> bool {
 struct Collected {
     ready: VecDeque<Bytes>,
     rest: Option<Download>,
+}
+
+/// As much of the body as may be collected.
+async fn read(exchange: &Exchange, answer: &mut Answer, limit: usize) -> Result<Collected, Fault> {
+    let collected = collect(answer, limit).await.map_err(|error| {
+        tracing::debug!(%error, "an answer broke off");
+        Fault::AnswerLost { target: answer.target().address.to_string() }
+    })?;
+    let size = collected.ready.iter().map(|data| data.len() as u64).sum();
+    exchange.conversation.tally(|traffic| traffic.server.content_received.add(size));
+    Ok(collected)
 }
 
 async fn collect(answer: &mut Answer, limit: usize) -> Result<Collected, crate::upstream::DownloadError> {

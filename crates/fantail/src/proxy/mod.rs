@@ -13,6 +13,7 @@ mod share;
 mod sockjs;
 mod upgrade;
 mod upload;
+mod watch;
 
 use std::{collections::VecDeque, convert::Infallible, rc::Rc, sync::Arc, time::SystemTime};
 
@@ -53,6 +54,9 @@ pub fn answer(
     let snapshot = conversation.shard().snapshot.load_full();
     let replay = conversation.begin();
     conversation.shard().counters.requests.add(1);
+    if let Some(notes) = &conversation.shard().notes {
+        notes.request();
+    }
     let mut exchange = Exchange {
         entry: Entry::of(&conversation, &request, replay.is_some()),
         closes: conversation.state().upgrade(),
@@ -209,6 +213,7 @@ impl Exchange {
             response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
         let status = response.status();
+        self.conversation.tally(|traffic| traffic.client.header_sent.add(watch::answer_head(&response)));
         response.body_mut().note(status);
         response
     }

@@ -23,6 +23,7 @@ use super::{
     ask::{Ask, destination},
     sign, unix_time,
     upgrade::{Opening, Tried},
+    watch::{request_head, response_head},
 };
 use crate::{
     error::Fault,
@@ -240,9 +241,15 @@ async fn post_events(shard: &Rc<Shard>, far: &Rc<OverHttp>, body: Bytes) -> Next
     let config = shard.snapshot.load_full();
     let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
     let Some(to) = destination(&call.route, call.target as usize, host) else { return Next::Done };
+    let sent =
+        shard.notes.as_ref().map_or(0, |_| request_head(request.method(), request.uri(), request.headers()));
     match shard.upstream.ask(&to, request, &config.config.origin).await {
         Ok(response) => {
             let (head, mut download) = response.into_parts();
+            if shard.notes.is_some() {
+                let received = response_head(head.status, &head.headers);
+                shard.holds(|holds| holds.watch_asked(far, sent, received));
+            }
             match collect(&mut download).await {
                 Ok(body) => {
                     drop(download);
@@ -388,7 +395,7 @@ fn request(
 }
 
 /// RFC 9562 section 5.4.
-fn random_uuid() -> [u8; 16] {
+pub(super) fn random_uuid() -> [u8; 16] {
     let mut bytes = [0; 16];
     aws_lc_rs::rand::fill(&mut bytes).expect("the system's generator works: TLS depends on it, too");
     let id = u128::from_be_bytes(bytes) & !(0xf << 76) & !(0b11 << 62) | 4 << 76 | 0b10 << 62;

@@ -72,6 +72,8 @@ impl Relay {
                 Some(Ok(frame)) => {
                     // Trailers are not relayed (spec 8.7).
                     if let Ok(data) = frame.into_data() {
+                        let bytes = data.len() as u64;
+                        self.conversation.tally(|traffic| traffic.server.content_received.add(bytes));
                         return Poll::Ready(Some(Ok(data)));
                     }
                 }
@@ -106,6 +108,7 @@ impl Body for Relay {
         match data {
             Some(Ok(data)) => {
                 self.sent += data.len() as u64;
+                self.conversation.tally(|traffic| traffic.client.content_sent.add(data.len() as u64));
                 Poll::Ready(Some(Ok(Frame::data(data))))
             }
             Some(Err(error)) => {

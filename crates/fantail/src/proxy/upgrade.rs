@@ -20,11 +20,13 @@ use super::{
     ask::{Ask, Found},
     conversation::Reserved,
     native, over_http,
+    watch::request_head,
 };
 use crate::{
     error::Fault,
     hold::{Asked, Far, Opened, Speech, Subscription},
     logging::Outcome,
+    stats::Presence,
     upstream::{Download, Failure},
 };
 
@@ -183,6 +185,21 @@ async fn park(
     std::future::pending().await
 }
 
+/// What who watches knows it by: its `Connection-Id`, or one that its origin does not know.
+fn present(exchange: &Exchange, ask: &Ask, far: &Far) -> Option<Rc<Presence>> {
+    let notes = exchange.shard().notes.as_ref()?;
+    let id = match far {
+        Far::OverHttp(far) => far.call.connection_id,
+        _ => over_http::random_uuid(),
+    };
+    let client = (exchange.conversation.peer(), exchange.conversation.is_tls());
+    let presence = notes.arrive(Some(u128::from_be_bytes(id)), client, &ask.route().rule.id);
+    let request = ask.request();
+    let size = request_head(request.method(), request.uri(), request.headers());
+    presence.traffic().client.header_received.add(size);
+    Some(presence)
+}
+
 /// What is to be held of an opening, but for what the client is told of it.
 pub(super) fn hold_of(
     exchange: &Exchange,
@@ -190,6 +207,7 @@ pub(super) fn hold_of(
     target: usize,
     opening: Opening,
 ) -> (Asked, Opened, Option<native::Connected>) {
+    let presence = present(exchange, ask, &opening.far);
     let Opening { far, grip, actions, link, channels, .. } = opening;
     let route = ask.route();
     let mut subscriptions: Vec<Subscription> = Vec::new();
@@ -207,6 +225,7 @@ pub(super) fn hold_of(
         prefix: route.rule.prefix.clone(),
         uri: exchange.said_uri(),
         debug: exchange.debug,
+        presence,
         next: None,
         gone: None,
     };

@@ -22,10 +22,12 @@ use crate::{
 };
 use interest::Interest;
 use socket::Listener;
+pub use stats::Board;
 
 mod command;
 mod interest;
 mod socket;
+mod stats;
 
 /// Everything is bound, and nobody is accepted yet.
 #[derive(Debug)]
@@ -48,6 +50,7 @@ enum Role {
     Pull,
     Sub,
     Command,
+    Stats,
 }
 
 impl Role {
@@ -56,6 +59,7 @@ impl Role {
             Self::Pull => Socket::Pull,
             Self::Sub => Socket::Sub,
             Self::Command => Socket::Router,
+            Self::Stats => Socket::Pub,
         }
     }
 
@@ -64,6 +68,7 @@ impl Role {
             Self::Pull => "pull",
             Self::Sub => "sub",
             Self::Command => "command",
+            Self::Stats => "stats",
         }
     }
 }
@@ -71,18 +76,19 @@ impl Role {
 impl Sockets {
     /// # Errors
     /// The first that could not be bound.
-    pub fn bind(config: &config::ZeroMq) -> Result<Self, BindError> {
+    pub fn bind(config: &config::ZeroMq, stats: &config::Stats) -> Result<Self, BindError> {
         let subs = if config.sub_connect { &[][..] } else { &config.sub };
         let pull = config.pull.iter().map(|endpoint| (Role::Pull, endpoint));
         let sub = subs.iter().map(|endpoint| (Role::Sub, endpoint));
         let command = config.command.iter().map(|endpoint| (Role::Command, endpoint));
+        let stats = stats.socket.iter().map(|endpoint| (Role::Stats, endpoint));
         let bind = |(role, endpoint): (Role, &Endpoint)| {
             let bound = Listener::bind(endpoint, config.ipc_file_mode);
             let listener = bound.map_err(|source| BindError { endpoint: endpoint.clone(), source })?;
             tracing::info!(socket = role.name(), address = %listener, "zeromq");
             Ok((role, listener))
         };
-        let bound = pull.chain(sub).chain(command).map(bind).collect::<Result<_, _>>()?;
+        let bound = pull.chain(sub).chain(command).chain(stats).map(bind).collect::<Result<_, _>>()?;
         Ok(Self { bound, connected: if config.sub_connect { config.sub.clone() } else { Vec::new() } })
     }
 
@@ -94,6 +100,9 @@ impl Sockets {
         }
         for endpoint in self.connected {
             tasks.spawn(socket::connect(Arc::clone(&inputs), Role::Sub, endpoint));
+        }
+        if let Some(board) = inputs.board.clone() {
+            tasks.spawn(async move { board.keep().await });
         }
         if inputs.config.sub.is_empty() {
             tasks.spawn(std::future::pending());
@@ -116,6 +125,8 @@ pub struct Inputs {
     counts: Arc<Process>,
     config: config::ZeroMq,
     interest: Interest,
+    /// If anybody watches.
+    board: Option<Arc<Board>>,
     /// When a lost message was last logged.
     complained: Mutex<Option<Instant>>,
 }
@@ -123,21 +134,23 @@ pub struct Inputs {
 impl Inputs {
     /// From now on the hub's interest is followed, if there is a SUB socket: to be called before there are clients.
     pub fn new(
-        publisher: Arc<Publisher>,
-        hub: Arc<Hub>,
-        counts: Arc<Process>,
+        publisher: &Arc<Publisher>,
+        hub: &Arc<Hub>,
+        counts: &Arc<Process>,
         config: &config::ZeroMq,
+        board: Option<Arc<Board>>,
     ) -> Arc<Self> {
         if !config.sub.is_empty() {
             hub.follow(publisher.default_realm());
         }
         let interest = Interest::new();
         Arc::new(Self {
-            publisher,
-            hub,
-            counts,
+            publisher: Arc::clone(publisher),
+            hub: Arc::clone(hub),
+            counts: Arc::clone(counts),
             config: config.clone(),
             interest,
+            board,
             complained: Mutex::default(),
         })
     }

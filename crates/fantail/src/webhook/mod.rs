@@ -12,7 +12,6 @@ mod names;
 
 use std::{
     io,
-    path::{Path, PathBuf},
     sync::Arc,
     thread,
     time::{Duration, SystemTime},
@@ -132,18 +131,23 @@ struct Replayed {
     left: usize,
 }
 
-/// Opens the queue in `folder` and starts to deliver. A file that was damaged is set aside: where it is now is the
-/// last value.
+/// Opens the queue and starts to deliver, if the configuration has a folder for data.
 ///
 /// # Errors
 /// The file cannot be used.
 pub fn start(
-    folder: &Path,
-    hub: Arc<Hub>,
-    snapshot: Arc<ArcSwap<Snapshot>>,
-    counts: Arc<Process>,
-) -> Result<(Webhooks, Delivering, Option<PathBuf>), StartError> {
-    let (store, set_aside) = Store::open(&folder.join(FILE), CACHE)?;
+    snapshot: &Arc<ArcSwap<Snapshot>>,
+    hub: &Arc<Hub>,
+    counts: &Arc<Process>,
+) -> Result<(Option<Arc<Webhooks>>, Option<Delivering>), StartError> {
+    let Some(folder) = snapshot.load().config.server.data_dir.clone() else { return Ok((None, None)) };
+    let (store, damaged) = Store::open(&folder.join(FILE), CACHE)?;
+    if let Some(damaged) = damaged {
+        tracing::error!(
+            "the webhooks' file was damaged and is now {}: its endpoints are gone",
+            damaged.display()
+        );
+    }
     let config = snapshot.load().config.webhooks.clone();
     let (orders, ordered) = mpsc::channel(ORDERS);
     let (stop, stopping) = watch::channel(false);
@@ -170,7 +174,8 @@ pub fn start(
     })?;
     let ended = || StartError::Thread(io::Error::other("the thread has ended"));
     let salt = started.recv().map_err(|_| ended())??;
-    Ok((Webhooks { store, salt, orders, snapshot, config }, Delivering { thread, stop }, set_aside))
+    let webhooks = Webhooks { store, salt, orders, snapshot: Arc::clone(snapshot), config };
+    Ok((Some(Arc::new(webhooks)), Some(Delivering { thread, stop })))
 }
 
 impl Delivering {

@@ -45,8 +45,8 @@ pub(in crate::config) const ROWS: &[Row] = &[
     row("global", &["rundir"], PartOf(&[])),
     row("global", &["ipc_prefix"], PartOf(&[])),
     row("global", &["port_offset"], PartOf(&[])),
-    row("global", &["stats_connection_ttl"], Nothing(NOT_YET)),
-    row("global", &["stats_connection_send"], Nothing(NOT_YET)),
+    row("global", &["stats_connection_ttl"], Becomes("stats.connection_ttl", Seconds, None)),
+    row("global", &["stats_connection_send"], Becomes("stats.connections", Truth, None)),
     row("runner", &["rundir"], PartOf(&[])),
     row("runner", &["services"], Nothing(ONE_PROCESS)),
     row("runner", &["http_port"], PartOf(&["server.listen"])),
@@ -111,17 +111,17 @@ pub(in crate::config) const ROWS: &[Row] = &[
     row("handler", &["push_in_sub_specs"], PartOf(&["zeromq.sub"])),
     row("handler", &["push_in_sub_spec"], PartOf(&["zeromq.sub"])),
     row("handler", &["push_in_sub_connect"], Becomes("zeromq.sub_connect", Truth, None)),
-    row("handler", &["stats_spec"], Becomes("zeromq.stats", Text, None)),
+    row("handler", &["stats_spec"], Becomes("stats.socket", Text, None)),
     row("handler", &["command_spec"], Becomes("zeromq.command", Text, None)),
-    row("handler", &["message_rate"], Nothing(NOT_YET)),
-    row("handler", &["message_hwm"], Nothing(NOT_YET)),
-    row("handler", &["message_block_size"], Nothing(NOT_YET)),
+    row("handler", &["message_rate"], Nothing(NO_RATE)),
+    row("handler", &["message_hwm"], Nothing(NO_DROPS)),
+    row("handler", &["message_block_size"], Becomes("stats.block_bytes", Number, None)),
     row("handler", &["subscription_linger"], Becomes("hub.linger", Seconds, None)),
-    row("handler", &["stats_subscription_ttl"], Nothing(NOT_YET)),
-    row("handler", &["stats_report_interval"], Nothing(NOT_YET)),
-    row("handler", &["stats_format"], Becomes("zeromq.stats_format", Text, None)),
-    row("handler", &["prometheus_port"], Nothing(NOT_YET)),
-    row("handler", &["prometheus_prefix"], Nothing(NOT_YET)),
+    row("handler", &["stats_subscription_ttl"], Becomes("stats.subscription_ttl", Seconds, None)),
+    row("handler", &["stats_report_interval"], Becomes("stats.report_every", Seconds, None)),
+    row("handler", &["stats_format"], Becomes("stats.format", Text, None)),
+    row("handler", &["prometheus_port"], PartOf(&["stats.prometheus"])),
+    row("handler", &["prometheus_prefix"], Becomes("stats.prometheus_prefix", Text, None)),
     row("handler", &["state_spec"], Becomes("zeromq.session", Text, None)),
     row("handler", &["share_all"], Becomes("proxy.share_requests", Truth, None)),
 ];
@@ -149,6 +149,8 @@ const ONE_PROCESS: &str = "Fantail is one process";
 pub(super) const NOT_YET: &str = "Fantail does not have it yet";
 const ONE_LOG: &str = "there is one log, to standard output or --logfile";
 const NO_CALLS: &str = "Fantail calls nobody";
+const NO_RATE: &str = "nobody is paced; client.queue_bytes limits what waits for a client that is slow";
+const NO_DROPS: &str = "nothing is dropped; publishers wait while hub.mailbox_items wait for a shard";
 const OTHER_SECTION: &str = "that of [handler] counts for all of Fantail";
 
 /// How names in `[handler]` begin.

@@ -104,6 +104,7 @@ impl Subscriber {
             prev_id: None,
         };
         Asked {
+            presence: None,
             realm: RealmId(0),
             subscriptions: self.channels.iter().map(subscription).collect(),
             meta: vec![("user".into(), "u".into())],

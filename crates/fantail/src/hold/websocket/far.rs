@@ -77,6 +77,11 @@ impl OverHttp {
         })
     }
 
+    /// Its hold, while its client is there.
+    pub(in crate::hold) fn pin(&self) -> Option<PinId> {
+        self.pin.get()
+    }
+
     /// Nobody is to be told anything more.
     pub(super) fn give_up(&self) {
         self.gave_up.set(true);

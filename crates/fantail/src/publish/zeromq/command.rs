@@ -1,12 +1,13 @@
 //! The command socket (spec 5.7): one request of a tnetstring map, one response. A request that cannot be parsed
 //! gets no answer.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use fantail_proto::{
     item::{Item, ItemError, WsMessage, decode_list},
     tnetstring::{self, Value},
 };
+use tokio::time::timeout;
 
 use super::{Inputs, Refusal, check};
 use crate::config::Endpoint;
@@ -39,6 +40,7 @@ impl Inputs {
                 Ok(Value::Null)
             }
             b"refresh" => self.refresh(args).await,
+            b"conncheck" => self.conncheck(args),
             _ => Err(Failed("method-not-found", None)),
         };
         let mut response = Vec::new();
@@ -91,8 +93,34 @@ impl Inputs {
         Ok(items)
     }
 
-    /// WebSockets of a channel ask their origins what there is to say.
+    /// Which of these connections are there.
+    fn conncheck<'v>(&self, args: &Value<'v>) -> Result<Value<'v>, Failed<'v>> {
+        let bad = || Failed("bad-request", None);
+        let Some(Value::List(list)) = member(args, b"ids") else { return Err(bad()) };
+        let text = |id: &Value<'v>| match id {
+            Value::Bytes(id) => str::from_utf8(id).ok(),
+            _ => None,
+        };
+        let ids: Vec<&'v str> = list.iter().map(text).collect::<Option<_>>().ok_or_else(bad)?;
+        let Some(board) = &self.board else { return Ok(Value::List(Vec::new())) };
+        let there = ids.iter().zip(board.present(&ids)).filter(|(_, there)| *there);
+        Ok(Value::List(there.map(|(id, _)| Value::Bytes(id.as_bytes())).collect()))
+    }
+
+    /// WebSockets of a channel, or one, ask their origins what there is to say.
     async fn refresh<'v>(&self, args: &Value<'_>) -> Result<Value<'v>, Failed<'v>> {
+        if let Some(Value::Bytes(id)) = member(args, b"cid") {
+            let id = str::from_utf8(id).map_err(|_| Failed("bad-request", None))?;
+            let found = match &self.board {
+                Some(board) => timeout(ERRAND, board.refresh(id)).await,
+                None => Ok(false),
+            };
+            return match found {
+                Ok(true) => Ok(Value::Null),
+                Ok(false) => Err(Failed("item-not-found", None)),
+                Err(_) => Err(Failed("timeout", None)),
+            };
+        }
         let Some(Value::Bytes(channel)) = member(args, b"channel") else {
             return Err(Failed("bad-request", None));
         };
@@ -102,6 +130,9 @@ impl Inputs {
         Ok(Value::Null)
     }
 }
+
+/// Shards see to errands within milliseconds, or are in trouble.
+const ERRAND: Duration = Duration::from_secs(5);
 
 fn member<'m, 'v>(map: &'m Value<'v>, name: &[u8]) -> Option<&'m Value<'v>> {
     let Value::Map(members) = map else { return None };

@@ -20,7 +20,7 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use super::{Inputs, Role, interest::Feed};
+use super::{Inputs, Role, interest::Feed, stats::Reader};
 use crate::config::{Endpoint, Transport};
 
 /// A bound socket. It goes to the runtime when peers are accepted.
@@ -75,6 +75,8 @@ fn bind_ipc(path: &Path, mode: Option<u32>) -> io::Result<Listener> {
     if is_socket && std::os::unix::net::UnixStream::connect(path).is_err() {
         std::fs::remove_file(path)?;
     }
+    // As Pushpin makes its `rundir`.
+    path.parent().map_or(Ok(()), std::fs::create_dir_all)?;
     let listener = std::os::unix::net::UnixListener::bind(path)?;
     let file = File(path.to_owned());
     if let Some(mode) = mode {
@@ -171,6 +173,8 @@ enum Ended {
     Late,
     #[error("it is too far behind")]
     Behind,
+    #[error("it sends what is no subscription, or too many")]
+    Wish,
 }
 
 /// Counts a peer while it is there.
@@ -203,6 +207,13 @@ async fn converse(inputs: &Arc<Inputs>, role: Role, mut stream: Stream) -> Resul
     timeout(HANDSHAKE_TIMEOUT, shaken).await.map_err(|_| Ended::Late)??;
     let (mut reading, writing) = tokio::io::split(stream);
     let (say, said) = mpsc::channel(SAID);
+    let (reader, packets) = match &inputs.board {
+        Some(board) if role == Role::Stats => {
+            let (reader, packets) = board.join();
+            (Some(reader), Some(packets))
+        }
+        _ => (None, None),
+    };
     let read = async {
         loop {
             loop {
@@ -210,7 +221,7 @@ async fn converse(inputs: &Arc<Inputs>, role: Role, mut stream: Stream) -> Resul
                 if messages.is_empty() {
                     break;
                 }
-                hear(inputs, role, &messages, &say).await;
+                hear(inputs, role, &messages, (&say, reader.as_deref())).await?;
             }
             input.reserve(READ);
             if reading.read_buf(&mut input).await? == 0 {
@@ -219,9 +230,15 @@ async fn converse(inputs: &Arc<Inputs>, role: Role, mut stream: Stream) -> Resul
         }
     };
     let feed = (role == Role::Sub).then(|| inputs.interest.join());
+    let writer = async {
+        match (&reader, packets) {
+            (Some(reader), Some(packets)) => tell(writing, said, reader, packets).await,
+            _ => write(writing, said, feed).await,
+        }
+    };
     tokio::select! {
         ended = read => ended,
-        ended = write(writing, said, feed) => ended,
+        ended = writer => ended,
     }
 }
 
@@ -243,9 +260,20 @@ fn decode(
     Ok(messages)
 }
 
-async fn hear(inputs: &Arc<Inputs>, role: Role, messages: &[Vec<Bytes>], say: &mpsc::Sender<Bytes>) {
+async fn hear(
+    inputs: &Arc<Inputs>,
+    role: Role,
+    messages: &[Vec<Bytes>],
+    (say, reader): (&mpsc::Sender<Bytes>, Option<&Reader>),
+) -> Result<(), Ended> {
     match role {
         Role::Pull | Role::Sub => inputs.publish(role, messages).await,
+        Role::Stats => {
+            let heard = |message: &Vec<Bytes>| reader.is_some_and(|reader| reader.hear(message));
+            if !messages.iter().all(heard) {
+                return Err(Ended::Wish);
+            }
+        }
         Role::Command => {
             for frames in messages {
                 // The way back ends with an empty frame (REQ's envelope); the request is behind it.
@@ -258,6 +286,35 @@ async fn hear(inputs: &Arc<Inputs>, role: Role, messages: &[Vec<Bytes>], say: &m
                 }
             }
         }
+    }
+    Ok(())
+}
+
+/// Writes packets to a peer, as fast as it takes them.
+async fn tell(
+    mut writing: tokio::io::WriteHalf<Stream>,
+    mut said: mpsc::Receiver<Bytes>,
+    reader: &Reader,
+    mut packets: mpsc::Receiver<Bytes>,
+) -> Result<(), Ended> {
+    loop {
+        let packet = tokio::select! {
+            Some(said) = said.recv() => {
+                writing.write_all(&said).await?;
+                continue;
+            }
+            packet = packets.recv() => packet,
+        };
+        let Some(packet) = packet else { return Ok(()) };
+        let mut out = BytesMut::from(&packet[..]);
+        // What has come together goes together.
+        while out.len() < READ
+            && let Ok(packet) = packets.try_recv()
+        {
+            out.extend_from_slice(&packet);
+        }
+        writing.write_all(&out).await?;
+        reader.taken(out.len());
     }
 }
 
