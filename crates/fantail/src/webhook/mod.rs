@@ -152,8 +152,13 @@ pub fn start(
     let (orders, ordered) = mpsc::channel(ORDERS);
     let (stop, stopping) = watch::channel(false);
     let (ready, started) = std::sync::mpsc::channel();
-    let parts =
-        Parts { store: store.clone(), hub, snapshot: Arc::clone(&snapshot), config: config.clone(), counts };
+    let parts = Parts {
+        store: store.clone(),
+        hub: Arc::clone(hub),
+        snapshot: Arc::clone(snapshot),
+        config: config.clone(),
+        counts: Arc::clone(counts),
+    };
     let runtime = || runtime::Builder::new_current_thread().enable_all().build_local(Default::default());
     let thread = thread::Builder::new().name("webhooks".into()).spawn(move || {
         let runtime = match runtime() {
