@@ -51,6 +51,12 @@ def instruct(value, status="200 OK"):
     return answer(status, INSTRUCT, body)
 
 
+#: An answer to a page.
+ADMITTED = {"client.access-control-allow-credentials": "D400", "client.vary": "D402"}
+#: A call with an answer.
+SCRIPT = {"client.x-content-type-options": "D413", "client.body": "D414"}
+
+
 CASES = [
     # Requests.
     Case("a plain GET", request(target="/a?b=c", fields=[("Host", "plain.example:81"), ("X-A", "1")]), answer(body="hi")),
@@ -153,6 +159,17 @@ CASES = [
     Case("content for filters", request(), hold("stream", "c; filter=var-subst; filter=skip-self", [("Grip-Set-Meta", 'user="ann"')]), [item({"http-stream": {"content": "no", "content-filters": []}}), item({"http-stream": {"content": "%(user)s;", "content-filters": ["var-subst"]}}), item({"http-stream": {"content": "no", "content-filters": ["build-id"]}}), item(CLOSE)], differs={"client.body": "D380"}),
     Case("content for filters that nobody has", request(), hold("stream", "c"), [item({"http-stream": {"content": "no", "content-filters": ["var-subst"]}}), item(stream("yes")), item(CLOSE)], differs={"client.body": "D380"}),
     Case("a position without a link", [request(), to("debug.example")], hold("stream", "c; prev-id=1", body="hi")),
+    # JSON-P.
+    Case("a script", to("jsonp.example", "/a?x=1&callback=cb&y=2"), answer(fields=[("Content-Type", "text/plain"), ("Cache-Control", "no-store"), ("X-A", "1")], body="hi \"there\"\n"), differs=SCRIPT),
+    Case("a script with a method, headers and a body", to("jsonp.example", "/?callback=cb&_method=PUT&_headers=%7B%22X-A%22%3A%221%22%7D&_body=a%20b"), answer("404 Not Found", [("Content-Type", "text/plain")], "no"), differs=SCRIPT),
+    Case("a script with a wrong callback", to("jsonp.example", "/?callback="), answer(body="hi"), differs=ADMITTED),
+    Case("a script with a wrong method", to("jsonp.example", "/?callback=cb&_method=a%20b"), answer(body="hi"), differs={"client.*": "D415", "origin*": "D415"}),
+    Case("a script with wrong headers", to("jsonp.example", "/?callback=cb&_headers=1"), answer(body="hi"), differs=ADMITTED),
+    Case("a basic script", to("basic.example", "/?callback=cb"), answer(fields=[("Content-Type", "application/json")], body='{"a": 1}\n'), differs={"client.x-content-type-options": "D413"}),
+    Case("a callback without aco", request(target="/?callback=cb"), answer(body="hi")),
+    # SockJS.
+    Case("SockJS is asked for options", to("sockjs.example", "/chat/0/x/xhr", method="OPTIONS"), answer(body="hi"), differs={"client.*": "D407"}),
+    Case("SockJS is asked for nothing", to("sockjs.example", "/chat/nothing"), answer(body="hi"), differs={"client.*": "D407"}),
     # What is no request.
     Case("no Host", b"GET / HTTP/1.1\r\n\r\n", answer(body="hi"), differs=REFUSED),
     Case("two Hosts", b"GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n", answer(body="hi"), differs=REFUSED),
@@ -200,7 +217,7 @@ CONTROL = [
     ("a response with a wrong code", items(item(response(code=1000, body="x"))), {}),
     ("a response with a code that is no number", items(item(response(code="x", body="x"))), {"control.line": "D59", "control.body": "D59"}),
     ("an unknown action", items(item({"http-stream": {"action": "fly"}})), {"control.body": "D69"}),
-    ("an unknown format", items(item({"xmpp-stanza": {}})), {}),
+    ("an unknown format", items(item({"fpp": {}})), {}),
     ("one bad among good", items(item(stream("x")), {"channel": "c"}), {}),
     ("a query", post("/publish/?x=1", {"items": []}), {"control.line": "D67", "control.body": "D67"}),
     ("chunks", request("POST", "/publish/", [("Host", "localhost"), ("Transfer-Encoding", "chunked")], b"c\r\n{\"items\":[]}\r\n0\r\n\r\n"), {"control.line": "D65", "control.body": "D65"}),

@@ -41,6 +41,9 @@ debug.over.example,debug {origin},over_http
 debug.native.example,debug {origin}
 plain.over.example,no_grip {origin},over_http
 plain.native.example,no_grip {origin}
+jsonp.example,aco {origin}
+basic.example,aco,jsonp_mode=basic {origin}
+sockjs.example,sockjs=/chat {origin},over_http
 dead.over.example 127.0.0.1:1,over_http
 dead.native.example 127.0.0.1:1
 down.over.example 127.0.0.1:1,over_http {origin},over_http

@@ -19,6 +19,7 @@
 //! - [`reply`]: the head of a response that Fantail writes itself
 //! - [`cors`]: what a response says to pages of other origins
 //! - [`sockjs`]: SockJS: its paths, its frames, its ways to receive them
+//! - [`jsonp`]: a script as a request, and its answer as a call
 //! - [`query`]: names and values of a query or a form
 //! - [`test_origin`]: what the built-in origin answers
 //! - [`websocket`]: WebSockets: messages, instructions, and the way over HTTP
@@ -39,6 +40,7 @@ pub mod grip;
 pub mod hop;
 pub mod item;
 pub mod json;
+pub mod jsonp;
 pub mod link;
 mod members;
 mod params;

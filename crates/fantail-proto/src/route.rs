@@ -3,6 +3,8 @@
 
 use std::{collections::HashMap, sync::Arc};
 
+use crate::jsonp;
+
 pub use self::{
     reason::Reason,
     rewrite::Outgoing,
@@ -55,6 +57,8 @@ pub struct Route {
     pub no_grip: bool,
     /// Pages of other origins may read what it answers (spec 8.3).
     pub aco: bool,
+    /// What JSON-P is like, with `aco` (spec 8.4).
+    pub jsonp: jsonp::Rules,
     /// SockJS is spoken below this path, without a slash at its end (spec 8.2).
     pub sockjs: Option<String>,
     /// What the origin sees as the path of a session.

@@ -5,6 +5,7 @@ use std::fmt::Write;
 
 use fantail_proto::{
     grip::InstructError,
+    jsonp,
     request::Refusal,
     websocket::handshake,
     zhttp::{Broken, Condition},
@@ -28,6 +29,8 @@ pub enum Fault {
     Events,
     #[error("{target}: {why}")]
     NotOpened { target: String, why: String },
+    #[error("JSON-P: {0}")]
+    JsonP(jsonp::Invalid),
     #[error("CDN-Loop names this server")]
     Loop,
     /// What is wrong with the client's body.
@@ -72,6 +75,7 @@ pub fn answer(fault: &Fault, debug: bool) -> (StatusCode, String) {
         }
         Fault::NotOpened { .. } => origin(StatusCode::BAD_GATEWAY, format!("{fault}\n")),
         Fault::Full => (StatusCode::SERVICE_UNAVAILABLE, "Too many connections.\n".into()),
+        Fault::JsonP(invalid) => (StatusCode::BAD_REQUEST, format!("{invalid}\n")),
         Fault::Loop => (StatusCode::LOOP_DETECTED, "Loop detected.\n".into()),
         Fault::Body(refusal) => (refusal.status(), format!("{refusal}\n")),
         Fault::BodyLost => (StatusCode::BAD_REQUEST, "The request's body did not arrive whole.\n".into()),

@@ -2,6 +2,7 @@
 //! runtime, reloads on demand, and stops in order. It owns the threads and decides nothing else.
 
 mod descriptors;
+mod watchers;
 
 use std::{
     io::{self, IsTerminal},
@@ -25,10 +26,7 @@ use tokio::{
 };
 
 use crate::{
-    admin::{
-        self, Phase,
-        prometheus::{self, Page},
-    },
+    admin::{self, Phase, prometheus},
     cli,
     client::{Connections, Crowd},
     config::{self, Address, Config, LogFormat, Notice},
@@ -40,7 +38,7 @@ use crate::{
     metrics::{Counters, Process},
     publish::{
         Publisher,
-        zeromq::{self, Board, Inputs, Sockets},
+        zeromq::{self, Inputs, Sockets},
     },
     route::Watch,
     shard::{Moved, Neighbours, Parts, Shard},
@@ -50,6 +48,7 @@ use crate::{
     webhook::{self, Delivering},
     xmpp::{self, Xmpp, XmppError},
 };
+use watchers::Watchers;
 
 /// Serves until it is told to stop.
 pub fn run(config: Config, log: &Output) -> ExitCode {
@@ -198,12 +197,7 @@ impl Server {
     /// Serves until a signal stops the process, and returns when all is let go.
     fn serve(mut self, output: &Output) -> Result<(), ServerError> {
         let config = self.snapshot().config.clone();
-        let runtime = runtime::Builder::new_multi_thread()
-            .worker_threads(CONTROL_THREADS)
-            .thread_name("control")
-            .enable_all()
-            .build()
-            .map_err(ServerError::Start)?;
+        let runtime = control_runtime().map_err(ServerError::Start)?;
         let control = self.control.try_clone().map_err(ServerError::Start)?;
         let process = Arc::new(Process::default());
         let counters: Vec<Arc<Counters>> = (0..config.server.shards).map(|_| Arc::default()).collect();
@@ -323,31 +317,9 @@ impl Server {
     }
 }
 
-/// Who is told what happens to clients, if anybody is.
-#[derive(Default)]
-struct Watchers {
-    stats: Option<Arc<Stats>>,
-    board: Option<Arc<Board>>,
-    page: Option<Page>,
-}
-
-impl Watchers {
-    fn new(config: &Config, counters: &[Arc<Counters>], process: &Arc<Process>) -> Self {
-        let told = config.stats.socket.is_some() || config.stats.prometheus.is_some();
-        if !told && config.zeromq.command.is_none() {
-            return Self::default();
-        }
-        let shards = counters.to_vec();
-        let stats = Stats::new(shards.len(), config.stats.block_bytes, process);
-        let board = Board::new(&stats, &config.stats, config.hub.linger, shards.clone(), process);
-        let page = Page {
-            prefix: config.stats.prometheus_prefix.clone(),
-            shards,
-            process: Arc::clone(process),
-            stats: Arc::clone(&stats),
-        };
-        Self { stats: Some(stats), board: Some(board), page: Some(page) }
-    }
+fn control_runtime() -> io::Result<runtime::Runtime> {
+    let mut builder = runtime::Builder::new_multi_thread();
+    builder.worker_threads(CONTROL_THREADS).thread_name("control").enable_all().build()
 }
 
 /// A running server, until it has stopped.

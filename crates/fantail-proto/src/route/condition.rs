@@ -2,9 +2,10 @@
 
 use std::net::Ipv6Addr;
 
-use http::{HeaderName, HeaderValue, header};
+use http::{HeaderName, HeaderValue, Method, header};
 
 use super::{Host, Reason, Route, line::Section, target};
+use crate::sockjs::is_callback;
 
 /// Reads a condition. What is wrong goes to `reasons`, and the route is then of no use.
 pub(super) fn read(section: Section, reasons: &mut Vec<Reason>) -> Route {
@@ -67,6 +68,11 @@ pub(super) const KNOWN: &[&str] = &[
     "header",
     "no_grip",
     "aco",
+    "jsonp_mode",
+    "jsonp_cb",
+    "jsonp_body",
+    "jsonp_defcb",
+    "jsonp_defmethod",
     "sockjs",
     "sockjs_as_path",
     "log_level",
@@ -117,6 +123,11 @@ fn set(route: &mut Route, name: String, value: String) -> Result<(), Reason> {
         "header" => route.headers.push(header(value)?),
         "no_grip" => route.no_grip = true,
         "aco" => route.aco = true,
+        "jsonp_mode" => route.jsonp.basic = basic(value)?,
+        "jsonp_cb" => route.jsonp.callback = Some(filled("jsonp_cb", value)?),
+        "jsonp_body" => route.jsonp.body = Some(filled("jsonp_body", value)?),
+        "jsonp_defcb" => route.jsonp.default_callback = Some(callback(value)?),
+        "jsonp_defmethod" => route.jsonp.default_method = Some(method(value)?),
         "sockjs" => route.sockjs = Some(base(value)?),
         "sockjs_as_path" => {
             route.sockjs_as_path = Some(path("sockjs_as_path", value).and_then(rooted("sockjs_as_path"))?);
@@ -131,7 +142,6 @@ fn set(route: &mut Route, name: String, value: String) -> Result<(), Reason> {
 fn refused(name: String) -> Reason {
     let feature = match name.as_str() {
         "session" => "there is no session service",
-        name if name.starts_with("jsonp_") => "there is no JSON-P",
         _ => return Reason::unknown(name, KNOWN, target::KNOWN, "a target"),
     };
     Reason::NotYet { what: name, feature }
@@ -143,6 +153,30 @@ fn websocket(value: String) -> Result<bool, Reason> {
         "ws" => Ok(true),
         _ => Err(Reason::Value { name: "proto", value, wanted: "http or ws" }),
     }
+}
+
+fn basic(value: String) -> Result<bool, Reason> {
+    match value.as_str() {
+        "basic" => Ok(true),
+        "extended" => Ok(false),
+        _ => Err(Reason::Value { name: "jsonp_mode", value, wanted: "basic or extended" }),
+    }
+}
+
+fn callback(value: String) -> Result<String, Reason> {
+    if is_callback(&value) {
+        return Ok(value);
+    }
+    Err(Reason::Value {
+        name: "jsonp_defcb",
+        value,
+        wanted: "letters, digits, \"_\", \"$\", \"-\" and \".\"",
+    })
+}
+
+fn method(value: String) -> Result<Method, Reason> {
+    let method = Method::from_bytes(value.as_bytes()).ok().filter(|method| *method != Method::CONNECT);
+    method.ok_or(Reason::Value { name: "jsonp_defmethod", value, wanted: "a method" })
 }
 
 fn yes_or_no(value: String) -> Result<bool, Reason> {

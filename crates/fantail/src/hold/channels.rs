@@ -7,12 +7,29 @@ use fantail_pin::PinId;
 use hashbrown::HashMap;
 use slab::Slab;
 
-use super::{List, Sub, Subs, milliseconds};
+use super::{Sub, Subs, milliseconds};
 use crate::{
     hub::{ChannelKey, Hub, RealmId},
     metrics::Counters,
     stats::Notes,
 };
+
+/// A channel's lists of subscribers.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub(super) enum List {
+    Streams,
+    Polls,
+    WebSockets,
+    /// WebSockets and sessions whose clients speak SockJS.
+    SockJs,
+}
+
+impl List {
+    /// Whether its holds get messages.
+    pub(super) fn is_spoken_to(self) -> bool {
+        matches!(self, Self::WebSockets | Self::SockJs)
+    }
+}
 
 #[derive(Debug)]
 pub(super) struct Channels {

@@ -29,10 +29,10 @@ use variants::{Class, Variant};
 /// off from their ends.
 #[derive(Debug, Default)]
 pub(super) struct Work {
-    batch: Vec<Arc<Delivery>>,
+    pub(super) batch: Vec<Arc<Delivery>>,
     /// By place in `batch`: the item's channel, if it had subscribers when the batch began, and what happened
     /// so far.
-    channels: Vec<Option<u32>>,
+    pub(super) channels: Vec<Option<u32>>,
     receipts: Vec<Receipt>,
     /// The state of subscriptions when the batch began.
     changes: u64,
@@ -423,18 +423,14 @@ impl Holds {
             }
             if let Some(channel) = self.channel_of(hold, work, item) {
                 let delivery = Arc::clone(&work.batch[item]);
-                let written = work.receipts[item].written();
-                self.answer_with(id, channel, &delivery.item, &mut work.receipts[item]);
-                if work.receipts[item].written() > written {
-                    self.watch_answered(id, &delivery);
-                }
+                self.answer_watched(id, channel, &delivery, &mut work.receipts[item]);
             }
         }
         cost
     }
 
     /// Answers a long-poll with an item, or asks its origin again, or neither.
-    fn answer_with(&mut self, id: PinId, channel: u32, item: &Rendered, receipt: &mut Receipt) {
+    pub(super) fn answer_with(&mut self, id: PinId, channel: u32, item: &Rendered, receipt: &mut Receipt) {
         let Some(hold) = self.pins.get(id) else { return };
         let HoldKind::Poll(poll) = &hold.kind else { return };
         let hint = matches!(item.response, Some(HttpResponse::Hint));
@@ -499,11 +495,6 @@ impl Holds {
 }
 
 impl Work {
-    /// The items of the batch, and their channels.
-    pub(super) fn items(&self) -> impl Iterator<Item = (&Delivery, Option<u32>)> {
-        self.batch.iter().map(|delivery| &**delivery).zip(self.channels.iter().copied())
-    }
-
     /// What an item is to the holds of a list, if anything.
     fn part(&self, list: List, item: usize) -> Option<Part> {
         let item = &self.batch[self.item(item)].item;

@@ -48,7 +48,7 @@ use crate::{
     metrics::{Count, Counters},
     stats::Presence,
 };
-use channels::Channels;
+use channels::{Channels, List};
 use fanout::Work;
 use follow::{Follow, Rounds};
 use standing::Standing;
@@ -542,23 +542,6 @@ enum HoldKind {
     WebSocket(Box<WebSocket>),
     /// Gets what a session of SockJS is sent.
     Receiver(Box<Receiver>),
-}
-
-/// A channel's lists of subscribers.
-#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
-enum List {
-    Streams,
-    Polls,
-    WebSockets,
-    /// WebSockets and sessions whose clients speak SockJS.
-    SockJs,
-}
-
-impl List {
-    /// Whether its holds get messages.
-    fn is_spoken_to(self) -> bool {
-        matches!(self, Self::WebSockets | Self::SockJs)
-    }
 }
 
 impl HoldKind {

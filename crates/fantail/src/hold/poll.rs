@@ -7,6 +7,7 @@ use fantail_proto::{
     cors::Cors,
     grip::Reply,
     item::{Response, ResponseBody},
+    jsonp::{Call, UNSPEAKABLE},
     patch,
     reply::{self, Framing, Head, Version},
 };
@@ -27,6 +28,8 @@ pub struct Poll {
     pub due: bool,
     /// What the answer says to pages of other origins.
     pub cors: Option<Box<Cors>>,
+    /// The answer is a call of the page's function.
+    pub jsonp: Option<Box<Call>>,
 }
 
 /// How the client must be answered.
@@ -68,6 +71,14 @@ impl Poll {
     }
 
     fn respond(&self, code: u16, reason: &str, headers: &HeaderMap, body: &Bytes) -> Vec<u8> {
+        match self.jsonp.as_ref().map(|call| call.answer(code, reason, headers, body)) {
+            None => self.write(code, reason, headers, body),
+            Some(Some((headers, body))) => self.write(200, "", &headers, &body),
+            Some(None) => self.write(500, "", &HeaderMap::new(), &Bytes::from_static(UNSPEAKABLE.as_bytes())),
+        }
+    }
+
+    fn write(&self, code: u16, reason: &str, headers: &HeaderMap, body: &Bytes) -> Vec<u8> {
         let Shape { http11, head, keep_alive } = self.shape;
         let mut headers = Cow::Borrowed(headers);
         if let Some(cors) = &self.cors {

@@ -8,7 +8,7 @@ use hashbrown::HashMap;
 
 use super::{Hold, Holds, List, OverHttp, fanout::Work};
 use crate::{
-    hub::Delivery,
+    hub::{Delivery, Receipt},
     stats::{Errand, Id, Mode, Notes, Traffic},
 };
 
@@ -77,8 +77,8 @@ impl Holds {
         if self.watch.is_none() {
             return;
         }
-        for (delivery, channel) in work.items() {
-            let (Some(told), Some(channel)) = (&delivery.told, channel) else { continue };
+        for (delivery, channel) in work.batch.iter().zip(&work.channels) {
+            let (Some(told), Some(channel)) = (&delivery.told, *channel) else { continue };
             let item = &delivery.item;
             for (list, has) in [
                 (List::Streams, item.stream.is_some()),
@@ -125,7 +125,22 @@ impl Holds {
         }
     }
 
-    pub(super) fn watch_answered(&self, pin: PinId, item: &Delivery) {
+    /// Answers a long-poll with an item, if that is what is to be done.
+    pub(super) fn answer_watched(
+        &mut self,
+        id: PinId,
+        channel: u32,
+        delivery: &Delivery,
+        receipt: &mut Receipt,
+    ) {
+        let written = receipt.written();
+        self.answer_with(id, channel, &delivery.item, receipt);
+        if receipt.written() > written {
+            self.watch_answered(id, delivery);
+        }
+    }
+
+    fn watch_answered(&self, pin: PinId, item: &Delivery) {
         if let Some(traffic) = self.traffic(pin) {
             traffic.sent.add(1);
             traffic.responses_sent.add(1);

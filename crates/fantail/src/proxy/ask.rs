@@ -6,7 +6,7 @@ use bytes::Bytes;
 use fantail_proto::{
     cors::Cors,
     forward::{self, Forward},
-    grip,
+    grip, jsonp,
     route::{Address, Asked, Target},
     test_origin,
     websocket::{handshake, over_http::is_events},
@@ -84,12 +84,6 @@ impl Found {
             http11: head.version == Version::HTTP_11,
             head: head.method == Method::HEAD,
             keep_alive: keeps_alive(head) && !exchange.closes,
-        }
-    }
-
-    pub(super) fn forget_query(&mut self) {
-        if let Ok(path) = PathAndQuery::try_from(self.path_and_query.path()) {
-            self.path_and_query = path;
         }
     }
 }
@@ -180,6 +174,20 @@ impl Ask {
         if !websocket && (route.rule.aco || proxy.auto_cross_origin) {
             exchange.cors = Some(Box::new(Cors::of(&head.headers)));
         }
+        let (mut head, mut path_and_query, mut script_body) = (head, path_and_query, None);
+        if exchange.cors.is_some()
+            && head.method == Method::GET
+            && let Some(asked) =
+                jsonp::read(&route.rule.jsonp, path_and_query.as_str()).map_err(Fault::JsonP)?
+        {
+            exchange.cors = None;
+            path_and_query = asked.path_and_query.parse().unwrap_or(path_and_query);
+            head.method = asked.method;
+            head.headers.remove(header::ACCEPT_ENCODING);
+            head.headers.extend(asked.headers);
+            script_body = asked.body;
+            exchange.jsonp = Some(Box::new(asked.call));
+        }
         let now = unix_time();
         let trusted_until = snapshot.trusts(&head.headers, now);
         let trusted = trusted_until.is_some();
@@ -212,7 +220,14 @@ impl Ask {
         if empty_post && !matches!(method, Method::GET | Method::HEAD | Method::OPTIONS) {
             headers.insert(header::CONTENT_LENGTH, HeaderValue::from_static("0"));
         }
-        let body = body.map_or(Upload::Empty, |body| upload(&exchange.conversation, body));
+        let body = match script_body {
+            Some(body) => {
+                headers.remove(header::CONTENT_LENGTH);
+                headers.remove(header::TRANSFER_ENCODING);
+                Upload::Whole(body)
+            }
+            None => body.map_or(Upload::Empty, |body| upload(&exchange.conversation, body)),
+        };
         let mut request = Box::new(Request::new(body));
         *request.method_mut() = method;
         *request.headers_mut() = headers;

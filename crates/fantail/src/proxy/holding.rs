@@ -66,8 +66,9 @@ pub(super) async fn take(exchange: &mut Exchange, mut answer: Answer) -> Result<
         None => return Ok(exchange.reply(instruct.reply, ready)),
     };
     arrive(exchange, &answer, rest.as_mut()).await?;
-    if streams && instruct.reply.headers.get(CONTENT_ENCODING).is_some_and(|coding| coding != "identity") {
-        let why = "a stream with Content-Encoding cannot be held: items are not encoded";
+    if (streams || pages && exchange.jsonp.is_some())
+        && let Some(why) = unstreamable(exchange, &instruct)
+    {
         return Err(at(&answer, InstructError(why.into())));
     }
     let asked = asked(exchange, &answer, &instruct, (pages, streams)).map_err(|error| at(&answer, error))?;
@@ -85,6 +86,37 @@ pub(super) async fn take(exchange: &mut Exchange, mut answer: Answer) -> Result<
             park_poll(exchange, answer, instruct, asked, body, timeout_ms).await
         }
     }
+}
+
+/// Why a stream cannot be held, whatever it is asked for.
+fn unstreamable(exchange: &Exchange, instruct: &Instruct) -> Option<&'static str> {
+    if exchange.jsonp.is_some() {
+        return Some("a script cannot have a stream");
+    }
+    let coding = instruct.reply.headers.get(CONTENT_ENCODING).filter(|coding| *coding != "identity");
+    coding.map(|_| "a stream with Content-Encoding cannot be held: items are not encoded")
+}
+
+/// Makes an answer that is relayed a call of the page's function.
+pub(super) async fn call(exchange: &mut Exchange, mut answer: Answer) -> Result<Response<Relay>, Fault> {
+    let limit = exchange.snapshot.config.grip.instruct_bytes;
+    let address = answer.target().address.to_string();
+    let collected = collect(&mut answer, limit).await;
+    let Ok(Collected { ready, rest: None }) = collected else {
+        return Err(match collected {
+            Ok(_) => Fault::AnswerTooLarge { target: address },
+            Err(_) => Fault::AnswerLost { target: address },
+        });
+    };
+    let reason = answer.head.extensions.get::<hyper::ext::ReasonPhrase>();
+    let reason = reason.and_then(|reason| std::str::from_utf8(reason.as_bytes()).ok()).unwrap_or_default();
+    let reply = Reply {
+        code: answer.head.status.as_u16(),
+        reason: reason.to_owned(),
+        headers: std::mem::take(&mut answer.head.headers),
+        body: Bytes::new(),
+    };
+    Ok(exchange.reply(reply, ready))
 }
 
 /// Begins a stream: its beginning is written, and then it is held, if nothing speaks against that.
@@ -136,6 +168,7 @@ async fn park_poll(
         answered: false,
         due: false,
         cors: exchange.cors.clone(),
+        jsonp: exchange.jsonp.take(),
         reply,
     };
     let id = exchange.shard().holds(|holds| holds.reserve_poll(asked, poll)).ok_or(Fault::Full)?;
@@ -325,7 +358,7 @@ async fn arrive(exchange: &Exchange, answer: &Answer, rest: Option<&mut Download
     Ok(())
 }
 
-fn concat(parts: &VecDeque<Bytes>) -> Bytes {
+pub(super) fn concat(parts: &VecDeque<Bytes>) -> Bytes {
     let mut filled = parts.iter().filter(|part| !part.is_empty());
     match (filled.next(), filled.next()) {
         (None, _) => Bytes::new(),

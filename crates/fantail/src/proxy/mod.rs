@@ -18,8 +18,15 @@ mod watch;
 use std::{collections::VecDeque, convert::Infallible, rc::Rc, sync::Arc, time::SystemTime};
 
 use bytes::Bytes;
-use fantail_proto::{cors::Cors, grip::Reply, hop, route::Target, websocket::handshake};
-use http::{HeaderValue, Request, Response, StatusCode, Version, header};
+use fantail_proto::{
+    cors::Cors,
+    grip::Reply,
+    hop,
+    jsonp::{Call, UNSPEAKABLE},
+    route::Target,
+    websocket::handshake,
+};
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Version, header};
 use http_body::Body;
 use hyper::{body::Incoming, ext::ReasonPhrase};
 
@@ -65,6 +72,7 @@ pub fn answer(
         quiet: false,
         tls: false,
         cors: None,
+        jsonp: None,
         farewell: conversation.take_farewell(),
         conversation,
         snapshot,
@@ -108,6 +116,8 @@ impl Way {
         };
         if answer.is_grip() {
             Box::pin(holding::take(exchange, answer)).await
+        } else if exchange.jsonp.is_some() {
+            Box::pin(holding::call(exchange, answer)).await
         } else {
             Ok(exchange.relay(answer))
         }
@@ -131,6 +141,8 @@ struct Exchange {
     tls: bool,
     /// What its response says to pages of other origins.
     cors: Option<Box<Cors>>,
+    /// Its response is a call of the page's function.
+    jsonp: Option<Box<Call>>,
     /// Of a long-poll that was held before: who is to hear when it is not held again.
     farewell: Option<Box<link::Farewell>>,
 }
@@ -152,7 +164,17 @@ impl Exchange {
     }
 
     /// A response that GRIP has rewritten and that is not held.
-    fn reply(&mut self, reply: Reply, ready: VecDeque<Bytes>) -> Response<Relay> {
+    fn reply(&mut self, mut reply: Reply, mut ready: VecDeque<Bytes>) -> Response<Relay> {
+        if let Some(call) = self.jsonp.take() {
+            let body: Bytes = holding::concat(&ready);
+            let called = call.answer(reply.code, &reply.reason, &reply.headers, &body);
+            let (code, headers, body) = called.map_or_else(
+                || (500, HeaderMap::new(), Bytes::from_static(UNSPEAKABLE.as_bytes())),
+                |(headers, body)| (200, headers, body),
+            );
+            reply = Reply { code, reason: String::new(), headers, body: Bytes::new() };
+            ready = VecDeque::from([body]);
+        }
         let body = Relay::new(Rc::clone(&self.conversation), ready, None, self.entry.take());
         self.with_head(reply, body)
     }
@@ -189,11 +211,17 @@ impl Exchange {
             tracing::info!(target: "fantail::proxy", %fault, "request failed");
         }
         let (status, text) = error::answer(fault, self.debug);
-        let ready = VecDeque::from([Bytes::from(text)]);
+        let plain = HeaderMap::from_iter([(header::CONTENT_TYPE, HeaderValue::from_static("text/plain"))]);
+        // A function that gets the body alone has nothing for this.
+        let called = self.jsonp.take();
+        let called = called.and_then(|call| call.answer(status.as_u16(), "", &plain, text.as_bytes()));
+        let (status, headers, text) = called
+            .map_or_else(|| (status, plain, text.into()), |(headers, body)| (StatusCode::OK, headers, body));
+        let ready = VecDeque::from([text]);
         let body = Relay::new(Rc::clone(&self.conversation), ready, None, self.entry.take());
         let mut response = Response::new(body);
         *response.status_mut() = status;
-        response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain"));
+        *response.headers_mut() = headers;
         if matches!(fault, Fault::Handshake(_)) {
             response.headers_mut().insert(header::SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
         }

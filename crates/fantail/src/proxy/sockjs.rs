@@ -211,7 +211,6 @@ async fn open(
 ) -> Result<Option<Box<Response<Relay>>>, Fault> {
     let _entered = Entered { shard, key };
     found.retarget("");
-    found.forget_query();
     become_websocket(&mut head.headers)?;
     head.method = Method::GET;
     let mut ask = Ask::of(exchange, found, head, None, None)?;

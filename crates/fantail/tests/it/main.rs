@@ -12,6 +12,7 @@ mod drain;
 mod early;
 mod filters;
 mod harness;
+mod jsonp;
 mod keys;
 mod limits;
 mod links;

@@ -125,7 +125,7 @@ fn bad_items_are_refused_and_none_is_published() {
     let fine = [
         json!({ "channel": "c", "http-stream": { "content": "legacy;" } }),
         json!({ "channel": "c", "formats": { "http-response": { "code": "201", "body": "" } } }),
-        json!({ "channel": "c", "formats": { "xmpp-stanza": {} }, "unknown": null }),
+        json!({ "channel": "c", "formats": { "fpp": {} }, "unknown": null }),
         json!({ "channel": "", "formats": { "http-stream": { "content": "x" } } }),
         stream_item("c", "end"),
     ];

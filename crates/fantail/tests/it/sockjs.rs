@@ -364,8 +364,8 @@ fn another_path_for_the_origin() {
     let origin = echo();
     let server =
         TestServer::start(&[&format!("*,sockjs=/chat,sockjs_as_path=/ws {origin},over_http")], |_| {});
-    assert_eq!(poll(&server, "s"), "o\n");
-    assert_eq!(origin.request().target(), "/ws");
+    assert_eq!(post(&server, "/chat/000/s/xhr?token=x", "").text(), "o\n");
+    assert_eq!(origin.request().target(), "/ws?token=x");
 }
 
 #[test]

@@ -69,6 +69,7 @@ impl Shard {
             answered: false,
             due: false,
             cors: None,
+            jsonp: None,
         };
         let id = self.holds.reserve_poll(who.asked(), poll).unwrap();
         let client = self.client();
