@@ -3,6 +3,7 @@
 
 use bytes::{Bytes, BytesMut};
 use fantail_proto::{
+    address::{self, Block},
     grip::{Hold, Instruct},
     item::{self, HttpResponse, HttpStream, ResponseBody, WsKind},
     link::Place,
@@ -12,6 +13,11 @@ use fantail_proto::{
     route::{Asked, Table},
     sockjs::{self, Endpoint},
     tnetstring,
+    webhook::{
+        envelope::envelope,
+        signature::{Secret, signatures},
+        target::{Host, MAX_URL, Target},
+    },
     websocket::{
         close::Close,
         control::{Control, MAX_CONTROL_BYTES, Message, Verdict},
@@ -102,7 +108,16 @@ pub fn items(data: &[u8]) {
                 Some(HttpStream::Send(content)) => Some(content.clone()),
                 _ => None,
             };
-            if let Some(StreamPart::Send(chunk)) = Rendered::from(item).stream {
+            if let Some(request) = &item.request {
+                assert!(request.headers.len() <= 100 && request.method != http::Method::CONNECT);
+                assert!(request.headers.iter().all(|(name, _)| !item::is_of_webhook(name)));
+            }
+            let rendered = Rendered::from(item);
+            if let Some(body) = envelope("c", &rendered) {
+                let body = [br#"{"items":["#, &body[..], b"]}"].concat();
+                assert_eq!(item::decode(&body, Some("c")).map(|items| items.len()), Ok(1));
+            }
+            if let Some(StreamPart::Send(chunk)) = rendered.stream {
                 assert_eq!(Some(chunk.content()), sent);
                 assert_eq!(chunk.framed().is_empty(), chunk.content().is_empty());
                 assert_eq!(Chunk::concat(&[&chunk, &chunk]).content(), chunk.content().repeat(2));
@@ -132,6 +147,28 @@ pub fn routes(text: &str) {
             assert!(errors.iter().all(|error| (1..=text.lines().count()).contains(&error.line)));
             assert!(errors.iter().all(|error| !error.to_string().contains('\n')));
         }
+    }
+}
+
+/// A webhook's URL, its secret, or a block of addresses.
+pub fn webhook(text: &str) {
+    if let Ok(target) = Target::parse(text) {
+        assert!(text.len() <= MAX_URL && target.path.starts_with('/') && target.port > 0);
+        let url = target.url();
+        assert!(url.bytes().all(|byte| byte.is_ascii_graphic()) && !url.contains('#'));
+        assert_eq!(Target::parse(&url).as_ref(), Ok(&target));
+        match target.host {
+            Host::Address(ip) => _ = address::special(ip),
+            Host::Name(name) => assert!(name.parse::<std::net::Ipv4Addr>().is_err() && !name.contains('@')),
+        }
+    }
+    if let Ok(secret) = Secret::parse(text) {
+        assert_eq!(Secret::parse(&secret.text()).as_ref(), Ok(&secret));
+        assert!(signatures(&[secret], "id", 1, b"body").starts_with("v1"));
+    }
+    if let Some(block) = Block::parse(text) {
+        let base = text.split('/').next().unwrap_or_default();
+        assert!(block.contains(base.parse().expect("it was read")));
     }
 }
 

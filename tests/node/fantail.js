@@ -26,13 +26,13 @@ export async function listen(server) {
 }
 
 /** Starts Fantail and waits until it listens; `more` is of its section [proxy]. */
-export async function fantail(routes, more = '') {
+export async function fantail(routes, more = '', environment = {}) {
   const folder = mkdtempSync(path.join(tmpdir(), 'fantail-'));
   const conf = path.join(folder, 'pushpin.conf');
   writeFileSync(conf, `[runner]\nallow_compression=true\n[proxy]\nsig_key=${KEY}\n${more}\n[handler]\nid_cache_ttl=60\n`);
   const args = ['serve', '--config', conf, '--listen', '127.0.0.1:0', '--control', '127.0.0.1:0'];
   for (const route of routes) args.push('--route', route);
-  const env = { ...process.env, FANTAIL_LOGGING__FORMAT: 'json' };
+  const env = { ...process.env, ...environment, FANTAIL_LOGGING__FORMAT: 'json' };
   const child = spawn(path.resolve(process.argv[2]), args, { env, stdio: ['ignore', 'pipe', 'inherit'] });
   process.on('exit', () => {
     child.kill('SIGKILL');

@@ -92,7 +92,7 @@ impl Round<'_> {
         let (mut last, mut delivered) = (self.start, 0);
         loop {
             let now = socket::now();
-            if self.tally.complete() || now - self.start > timeout || now - last > QUIET {
+            if self.tally.is_complete() || now - self.start > timeout || now - last > QUIET {
                 break;
             }
             while self.due() && self.publisher.publish(&self.poller, self.published)? {
@@ -144,13 +144,13 @@ impl Round<'_> {
 
 /// What has arrived, by subscriber and by message.
 #[derive(Debug)]
-struct Tally {
+pub(crate) struct Tally {
     subscribers: usize,
     list: Vec<(Scanner, Ledger)>,
     /// Of each message, the subscribers that do not have it.
     left: Vec<usize>,
-    complete_messages: u64,
-    delivered: u64,
+    pub(crate) complete_messages: u64,
+    pub(crate) delivered: u64,
     duplicates: u64,
     reordered: u64,
     latencies: Latencies,
@@ -158,7 +158,7 @@ struct Tally {
 
 impl Tally {
     /// For `subscribers` of `connections` that hold.
-    fn new(connections: usize, messages: usize, subscribers: usize) -> Self {
+    pub(crate) fn new(connections: usize, messages: usize, subscribers: usize) -> Self {
         Self {
             subscribers,
             list: vec![Default::default(); connections],
@@ -171,7 +171,7 @@ impl Tally {
         }
     }
 
-    fn take(&mut self, index: usize, bytes: &[u8], now: u64) {
+    pub(crate) fn take(&mut self, index: usize, bytes: &[u8], now: u64) {
         let Self { left, complete_messages, delivered, duplicates, reordered, latencies, .. } = self;
         let Some((scanner, ledger)) = self.list.get_mut(index) else { return };
         scanner.feed(bytes, |Marker { number, sent }| {
@@ -193,11 +193,15 @@ impl Tally {
         });
     }
 
-    fn complete(&self) -> bool {
-        self.complete_messages == self.left.len() as u64
+    pub(crate) fn is_complete(&self) -> bool {
+        self.complete_messages == self.messages()
     }
 
-    fn report(&self, report: &mut Report, seconds: f64, ordered: bool) {
+    pub(crate) fn messages(&self) -> u64 {
+        self.left.len() as u64
+    }
+
+    pub(crate) fn report(&self, report: &mut Report, seconds: f64, ordered: bool) {
         let expected = (self.subscribers * self.left.len()) as u64;
         let missing = expected.saturating_sub(self.delivered);
         report.count("deliveries", self.delivered);
@@ -228,7 +232,7 @@ mod tests {
             let mut tally = Tally::new(2, 3, 2);
             (0..3).for_each(|number| tally.take(0, text(number).as_bytes(), 2));
             arrived.iter().for_each(|&number| tally.take(1, text(number).as_bytes(), 2));
-            assert_eq!(tally.complete(), complete, "{arrived:?}");
+            assert_eq!(tally.is_complete(), complete, "{arrived:?}");
             assert_eq!([6 - tally.delivered, tally.duplicates, tally.reordered], counts, "{arrived:?}");
             let mut report = Report::new(false);
             tally.report(&mut report, 1.0, true);

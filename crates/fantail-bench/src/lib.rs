@@ -4,7 +4,7 @@
 //! measured on every connection. One epoll loop, loopback only. Exit status: 0 when all arrived once and in
 //! order, 1 when not, 2 when it could not be measured.
 //!
-//! Modules in reading order: [`options`] → [`hold`], [`fan`], [`setup`], [`proxy`], [`echo`], [`keep`], [`floor`],
+//! Modules in reading order: [`options`] → [`hold`], [`fan`], [`setup`], [`proxy`], [`echo`], [`keep`], [`webhooks`], [`floor`],
 //! [`origin`] (one a subcommand) → [`streams`], [`line`] and [`publisher`] (the connections) → [`marker`],
 //! [`answer`], [`request`], [`frame`], [`events`], [`latency`] (pure) → [`socket`], [`process`] (the system)
 //! → [`report`], [`error`].
@@ -32,6 +32,7 @@ mod request;
 mod setup;
 mod socket;
 mod streams;
+mod webhooks;
 
 use std::process::ExitCode;
 
@@ -64,6 +65,7 @@ fn run(options: Options) -> Result<Report, Error> {
         Command::Setup(setup) => setup::run(&setup),
         Command::Proxy(proxy) => proxy::run(&proxy),
         Command::Echo(echo) => echo::run(&echo),
+        Command::Webhooks(webhooks) => webhooks::run(&webhooks),
         Command::Keep(keep) => keep::run(&keep),
         Command::Floor(floor) => floor::run(&floor),
         Command::EventsOrigin(origin) => origin::run(&origin),

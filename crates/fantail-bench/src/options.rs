@@ -28,6 +28,8 @@ pub(crate) enum Command {
     Proxy(Proxy),
     /// WebSockets whose origin echoes: every message back, whole, once, in order; rate, latency, the server's CPU
     Echo(Echo),
+    /// Webhooks: endpoints subscribed, messages posted to each; rate, latency, the server's CPU and memory
+    Webhooks(Webhooks),
     /// Publishers who wait until their items are kept: rate, latency, the server's memory for each item
     Keep(Keep),
     /// Serve: a bare loop of `send`, the least that a server can do
@@ -208,6 +210,45 @@ pub(crate) struct Echo {
     /// Bytes of a message
     #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub(crate) size: u32,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Webhooks {
+    #[command(flatten)]
+    pub(crate) publish: Publish,
+    /// Where webhooks are taken; port 0 takes a free one
+    #[arg(long, default_value = "127.0.0.1:0")]
+    pub(crate) listen: Loopback,
+    /// Endpoints that answer
+    #[arg(short, default_value_t = 10)]
+    pub(crate) n: usize,
+    /// Endpoints that never do
+    #[arg(long, default_value_t = 0)]
+    pub(crate) dead: usize,
+    /// Messages; 0: only subscribe
+    #[arg(short, default_value_t = 1000)]
+    pub(crate) m: usize,
+    /// Messages that not every endpoint has yet, at most
+    #[arg(long, default_value_t = 64)]
+    pub(crate) window: usize,
+    /// Publish so many a second, whatever has arrived
+    #[arg(long, conflicts_with = "window", value_name = "PER SECOND")]
+    pub(crate) rate: Option<f64>,
+    /// A channel of its own for each endpoint
+    #[arg(long)]
+    pub(crate) apart: bool,
+    /// The endpoints were subscribed by a run before, at the same --listen
+    #[arg(long)]
+    pub(crate) subscribed: bool,
+    /// The server's processes, whose CPU and memory are read
+    #[arg(long, value_delimiter = ',', value_name = "PID,…")]
+    pub(crate) pids: Vec<u32>,
+    /// Give up after this many seconds
+    #[arg(long, default_value_t = 60, value_name = "SECONDS")]
+    pub(crate) timeout: u64,
+    /// Print one JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 #[derive(Args, Debug)]

@@ -27,6 +27,7 @@ pub(crate) enum Format {
     HttpStream,
     HttpResponse,
     WsMessage,
+    HttpRequest,
 }
 
 impl Format {
@@ -35,6 +36,7 @@ impl Format {
             Self::HttpStream => r#""http-stream":{"content""#,
             Self::HttpResponse => r#""http-response":{"body""#,
             Self::WsMessage => r#""ws-message":{"content""#,
+            Self::HttpRequest => r#""http-request":{"body""#,
         };
         let before = format!(r#"{{"items":[{{"channel":"test","formats":{{{member}:""#);
         Template { before, after: r#""}}}]}"#.into() }

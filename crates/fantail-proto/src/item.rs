@@ -5,9 +5,10 @@ mod packet;
 pub mod record;
 
 use bytes::Bytes;
-use http::{HeaderName, HeaderValue};
+use http::{HeaderName, HeaderValue, Method};
 
 use crate::{
+    hop,
     json::Json,
     members::{Fault, Members},
     patch,
@@ -26,6 +27,7 @@ pub struct Item {
     pub response: Option<HttpResponse>,
     pub stream: Option<HttpStream>,
     pub message: Option<WsMessage>,
+    pub request: Option<HttpRequest>,
     /// The `xmpp-stanza` format; of its actions only `send` means anything.
     pub stanza: Option<Box<Stanza>>,
     /// The `json-object` format, as JSON: for the subscribers of nodes.
@@ -43,6 +45,7 @@ pub struct WrittenFor {
     pub response: Option<Vec<String>>,
     pub stream: Option<Vec<String>>,
     pub message: Option<Vec<String>>,
+    pub request: Option<Vec<String>>,
 }
 
 /// The `http-response` format: what a long-poll is answered with.
@@ -99,6 +102,15 @@ pub enum WsMessage {
     Refresh,
 }
 
+/// The `http-request` format: what webhooks say.
+#[derive(Clone, Debug)]
+pub struct HttpRequest {
+    pub method: Method,
+    /// At most 100, without those that concern one connection, `Host`, and `Webhook-*`.
+    pub headers: Vec<(HeaderName, HeaderValue)>,
+    pub body: Bytes,
+}
+
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum WsKind {
     Text,
@@ -143,6 +155,7 @@ fn item(json: &Json<'_>, channel: Option<&str>) -> Result<Item, Fault> {
     };
     let (response, stream, message) =
         (format(formats, HTTP_RESPONSE)?, format(formats, HTTP_STREAM)?, format(formats, WS_MESSAGE)?);
+    let request = format(formats, HTTP_REQUEST)?;
     let stanza = format(formats, XMPP_STANZA)?;
     let size = members.int("size")?.map(u64::try_from).transpose().map_err(|_| members.invalid("size"))?;
     Ok(Item {
@@ -152,12 +165,14 @@ fn item(json: &Json<'_>, channel: Option<&str>) -> Result<Item, Fault> {
         response: response.map(http_response).transpose()?,
         stream: stream.map(http_stream).transpose()?,
         message: message.map(ws_message).transpose()?,
+        request: request.map(http_request).transpose()?.flatten(),
         stanza: stanza.map(xmpp_stanza).transpose()?.flatten(),
         object: formats.get(JSON_OBJECT).map(|json| serde_json::Value::from(json).to_string().into()),
         written_for: WrittenFor {
             response: written_for(response)?,
             stream: written_for(stream)?,
             message: written_for(message)?,
+            request: written_for(request)?,
         },
         meta: members.meta()?,
         size,
@@ -261,6 +276,27 @@ fn ws_message(format: Members<'_, '_>) -> Result<WsMessage, Fault> {
     })
 }
 
+/// Only what is sent means something to a webhook.
+fn http_request(format: Members<'_, '_>) -> Result<Option<HttpRequest>, Fault> {
+    if !matches!(action(format)?, Action::Send) {
+        return Ok(None);
+    }
+    let text = format.text("method")?.unwrap_or("POST");
+    let method = Method::from_bytes(text.as_bytes())
+        .ok()
+        .filter(|method| text.len() <= MAX_METHOD && !matches!(*method, Method::CONNECT | Method::TRACE));
+    let method = method.ok_or_else(|| format.invalid("method"))?;
+    let mut headers = format.headers()?.fields;
+    headers.retain(|(name, _)| !is_of_webhook(name));
+    let body = format.bytes("body-bin", "body")?.unwrap_or_default();
+    Ok(Some(HttpRequest { method, headers, body }))
+}
+
+/// True for headers of a request that only Fantail writes.
+pub fn is_of_webhook(name: &HeaderName) -> bool {
+    *name == http::header::HOST || hop::is_framing(name) || name.as_str().starts_with("webhook-")
+}
+
 fn xmpp_stanza(format: Members<'_, '_>) -> Result<Option<Box<Stanza>>, Fault> {
     if !matches!(action(format)?, Action::Send) {
         return Ok(None);
@@ -313,10 +349,15 @@ const WS_MESSAGE: (&str, &str) = (FORMATS[2], "'ws-message'");
 const XMPP_STANZA: (&str, &str) = (FORMATS[3], "'xmpp-stanza'");
 const JSON_OBJECT: &str = "json-object";
 
-const FORMATS: [&str; 4] = ["http-response", "http-stream", "ws-message", "xmpp-stanza"];
+const HTTP_REQUEST: (&str, &str) = (FORMATS[4], "'http-request'");
+
+const FORMATS: [&str; 5] = ["http-response", "http-stream", "ws-message", "xmpp-stanza", "http-request"];
+
+/// Bytes; the longest registered method has 17.
+const MAX_METHOD: usize = 32;
 
 /// Other formats of Fanout Cloud; items may consist of them alone.
-const FOREIGN_FORMATS: [&str; 3] = ["http-request", JSON_OBJECT, "fpp"];
+const FOREIGN_FORMATS: [&str; 2] = [JSON_OBJECT, "fpp"];
 
 #[cfg(test)]
 mod tests;

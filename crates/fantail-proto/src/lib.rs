@@ -25,12 +25,15 @@
 //! - [`query`]: names and values of a query or a form
 //! - [`test_origin`]: what the built-in origin answers
 //! - [`websocket`]: WebSockets: messages, instructions, and the way over HTTP
+//! - [`address`]: which addresses strangers must not be let to
+//! - [`webhook`]: where webhooks may go, their signatures, and when they are tried again
 //! - [`tnetstring`]: the values that Pushpin's ZeroMQ messages are made of
 //! - [`zmtp`]: the bytes between ZeroMQ sockets
 //! - [`zhttp`]: requests to workers behind ZeroMQ, and their responses
 //! - [`xmpp`]: stanzas, and the stream of a component
 //! - [`json`]: a borrowed JSON value, for the parsers above
 
+pub mod address;
 pub mod cors;
 pub mod duplicate;
 pub mod filter;
@@ -56,6 +59,7 @@ pub mod sequence;
 pub mod sockjs;
 pub mod test_origin;
 pub mod tnetstring;
+pub mod webhook;
 pub mod websocket;
 pub mod xmpp;
 pub mod zhttp;

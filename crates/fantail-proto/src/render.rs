@@ -5,7 +5,7 @@ use std::sync::OnceLock;
 use bytes::{BufMut, Bytes, BytesMut};
 
 use crate::{
-    item::{HttpResponse, HttpStream, Item, WrittenFor, WsKind, WsMessage},
+    item::{HttpRequest, HttpResponse, HttpStream, Item, WrittenFor, WsKind, WsMessage},
     sockjs,
     websocket::{
         close::{self, Code},
@@ -21,6 +21,7 @@ pub struct Rendered {
     pub stream: Option<StreamPart>,
     pub response: Option<HttpResponse>,
     pub message: Option<MessagePart>,
+    pub request: Option<HttpRequest>,
     pub stanza: Option<Box<Stanza>>,
     pub object: Option<Bytes>,
     pub written_for: WrittenFor,
@@ -71,13 +72,17 @@ impl Message {
 
     /// The same kind of message with other content, if that can be one.
     pub fn with_content(&self, content: &[u8]) -> Option<Self> {
-        let kind = match self.opcode {
+        let kind = self.kind();
+        (kind != WsKind::Text || std::str::from_utf8(content).is_ok()).then(|| Self::new(kind, content))
+    }
+
+    pub fn kind(&self) -> WsKind {
+        match self.opcode {
             Opcode::Text => WsKind::Text,
             Opcode::Ping => WsKind::Ping,
             Opcode::Pong => WsKind::Pong,
             _ => WsKind::Binary,
-        };
-        (kind != WsKind::Text || std::str::from_utf8(content).is_ok()).then(|| Self::new(kind, content))
+        }
     }
 
     pub fn content(&self) -> &[u8] {
@@ -202,8 +207,8 @@ impl From<Item> for Rendered {
             WsMessage::Refresh => Some(MessagePart::Refresh),
             WsMessage::Hint => None,
         });
-        let Item { stanza, object, written_for, id, prev_id, meta, .. } = item;
-        Self { stream, response, message, stanza, object, written_for, id, prev_id, meta }
+        let Item { request, stanza, object, written_for, id, prev_id, meta, .. } = item;
+        Self { stream, response, message, request, stanza, object, written_for, id, prev_id, meta }
     }
 }
 

@@ -43,6 +43,11 @@ fn routes() {
 }
 
 #[test]
+fn webhook() {
+    replay("webhook", |data| targets::webhook(&String::from_utf8_lossy(data)));
+}
+
+#[test]
 fn sockjs() {
     replay("sockjs", targets::sockjs);
 }

@@ -4,8 +4,9 @@
 //!
 //! The rooms, in reading order. The path of a client: [`listen`] → [`route`] → [`proxy`] → [`hub`] →
 //! [`hold`]. The path of a publisher: [`publish`] → [`hub`]. `upstream` is a tool: one request in, one
-//! response out. [`log`] serves the hub, [`xmpp`] hangs on it. [`realm`] is the tenants, [`admin`] is for operators;
-//! [`channel`], [`config`], [`metrics`], [`logging`], [`drain`], [`stats`], [`store`] and [`error`] are the closets.
+//! response out. [`log`] serves the hub, [`webhook`] and [`xmpp`] hang on it. [`realm`] is the tenants, [`admin`] is
+//! for operators; [`channel`], [`config`], [`metrics`], [`logging`], [`drain`], [`stats`], [`store`] and [`error`] are
+//! the closets.
 
 pub mod admin;
 pub mod certificate;
@@ -32,4 +33,5 @@ pub mod snapshot;
 pub mod stats;
 pub mod store;
 pub mod upstream;
+pub mod webhook;
 pub mod xmpp;

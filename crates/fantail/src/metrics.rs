@@ -327,6 +327,40 @@ families! {
         log_syncs: "Times that files of logs were synced to the disk." { log_syncs: Count }
         log_failures: "Times that the files of logs could not be written or synced." { log_failures: Count }
         log_damaged: "Damaged files of logs that were found at start and set aside." { log_damaged: Count }
+        webhook_tries: "Tries to deliver a webhook, by result." {
+            webhook_delivered [result = delivered]: Count,
+            /// Answered with a status that is no success.
+            webhook_status [result = status]: Count,
+            /// Answered 410.
+            webhook_gone [result = gone]: Count,
+            /// Answered with a redirect that was not followed.
+            webhook_redirected [result = redirect]: Count,
+            webhook_timeout [result = timeout]: Count,
+            /// Not connected, or no TLS.
+            webhook_unreachable [result = unreachable]: Count,
+            /// The connection ended without an answer.
+            webhook_broken [result = broken]: Count,
+            /// The name has no address.
+            webhook_name [result = name]: Count,
+            /// Its address is not allowed.
+            webhook_forbidden [result = forbidden]: Count,
+        }
+        webhook_dead_letters: "Webhooks that were given up, by cause." {
+            /// All tries failed, or the endpoint was disabled.
+            webhook_dead_failed [cause = failed]: Count,
+            /// The endpoint's queue was full.
+            webhook_dead_overflow [cause = overflow]: Count,
+        }
+        webhook_skipped: "Items that an endpoint did not get, by cause." {
+            webhook_filtered [cause = filter]: Count,
+            webhook_dropped_disabled [cause = disabled]: Count,
+        }
+        webhook_refused: "Items refused because a realm's queue of webhooks was full." { webhook_refused: Count }
+        webhook_endpoints_disabled: "Endpoints of webhooks that were disabled." { webhook_disabled: Count }
+        webhook_endpoints: "Endpoints of webhooks." { webhook_endpoints: Gauge }
+        webhook_queue: "Webhooks that wait for delivery, those under way included." { webhook_queued: Gauge }
+        webhook_in_flight: "Webhooks under way." { webhook_flying: Gauge }
+        webhook_latency_seconds: "From the start of a try to its result." { webhook_latency: Latency }
         stats_dropped: "Notes for the statistics socket, and packets of it, that were dropped." {
             stats_dropped: Count,
         }

@@ -1,6 +1,7 @@
 //! The whole server: binds what the configuration names, starts a thread a shard and the control
 //! runtime, reloads on demand, and stops in order. It owns the threads and decides nothing else.
 
+mod descriptors;
 mod watchers;
 
 use std::{
@@ -16,7 +17,6 @@ use std::{
 
 use arc_swap::ArcSwap;
 use fantail_pin::FanOut;
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use rustls::ServerConfig;
 use tokio::{
     net::TcpListener,
@@ -46,6 +46,7 @@ use crate::{
     snapshot::{AllInvalid, Snapshot},
     stats::{Notes, Stats},
     upstream::{BindError, Pages, Workers},
+    webhook::{self, Delivering},
     xmpp::{self, Xmpp, XmppError},
 };
 use watchers::Watchers;
@@ -107,6 +108,8 @@ enum ServerError {
     ZeroMq(#[from] zeromq::BindError),
     #[error("cannot keep logs: {0}")]
     Log(#[from] log::OpenError),
+    #[error(transparent)]
+    Webhooks(#[from] webhook::StartError),
     #[error(transparent)]
     Xmpp(#[from] XmppError),
     #[error("cannot start: {0}")]
@@ -199,12 +202,7 @@ impl Server {
     /// Serves until a signal stops the process, and returns when all is let go.
     fn serve(mut self, output: &Output) -> Result<(), ServerError> {
         let config = self.snapshot().config.clone();
-        let runtime = runtime::Builder::new_multi_thread()
-            .worker_threads(CONTROL_THREADS)
-            .thread_name("control")
-            .enable_all()
-            .build()
-            .map_err(ServerError::Start)?;
+        let runtime = control_runtime().map_err(ServerError::Start)?;
         let control = self.control.try_clone().map_err(ServerError::Start)?;
         let process = Arc::new(Process::default());
         let counters: Vec<Arc<Counters>> = (0..config.server.shards).map(|_| Arc::default()).collect();
@@ -220,6 +218,7 @@ impl Server {
             Publisher::new(Arc::clone(&hub), Arc::clone(&self.snapshot), Arc::clone(&process), patience);
         let publisher = Arc::new(publisher);
         let inputs = Inputs::new(&publisher, &hub, &process, &config.zeromq, board);
+        let (webhooks, delivering) = webhook::start(&self.snapshot, &hub, &process)?;
         let (stop, stopping) = watch::channel(false);
         let shards = self
             .start_shards((&hub, &workers), stats.as_ref(), &counters, output, &stopping)
@@ -235,7 +234,8 @@ impl Server {
         let (component, desk) = self.xmpp.take().unzip();
         let component = component.map(|xmpp| start_component(xmpp, parts, stopping.clone()));
         let component = component.transpose().map_err(ServerError::Start)?;
-        let state = admin::State::new(publisher, hub, counters, process, output.clone(), &config.control);
+        let state =
+            admin::State::new(publisher, hub, counters, process, output.clone(), (&config.control, webhooks));
         let state = Arc::new(state.with_xmpp(desk));
         let end = runtime.block_on(async {
             let control = TcpListener::from_std(control).map_err(ServerError::Start)?;
@@ -269,6 +269,8 @@ impl Server {
         while component.as_ref().is_some_and(|thread| !thread.is_finished()) && Instant::now() < until {
             thread::sleep(TIDY_EVERY / 10);
         }
+        // Last: publishers may have been waiting for it.
+        delivering.into_iter().for_each(Delivering::stop);
         log.close();
         end
     }
@@ -284,7 +286,8 @@ impl Server {
         let config = &self.snapshot().config;
         let shards = config.server.shards;
         let origins = shards.saturating_mul(config.origin.connections);
-        let limit = connection_limit(config.client.connections, origins);
+        let webhooks = if config.server.data_dir.is_some() { config.webhooks.concurrency } else { 0 };
+        let limit = descriptors::connection_limit(config.client.connections, origins + webhooks);
         let crowd = Crowd::new(limit, config.client.connections_per_address);
         let (ended, endings) = mpsc::channel(shards);
         let pages = Arc::new(Pages::default());
@@ -318,6 +321,11 @@ impl Server {
         }
         Ok(endings)
     }
+}
+
+fn control_runtime() -> io::Result<runtime::Runtime> {
+    let mut builder = runtime::Builder::new_multi_thread();
+    builder.worker_threads(CONTROL_THREADS).thread_name("control").enable_all().build()
 }
 
 /// A running server, until it has stopped.
@@ -472,32 +480,6 @@ async fn stopped(mut stopping: watch::Receiver<bool>) {
     drop(stopping.wait_for(|stop| *stop).await);
 }
 
-/// Connections that the limit of open files allows, which is raised as far as it goes, when origins may have
-/// `origins` of them.
-fn connection_limit(configured: usize, origins: usize) -> usize {
-    let files = getrlimit(Resource::Nofile);
-    if let Some(most) = files.maximum
-        && files.current != files.maximum
-        && let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: Some(most), ..files })
-    {
-        tracing::warn!(%error, "the limit of open files stays at {:?}", files.current);
-    }
-    let files = getrlimit(Resource::Nofile)
-        .current
-        .map_or(usize::MAX, |files| usize::try_from(files).unwrap_or(usize::MAX));
-    let own = (files / 8).clamp(RESERVED_FILES_MIN, RESERVED_FILES_MAX);
-    // A client's request needs one connection to an origin: more than half would be of no use.
-    let reserve = own.saturating_add(origins).min(files / 2);
-    let allowed = files.saturating_sub(reserve).max(1);
-    if configured == 0 {
-        return allowed;
-    }
-    if configured > allowed {
-        tracing::warn!("client.connections is {configured}, but {files} open files allow {allowed}");
-    }
-    configured.min(allowed)
-}
-
 /// What one shard's thread is made of.
 struct Thread {
     index: usize,
@@ -591,6 +573,3 @@ const TIDY_EVERY: Duration = Duration::from_millis(200);
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 /// Addresses for workers that no route names any more are given free so often (spec 2.4).
 const SWEEP_EVERY: Duration = Duration::from_secs(10);
-/// Files that clients leave to the control port, the log and whatever the process needs.
-const RESERVED_FILES_MIN: usize = 100;
-const RESERVED_FILES_MAX: usize = 1024;

@@ -10,7 +10,8 @@ use std::{
 /// Which rooms a room may use, beyond the closets. `server` puts all together.
 const ARROWS: [(&str, &[&str]); 17] = [
     ("cli", &["sign", "snapshot", "upstream"]),
-    ("admin", &["hub", "publish", "xmpp"]),
+    ("admin", &["hub", "publish", "webhook", "xmpp"]),
+    ("webhook", &["hub", "publish", "realm", "snapshot", "upstream"]),
     ("xmpp", &["hub", "proxy", "publish", "route", "sign", "snapshot", "upstream"]),
     ("publish", &["hub", "log", "realm", "snapshot"]),
     ("listen", &["client", "hold", "proxy", "shard", "snapshot"]),
@@ -48,7 +49,7 @@ const EXCEPTIONS: [(&str, &str, &str); 1] = [(
 )];
 
 /// Where threads and tasks begin; each keeps the handle, or the task ends with the connection it drives.
-const SPAWNS: [&str; 19] = [
+const SPAWNS: [&str; 23] = [
     "fantail/src/admin/mod.rs",
     "fantail/src/admin/prometheus.rs",
     "fantail/src/listen/connection.rs",
@@ -66,6 +67,10 @@ const SPAWNS: [&str; 19] = [
     "fantail/src/upstream/workers/exchange.rs",
     "fantail/src/upstream/workers/websocket.rs",
     "fantail/src/upstream/workers/wire.rs",
+    "fantail/src/webhook/desk.rs",
+    "fantail/src/webhook/desk/tries.rs",
+    "fantail/src/webhook/mod.rs",
+    "fantail/src/webhook/names.rs",
     "fantail/src/xmpp/inbox.rs",
     "fantail/src/xmpp/mod.rs",
 ];

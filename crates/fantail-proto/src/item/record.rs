@@ -17,6 +17,7 @@ impl Item {
             response,
             stream,
             message,
+            request: _,
             stanza: _,
             object: _,
             written_for,
@@ -44,7 +45,7 @@ impl Item {
             HttpResponse::Refresh => out.byte(3),
         });
         // Most items end here.
-        let WrittenFor { response, stream, message } = written_for;
+        let WrittenFor { response, stream, message, request: _ } = written_for;
         let rare = [response, stream, message].iter().any(|names| names.is_some());
         if rare || !meta.is_empty() || size.is_some() || *no_seq {
             for names in [response, stream, message] {
@@ -89,7 +90,8 @@ impl Item {
             return Some(item);
         }
         let mut names = || input.maybe(|input| input.each(Reader::string));
-        item.written_for = WrittenFor { response: names()?, stream: names()?, message: names()? };
+        item.written_for =
+            WrittenFor { response: names()?, stream: names()?, message: names()?, ..WrittenFor::default() };
         item.meta = input.each(|input| Some((input.string()?, input.string()?)))?;
         item.size = input.maybe(Reader::number)?;
         item.no_seq = input.byte()? != 0;

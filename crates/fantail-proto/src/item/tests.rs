@@ -311,3 +311,22 @@ proptest! {
         prop_assert_eq!(stream_content(item), content);
     }
 }
+
+#[test]
+fn requests_of_webhooks() {
+    let request = |members: &str| format_of("http-request", members).map(|item| item.request);
+    let plain = request(
+        r#""body":"x","headers":{"ETag":"1","Host":"h","Webhook-Id":"1","Connection":"x","Grip-Sig":"s"}"#,
+    );
+    let plain = plain.unwrap().unwrap();
+    assert_eq!((plain.method.as_str(), &plain.body[..]), ("POST", &b"x"[..]));
+    assert_eq!(plain.headers.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>(), ["etag"]);
+    let other = request(r#""method":"PURGE","body-bin":"/w==""#).unwrap().unwrap();
+    assert_eq!((other.method.as_str(), &other.body[..]), ("PURGE", &b"\xff"[..]));
+    assert!(request("").unwrap().unwrap().body.is_empty());
+    assert!(request(r#""action":"close""#).unwrap().is_none());
+    for method in ["", "CONNECT", "TRACE", "A B", "A\\r\\n", "X-LONG-LONG-LONG-LONG-LONG-LONG-LONG"] {
+        assert!(request(&format!(r#""method":"{method}""#)).is_err(), "{method}");
+    }
+    assert!(request(r#""method":1"#).is_err() && request(r#""body":1"#).is_err());
+}

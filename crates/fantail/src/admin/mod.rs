@@ -1,4 +1,4 @@
-//! The control port: the endpoints of publishers, and for operators
+//! The control port: the endpoints of publishers and of webhooks, and for operators
 //!
 //! - `GET /metrics`: everything counted
 //! - `GET /healthz`: the process lives; `GET /readyz`: it wants new clients
@@ -42,6 +42,7 @@ use crate::{
         answer::{self, Format},
         http::{Endpoints, overload},
     },
+    webhook::{Webhooks, http::Subscriptions},
     xmpp::Desk,
 };
 
@@ -52,6 +53,7 @@ pub use connection::{RESERVED, SEATS};
 #[derive(Debug)]
 pub struct State {
     endpoints: Arc<Endpoints>,
+    subscriptions: Arc<Subscriptions>,
     hub: Arc<Hub>,
     shards: Vec<Arc<Counters>>,
     process: Arc<Process>,
@@ -79,9 +81,10 @@ impl State {
         shards: Vec<Arc<Counters>>,
         process: Arc<Process>,
         log: Output,
-        control: &config::Control,
+        (control, webhooks): (&config::Control, Option<Arc<Webhooks>>),
     ) -> Self {
         Self {
+            subscriptions: Arc::new(Subscriptions::new(Arc::clone(&publisher), webhooks)),
             endpoints: Arc::new(Endpoints::new(publisher, Arc::clone(&process), control)),
             hub,
             shards,
@@ -216,6 +219,7 @@ fn router(state: &Arc<State>) -> Router {
         .fallback(async || answer::text(StatusCode::NOT_FOUND, "Not Found"))
         .with_state(Arc::clone(state))
         .merge(Arc::clone(&state.endpoints).router())
+        .merge(Arc::clone(&state.subscriptions).router())
         .merge(xmpp::router(state))
 }
 

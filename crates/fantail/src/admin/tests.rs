@@ -457,7 +457,8 @@ impl Port {
         let publisher = Publisher::new(Arc::clone(&hub), snapshot, Arc::clone(&process), options.patience);
         let shards = vec![Arc::new(Counters::default()), Arc::new(Counters::default())];
         let publisher = Arc::new(publisher);
-        let mut state = State::new(publisher, Arc::clone(&hub), shards, Arc::clone(&process), log, &control);
+        let mut state =
+            State::new(publisher, Arc::clone(&hub), shards, Arc::clone(&process), log, (&control, None));
         let endpoints = Arc::get_mut(&mut state.endpoints).unwrap();
         endpoints.body_timeout = options.body_timeout;
         endpoints.receipt_timeout = options.receipt_timeout;
@@ -530,7 +531,7 @@ const KEY_B: &str = "key-of-realm-b-0123456789-0123456789";
 
 /// Realm `a` has a key, `b` another, `keyless` none.
 fn realms(default_keys: Vec<String>) -> Vec<config::Realm> {
-    let realm = |id: &str, keys: Vec<String>| config::Realm { id: id.into(), keys };
+    let realm = |id: &str, keys: Vec<String>| config::Realm { keys, ..config::Realm::bare(id) };
     vec![
         realm(DEFAULT_REALM, default_keys),
         realm("a", vec![KEY_A.into()]),

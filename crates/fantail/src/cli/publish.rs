@@ -48,13 +48,16 @@ pub struct Publish {
     /// The status of http-response
     #[arg(long, value_name = "N", default_value_t = 200, value_parser = clap::value_parser!(u16).range(200..=999))]
     code: u16,
-    /// A header of http-response [may repeat]
+    /// The method of http-request
+    #[arg(long, value_name = "METHOD", default_value = "POST")]
+    method: String,
+    /// A header of http-response and http-request [may repeat]
     #[arg(short = 'H', long = "header", value_name = "K: V", value_parser = header_pair)]
     headers: Vec<(String, String)>,
     /// What filters read [may repeat]
     #[arg(short = 'M', long = "meta", value_name = "K=V", value_parser = meta_pair)]
     meta: Vec<(String, String)>,
-    /// Only this format [may repeat; default: all]
+    /// Only this format [may repeat; default: all but http-request, which is for webhooks]
     #[arg(long = "format", value_name = "FORMAT")]
     formats: Vec<Format>,
     /// A stanza for XMPP addresses; without CONTENT it is all
@@ -113,6 +116,7 @@ enum Format {
     HttpResponse,
     HttpStream,
     WsMessage,
+    HttpRequest,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -297,8 +301,11 @@ fn item(options: &Publish, content: Option<&Content>) -> Result<Value, Error> {
 }
 
 fn formats(options: &Publish, content: Option<&Content>) -> Result<Map<String, Value>, Error> {
-    use Format::{HttpResponse, HttpStream, WsMessage};
-    let wanted = |format: &Format| options.formats.is_empty() || options.formats.contains(format);
+    use Format::{HttpRequest, HttpResponse, HttpStream, WsMessage};
+    let wanted = |format: &Format| match (options.formats.is_empty(), format) {
+        (true, format) => *format != HttpRequest,
+        (false, format) => options.formats.contains(format),
+    };
     let of = |formats: &[Format], action: &'static str, value: &Value| {
         let wanted: Map<_, _> =
             formats.iter().filter(|f| wanted(f)).map(|f| (f.name().to_owned(), value.clone())).collect();
@@ -319,6 +326,8 @@ fn formats(options: &Publish, content: Option<&Content>) -> Result<Map<String, V
         };
     };
     let headers: Vec<_> = options.headers.iter().map(|(name, value)| json!([name, value])).collect();
+    let (name, body) = member("body", content.bytes.clone());
+    let request = json!({ "method": options.method, "headers": headers, name: body });
     let mut response = json!({ "code": options.code, "headers": headers });
     if options.patch {
         let patch: Vec<Value> = serde_json::from_slice(&content.bytes).map_err(|_| Error::NoPatch)?;
@@ -333,7 +342,9 @@ fn formats(options: &Publish, content: Option<&Content>) -> Result<Map<String, V
     if let Some(kind) = options.kind {
         ws_message["type"] = json!(kind.name());
     }
-    let all = [(HttpResponse, response), (HttpStream, json!({ name: stream })), (WsMessage, ws_message)];
+    let stream = json!({ name: stream });
+    let all =
+        [(HttpResponse, response), (HttpStream, stream), (WsMessage, ws_message), (HttpRequest, request)];
     Ok(all.into_iter().filter(|(f, _)| wanted(f)).map(|(f, value)| (f.name().to_owned(), value)).collect())
 }
 
@@ -362,6 +373,7 @@ impl Format {
             Self::HttpResponse => "http-response",
             Self::HttpStream => "http-stream",
             Self::WsMessage => "ws-message",
+            Self::HttpRequest => "http-request",
         }
     }
 }
@@ -409,6 +421,7 @@ impl Endpoint {
         let to = Destination {
             host: name.clone(),
             port: uri.port_u16().unwrap_or(if tls { 443 } else { 80 }),
+            addresses: Vec::new(),
             untrusted: false,
             tls: tls.then_some(Tls { name, insecure: false, identity: None }),
         };

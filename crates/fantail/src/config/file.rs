@@ -12,7 +12,10 @@ use fantail_proto::forward::{self, ForwardedFor, RuleError};
 use http::{HeaderName, HeaderValue};
 use serde::Deserialize;
 
-use super::{Address, FanOut, LogFormat, Pace, TlsProfile, UnixSocket, log, sockjs, stats, xmpp, zeromq};
+use super::{
+    Address, FanOut, LogFormat, Pace, TlsProfile, UnixSocket, log, realm, sockjs, stats, webhooks, xmpp,
+    zeromq,
+};
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -29,10 +32,11 @@ pub(super) struct File {
     hub: Hub,
     control: Control,
     zeromq: zeromq::Section,
+    webhooks: webhooks::Section,
     stats: stats::Section,
     xmpp: xmpp::Section,
     #[serde(default)]
-    realm: Vec<Realm>,
+    realm: Vec<realm::Section>,
     #[serde(default)]
     log: Vec<log::Section>,
     logging: Logging,
@@ -85,6 +89,8 @@ pub(super) enum Invalid {
     Level(String),
     #[error(r#""{0}" is not a realm's id: write 1 to 64 of A–Z, a–z, 0–9, "_" and "-""#)]
     RealmId(String),
+    #[error(r#""{0}" is no block of addresses: write "10.0.0.0/8", "fd00::/8" or one address"#)]
+    Block(String),
     #[error(r#""{0}" cannot begin the name of a metric: write letters, digits and "_""#)]
     Prefix(String),
     #[error(r#""{0}" is not an address: write "127.0.0.1:5347" or "xmpp.example.com:5347""#)]
@@ -117,9 +123,10 @@ impl File {
             hub: self.hub.build()?,
             control: self.control.build()?,
             zeromq: self.zeromq.build(base)?,
+            webhooks: self.webhooks.build(base)?,
             stats: self.stats.build(base)?,
             xmpp: self.xmpp.build(base)?,
-            realms: self.realm.into_iter().map(Realm::build).collect::<Result<_, _>>()?,
+            realms: self.realm.into_iter().map(realm::Section::build).collect::<Result<_, _>>()?,
             logs: self.log.into_iter().map(log::Section::build).collect::<Result<_, _>>()?,
             logging: self.logging.build(base)?,
         })
@@ -443,27 +450,6 @@ impl Control {
     }
 }
 
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Realm {
-    id: String,
-    #[serde(default)]
-    keys: Vec<String>,
-}
-
-impl Realm {
-    fn build(self) -> Result<super::Realm, Invalid> {
-        let in_id = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
-        if !(1..=64).contains(&self.id.len()) || !self.id.chars().all(in_id) {
-            return Err(Invalid::RealmId(self.id));
-        }
-        if self.keys.iter().any(|k| k.is_empty() || k == "base64:" || k == "file:") {
-            return Err(Invalid::RealmKey(self.id));
-        }
-        Ok(super::Realm { id: self.id, keys: self.keys })
-    }
-}
-
 #[expect(clippy::struct_excessive_bools, reason = "keys that are independent of each other")]
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -534,7 +520,7 @@ pub(super) fn at_least<N: Copy + PartialOrd + TryFrom<usize>>(least: usize, valu
     if enough { Ok(value) } else { Err(Invalid::TooSmall(least)) }
 }
 
-fn at_most(most: usize, value: usize) -> Result<usize, Invalid> {
+pub(super) fn at_most(most: usize, value: usize) -> Result<usize, Invalid> {
     if value <= most { Ok(value) } else { Err(Invalid::TooLarge(most)) }
 }
 
@@ -582,7 +568,7 @@ fn socket_address(text: &str) -> Result<SocketAddr, Invalid> {
     }
 }
 
-fn path(text: &str, base: &Path) -> Option<PathBuf> {
+pub(super) fn path(text: &str, base: &Path) -> Option<PathBuf> {
     (!text.is_empty()).then(|| base.join(text))
 }
 

@@ -27,7 +27,11 @@ pub(super) struct List {
 
 /// All lists, in the order in which they are shown.
 pub(super) static LISTS: [List; 2] = [
-    List { name: "realm", keys: &["id", "keys"], example: r#"[{id = "default", keys = ["base64:…"]}]"# },
+    List {
+        name: "realm",
+        keys: &["id", "keys", "webhook_verify", "webhook_endpoints"],
+        example: r#"[{id = "default", keys = ["base64:…"]}]"#,
+    },
     List {
         name: "log",
         keys: &["match", "realm", "items", "bytes", "age", "total_bytes", "storage", "durability"],

@@ -16,11 +16,13 @@ mod keys;
 mod layers;
 mod log;
 mod pushpin;
+mod realm;
 mod render;
 mod sockjs;
 mod stats;
 #[cfg(test)]
 mod tests;
+mod webhooks;
 mod xmpp;
 mod zeromq;
 
@@ -30,6 +32,7 @@ pub use log::{Log, Storage};
 pub use pushpin::{LevelError, Notice, level, tcp};
 pub use sockjs::SockJs;
 pub use stats::{Stats, StatsFormat};
+pub use webhooks::Webhooks;
 pub use xmpp::{Secret, Xmpp};
 pub use zeromq::{Endpoint, Transport, ZeroMq};
 
@@ -48,6 +51,7 @@ pub struct Config {
     pub hub: Hub,
     pub control: Control,
     pub zeromq: ZeroMq,
+    pub webhooks: Webhooks,
     pub stats: Stats,
     pub xmpp: Option<Xmpp>,
     /// The realm `default` is always there, and first.
@@ -166,7 +170,7 @@ impl Config {
         let (mut realms, others): (Vec<_>, Vec<_>) =
             parts.realms.into_iter().partition(|realm| realm.id == DEFAULT_REALM);
         if realms.is_empty() {
-            realms.push(Realm { id: DEFAULT_REALM.into(), keys: Vec::new() });
+            realms.push(Realm::bare(DEFAULT_REALM));
         }
         realms.extend(others);
         Self {
@@ -182,6 +186,7 @@ impl Config {
             hub: parts.hub,
             control: parts.control,
             zeromq: parts.zeromq,
+            webhooks: parts.webhooks,
             stats: parts.stats,
             xmpp: parts.xmpp.finish(),
             realms,
@@ -398,6 +403,17 @@ pub struct Realm {
     pub id: String,
     /// As written: plain, `base64:…` or `file:PATH`.
     pub keys: Vec<String>,
+    /// An endpoint is asked whether it wants to be subscribed.
+    pub webhook_verify: bool,
+    /// 0: only `webhooks.endpoints` counts.
+    pub webhook_endpoints: u64,
+}
+
+impl Realm {
+    /// As if only its id were written.
+    pub fn bare(id: &str) -> Self {
+        Self { id: id.into(), keys: Vec::new(), webhook_verify: false, webhook_endpoints: 0 }
+    }
 }
 
 impl fmt::Debug for Realm {
@@ -443,6 +459,7 @@ struct Parts {
     hub: Hub,
     control: Control,
     zeromq: ZeroMq,
+    webhooks: Webhooks,
     stats: Stats,
     xmpp: xmpp::Draft,
     realms: Vec<Realm>,

@@ -373,7 +373,13 @@ pub fn destination(route: &Route, index: usize, host: &str) -> Option<Peer> {
         insecure: target.insecure,
         identity: route.identities[index].clone(),
     });
-    Some(Peer::Server(Destination { host: address.clone(), port, untrusted: target.untrusted, tls }))
+    Some(Peer::Server(Destination {
+        host: address.clone(),
+        port,
+        addresses: Vec::new(),
+        untrusted: target.untrusted,
+        tls,
+    }))
 }
 
 /// The outgoing target; the incoming one where it is the same.

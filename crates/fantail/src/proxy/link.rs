@@ -330,6 +330,7 @@ async fn ask(shard: &Rc<Shard>, snapshot: &Snapshot, errand: Errand<'_>) -> Resu
     if !place.is_beside(&trail.home) {
         let to = Peer::Server(Destination {
             host: place.host().to_owned(),
+            addresses: Vec::new(),
             port: place.port(),
             untrusted: rule.targets[trail.target].untrusted,
             tls: place.tls().then(|| Tls { name: place.host().to_owned(), insecure: false, identity: None }),

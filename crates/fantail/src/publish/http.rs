@@ -218,7 +218,7 @@ pub fn overload(line: &str) -> Response<Body> {
     response
 }
 
-/// 401.
+/// 401, without a word about why.
 pub fn denied() -> Response<Body> {
     let mut response = answer::text(StatusCode::UNAUTHORIZED, &Denied.to_string());
     response.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"fantail\""));

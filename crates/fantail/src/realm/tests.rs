@@ -8,8 +8,8 @@ const NOW: u64 = 1_800_000_000;
 /// A configuration with these realms and their keys.
 fn config(realms: &[(&str, &[&str])]) -> Config {
     let realm = |(id, keys): &(&str, &[&str])| config::Realm {
-        id: (*id).to_owned(),
         keys: keys.iter().map(|key| (*key).to_owned()).collect(),
+        ..config::Realm::bare(id)
     };
     crate::route::tests::config(PathBuf::new(), &[], realms.iter().map(realm).collect())
 }

@@ -18,7 +18,7 @@ fn load(config: &Config) -> Result<Routes, Vec<String>> {
 }
 
 fn realm(id: &str) -> config::Realm {
-    config::Realm { id: id.into(), keys: Vec::new() }
+    config::Realm::bare(id)
 }
 
 #[test]

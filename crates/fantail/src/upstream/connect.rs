@@ -3,7 +3,7 @@
 use std::{
     collections::HashMap,
     io,
-    net::{IpAddr, Ipv6Addr, SocketAddr},
+    net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
     pin::Pin,
     sync::Arc,
@@ -11,6 +11,7 @@ use std::{
     time::Duration,
 };
 
+use fantail_proto::address;
 use hyper_util::rt::TokioIo;
 use rustls::{
     ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme,
@@ -35,6 +36,8 @@ pub struct Destination {
     /// A name or an address without brackets.
     pub host: String,
     pub port: u16,
+    /// Where the host is, if that is known and judged already: then its name is not looked up.
+    pub addresses: Vec<IpAddr>,
     /// Private and local addresses are refused.
     pub untrusted: bool,
     pub tls: Option<Tls>,
@@ -110,6 +113,9 @@ pub(super) async fn open(
 
 async fn dial(to: &Destination, patience: Duration) -> Result<TcpStream, Failure> {
     let addresses: Vec<SocketAddr> = match to.host.parse::<IpAddr>() {
+        _ if !to.addresses.is_empty() => {
+            to.addresses.iter().map(|ip| SocketAddr::new(*ip, to.port)).collect()
+        }
         Ok(ip) => vec![SocketAddr::new(ip, to.port)],
         Err(_) => {
             let found = tokio::net::lookup_host((to.host.as_str(), to.port)).await;
@@ -121,7 +127,7 @@ async fn dial(to: &Destination, patience: Duration) -> Result<TcpStream, Failure
     let mut failure =
         Failure::Unreachable(io::Error::new(io::ErrorKind::NotFound, "the name has no address"));
     for address in addresses {
-        if to.untrusted && is_private(address.ip()) {
+        if to.untrusted && address::special(address.ip()).is_some() {
             failure = Failure::Blocked;
             continue;
         }
@@ -132,44 +138,6 @@ async fn dial(to: &Destination, patience: Duration) -> Result<TcpStream, Failure
         }
     }
     Err(failure)
-}
-
-/// Addresses that an untrusted target may not be at: this host, this network, and what embeds them.
-fn is_private(ip: IpAddr) -> bool {
-    match ip {
-        IpAddr::V4(v4) => {
-            let [a, b, ..] = v4.octets();
-            v4.is_loopback()
-                || v4.is_private()
-                || v4.is_link_local()
-                || v4.is_multicast()
-                || a == 0
-                || a >= 240
-                || (a == 100 && (64..128).contains(&b))
-                || (a == 198 && (18..20).contains(&b))
-        }
-        IpAddr::V6(v6) => embedded(v6).is_some_and(|v4| is_private(IpAddr::V4(v4))) || is_private_v6(v6),
-    }
-}
-
-fn is_private_v6(v6: Ipv6Addr) -> bool {
-    v6.is_loopback()
-        || v6.is_unspecified()
-        || v6.is_unique_local()
-        || v6.is_unicast_link_local()
-        || v6.is_multicast()
-}
-
-/// The IPv4 address inside a mapped (`::ffff:`), compatible, 6to4 (`2002:`) or NAT64 (`64:ff9b::`) one.
-fn embedded(v6: Ipv6Addr) -> Option<std::net::Ipv4Addr> {
-    let s = v6.segments();
-    let v4 = |high: u16, low: u16| std::net::Ipv4Addr::from(u32::from(high) << 16 | u32::from(low));
-    match s {
-        [0, 0, 0, 0, 0, 0 | 0xffff, high, low] if !v6.is_loopback() => Some(v4(high, low)),
-        [0x2002, high, low, ..] => Some(v4(high, low)),
-        [0x64, 0xff9b, 0, 0, 0, 0, high, low] => Some(v4(high, low)),
-        _ => None,
-    }
 }
 
 fn make(from: &Ingredients) -> io::Result<ClientConfig> {
@@ -304,42 +272,6 @@ impl AsyncWrite for Wire {
             Self::Plain(tcp) => Pin::new(tcp).poll_shutdown(cx),
             Self::Tls(tls) => Pin::new(tls).poll_shutdown(cx),
             Self::Worker(pipe) => Pin::new(pipe).poll_shutdown(cx),
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::is_private;
-
-    #[test]
-    fn private_addresses_and_their_embeddings() {
-        for private in [
-            "127.0.0.1",
-            "10.1.2.3",
-            "172.16.0.1",
-            "192.168.1.1",
-            "169.254.169.254",
-            "0.0.0.0",
-            "224.0.0.1",
-            "100.64.0.1",
-            "255.255.255.255",
-            "::1",
-            "::",
-            "fc00::1",
-            "fe80::1",
-            "ff02::1",
-            "::ffff:127.0.0.1",
-            "::ffff:10.0.0.1",
-            "::127.0.0.1",
-            "2002:7f00:1::",
-            "64:ff9b::10.0.0.1",
-            "fd00:ec2::254",
-        ] {
-            assert!(is_private(private.parse().unwrap()), "{private}");
-        }
-        for public in ["1.1.1.1", "172.32.0.1", "2606:4700::1111", "::ffff:1.1.1.1", "64:ff9b::1.1.1.1"] {
-            assert!(!is_private(public.parse().unwrap()), "{public}");
         }
     }
 }

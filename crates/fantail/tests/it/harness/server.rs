@@ -29,6 +29,7 @@ pub struct Options {
     config: Option<String>,
     control: Option<String>,
     descriptors: Option<u32>,
+    files: Vec<(String, String)>,
 }
 
 impl Options {
@@ -53,6 +54,12 @@ impl Options {
 
     pub fn argument(&mut self, argument: impl Into<String>) -> &mut Self {
         self.arguments.push(argument.into());
+        self
+    }
+
+    /// What the server, and nobody else, finds in a file of the system.
+    pub fn file(&mut self, path: &str, text: &str) -> &mut Self {
+        self.files.push((path.into(), text.into()));
         self
     }
 
@@ -138,6 +145,11 @@ impl TestServer {
         readers.into_iter().for_each(|r| drop(r.join()));
         let lines = log.lines.lock().expect("no panic holds it");
         (status, format!("{}\n{}", lines.out.join("\n"), lines.err))
+    }
+
+    /// Changes what the server finds in a file of [`Options::file`].
+    pub fn put_file(&self, path: &str, text: &str) {
+        std::fs::write(instead_of(self.folder.path(), path), text).expect("a temporary file");
     }
 
     pub fn pid(&self) -> u32 {
@@ -357,9 +369,26 @@ pub fn field<'a>(line: &'a Value, name: &str) -> Option<&'a Value> {
     line.get(name).or_else(|| line.get("fields")?.get(name))
 }
 
+/// Where the text is that the server finds in a file of the system.
+fn instead_of(folder: &Path, path: &str) -> std::path::PathBuf {
+    folder.join(path.replace('/', "-"))
+}
+
 fn spawn(routes: &[&str], options: &Options, folder: &Path) -> (Child, Arc<Log>, Vec<JoinHandle<()>>) {
     let binary = env!("CARGO_BIN_EXE_fantail");
     let mut command = match options.descriptors {
+        None if !options.files.is_empty() => {
+            // A name space for mounts, which ends with the process.
+            let mut script = String::new();
+            for (path, text) in &options.files {
+                let ours = instead_of(folder, path);
+                std::fs::write(&ours, text).expect("a temporary file");
+                write!(script, "mount --bind {} {path} && ", ours.display()).expect("a String takes all");
+            }
+            let mut unshare = Command::new("unshare");
+            unshare.args(["-rm", "sh", "-c", &format!(r#"{script}exec "$@""#), "sh", binary]);
+            unshare
+        }
         Some(limit) => {
             let mut prlimit = Command::new("prlimit");
             prlimit.arg(format!("--nofile={limit}:{limit}")).arg(binary);

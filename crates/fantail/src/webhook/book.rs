@@ -1,0 +1,448 @@
+//! What is kept on disk: endpoints, the deliveries that wait, what they say, and dead letters. Owns the tables and
+//! every transaction on them; it decides nothing.
+
+use std::ops::RangeInclusive;
+
+use aws_lc_rs::rand;
+use bytes::Bytes;
+use http::{HeaderName, HeaderValue};
+use redb::{ReadTransaction, ReadableTable, ReadableTableMetadata, TableDefinition, WriteTransaction};
+use serde::{Deserialize, Serialize};
+
+use super::endpoint::{Disabled, Endpoint, Id};
+use crate::store::{Store, StoreError};
+
+/// A realm's number on disk, and how many endpoints it has.
+const REALMS: TableDefinition<'_, &str, (u32, u64)> = TableDefinition::new("realms");
+const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
+const ENDPOINTS: TableDefinition<'_, u128, &[u8]> = TableDefinition::new("endpoints");
+/// By the number of the delivery: what is said.
+const LETTERS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("letters");
+/// By endpoint and number: failed tries, and when the next is due, in Unix milliseconds.
+const QUEUE: TableDefinition<'_, (u128, u64), (u32, u64)> = TableDefinition::new("queue");
+const DEAD: TableDefinition<'_, (u128, u64), &[u8]> = TableDefinition::new("dead");
+/// Endpoints that fail: since when, in Unix milliseconds, and how often.
+const HEALTH: TableDefinition<'_, u128, (u64, u32)> = TableDefinition::new("health");
+
+/// What all of the file's ids are made with.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Salt(pub(super) u128);
+
+/// What a webhook says, and its id, which stays the same for all tries.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub(super) struct Head {
+    pub(super) id: String,
+    pub(super) method: String,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) headers: Vec<(String, String)>,
+    /// The item's, for filters that write it into content.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) item: Option<String>,
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct Letter {
+    pub(super) head: Head,
+    pub(super) body: Bytes,
+}
+
+/// Why, when and after how many tries a delivery was given up.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub(super) struct Death {
+    /// Unix milliseconds.
+    pub(super) at: u64,
+    pub(super) cause: String,
+    pub(super) tries: u32,
+}
+
+/// One thing that changes on disk because of deliveries; the desk's changes, in order.
+#[derive(Debug)]
+pub(super) enum Change {
+    /// A letter with the endpoints that it is for.
+    Queue {
+        seq: u64,
+        letter: Vec<u8>,
+        to: Vec<Id>,
+        due: u64,
+    },
+    /// `last`: nobody else waits for the letter.
+    Done {
+        id: Id,
+        seq: u64,
+        last: bool,
+    },
+    Again {
+        id: Id,
+        seq: u64,
+        failed: u32,
+        due: u64,
+    },
+    /// Out of the queue, if it is there; `letter` for one that never was.
+    Dead {
+        id: Id,
+        seq: u64,
+        letter: Option<Vec<u8>>,
+        death: Death,
+        last: bool,
+        keep: usize,
+    },
+    Failing {
+        id: Id,
+        since: u64,
+        failures: u32,
+    },
+    Healthy {
+        id: Id,
+    },
+    Disable {
+        id: Id,
+        disabled: Disabled,
+    },
+    /// A dead letter goes back into the queue under a new number.
+    Replay {
+        id: Id,
+        dead: u64,
+        seq: u64,
+        due: u64,
+    },
+    /// The next number that is free.
+    Next(u64),
+}
+
+/// Makes the tables, and the salt if there is none.
+pub(super) async fn prepare(store: &Store) -> Result<Salt, StoreError> {
+    store
+        .write(Box::new(|tx| {
+            tx.open_table(ENDPOINTS)?;
+            tx.open_table(REALMS)?;
+            tx.open_table(LETTERS)?;
+            tx.open_table(QUEUE)?;
+            tx.open_table(DEAD)?;
+            tx.open_table(HEALTH)?;
+            let mut meta = tx.open_table(META)?;
+            for name in SALTS {
+                if meta.get(name)?.is_none() {
+                    let mut random = [0; 8];
+                    rand::fill(&mut random)
+                        .map_err(|_| redb::Error::Corrupted("no random numbers".into()))?;
+                    meta.insert(name, u64::from_be_bytes(random))?;
+                }
+            }
+            Ok(())
+        }))
+        .await?;
+    let tx = store.read()?;
+    let half =
+        |name: &str| Ok::<_, redb::Error>(tx.open_table(META)?.get(name)?.map_or(0, |value| value.value()));
+    Ok(Salt(u128::from(half(SALTS[0])?) << 64 | u128::from(half(SALTS[1])?)))
+}
+
+/// A view of the file as it was when it was made.
+#[derive(Debug)]
+pub(super) struct Page(ReadTransaction);
+
+impl Page {
+    pub(super) fn open(store: &Store) -> Result<Self, StoreError> {
+        store.read().map(Self)
+    }
+
+    /// The number on disk of a realm that has, or had, an endpoint.
+    pub(super) fn realm(&self, name: &str) -> Result<Option<u32>, redb::Error> {
+        Ok(self.0.open_table(REALMS)?.get(name)?.map(|row| row.value().0))
+    }
+
+    pub(super) fn realms(&self) -> Result<Vec<(String, u32)>, redb::Error> {
+        let table = self.0.open_table(REALMS)?;
+        let rows =
+            table.iter()?.map(|row| row.map(|(name, value)| (name.value().to_owned(), value.value().0)));
+        Ok(rows.collect::<Result<_, _>>()?)
+    }
+
+    pub(super) fn next(&self) -> Result<u64, redb::Error> {
+        Ok(self.0.open_table(META)?.get(NEXT)?.map_or(1, |value| value.value()))
+    }
+
+    pub(super) fn endpoints(&self) -> Result<u64, redb::Error> {
+        Ok(self.0.open_table(ENDPOINTS)?.len()?)
+    }
+
+    pub(super) fn endpoint(&self, id: Id) -> Result<Option<Endpoint>, redb::Error> {
+        Ok(self.0.open_table(ENDPOINTS)?.get(id.0)?.and_then(|row| parse(row.value())))
+    }
+
+    /// Up to `most` endpoints of a range, with their channels compared if one is named.
+    pub(super) fn some(
+        &self,
+        (first, last): (Id, Id),
+        channel: Option<&str>,
+        most: usize,
+    ) -> Result<Vec<(Id, Endpoint)>, redb::Error> {
+        let table = self.0.open_table(ENDPOINTS)?;
+        let mut found = Vec::new();
+        for row in table.range(first.0..=last.0)? {
+            let (id, row) = row?;
+            let Some(endpoint) = parse::<Endpoint>(row.value()) else { continue };
+            if channel.is_none_or(|channel| endpoint.channel == channel) {
+                found.push((Id(id.value()), endpoint));
+                if found.len() == most {
+                    break;
+                }
+            }
+        }
+        Ok(found)
+    }
+
+    /// The channels of a range, each at least once.
+    pub(super) fn channels(
+        &self,
+        (first, last): (Id, Id),
+        mut each: impl FnMut(&str),
+    ) -> Result<(), redb::Error> {
+        #[derive(Deserialize)]
+        struct Channel<'a> {
+            #[serde(borrow)]
+            c: std::borrow::Cow<'a, str>,
+        }
+        let table = self.0.open_table(ENDPOINTS)?;
+        let mut before = String::new();
+        for row in table.range(first.0..=last.0)? {
+            let (_, row) = row?;
+            if let Ok(Channel { c }) = serde_json::from_slice(row.value())
+                && c != before
+            {
+                each(&c);
+                before = c.into_owned();
+            }
+        }
+        Ok(())
+    }
+
+    /// All that waits, by endpoint and number.
+    pub(super) fn queue(&self, mut each: impl FnMut(Id, u64, u32, u64)) -> Result<(), redb::Error> {
+        for row in self.0.open_table(QUEUE)?.iter()? {
+            let (key, value) = row?;
+            let ((id, seq), (failed, due)) = (key.value(), value.value());
+            each(Id(id), seq, failed, due);
+        }
+        Ok(())
+    }
+
+    pub(super) fn queued(&self, id: Id) -> Result<usize, redb::Error> {
+        Ok(self.0.open_table(QUEUE)?.range(numbers(id))?.count())
+    }
+
+    /// Failed tries of one that waits.
+    pub(super) fn failed(&self, id: Id, seq: u64) -> Result<Option<u32>, redb::Error> {
+        Ok(self.0.open_table(QUEUE)?.get((id.0, seq))?.map(|row| row.value().0))
+    }
+
+    pub(super) fn letter(&self, seq: u64) -> Result<Option<Letter>, redb::Error> {
+        Ok(self.0.open_table(LETTERS)?.get(seq)?.and_then(|row| Letter::decode(row.value())))
+    }
+
+    pub(super) fn health(&self, id: Id) -> Result<Option<(u64, u32)>, redb::Error> {
+        Ok(self.0.open_table(HEALTH)?.get(id.0)?.map(|row| row.value()))
+    }
+
+    /// Dead letters of an endpoint from a number on, oldest first.
+    pub(super) fn dead(
+        &self,
+        id: Id,
+        from: u64,
+        most: usize,
+    ) -> Result<Vec<(u64, Death, Letter)>, redb::Error> {
+        let table = self.0.open_table(DEAD)?;
+        let mut found = Vec::new();
+        for row in table.range((id.0, from)..=(id.0, u64::MAX))? {
+            let (key, row) = row?;
+            if let Some((death, letter)) =
+                split(row.value()).and_then(|(head, rest)| Some((parse(head)?, Letter::decode(rest)?)))
+            {
+                found.push((key.value().1, death, letter));
+            }
+            if found.len() == most {
+                break;
+            }
+        }
+        Ok(found)
+    }
+}
+
+/// How a row of an endpoint came out of [`edit`].
+#[derive(Debug)]
+pub(super) enum Edit {
+    Keep,
+    Put(Box<Endpoint>),
+    Remove,
+}
+
+/// The number of a realm, made if there is none, with the count of its endpoints.
+pub(super) fn realm(tx: &WriteTransaction, name: &str) -> Result<(u32, u64), redb::Error> {
+    let mut table = tx.open_table(REALMS)?;
+    if let Some(row) = table.get(name)? {
+        return Ok(row.value());
+    }
+    let number = u32::try_from(table.len()?).unwrap_or(u32::MAX);
+    table.insert(name, (number, 0))?;
+    Ok((number, 0))
+}
+
+/// Reads, changes and writes one endpoint, and counts it. `each` sees the row, the realm's endpoints and all.
+pub(super) fn edit(
+    tx: &WriteTransaction,
+    realm_name: &str,
+    id: Id,
+    each: impl FnOnce(Option<Endpoint>, u64, u64) -> Edit,
+) -> Result<(), redb::Error> {
+    let (number, count) = realm(tx, realm_name)?;
+    let mut table = tx.open_table(ENDPOINTS)?;
+    let all = table.len()?;
+    let old = table.get(id.0)?.and_then(|row| parse::<Endpoint>(row.value()));
+    let was = old.is_some();
+    let (is, row) = match each(old, count, all) {
+        Edit::Keep => return Ok(()),
+        Edit::Put(endpoint) => (true, serde_json::to_vec(&endpoint).ok()),
+        Edit::Remove => (false, None),
+    };
+    match row {
+        Some(row) => drop(table.insert(id.0, &*row)?),
+        None => drop(table.remove(id.0)?),
+    }
+    if !is {
+        tx.open_table(HEALTH)?.remove(id.0)?;
+        tx.open_table(DEAD)?.retain_in(numbers(id), |_, _| false)?;
+    }
+    let count = (count + u64::from(is)).saturating_sub(u64::from(was));
+    tx.open_table(REALMS)?.insert(realm_name, (number, count))?;
+    Ok(())
+}
+
+/// Does the changes, in order.
+pub(super) fn apply(tx: &WriteTransaction, changes: Vec<Change>) -> Result<(), redb::Error> {
+    let mut queue = tx.open_table(QUEUE)?;
+    let mut letters = tx.open_table(LETTERS)?;
+    for change in changes {
+        match change {
+            Change::Queue { seq, letter, to, due } => {
+                letters.insert(seq, &*letter)?;
+                for id in to {
+                    queue.insert((id.0, seq), (0, due))?;
+                }
+            }
+            Change::Done { id, seq, last } => {
+                queue.remove((id.0, seq))?;
+                if last {
+                    letters.remove(seq)?;
+                }
+            }
+            Change::Again { id, seq, failed, due } => drop(queue.insert((id.0, seq), (failed, due))?),
+            Change::Dead { id, seq, letter, death, last, keep } => {
+                queue.remove((id.0, seq))?;
+                let letter = match letter {
+                    Some(letter) => Some(letter),
+                    None => letters.get(seq)?.map(|row| row.value().to_vec()),
+                };
+                if last {
+                    letters.remove(seq)?;
+                }
+                bury(tx, id, seq, letter, &death, keep)?;
+            }
+            Change::Failing { id, since, failures } => {
+                tx.open_table(HEALTH)?.insert(id.0, (since, failures))?;
+            }
+            Change::Healthy { id } => drop(tx.open_table(HEALTH)?.remove(id.0)?),
+            Change::Disable { id, disabled } => disable(tx, id, disabled)?,
+            Change::Replay { id, dead, seq, due } => {
+                let row = tx.open_table(DEAD)?.remove((id.0, dead))?.map(|row| row.value().to_vec());
+                if let Some((_, letter)) = row.as_deref().and_then(split) {
+                    letters.insert(seq, letter)?;
+                    queue.insert((id.0, seq), (0, due))?;
+                }
+            }
+            Change::Next(next) => drop(tx.open_table(META)?.insert(NEXT, next)?),
+        }
+    }
+    Ok(())
+}
+
+fn bury(
+    tx: &WriteTransaction,
+    id: Id,
+    seq: u64,
+    letter: Option<Vec<u8>>,
+    death: &Death,
+    keep: usize,
+) -> Result<(), redb::Error> {
+    // None for an endpoint that is gone.
+    let known = tx.open_table(ENDPOINTS)?.get(id.0)?.is_some();
+    let (Some(letter), true) = (letter, known && keep > 0) else { return Ok(()) };
+    let mut dead = tx.open_table(DEAD)?;
+    dead.insert((id.0, seq), &*join(&serde_json::to_vec(death).unwrap_or_default(), &letter))?;
+    let surplus = dead.range(numbers(id))?.count().saturating_sub(keep);
+    for _ in 0..surplus {
+        let oldest = dead.range(numbers(id))?.next().transpose()?.map(|(key, _)| key.value());
+        if let Some(oldest) = oldest {
+            dead.remove(oldest)?;
+        }
+    }
+    Ok(())
+}
+
+fn disable(tx: &WriteTransaction, id: Id, disabled: Disabled) -> Result<(), redb::Error> {
+    let mut table = tx.open_table(ENDPOINTS)?;
+    let old = table.get(id.0)?.and_then(|row| parse::<Endpoint>(row.value()));
+    if let Some(mut endpoint) = old {
+        endpoint.disabled = Some(disabled);
+        if let Ok(row) = serde_json::to_vec(&endpoint) {
+            table.insert(id.0, &*row)?;
+        }
+    }
+    drop(table);
+    tx.open_table(HEALTH)?.remove(id.0)?;
+    Ok(())
+}
+
+impl Letter {
+    pub(super) fn encode(&self) -> Vec<u8> {
+        join(&serde_json::to_vec(&self.head).unwrap_or_default(), &self.body)
+    }
+
+    fn decode(row: &[u8]) -> Option<Self> {
+        let (head, body) = split(row)?;
+        Some(Self { head: parse(head)?, body: Bytes::copy_from_slice(body) })
+    }
+
+    /// As they are sent; what cannot be is left out.
+    pub(super) fn headers(&self) -> impl Iterator<Item = (HeaderName, HeaderValue)> {
+        header_pairs(&self.head.headers)
+    }
+}
+
+pub(super) fn header_pairs(pairs: &[(String, String)]) -> impl Iterator<Item = (HeaderName, HeaderValue)> {
+    pairs.iter().filter_map(|(name, value)| {
+        let name = HeaderName::from_bytes(name.as_bytes()).ok()?;
+        Some((name, HeaderValue::from_bytes(value.as_bytes()).ok()?))
+    })
+}
+
+fn parse<'r, T: Deserialize<'r>>(row: &'r [u8]) -> Option<T> {
+    serde_json::from_slice(row).ok()
+}
+
+/// Two parts in one row; the first has its length in front.
+fn join(head: &[u8], rest: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(head.len()).expect("a head is far shorter than 4 GB");
+    [&length.to_le_bytes(), head, rest].concat()
+}
+
+fn split(row: &[u8]) -> Option<(&[u8], &[u8])> {
+    let (length, rest) = row.split_first_chunk()?;
+    rest.split_at_checked(usize::try_from(u32::from_le_bytes(*length)).ok()?)
+}
+
+fn numbers(id: Id) -> RangeInclusive<(u128, u64)> {
+    (id.0, 0)..=(id.0, u64::MAX)
+}
+
+const SALTS: [&str; 2] = ["salt-high", "salt-low"];
+const NEXT: &str = "next";

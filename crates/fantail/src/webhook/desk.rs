@@ -1,0 +1,510 @@
+//! The one thread that delivers webhooks: takes items from the hub, has them written to disk, sends what is due and
+//! decides what becomes of it. Owns the lines, the numbers and the time; what is on disk it changes in batches.
+
+mod intake;
+mod tries;
+
+use std::{
+    collections::{HashMap, HashSet},
+    rc::Rc,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use arc_swap::ArcSwap;
+use fantail_proto::webhook::retry::MAX_DELAY;
+use tokio::{
+    sync::{mpsc, oneshot, watch},
+    task::JoinSet,
+    time::{Instant, MissedTickBehavior, interval, sleep_until, timeout_at},
+};
+
+use super::{
+    Order, Replayed, StartError,
+    book::{self, Change, Edit, Page, Salt},
+    courier::Courier,
+    endpoint::{Endpoint, Id},
+    lines::{Class, Limits, Lines},
+};
+use crate::{
+    config::Webhooks,
+    hub::{Hub, Outpost, RealmId},
+    metrics::Process,
+    realm::Realms,
+    snapshot::Snapshot,
+    store::{Store, StoreError},
+};
+use tries::Landing;
+
+pub(super) struct Desk {
+    store: Store,
+    salt: Salt,
+    hub: Arc<Hub>,
+    place: usize,
+    snapshot: Arc<ArcSwap<Snapshot>>,
+    config: Webhooks,
+    counts: Arc<Process>,
+    courier: Rc<Courier>,
+    lines: Lines,
+    clock: Clock,
+    dice: u64,
+    /// The next number that is free.
+    next: u64,
+    /// How many still wait for a letter, where it is more than one.
+    shares: HashMap<u64, usize>,
+    /// Endpoints whose last try failed: since when, in Unix milliseconds, and how often.
+    ailing: HashMap<Id, (u64, u32)>,
+    /// Endpoints that were disabled in the last seconds, and may not be so on disk yet.
+    dismissed: HashSet<Id>,
+    /// Of realms that have an endpoint: their numbers on disk.
+    numbers: HashMap<RealmId, u32>,
+    seen: Arc<Realms>,
+    changes: Vec<Change>,
+    events: mpsc::Sender<Event>,
+    heard: Option<mpsc::Receiver<Event>>,
+    /// Batches of new deliveries that are being written.
+    writing: usize,
+    flushing: bool,
+    flights: JoinSet<Landing>,
+    errands: JoinSet<()>,
+    /// Where the search for endpoints whose time is over goes on.
+    swept: u128,
+}
+
+/// What the disk says; at most one for each batch being written.
+enum Event {
+    /// New deliveries are kept, or not.
+    Kept {
+        to: Vec<(u64, Vec<Id>)>,
+        good: bool,
+    },
+    Flushed,
+}
+
+/// Wall time as it was at the start, and what has passed since: no step of the clock is seen while the process lives.
+#[derive(Clone, Copy, Debug)]
+struct Clock {
+    started: Instant,
+    unix_ms: u64,
+}
+
+impl Clock {
+    fn new() -> Self {
+        let unix = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        Self { started: Instant::now(), unix_ms: ms(unix) }
+    }
+
+    /// Milliseconds since the start.
+    fn now(&self) -> u64 {
+        ms(self.started.elapsed())
+    }
+
+    fn unix_ms(&self) -> u64 {
+        self.unix_ms.saturating_add(self.now())
+    }
+
+    fn unix(&self) -> u64 {
+        self.unix_ms() / 1000
+    }
+}
+
+fn ms(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// What a desk is made of.
+pub(super) struct Parts {
+    pub store: Store,
+    pub hub: Arc<Hub>,
+    pub snapshot: Arc<ArcSwap<Snapshot>>,
+    pub config: Webhooks,
+    pub counts: Arc<Process>,
+}
+
+impl Desk {
+    /// Reads what waits, and tells the hub which channels are subscribed to.
+    ///
+    /// # Errors
+    /// The file cannot be read.
+    pub(super) async fn open(parts: Parts) -> Result<Self, StartError> {
+        let Parts { store, hub, snapshot, config, counts } = parts;
+        let salt = book::prepare(&store).await?;
+        let (events, heard) = mpsc::channel(EVENTS);
+        let clock = Clock::new();
+        let limits = Limits {
+            queue: config.queue_items,
+            realm_queue: config.realm_queue_items,
+            endpoint_queue: config.endpoint_queue_items,
+            concurrency: config.concurrency,
+            endpoint_concurrency: config.endpoint_concurrency,
+        };
+        let mut desk = Self {
+            place: hub.place(Outpost::Webhooks),
+            courier: Rc::new(Courier::new(&config)),
+            lines: Lines::new(limits),
+            clock,
+            dice: clock.unix_ms | 1,
+            next: 1,
+            shares: HashMap::new(),
+            ailing: HashMap::new(),
+            dismissed: HashSet::new(),
+            numbers: HashMap::new(),
+            seen: Arc::clone(&snapshot.load().realms),
+            changes: Vec::new(),
+            events,
+            heard: Some(heard),
+            writing: 0,
+            flushing: false,
+            flights: JoinSet::new(),
+            errands: JoinSet::new(),
+            swept: 0,
+            store,
+            salt,
+            hub,
+            snapshot,
+            config,
+            counts,
+        };
+        desk.load().map_err(StoreError::from)?;
+        Ok(desk)
+    }
+
+    pub(super) fn salt(&self) -> Salt {
+        self.salt
+    }
+
+    fn load(&mut self) -> Result<(), redb::Error> {
+        let page = Page::open(&self.store).map_err(lost)?;
+        self.next = page.next()?;
+        self.counts.webhook_endpoints.set(i64::try_from(page.endpoints()?).unwrap_or(i64::MAX));
+        let (now, unix_ms) = (self.clock.now(), self.clock.unix_ms());
+        let mut last: Option<(Id, bool)> = None;
+        let mut waits = Vec::new();
+        page.queue(|id, seq, failed, due| waits.push((id, seq, failed, due)))?;
+        for (id, seq, failed, due) in waits {
+            let ordered = match last {
+                Some((before, ordered)) if before == id => ordered,
+                _ => {
+                    let health = page.health(id)?;
+                    self.ailing.extend(health.map(|health| (id, health)));
+                    page.endpoint(id)?.is_some_and(|endpoint: Endpoint| endpoint.ordered)
+                }
+            };
+            self.lines.reserve(id, ordered);
+            if !matches!(last, Some((before, _)) if before == id) && self.ailing.contains_key(&id) {
+                self.lines.set_class(id, Class::Failing);
+            }
+            last = Some((id, ordered));
+            *self.shares.entry(seq).or_default() += 1;
+            let left = ms(self.config.retry.left(due, unix_ms));
+            match failed {
+                0 => self.lines.ready(id, seq),
+                // Overdue tries of a long sleep do not come all at once.
+                _ => {
+                    let spread = u64::from(self.roll()) % OVERDUE_SPREAD_MS;
+                    self.lines.wait(id, seq, now + left.max(if left == 0 { spread } else { 0 }));
+                }
+            }
+        }
+        self.shares.retain(|_, count| *count > 1);
+        let seen = Arc::clone(&self.seen);
+        self.join_realms(&page, &seen, None)
+    }
+
+    /// Joins the channels of realms that the configuration has, but not of those that it had before.
+    fn join_realms(
+        &mut self,
+        page: &Page,
+        realms: &Realms,
+        before: Option<&Realms>,
+    ) -> Result<(), redb::Error> {
+        for (name, number) in page.realms()? {
+            let Some(realm) = realms.get(&name) else { continue };
+            self.numbers.insert(realm, number);
+            if before.is_none_or(|before| before.get(&name).is_none()) {
+                page.channels(Id::of_realm(number), |channel| {
+                    self.hub.join(self.place, realm, channel);
+                })?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Delivers until it is told to stop, and then writes down what it knows.
+    pub(super) async fn run(mut self, mut orders: mpsc::Receiver<Order>, mut stop: watch::Receiver<bool>) {
+        let Some(mut heard) = self.heard.take() else { return };
+        let mut tick = interval(TICK);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut stopped = std::pin::pin!(async move { drop(stop.wait_for(|stop| *stop).await) });
+        loop {
+            self.launch();
+            self.flush();
+            self.counts.webhook_queued.set(i64::try_from(self.lines.waiting()).unwrap_or(i64::MAX));
+            self.counts.webhook_flying.set(i64::try_from(self.lines.flying()).unwrap_or(i64::MAX));
+            let due = self.lines.next_due();
+            let due = due.map_or_else(
+                || Instant::now() + MAX_DELAY,
+                |at| self.clock.started + Duration::from_millis(at),
+            );
+            tokio::select! {
+                () = &mut stopped => break,
+                () = self.hub.mail(self.place), if self.writing < WRITING => self.take(),
+                Some(event) = heard.recv() => self.hear(event),
+                Some(landed) = self.flights.join_next(), if !self.flights.is_empty() => {
+                    self.land(landed);
+                    while let Some(landed) = self.flights.try_join_next() {
+                        self.land(landed);
+                    }
+                }
+                Some(order) = orders.recv() => self.obey(order),
+                Some(ended) = self.errands.join_next(), if !self.errands.is_empty() => drop(ended),
+                _ = tick.tick() => self.tick(),
+                () = sleep_until(due) => {}
+            }
+            while let Ok(event) = heard.try_recv() {
+                self.hear(event);
+            }
+        }
+        let deadline = Instant::now() + LAST_TRIES;
+        while let Ok(Some(landed)) = timeout_at(deadline, self.flights.join_next()).await {
+            self.land(landed);
+        }
+        let changes = std::mem::take(&mut self.changes);
+        if let Err(error) = self.store.write(Box::new(move |tx| book::apply(tx, changes))).await {
+            tracing::error!(%error, "webhooks that were delivered will be delivered again");
+        }
+    }
+
+    fn hear(&mut self, event: Event) {
+        match event {
+            Event::Flushed => self.flushing = false,
+            Event::Kept { to, good } => {
+                self.writing -= 1;
+                for (seq, ids) in to {
+                    if good && ids.len() > 1 {
+                        self.shares.insert(seq, ids.len());
+                    }
+                    for id in ids {
+                        if good { self.lines.ready(id, seq) } else { self.lines.release(id) }
+                    }
+                }
+            }
+        }
+    }
+
+    /// Writes what has become of deliveries, one batch at a time: more gathers meanwhile.
+    fn flush(&mut self) {
+        if self.flushing || self.changes.is_empty() {
+            return;
+        }
+        self.flushing = true;
+        let changes = std::mem::take(&mut self.changes);
+        let events = self.events.clone();
+        let done = move |outcome: Result<(), StoreError>| {
+            if let Err(error) = outcome {
+                tracing::error!(%error, "what became of webhooks is not written down: some may be delivered again");
+            }
+            // There is room, or the desk has stopped.
+            _ = events.try_send(Event::Flushed);
+        };
+        self.store.submit(Box::new(move |tx| book::apply(tx, changes)), Box::new(done));
+    }
+
+    fn obey(&mut self, order: Order) {
+        match order {
+            Order::Look { realm, channel, done } => {
+                self.look(&realm, &channel);
+                _ = done.send(());
+            }
+            Order::Gone { id } => {
+                for seq in self.lines.drain(id) {
+                    self.done(id, seq);
+                }
+                self.ailing.remove(&id);
+            }
+            Order::Enabled { id } => {
+                if self.ailing.remove(&id).is_some() {
+                    self.changes.push(Change::Healthy { id });
+                }
+                self.dismissed.remove(&id);
+                self.lines.set_class(id, Class::New);
+            }
+            Order::Verify { url, query, challenge, done } => {
+                let courier = Rc::clone(&self.courier);
+                if self.errands.len() < ERRANDS {
+                    self.errands.spawn_local(async move {
+                        _ = done.send(courier.verify(&url, &query, &challenge).await);
+                    });
+                }
+            }
+            Order::Replay { id, one, since, done } => {
+                if let Err(error) = self.replay(id, one, since, done) {
+                    tracing::error!(%error, "dead letters cannot be read");
+                }
+            }
+        }
+    }
+
+    /// Joins or leaves a channel, as there are endpoints of it on disk: asked after every change, and only here.
+    fn look(&mut self, realm: &str, channel: &str) {
+        let found = Page::open(&self.store).map_err(lost).and_then(|page| {
+            let Some(number) = page.realm(realm)? else { return Ok(None) };
+            let some = page.some(Id::of_channel(number, self.salt.0, channel), Some(channel), 1)?;
+            self.counts.webhook_endpoints.set(i64::try_from(page.endpoints()?).unwrap_or(i64::MAX));
+            Ok(Some((number, !some.is_empty())))
+        });
+        let Some(id) = self.snapshot.load().realms.get(realm) else { return };
+        match found {
+            Ok(Some((number, true))) => {
+                self.numbers.insert(id, number);
+                self.hub.join(self.place, id, channel);
+            }
+            Ok(_) => self.hub.leave(self.place, id, channel, false),
+            Err(error) => tracing::error!(%error, "webhook endpoints cannot be read"),
+        }
+    }
+
+    /// Puts dead letters back into the queue, as many as there is room for.
+    fn replay(
+        &mut self,
+        id: Id,
+        one: Option<u64>,
+        since: u64,
+        done: oneshot::Sender<Result<Replayed, StoreError>>,
+    ) -> Result<(), redb::Error> {
+        if self.writing >= 2 * WRITING {
+            _ = done.send(Err(StoreError::Full));
+            return Ok(());
+        }
+        let page = Page::open(&self.store).map_err(lost)?;
+        let most = if one.is_some() { 1 } else { usize::MAX };
+        let dead = page.dead(id, one.unwrap_or(0), most)?;
+        let ordered = page.endpoint(id)?.is_some_and(|endpoint| endpoint.ordered);
+        let (mut changes, mut to) = (Vec::new(), Vec::new());
+        let mut outcome = Replayed::default();
+        for (number, death, _) in dead {
+            if one.is_some_and(|one| one != number) || death.at < since {
+                continue;
+            }
+            if !self.lines.endpoint_has_room(id) || !self.lines.realm_has_room(id.realm(), 1) {
+                outcome.left += 1;
+                continue;
+            }
+            let seq = self.number();
+            self.lines.reserve(id, ordered);
+            changes.push(Change::Replay { id, dead: number, seq, due: self.clock.unix_ms() });
+            to.push((seq, vec![id]));
+            outcome.replayed += 1;
+        }
+        self.write(changes, to, move |result| drop(done.send(result.map(|()| outcome))));
+        Ok(())
+    }
+
+    /// Writes new deliveries; they start when they are on disk.
+    fn write(
+        &mut self,
+        mut changes: Vec<Change>,
+        to: Vec<(u64, Vec<Id>)>,
+        then: impl FnOnce(Result<(), StoreError>) + Send + 'static,
+    ) {
+        changes.push(Change::Next(self.next));
+        self.writing += 1;
+        let events = self.events.clone();
+        let done = move |outcome: Result<(), StoreError>| {
+            _ = events.try_send(Event::Kept { to, good: outcome.is_ok() });
+            then(outcome);
+        };
+        self.store.submit(Box::new(move |tx| book::apply(tx, changes)), Box::new(done));
+    }
+
+    fn tick(&mut self) {
+        self.courier.sweep();
+        self.dismissed.clear();
+        let realms = Arc::clone(&self.snapshot.load().realms);
+        if !Arc::ptr_eq(&realms, &self.seen) {
+            let before = std::mem::replace(&mut self.seen, Arc::clone(&realms));
+            let joined = Page::open(&self.store)
+                .map_err(lost)
+                .and_then(|page| self.join_realms(&page, &realms, Some(&before)));
+            if let Err(error) = joined {
+                tracing::error!(%error, "webhook endpoints cannot be read");
+            }
+        }
+        if let Err(error) = self.sweep() {
+            tracing::error!(%error, "webhook endpoints cannot be read");
+        }
+    }
+
+    /// Looks at some endpoints and removes those whose time is over; what is over gets nothing before that, either.
+    fn sweep(&mut self) -> Result<(), redb::Error> {
+        let page = Page::open(&self.store).map_err(lost)?;
+        let some = page.some((Id(self.swept), Id(u128::MAX)), None, SWEEP)?;
+        self.swept = some.last().filter(|_| some.len() == SWEEP).map_or(0, |(id, _)| id.0 + 1);
+        let now = self.clock.unix();
+        let names: HashMap<u32, String> =
+            page.realms()?.into_iter().map(|(name, number)| (number, name)).collect();
+        for (id, endpoint) in some.into_iter().filter(|(_, endpoint)| endpoint.has_expired(now)) {
+            let Some(realm) = names.get(&id.realm()).cloned() else { continue };
+            self.obey(Order::Gone { id });
+            let (store, place, hub) = (self.store.clone(), self.place, Arc::clone(&self.hub));
+            let (salt, snapshot, channel) = (self.salt, Arc::clone(&self.snapshot), endpoint.channel.clone());
+            let name = realm.clone();
+            self.errands.spawn_local(async move {
+                let removed = store.write(Box::new(move |tx| {
+                    book::edit(tx, &name, id, |row, _, _| match row {
+                        Some(row) if !row.has_expired(now) => Edit::Keep,
+                        _ => Edit::Remove,
+                    })
+                }));
+                let alone = removed.await.and_then(|()| {
+                    let some = Page::open(&store)?.some(
+                        Id::of_channel(id.realm(), salt.0, &channel),
+                        Some(&channel),
+                        1,
+                    )?;
+                    Ok(some.is_empty())
+                });
+                if let (Ok(true), Some(realm)) = (alone, snapshot.load().realms.get(&realm)) {
+                    hub.leave(place, realm, &channel, false);
+                }
+            });
+        }
+        Ok(())
+    }
+
+    fn number(&mut self) -> u64 {
+        self.next += 1;
+        self.next - 1
+    }
+
+    /// A number that need not be hard to guess (xorshift).
+    fn roll(&mut self) -> u32 {
+        self.dice ^= self.dice << 13;
+        self.dice ^= self.dice >> 7;
+        self.dice ^= self.dice << 17;
+        u32::try_from(self.dice >> 32).unwrap_or(u32::MAX)
+    }
+}
+
+/// A store that cannot be read, as the tables say it.
+fn lost(error: StoreError) -> redb::Error {
+    match error {
+        StoreError::Full => redb::Error::Corrupted("the disk is too slow".into()),
+        StoreError::Disk(text) => redb::Error::Corrupted(text.as_ref().into()),
+    }
+}
+
+/// Connections are swept, realms and endpoints looked at, so often.
+const TICK: Duration = Duration::from_secs(1);
+/// Endpoints that are looked at each time: some milliseconds.
+const SWEEP: usize = 1000;
+/// Batches of at most 256 kB that wait for the disk; then the hub's mailbox fills, and publishers wait.
+const WRITING: usize = 64;
+/// [`Event`]s that can be under way: one for each batch, two times [`WRITING`] of them, and one for what is flushed.
+const EVENTS: usize = 2 * WRITING + 1;
+/// Challenges under way at once.
+const ERRANDS: usize = 1024;
+/// Tries that are under way when the process stops.
+const LAST_TRIES: Duration = Duration::from_millis(500);
+/// After a restart.
+const OVERDUE_SPREAD_MS: u64 = 5000;

@@ -1,0 +1,310 @@
+//! From the disk to the endpoint, and what becomes of a delivery after a try.
+
+use std::{
+    borrow::Cow,
+    rc::Rc,
+    time::{Duration, SystemTime},
+};
+
+use bytes::Bytes;
+use fantail_proto::{
+    filter, item,
+    webhook::{
+        retry::{MAX_DELAY, Verdict},
+        signature,
+        target::Target,
+    },
+};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
+use serde_json::json;
+use tokio::{task::JoinError, time::Instant};
+
+use super::{Desk, lost, ms};
+use crate::webhook::{
+    book::{Change, Death, Letter, Page, header_pairs},
+    courier::{Call, Fault},
+    endpoint::{Disabled, Endpoint, Id},
+    lines::Class,
+};
+
+/// The end of a try.
+pub(super) struct Landing {
+    id: Id,
+    seq: u64,
+    class: Class,
+    failed: u32,
+    took: Duration,
+    outcome: Result<(), Fault>,
+}
+
+/// What is to be sent now.
+enum Job {
+    Send {
+        url: String,
+        call: Call,
+        failed: u32,
+    },
+    /// The endpoint is gone, or its time is over.
+    Nobody,
+    Disabled {
+        tries: u32,
+    },
+    /// A filter cannot be applied to what is said.
+    Unfit {
+        tries: u32,
+    },
+}
+
+impl Desk {
+    /// Starts every try that may start.
+    pub(super) fn launch(&mut self) {
+        let mut page = None;
+        while let Some((id, seq)) = self.lines.start(self.clock.now()) {
+            let class = self.lines.class(id);
+            if page.is_none() {
+                page = Page::open(&self.store).ok();
+            }
+            let job = page.as_ref().ok_or_else(|| redb::Error::Corrupted("it cannot be read".into()));
+            match job.and_then(|page| self.job(page, id, seq)) {
+                Ok(Job::Send { url, call, failed }) => {
+                    let courier = Rc::clone(&self.courier);
+                    self.flights.spawn_local(async move {
+                        let begun = Instant::now();
+                        let outcome = courier.deliver(&url, call).await;
+                        Landing { id, seq, class, failed, took: begun.elapsed(), outcome }
+                    });
+                }
+                Ok(Job::Nobody) => {
+                    self.lines.landed(id, class, class, 0);
+                    if self.ailing.remove(&id).is_some() {
+                        self.changes.push(Change::Healthy { id });
+                    }
+                    self.done(id, seq);
+                }
+                Ok(Job::Disabled { tries }) => {
+                    self.lines.landed(id, class, class, 0);
+                    self.bury(id, seq, "the endpoint is disabled", tries);
+                }
+                Ok(Job::Unfit { tries }) => {
+                    self.lines.landed(id, class, class, 0);
+                    self.bury(id, seq, "a filter cannot be applied", tries);
+                }
+                Err(error) => {
+                    tracing::error!(%error, "a webhook cannot be read from disk");
+                    self.lines.landed(id, class, class, 0);
+                    self.lines.wait(id, seq, self.clock.now() + UNREADABLE_MS);
+                }
+            }
+        }
+    }
+
+    fn job(&self, page: &Page, id: Id, seq: u64) -> Result<Job, redb::Error> {
+        let (Some(endpoint), Some(failed), Some(letter)) =
+            (page.endpoint(id)?, page.failed(id, seq)?, page.letter(seq)?)
+        else {
+            return Ok(Job::Nobody);
+        };
+        if endpoint.has_expired(self.clock.unix()) {
+            return Ok(Job::Nobody);
+        }
+        if endpoint.disabled.is_some() {
+            return Ok(Job::Disabled { tries: failed });
+        }
+        let Some(body) = said(&endpoint, &letter) else { return Ok(Job::Unfit { tries: failed }) };
+        let call = call(&endpoint, &letter, body, self.clock.unix());
+        Ok(Job::Send { url: endpoint.url, call, failed })
+    }
+
+    pub(super) fn land(&mut self, landed: Result<Landing, JoinError>) {
+        let Landing { id, seq, class, failed, took, outcome } = match landed {
+            Ok(landing) => landing,
+            Err(error) => return tracing::error!(%error, "a try of a webhook has failed"),
+        };
+        self.counts.webhook_latency.observe(took);
+        match outcome {
+            Ok(()) => {
+                self.counts.webhook_delivered.add(1);
+                if self.ailing.remove(&id).is_some() {
+                    self.changes.push(Change::Healthy { id });
+                }
+                self.lines.landed(id, class, Class::Proven, 0);
+                self.done(id, seq);
+            }
+            Err(fault) => self.failed(id, seq, class, failed + 1, &fault),
+        }
+    }
+
+    fn failed(&mut self, id: Id, seq: u64, class: Class, failed: u32, fault: &Fault) {
+        self.count(fault);
+        tracing::debug!(endpoint = %id, %fault, failed, "a webhook was not delivered");
+        let (now, unix_ms) = (self.clock.now(), self.clock.unix_ms());
+        let (asked, verdict) = match fault {
+            Fault::Status { verdict, retry_after, .. } => (*retry_after, Some(*verdict)),
+            _ => (None, None),
+        };
+        let (since, failures) = self.ailing.get(&id).copied().unwrap_or((unix_ms, 0));
+        let failures = failures.saturating_add(1);
+        self.ailing.insert(id, (since, failures));
+        self.changes.push(Change::Failing { id, since, failures });
+        let pause = asked
+            .filter(|_| verdict == Some(Verdict::Busy))
+            .map_or(0, |asked| now + ms(asked.min(MAX_DELAY)));
+        self.lines.landed(id, class, Class::Failing, pause);
+        let dice = self.roll();
+        let gone = verdict == Some(Verdict::Gone);
+        match self.config.retry.delay(failed, asked, dice).filter(|_| !gone) {
+            Some(delay) => {
+                self.changes.push(Change::Again { id, seq, failed, due: unix_ms.saturating_add(ms(delay)) });
+                self.lines.wait(id, seq, now.saturating_add(ms(delay)));
+            }
+            None => self.bury(id, seq, &fault.to_string(), failed),
+        }
+        let long = Duration::from_millis(unix_ms.saturating_sub(since)) >= self.config.disable_after;
+        if gone {
+            self.disable(id, "it has answered 410");
+        } else if long && failures >= self.config.retry.tries() {
+            self.disable(id, "nothing could be delivered for too long");
+        }
+    }
+
+    /// A delivery is over; its letter is, too, when nobody else waits for it.
+    pub(super) fn done(&mut self, id: Id, seq: u64) {
+        let last = self.is_last(seq);
+        self.changes.push(Change::Done { id, seq, last });
+        self.lines.release(id);
+    }
+
+    /// A delivery is given up.
+    fn bury(&mut self, id: Id, seq: u64, cause: &str, tries: u32) {
+        self.counts.webhook_dead_failed.add(1);
+        let last = self.is_last(seq);
+        let death = Death { at: self.clock.unix_ms(), cause: cause.to_owned(), tries };
+        self.changes.push(Change::Dead {
+            id,
+            seq,
+            letter: None,
+            death,
+            last,
+            keep: self.config.dead_letters,
+        });
+        self.lines.release(id);
+    }
+
+    fn is_last(&mut self, seq: u64) -> bool {
+        let Some(left) = self.shares.get_mut(&seq) else { return true };
+        *left -= 1;
+        if *left == 1 {
+            self.shares.remove(&seq);
+        }
+        false
+    }
+
+    /// Nothing more is sent to an endpoint until somebody enables it, and its realm is told.
+    fn disable(&mut self, id: Id, cause: &str) {
+        let endpoint =
+            Page::open(&self.store).map_err(lost).and_then(|page| page.endpoint(id)).ok().flatten();
+        let Some(endpoint) = endpoint.filter(|endpoint| endpoint.disabled.is_none()) else { return };
+        // Of several tries that end so at once the first has said it.
+        if !self.dismissed.insert(id) {
+            return;
+        }
+        self.ailing.remove(&id);
+        self.counts.webhook_disabled.add(1);
+        let host = Target::parse(&endpoint.url).map(|target| target.authority()).unwrap_or_default();
+        tracing::warn!(endpoint = %id, host, channel = ?endpoint.channel, cause, "a webhook endpoint was disabled");
+        let disabled = Disabled { at: self.clock.unix(), cause: cause.to_owned() };
+        self.changes.push(Change::Disable { id, disabled });
+        for seq in self.lines.drain(id) {
+            self.bury(id, seq, "the endpoint was disabled", 0);
+        }
+        self.lines.set_class(id, Class::New);
+        self.tell(id, &endpoint, cause);
+    }
+
+    /// An item on the realm's channel for notices, for every transport.
+    fn tell(&self, id: Id, endpoint: &Endpoint, cause: &str) {
+        let number = id.realm();
+        let realm = self.numbers.iter().find(|(_, own)| **own == number).map(|(realm, _)| *realm);
+        let (Some(realm), false) = (realm, self.config.notices.is_empty()) else { return };
+        let text = json!({
+            "type": "webhook.disabled", "id": id.to_string(), "channel": endpoint.channel, "url": endpoint.url,
+            "cause": cause, "at": self.clock.unix(),
+        });
+        let line = format!("{text}\n");
+        let content_type = json!([["Content-Type", "application/json"]]);
+        let body = json!({ "items": [{ "channel": self.config.notices, "formats": {
+            "http-stream": { "content": line },
+            "http-response": { "headers": content_type, "body": line },
+            "ws-message": { "content": text.to_string() },
+            "http-request": { "headers": content_type, "body": text.to_string() },
+        } }] });
+        let items = item::decode(body.to_string().as_bytes(), None).unwrap_or_default();
+        if self.hub.publish(realm, items, false).is_err() {
+            tracing::warn!("there was no room for a notice of webhooks");
+        }
+    }
+
+    fn count(&self, fault: &Fault) {
+        let counts = &self.counts;
+        let count = match fault {
+            Fault::Status { verdict: Verdict::Gone, .. } => &counts.webhook_gone,
+            Fault::Status { verdict: Verdict::Redirect, .. } => &counts.webhook_redirected,
+            Fault::Status { .. } => &counts.webhook_status,
+            Fault::Timeout => &counts.webhook_timeout,
+            Fault::Forbidden(_) => &counts.webhook_forbidden,
+            Fault::Name | Fault::Url(_) => &counts.webhook_name,
+            Fault::Connect | Fault::Tls => &counts.webhook_unreachable,
+            Fault::Broken => &counts.webhook_broken,
+        };
+        count.add(1);
+    }
+}
+
+/// The body for one endpoint, as its filters make it.
+fn said(endpoint: &Endpoint, letter: &Letter) -> Option<Bytes> {
+    let filters = endpoint.filters();
+    if !filters.iter().any(|filter| filter.changes_content()) {
+        return Some(letter.body.clone());
+    }
+    let id = |channel: &str| if channel == endpoint.channel { letter.head.item.as_deref() } else { None };
+    match filter::apply(&filters, &letter.body, &endpoint.meta, id).ok()? {
+        Cow::Borrowed(_) => Some(letter.body.clone()),
+        Cow::Owned(body) => Some(body.into()),
+    }
+}
+
+/// The request: what the item says, what the endpoint wants to be said to it, and the signatures of both.
+fn call(endpoint: &Endpoint, letter: &Letter, body: Bytes, now: u64) -> Call {
+    let mut headers: HeaderMap = HeaderMap::new();
+    for (name, value) in letter.headers() {
+        headers.append(name, value);
+    }
+    let own: Vec<(HeaderName, HeaderValue)> = header_pairs(&endpoint.headers).collect();
+    for (name, _) in &own {
+        headers.remove(name);
+    }
+    for (name, mut value) in own {
+        value.set_sensitive(true);
+        headers.append(name, value);
+    }
+    headers.entry(header::USER_AGENT).or_insert(HeaderValue::from_static(AGENT));
+    // Receivers compare it with their clocks.
+    let unix = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
+    let signed = signature::signatures(&endpoint.signs_with(now), &letter.head.id, unix, &body);
+    let ours = [
+        ("webhook-id", letter.head.id.clone()),
+        ("webhook-timestamp", unix.to_string()),
+        ("webhook-signature", signed),
+    ];
+    for (name, value) in ours {
+        if let Ok(value) = HeaderValue::try_from(value) {
+            headers.insert(HeaderName::from_static(name), value);
+        }
+    }
+    let method = Method::from_bytes(letter.head.method.as_bytes()).unwrap_or(Method::POST);
+    Call { method, headers, body }
+}
+
+const AGENT: &str = concat!("fantail/", env!("CARGO_PKG_VERSION"));
+/// Before a delivery is read again that could not be.
+const UNREADABLE_MS: u64 = 5000;

@@ -1,0 +1,380 @@
+//! Webhooks: items of a channel are posted to the URLs that are subscribed to it, at least once, from a queue on disk.
+//! Here is what others may ask for; [`desk`] does the work on a thread of its own. It never looks at who holds a
+//! connection.
+
+mod book;
+mod courier;
+mod desk;
+mod endpoint;
+pub mod http;
+mod lines;
+mod names;
+
+use std::{
+    io,
+    sync::Arc,
+    thread,
+    time::{Duration, SystemTime},
+};
+
+use arc_swap::ArcSwap;
+use fantail_proto::{
+    address,
+    webhook::target::{Host, Target, TargetError},
+};
+use parking_lot::Mutex;
+use serde_json::Value;
+use tokio::{
+    runtime,
+    sync::{mpsc, oneshot, watch},
+};
+
+use crate::{
+    config,
+    hub::Hub,
+    metrics::Process,
+    snapshot::Snapshot,
+    store::{OpenError, Store, StoreError},
+};
+use book::{Edit, Page, Salt};
+use courier::Fault;
+use desk::{Desk, Parts};
+use endpoint::{Endpoint, Id, Unwanted, Wish, challenge};
+
+/// What the control port asks of webhooks. Cheap to share.
+#[derive(Debug)]
+pub struct Webhooks {
+    store: Store,
+    salt: Salt,
+    orders: mpsc::Sender<Order>,
+    snapshot: Arc<ArcSwap<Snapshot>>,
+    config: config::Webhooks,
+}
+
+/// The thread that delivers.
+#[derive(Debug)]
+pub struct Delivering {
+    thread: thread::JoinHandle<()>,
+    stop: watch::Sender<bool>,
+}
+
+/// Why webhooks do not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error("webhooks: {0}")]
+    Open(#[from] OpenError),
+    #[error("webhooks: {0}")]
+    Store(#[from] StoreError),
+    #[error("webhooks: {0}")]
+    Thread(#[from] io::Error),
+}
+
+/// Why something that was asked for was not done; the text is for who asked.
+#[derive(Debug, thiserror::Error)]
+enum Trouble {
+    #[error("no such endpoint")]
+    Absent,
+    #[error("{0}")]
+    Url(#[from] TargetError),
+    #[error("the URL's address is {}: not allowed (webhooks.allow)", .0.name())]
+    Forbidden(address::Range),
+    #[error("{0}")]
+    Wish(#[from] Unwanted),
+    #[error("there are as many endpoints as there may be (webhooks.endpoints, webhook_endpoints)")]
+    Many,
+    #[error("the endpoint was asked and did not answer with the challenge: {0}")]
+    Unverified(String),
+    #[error("{0}")]
+    Store(#[from] StoreError),
+    #[error("the server is stopping")]
+    Stopping,
+}
+
+impl From<redb::Error> for Trouble {
+    fn from(error: redb::Error) -> Self {
+        Self::Store(error.into())
+    }
+}
+
+/// What the desk is told.
+enum Order {
+    /// An endpoint of this channel has come or gone.
+    Look {
+        realm: String,
+        channel: String,
+        done: oneshot::Sender<()>,
+    },
+    Gone {
+        id: Id,
+    },
+    Enabled {
+        id: Id,
+    },
+    Verify {
+        url: String,
+        query: String,
+        challenge: String,
+        done: oneshot::Sender<Result<bool, Fault>>,
+    },
+    Replay {
+        id: Id,
+        one: Option<u64>,
+        since: u64,
+        done: oneshot::Sender<Result<Replayed, StoreError>>,
+    },
+}
+
+/// Dead letters that were put back into the queue, and those for which there was no room.
+#[derive(Clone, Copy, Debug, Default)]
+struct Replayed {
+    replayed: usize,
+    left: usize,
+}
+
+/// Opens the queue and starts to deliver, if the configuration has a folder for data.
+///
+/// # Errors
+/// The file cannot be used.
+pub fn start(
+    snapshot: &Arc<ArcSwap<Snapshot>>,
+    hub: &Arc<Hub>,
+    counts: &Arc<Process>,
+) -> Result<(Option<Arc<Webhooks>>, Option<Delivering>), StartError> {
+    let Some(folder) = snapshot.load().config.server.data_dir.clone() else { return Ok((None, None)) };
+    let (store, damaged) = Store::open(&folder.join(FILE), CACHE)?;
+    if let Some(damaged) = damaged {
+        tracing::error!(
+            "the webhooks' file was damaged and is now {}: its endpoints are gone",
+            damaged.display()
+        );
+    }
+    let config = snapshot.load().config.webhooks.clone();
+    let (orders, ordered) = mpsc::channel(ORDERS);
+    let (stop, stopping) = watch::channel(false);
+    let (ready, started) = std::sync::mpsc::channel();
+    let parts = Parts {
+        store: store.clone(),
+        hub: Arc::clone(hub),
+        snapshot: Arc::clone(snapshot),
+        config: config.clone(),
+        counts: Arc::clone(counts),
+    };
+    let runtime = || runtime::Builder::new_current_thread().enable_all().build_local(Default::default());
+    let thread = thread::Builder::new().name("webhooks".into()).spawn(move || {
+        let runtime = match runtime() {
+            Ok(runtime) => runtime,
+            Err(error) => return drop(ready.send(Err(error.into()))),
+        };
+        runtime.block_on(async {
+            match Desk::open(parts).await {
+                Ok(desk) => {
+                    drop(ready.send(Ok(desk.salt())));
+                    desk.run(ordered, stopping).await;
+                }
+                Err(error) => drop(ready.send(Err(error))),
+            }
+        });
+        // Look-ups may block their threads for long.
+        runtime.shutdown_background();
+    })?;
+    let ended = || StartError::Thread(io::Error::other("the thread has ended"));
+    let salt = started.recv().map_err(|_| ended())??;
+    let webhooks = Webhooks { store, salt, orders, snapshot: Arc::clone(snapshot), config };
+    Ok((Some(Arc::new(webhooks)), Some(Delivering { thread, stop })))
+}
+
+impl Delivering {
+    /// Lets the tries under way end, for a moment, and waits until all that is known is on disk. Blocks.
+    pub fn stop(self) {
+        self.stop.send_replace(true);
+        if self.thread.join().is_err() {
+            tracing::error!("the webhooks' thread has failed");
+        }
+    }
+}
+
+impl Webhooks {
+    /// Subscribes a URL to a channel, or changes the endpoint that it is already, which is enabled by that.
+    async fn subscribe(&self, realm: &str, channel: &str, wish: Wish) -> Result<(Id, Endpoint), Trouble> {
+        let target = Target::parse(wish.url.as_deref().unwrap_or_default())?;
+        self.judge(&target)?;
+        let snapshot = self.snapshot.load_full();
+        let own = snapshot.config.realms.iter().find(|one| one.id == realm);
+        if own.is_some_and(|own| own.webhook_verify) {
+            self.verify(&target, channel).await?;
+        }
+        let limit = own.map(|own| own.webhook_endpoints).filter(|limit| *limit > 0).unwrap_or(u64::MAX);
+        let (most, now) = (self.config.endpoints, now());
+        let made = channel.to_owned();
+        let fresh = Endpoint::new(channel, &target, now);
+        let edited = self
+            .edit(realm, channel, &target.url(), move |old, own, all| {
+                if old.is_none() && (own >= limit || all >= most) {
+                    return Err(Trouble::Many);
+                }
+                let mut endpoint = old.unwrap_or(fresh);
+                endpoint.wish(&wish, now)?;
+                endpoint.disabled = None;
+                Ok(Some(endpoint))
+            })
+            .await?;
+        self.look(realm, &made).await?;
+        let (id, endpoint) = edited;
+        let endpoint = endpoint.ok_or(Trouble::Absent)?;
+        self.order(Order::Enabled { id }).await?;
+        Ok((id, endpoint))
+    }
+
+    /// Changes an endpoint that is there.
+    async fn change(
+        &self,
+        realm: &str,
+        channel: &str,
+        url: &str,
+        change: impl FnOnce(&mut Endpoint) -> Result<(), Unwanted> + Send + 'static,
+    ) -> Result<(Id, Endpoint), Trouble> {
+        let url = Target::parse(url).map_err(|_| Trouble::Absent)?.url();
+        let edited = self.edit(realm, channel, &url, move |old, _, _| {
+            let mut endpoint = old.ok_or(Trouble::Absent)?;
+            change(&mut endpoint)?;
+            Ok(Some(endpoint))
+        });
+        let (id, endpoint) = edited.await?;
+        Ok((id, endpoint.ok_or(Trouble::Absent)?))
+    }
+
+    async fn enable(&self, realm: &str, channel: &str, url: &str) -> Result<(), Trouble> {
+        let enable = |endpoint: &mut Endpoint| {
+            endpoint.disabled = None;
+            Ok(())
+        };
+        let (id, _) = self.change(realm, channel, url, enable).await?;
+        self.order(Order::Enabled { id }).await
+    }
+
+    /// Removes an endpoint with all that waits for it.
+    async fn unsubscribe(&self, realm: &str, channel: &str, url: &str) -> Result<(), Trouble> {
+        let url = Target::parse(url).map_err(|_| Trouble::Absent)?.url();
+        let removed =
+            self.edit(realm, channel, &url, |old, _, _| old.ok_or(Trouble::Absent).map(|_| None)).await?;
+        self.order(Order::Gone { id: removed.0 }).await?;
+        self.look(realm, channel).await
+    }
+
+    fn find(&self, realm: &str, channel: &str, url: &str) -> Result<(Id, Endpoint, Page), Trouble> {
+        let url = Target::parse(url).map_err(|_| Trouble::Absent)?.url();
+        let page = Page::open(&self.store)?;
+        let number = page.realm(realm)?.ok_or(Trouble::Absent)?;
+        let id = Id::new(number, self.salt.0, channel, &url);
+        let found = page.endpoint(id)?.filter(|endpoint| endpoint.channel == channel && endpoint.url == url);
+        Ok((id, found.ok_or(Trouble::Absent)?, page))
+    }
+
+    /// Endpoints of a channel or of the whole realm, behind `after`.
+    fn list(
+        &self,
+        realm: &str,
+        channel: Option<&str>,
+        after: Option<Id>,
+        most: usize,
+    ) -> Result<Vec<Value>, Trouble> {
+        let page = Page::open(&self.store)?;
+        let Some(number) = page.realm(realm)? else { return Ok(Vec::new()) };
+        let (mut first, last) = match channel {
+            Some(channel) => Id::of_channel(number, self.salt.0, channel),
+            None => Id::of_realm(number),
+        };
+        if let Some(Id(after)) = after {
+            first = first.max(Id(after.saturating_add(1)));
+        }
+        if first > last {
+            return Ok(Vec::new());
+        }
+        let some = page.some((first, last), channel, most)?;
+        Ok(some.into_iter().map(|(id, endpoint)| endpoint.shown(id)).collect())
+    }
+
+    async fn replay(&self, id: Id, one: Option<u64>, since: u64) -> Result<Replayed, Trouble> {
+        let (done, answer) = oneshot::channel();
+        self.order(Order::Replay { id, one, since, done }).await?;
+        Ok(answer.await.map_err(|_| Trouble::Stopping)??)
+    }
+
+    /// An address in the URL itself is judged now; those of a name whenever it is connected to.
+    fn judge(&self, target: &Target) -> Result<(), Trouble> {
+        let Host::Address(ip) = target.host else { return Ok(()) };
+        address::forbidden(ip, &self.config.allow).map_or(Ok(()), |range| Err(Trouble::Forbidden(range)))
+    }
+
+    /// As WebSub does: who is there must want it.
+    async fn verify(&self, target: &Target, channel: &str) -> Result<(), Trouble> {
+        let challenge = challenge();
+        let topic = percent_encoding::utf8_percent_encode(channel, percent_encoding::NON_ALPHANUMERIC);
+        let query = format!("hub.mode=subscribe&hub.topic={topic}&hub.challenge={challenge}");
+        let (done, answer) = oneshot::channel();
+        self.order(Order::Verify { url: target.url(), query, challenge, done }).await?;
+        match answer.await {
+            Ok(Ok(true)) => Ok(()),
+            Ok(Ok(false)) => Err(Trouble::Unverified("it has answered something else".into())),
+            Ok(Err(fault)) => Err(Trouble::Unverified(fault.to_string())),
+            Err(_) => Err(Trouble::Unverified("too many are asked at once".into())),
+        }
+    }
+
+    /// Reads and writes one endpoint in one transaction; `each` gets its realm's endpoints and all, too.
+    async fn edit(
+        &self,
+        realm: &str,
+        channel: &str,
+        url: &str,
+        each: impl FnOnce(Option<Endpoint>, u64, u64) -> Result<Option<Endpoint>, Trouble> + Send + 'static,
+    ) -> Result<(Id, Option<Endpoint>), Trouble> {
+        let result = Arc::new(Mutex::new(None));
+        let told = Arc::clone(&result);
+        let (realm, channel, url) = (realm.to_owned(), channel.to_owned(), url.to_owned());
+        let salt = self.salt.0;
+        let work = Box::new(move |tx: &redb::WriteTransaction| {
+            let (number, _) = book::realm(tx, &realm)?;
+            let id = Id::new(number, salt, &channel, &url);
+            book::edit(tx, &realm, id, |old, own, all| {
+                let own_row = |old: &Endpoint| old.channel == channel && old.url == url;
+                // Two URLs with one id: as good as never.
+                let outcome = match old {
+                    Some(old) if !own_row(&old) => Err(Trouble::Many),
+                    old => each(old, own, all),
+                };
+                let edit = match &outcome {
+                    Ok(Some(endpoint)) => Edit::Put(Box::new(endpoint.clone())),
+                    Ok(None) => Edit::Remove,
+                    Err(_) => Edit::Keep,
+                };
+                *told.lock() = Some(outcome.map(|endpoint| (id, endpoint)));
+                edit
+            })
+        });
+        self.store.write(work).await?;
+        let outcome = result.lock().take();
+        outcome.unwrap_or(Err(Trouble::Stopping))
+    }
+
+    async fn look(&self, realm: &str, channel: &str) -> Result<(), Trouble> {
+        let (done, answer) = oneshot::channel();
+        self.order(Order::Look { realm: realm.into(), channel: channel.into(), done }).await?;
+        answer.await.map_err(|_| Trouble::Stopping)
+    }
+
+    async fn order(&self, order: Order) -> Result<(), Trouble> {
+        self.orders.send(order).await.map_err(|_| Trouble::Stopping)
+    }
+}
+
+/// Unix seconds.
+fn now() -> u64 {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or(Duration::ZERO).as_secs()
+}
+
+const FILE: &str = "webhooks.redb";
+/// Bytes of the file that are kept in memory.
+const CACHE: usize = 64 << 20;
+/// Requests that wait for the desk.
+const ORDERS: usize = 1024;

@@ -1,0 +1,239 @@
+//! Endpoints of webhooks that fail on a plan: what is tried again and when, what is given up, who is disabled.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::SeqCst},
+    },
+    time::Duration,
+};
+
+use serde_json::{Value, json};
+use tokio::time::Instant;
+
+use crate::{
+    harness::{DEADLINE, Origin, TestServer, Then, answer, hold},
+    webhook::{arrived, ask, bodies, folder, item, of, receiver, server, subscribe},
+};
+
+/// Answers the first requests with these statuses, and then with 200.
+fn planned(plan: &'static [(&'static str, &'static [(&'static str, &'static str)])]) -> Origin {
+    let at = AtomicUsize::new(0);
+    Origin::answering(move |_| {
+        let (status, fields) = plan.get(at.fetch_add(1, SeqCst)).copied().unwrap_or(("200 OK", &[]));
+        answer(status, fields, "")
+    })
+}
+
+const SOON: (&str, &str) = ("webhooks.retry", r#"["50ms", "50ms", "50ms"]"#);
+const LATER: (&str, &str) = ("webhooks.retry", r#"["1h", "1h"]"#);
+
+fn dead(server: &TestServer, channel: &str, url: &str) -> Vec<Value> {
+    let (status, list) = ask(server, "GET", &format!("{}/dead-letters/", of(channel, url)), &Value::Null);
+    assert_eq!(status, 200, "{list}");
+    list["dead_letters"].as_array().expect("a list").clone()
+}
+
+fn tries(server: &TestServer, result: &str) -> f64 {
+    server.metric("fantail_webhook_tries_total", &[&format!("result=\"{result}\"")])
+}
+
+#[test]
+fn a_failure_is_tried_again_as_the_same_webhook() {
+    let folder = folder();
+    let endpoint = planned(&[("500 No", &[]), ("404 No", &[]), ("503 Later", &[("Retry-After", "0")])]);
+    let server = server(&folder, &[SOON]);
+    subscribe(&server, "c", &json!({ "url": format!("http://{endpoint}/") }));
+    server.publish(&json!([item("c", "again and again")]));
+    let requests = arrived(&endpoint, 4);
+    let first = requests[0].head.field("webhook-id").expect("an id").to_owned();
+    assert!(requests.iter().all(|request| request.head.field("webhook-id") == Some(&first)));
+    assert!(requests.iter().all(|request| request.body == b"again and again"));
+    server.wait_metric("fantail_webhook_queue", &[], 0.0);
+    assert_eq!((tries(&server, "status"), tries(&server, "delivered")), (3.0, 1.0));
+    server.publish(&json!([item("c", "another")]));
+    assert_ne!(arrived(&endpoint, 5)[4].head.field("webhook-id"), Some(first.as_str()));
+}
+
+#[test]
+fn retry_after_is_waited_for() {
+    let folder = folder();
+    let endpoint = planned(&[("429 Slow", &[("Retry-After", "2")])]);
+    let server = server(&folder, &[SOON]);
+    subscribe(&server, "c", &json!({ "url": format!("http://{endpoint}/") }));
+    server.publish(&json!([item("c", "first")]));
+    arrived(&endpoint, 1);
+    server.wait_metric("fantail_webhook_tries_total", &["result=\"status\""], 1.0);
+    let since = Instant::now();
+    // The whole endpoint is left alone.
+    server.publish(&json!([item("c", "second")]));
+    arrived(&endpoint, 3);
+    assert!(since.elapsed() > Duration::from_millis(1500), "{:?}", since.elapsed());
+}
+
+#[test]
+fn what_is_gone_is_disabled_and_its_realm_is_told() {
+    let folder = folder();
+    let origin = Origin::answering(|_| hold("stream", "fantail-webhooks", &[], ""));
+    let (endpoint, watcher) = (planned(&[("410 Gone", &[])]), receiver());
+    let server = TestServer::start(&[&format!("* {origin}")], |options| {
+        options.set("server.data_dir", &folder.path().to_string_lossy());
+        options.set("webhooks.allow", "127.0.0.1").set(LATER.0, LATER.1);
+    });
+    let mut stream = server.stream("/");
+    let url = format!("http://{endpoint}/path?token=of-the-url");
+    subscribe(&server, "c", &json!({ "url": url }));
+    subscribe(&server, "fantail-webhooks", &json!({ "url": format!("http://{watcher}/") }));
+    server.publish(&json!([item("c", "once")]));
+    let mut line = Vec::new();
+    while !line.ends_with(b"\n") {
+        line.extend(stream.content(1));
+    }
+    let notice: Value = serde_json::from_slice(&line).expect("JSON");
+    assert_eq!(
+        (&notice["type"], &notice["channel"], &notice["url"]),
+        (&json!("webhook.disabled"), &json!("c"), &json!(url))
+    );
+    assert_eq!(serde_json::from_slice::<Value>(&arrived(&watcher, 1)[0].body).expect("JSON"), notice);
+    let warned = server.log_text("a webhook endpoint was disabled").to_string();
+    assert!(!warned.contains("of-the-url"), "{warned}");
+    server.wait_until(DEADLINE, "it is disabled", || {
+        ask(&server, "GET", &of("c", &url), &Value::Null).1["disabled"]["cause"] == "it has answered 410"
+    });
+    server.publish(&json!([item("c", "to nobody")]));
+    server.wait_metric("fantail_webhook_skipped_total", &["cause=\"disabled\""], 1.0);
+    let letters = dead(&server, "c", &url);
+    assert_eq!((letters.len(), &letters[0]["cause"]), (1, &json!("status 410")));
+    assert_eq!(ask(&server, "POST", &format!("{}/enable/", of("c", &url)), &Value::Null).0, 200);
+    server.publish(&json!([item("c", "enabled")]));
+    assert_eq!(bodies(&arrived(&endpoint, 2)), ["once", "enabled"]);
+    assert!((server.metric("fantail_webhook_endpoints_disabled_total", &[]) - 1.0).abs() < 0.5);
+}
+
+#[test]
+fn what_fails_for_too_long_is_disabled() {
+    let folder = folder();
+    let endpoint = Origin::fixed(answer("500 No", &[], ""));
+    let server =
+        server(&folder, &[("webhooks.retry", r#"["20ms", "20ms"]"#), ("webhooks.disable_after", "1s")]);
+    let url = format!("http://{endpoint}/");
+    subscribe(&server, "c", &json!({ "url": url }));
+    server.wait_until(DEADLINE, "it is disabled", || {
+        server.publish(&json!([item("c", "x")]));
+        !ask(&server, "GET", &of("c", &url), &Value::Null).1["disabled"].is_null()
+    });
+    let shown = ask(&server, "GET", &of("c", &url), &Value::Null).1;
+    assert_eq!(shown["disabled"]["cause"], "nothing could be delivered for too long");
+    server.wait_metric("fantail_webhook_queue", &[], 0.0);
+    assert!(dead(&server, "c", &url).len() > 1);
+}
+
+#[test]
+fn dead_letters_are_replayed() {
+    let folder = folder();
+    let bad = Arc::new(AtomicUsize::new(1));
+    let is_bad = Arc::clone(&bad);
+    let endpoint = Origin::answering(move |_| {
+        answer(if is_bad.load(SeqCst) == 1 { "500 No" } else { "200 OK" }, &[], "")
+    });
+    let server = server(&folder, &[("webhooks.retry", "[]"), ("webhooks.dead_letters", "3")]);
+    let url = format!("http://{endpoint}/");
+    subscribe(&server, "c", &json!({ "url": url, "order": true }));
+    for n in 0..5 {
+        server.publish(&json!([item("c", &format!("letter {n}"))]));
+    }
+    // The oldest are forgotten.
+    let ids: Vec<Value> =
+        arrived(&endpoint, 5)[2..].iter().map(|request| json!(request.head.field("webhook-id"))).collect();
+    let letters = || dead(&server, "c", &url);
+    server.wait_until(DEADLINE, "they are on disk", || {
+        letters().iter().map(|letter| &letter["webhook_id"]).eq(&ids)
+    });
+    let letters = letters();
+    assert_eq!(
+        (&letters[0]["cause"], &letters[0]["tries"], &letters[0]["bytes"]),
+        (&json!("status 500"), &json!(1), &json!(8))
+    );
+    let page = ask(&server, "GET", &format!("{}/dead-letters?limit=2", of("c", &url)), &Value::Null).1;
+    let after = page["next"].as_str().expect("more");
+    let rest = ask(&server, "GET", &format!("{}/dead-letters?after={after}", of("c", &url)), &Value::Null).1;
+    assert_eq!(rest["dead_letters"].as_array().map(Vec::len), Some(1));
+    bad.store(0, SeqCst);
+    endpoint.forget();
+    let replay = |which: &str, body: &Value| {
+        ask(&server, "POST", &format!("{}/dead-letters/{which}replay/", of("c", &url)), body)
+    };
+    let middle = letters[1]["id"].as_str().expect("an id");
+    assert_eq!(replay(&format!("{middle}/"), &Value::Null), (200, json!({ "replayed": 1, "left": 0 })));
+    let request = arrived(&endpoint, 1).remove(0);
+    assert_eq!(request.head.field("webhook-id"), letters[1]["webhook_id"].as_str());
+    assert_eq!(request.body, b"letter 3");
+    assert_eq!(replay(&format!("{middle}/"), &Value::Null).0, 404);
+    assert_eq!(replay("", &json!({ "since": 99_999_999_999u64 })).1["replayed"], 0);
+    assert_eq!(replay("", &json!({ "since": 0 })).1["replayed"], 2);
+    assert_eq!(bodies(&arrived(&endpoint, 3)), ["letter 3", "letter 2", "letter 4"]);
+    server.wait_until(DEADLINE, "none is left", || dead(&server, "c", &url).is_empty());
+    assert_eq!(replay("xyz/", &Value::Null).0, 400);
+}
+
+/// Where the endpoint asks for it, nothing overtakes what failed.
+#[test]
+fn order_is_kept_over_failures() {
+    let folder = folder();
+    let endpoint = planned(&[("200 OK", &[]), ("500 No", &[]), ("500 No", &[])]);
+    let server = server(&folder, &[SOON]);
+    subscribe(&server, "c", &json!({ "url": format!("http://{endpoint}/"), "order": true }));
+    for n in 0..10 {
+        server.publish(&json!([item("c", &n.to_string())]));
+    }
+    let got = bodies(&arrived(&endpoint, 12));
+    assert_eq!(got, ["0", "1", "1", "1", "2", "3", "4", "5", "6", "7", "8", "9"]);
+}
+
+/// One that does not answer, one whose body never ends, one that says too much, one that cuts the connection.
+#[test]
+fn slow_and_broken_answers() {
+    let folder = folder();
+    let silent = Origin::scripted(|_| Then::Hang);
+    let endless = Origin::scripted(|exchange| {
+        drop(exchange.read_body());
+        exchange.send("HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\nsome");
+        Then::Hang
+    });
+    let loud = Origin::fixed(answer("200 OK", &[], vec![b'x'; 1 << 20]));
+    let cut = Origin::raw("");
+    let server = server(&folder, &[LATER, ("webhooks.timeout", "1s")]);
+    for endpoint in [&silent, &endless, &loud, &cut] {
+        subscribe(&server, "c", &json!({ "url": format!("http://{endpoint}/") }));
+    }
+    server.publish(&json!([item("c", "x")]));
+    server.wait_metric("fantail_webhook_tries_total", &["result=\"timeout\""], 1.0);
+    server.wait_metric("fantail_webhook_tries_total", &["result=\"delivered\""], 2.0);
+    server.wait_metric("fantail_webhook_tries_total", &["result=\"broken\""], 1.0);
+    server.wait_metric("fantail_webhook_queue", &[], 2.0);
+    server.wait_metric("fantail_webhook_in_flight", &[], 0.0);
+}
+
+/// Endpoints that swallow everything take no time from one that answers.
+#[test]
+fn the_dead_do_not_delay_the_living() {
+    let (folder, living) = (folder(), receiver());
+    let dead: Vec<Origin> = (0..40).map(|_| Origin::scripted(|_| Then::Hang)).collect();
+    let keys = [LATER, ("webhooks.concurrency", "32"), ("webhooks.timeout", "2s")];
+    let server = server(&folder, &keys);
+    for endpoint in &dead {
+        subscribe(&server, "c", &json!({ "url": format!("http://{endpoint}/") }));
+    }
+    subscribe(&server, "d", &json!({ "url": format!("http://{living}/") }));
+    server.publish(&json!([item("d", "it lives")]));
+    arrived(&living, 1);
+    server.wait_metric("fantail_webhook_tries_total", &["result=\"delivered\""], 1.0);
+    server.publish(&json!([item("c", "x")]));
+    server.wait_metric("fantail_webhook_in_flight", &[], 24.0);
+    let since = Instant::now();
+    for n in 0..20 {
+        server.publish(&json!([item("d", "y")]));
+        arrived(&living, 2 + n);
+    }
+    assert!(since.elapsed() < Duration::from_secs(2), "{:?}", since.elapsed());
+}
