@@ -355,7 +355,7 @@ families! {
             webhook_filtered [cause = filter]: Count,
             webhook_dropped_disabled [cause = disabled]: Count,
         }
-        webhook_refused: "Items refused because a realm's queue of webhooks was full." { webhook_refused: Count }
+        webhook_refused: "Items refused because a queue of webhooks was full." { webhook_refused: Count }
         webhook_endpoints_disabled: "Endpoints of webhooks that were disabled." { webhook_disabled: Count }
         webhook_endpoints: "Endpoints of webhooks." { webhook_endpoints: Gauge }
         webhook_queue: "Webhooks that wait for delivery, those under way included." { webhook_queued: Gauge }

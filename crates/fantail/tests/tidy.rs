@@ -8,7 +8,7 @@ use std::{
 };
 
 /// Which rooms a room may use, beyond the closets. `server` puts all together.
-const ARROWS: [(&str, &[&str]); 17] = [
+const ARROWS: [(&str, &[&str]); 18] = [
     ("cli", &["sign", "snapshot", "upstream"]),
     ("admin", &["hub", "publish", "webhook", "xmpp"]),
     ("webhook", &["hub", "publish", "realm", "snapshot", "upstream"]),
@@ -17,7 +17,7 @@ const ARROWS: [(&str, &[&str]); 17] = [
     ("listen", &["client", "hold", "proxy", "shard", "snapshot"]),
     ("proxy", &["client", "hold", "route", "shard", "snapshot", "upstream"]),
     ("shard", &["client", "hold", "hub", "sign", "snapshot", "upstream"]),
-    ("hold", &["client", "hub", "route"]),
+    ("hold", &["client", "hub", "log", "route"]),
     ("snapshot", &["certificate", "realm", "route", "sign", "upstream"]),
     ("route", &["hub", "realm", "sign"]),
     ("realm", &["hub", "sign"]),

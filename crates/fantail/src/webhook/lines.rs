@@ -45,7 +45,6 @@ pub(super) enum Class {
     Failing,
 }
 
-#[expect(clippy::struct_excessive_bools, reason = "states that are independent of each other")]
 #[derive(Debug)]
 struct Line {
     ready: VecDeque<u64>,
@@ -60,8 +59,8 @@ struct Line {
     paused_until: u64,
     /// It stands in `later` until then.
     napping: bool,
-    /// It stands in `turns`.
-    in_turn: bool,
+    /// It stands in `turns`, there; what else stands there of it is stale.
+    turn: Option<Class>,
 }
 
 impl Lines {
@@ -165,8 +164,7 @@ impl Lines {
             total < all && doubtful < all / 4 * 3,
             total < all && doubtful < all / 4 * 3 && flying[Class::Failing as usize] < all / 4,
         ];
-        // A line may be found to belong to a class that has had its turn.
-        for class in [Class::Proven, Class::New, Class::Failing, Class::Proven, Class::New] {
+        for class in [Class::Proven, Class::New, Class::Failing] {
             if !open[class as usize] {
                 continue;
             }
@@ -184,7 +182,7 @@ impl Lines {
         self.flying[started_as as usize] -= 1;
         if let Some(line) = self.lines.get_mut(&id) {
             line.flying -= 1;
-            line.class = class;
+            line.change(class);
             line.paused_until = line.paused_until.max(paused_until);
             self.queue_up(id);
         }
@@ -197,7 +195,7 @@ impl Lines {
     /// What is known from before a restart, or is no longer true.
     pub(super) fn set_class(&mut self, id: Id, class: Class) {
         if let Some(line) = self.lines.get_mut(&id) {
-            line.class = class;
+            line.change(class);
             line.paused_until = 0;
             line.napping = false;
             self.queue_up(id);
@@ -231,21 +229,17 @@ impl Lines {
             class: Class::New,
             paused_until: 0,
             napping: false,
-            in_turn: false,
+            turn: None,
         });
         line.ordered = ordered;
         line.held &= ordered;
         line
     }
 
-    /// The next delivery of a line whose turn it is, as one of the class that it had then.
+    /// The next delivery of a line, if it is its turn in this class.
     fn take(&mut self, id: Id, turn: Class, now: u64) -> Option<u64> {
-        let line = self.lines.get_mut(&id)?;
-        line.in_turn = false;
-        if line.class != turn {
-            self.queue_up(id);
-            return None;
-        }
+        let line = self.lines.get_mut(&id).filter(|line| line.turn == Some(turn))?;
+        line.turn = None;
         if line.paused_until > now {
             line.napping = true;
             self.later.push(Reverse((line.paused_until, id, None)));
@@ -263,8 +257,8 @@ impl Lines {
 
     fn queue_up(&mut self, id: Id) {
         let Some(line) = self.lines.get_mut(&id) else { return };
-        if !line.in_turn && line.may_start(self.limits.endpoint_concurrency) {
-            line.in_turn = true;
+        if line.turn.is_none() && line.may_start(self.limits.endpoint_concurrency) {
+            line.turn = Some(line.class);
             self.turns[line.class as usize].push_back(id);
         }
     }
@@ -285,6 +279,14 @@ impl Lines {
 }
 
 impl Line {
+    /// Its turn is among its new equals, and at once: those that it has left may have no turn for long.
+    fn change(&mut self, class: Class) {
+        if self.class != class {
+            self.class = class;
+            self.turn = None;
+        }
+    }
+
     fn may_start(&self, most: usize) -> bool {
         let most = if self.ordered || self.class != Class::Proven { 1 } else { most };
         !self.ready.is_empty() && self.flying < most && !self.held && !self.napping
@@ -375,6 +377,22 @@ mod tests {
         put(&mut lines, A, 200..210, false);
         lines.set_class(A, Class::Proven);
         assert_eq!(started(&mut lines, 0), [200, 201]);
+    }
+
+    /// Who has proven itself waits no more among those who have not.
+    #[test]
+    fn a_class_is_changed_at_once() {
+        let mut lines = lines();
+        for n in 0..6 {
+            put(&mut lines, Id(n), [n as u64], false);
+        }
+        assert_eq!(started(&mut lines, 0).len(), 6);
+        put(&mut lines, A, [7, 8], false);
+        assert_eq!(started(&mut lines, 0), [0; 0]);
+        for class in [Class::Proven, Class::Failing, Class::Proven] {
+            lines.set_class(A, class);
+        }
+        assert_eq!(started(&mut lines, 0), [7, 8]);
     }
 
     #[test]
