@@ -332,6 +332,7 @@ impl Holds {
             Event::Readable(id) if self.is_websocket(id) => return self.readable(id),
             Event::Readable(id) => return self.spoken_to(id),
             Event::Drained(id) if self.is_websocket(id) => return self.drained(id),
+            Event::Drained(id) if self.reads_log(id) => return self.read_on(id),
             Event::Drained(id) => return self.received(id),
             Event::Waiting(id) => return self.feed(id),
             Event::Departed(id) => (id, |counters| &counters.ended_client),
