@@ -288,7 +288,7 @@ def check_command_lines(fantail, binary, ports):
 def main(binary):
     names = ("pull", "sub", "command")
     ports = dict(zip(names, free_ports(len(names))))
-    config = "[grip]\nsubscriptions = 100\n[hub]\nmailbox_items = 1000\n[zeromq]\nlinger = \"1s\"\n"
+    config = "[grip]\nsubscriptions = 100\n[hub]\nmailbox_items = 1000\nlinger = \"1s\"\n[zeromq]\n"
     config += 'pull = ["tcp://127.0.0.1:%d", "ipc://in"]\nipc_file_mode = "0600"\n' % ports["pull"]
     config += 'sub = ["tcp://127.0.0.1:%d"]\ncommand = "tcp://127.0.0.1:%d"\n' % (ports["sub"], ports["command"])
     fantail = Fantail(binary, ["* test"], config)
