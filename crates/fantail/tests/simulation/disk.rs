@@ -1,0 +1,172 @@
+//! What a disk has when a process or a machine ends: the files, cut behind what was promised, and sometimes torn there.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use fantail_proto::journal::Head;
+use tempfile::TempDir;
+
+use super::world::Dice;
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Crash {
+    /// The process closes its logs.
+    Orderly,
+    Killed,
+    /// What no fsync has reached may be gone, or be something else.
+    PowerLost,
+}
+
+/// The file that is written at a moment: its bytes, and what was noted of them apart.
+#[derive(Clone, Debug)]
+struct Mark {
+    bytes: u64,
+    head: Vec<u8>,
+}
+
+impl Mark {
+    /// By the files' own word, which is noted after the fsync.
+    fn synced(&self) -> u64 {
+        Head::parse(&self.head).map_or(0, |head| head.synced)
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct Disk {
+    folder: TempDir,
+    /// After each write since the files were opened.
+    marks: Vec<Mark>,
+    /// The last mark that a publisher was told is written.
+    promised: usize,
+}
+
+impl Disk {
+    pub(crate) fn new() -> Self {
+        Self::of(folder())
+    }
+
+    fn of(folder: TempDir) -> Self {
+        Self { folder, marks: Vec::new(), promised: 0 }
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// The files were opened.
+    pub(crate) fn opened(&mut self) {
+        self.marks.clear();
+        self.promised = 0;
+        self.note();
+    }
+
+    /// Everything that was given to the files so far has been written.
+    pub(crate) fn note(&mut self) {
+        let Some(head) = self.head() else { return };
+        let Some(last) = self.last() else { return };
+        let bytes = fs::metadata(last).unwrap().len();
+        self.marks.push(Mark { bytes, head });
+    }
+
+    /// What has been written by now was promised to survive the process.
+    pub(crate) fn promise_written(&mut self) {
+        self.promised = self.marks.len().saturating_sub(1);
+    }
+
+    /// What has been written by now was promised to survive the machine.
+    pub(crate) fn promise_synced(&mut self) {
+        self.promise_written();
+        let Some(mark) = self.marks.last() else { return };
+        assert!(mark.synced() >= mark.bytes, "acknowledged as synced, and it was not");
+    }
+
+    /// What is found afterwards, in another folder.
+    pub(crate) fn crash(&self, crash: Crash, dice: &mut Dice) -> Self {
+        let copy = folder();
+        let to = copy.path().join("log");
+        fs::create_dir_all(&to).unwrap();
+        let Some(last) = self.last().filter(|_| !self.marks.is_empty()) else { return Self::of(copy) };
+        for file in self.files() {
+            fs::copy(&file, to.join(file.file_name().unwrap())).unwrap();
+        }
+        if crash == Crash::Orderly {
+            return Self::of(copy);
+        }
+        let synced = self.marks.last().map_or(0, Mark::synced);
+        let certain = match crash {
+            Crash::PowerLost => self.marks.iter().rposition(|mark| mark.bytes <= synced).unwrap_or(0),
+            _ => self.promised,
+        };
+        // In the middle of the write behind this mark.
+        let at = certain + dice.below((self.marks.len() - certain) as u64) as usize;
+        let from = self.marks[at].bytes;
+        let upto = self.marks.get(at + 1).map_or(from, |mark| mark.bytes);
+        let length = from + dice.below(upto - from + 1);
+        let length = if crash == Crash::PowerLost { length.max(synced) } else { length };
+        let path = to.join(last.file_name().unwrap());
+        let mut bytes = fs::read(&path).unwrap();
+        bytes.truncate(usize::try_from(length).unwrap());
+        if crash == Crash::PowerLost && dice.below(2) == 0 {
+            // Blocks that were never written are something else, or nothing.
+            let start = usize::try_from(synced).unwrap().min(bytes.len());
+            let torn = start + dice.below((bytes.len() - start + 1) as u64) as usize;
+            let filling = dice.below(2) as u8 * 0xa5;
+            bytes[torn..].fill(filling);
+        }
+        fs::write(path, bytes).unwrap();
+        // What is noted apart is noted after each write; after a loss of power it is as old as it likes.
+        let noted = if crash == Crash::PowerLost { dice.below(at as u64 + 1) as usize } else { at };
+        let mut head = Head::parse(&self.marks[noted].head).unwrap();
+        if crash == Crash::PowerLost {
+            // Another run of the machine.
+            head.boot ^= 1;
+        }
+        fs::write(to.join("head"), head.to_bytes()).unwrap();
+        Self::of(copy)
+    }
+
+    /// Changes a byte of what was promised.
+    pub(crate) fn damage(&self, dice: &mut Dice) -> bool {
+        let files: Vec<_> = self.files().into_iter().filter(|path| path.extension().is_some()).collect();
+        let Some(path) = files.get(dice.below(files.len().max(1) as u64) as usize) else { return false };
+        let mut bytes = fs::read(path).unwrap();
+        let at = dice.below(bytes.len().max(1) as u64) as usize;
+        let Some(byte) = bytes.get_mut(at) else { return false };
+        *byte ^= 1 << dice.below(8);
+        fs::write(path, bytes).unwrap();
+        true
+    }
+
+    fn head(&self) -> Option<Vec<u8>> {
+        fs::read(self.path().join("log/head")).ok().filter(|bytes| Head::parse(bytes).is_some())
+    }
+
+    pub(crate) fn files(&self) -> Vec<PathBuf> {
+        let Ok(entries) = fs::read_dir(self.path().join("log")) else { return Vec::new() };
+        let mut files: Vec<_> = entries.map(|entry| entry.unwrap().path()).collect();
+        files.sort();
+        files
+    }
+
+    /// For eyes.
+    pub(crate) fn listing(&self) -> String {
+        let size = |path: &PathBuf| {
+            format!("{} {}", path.file_name().unwrap().display(), fs::metadata(path).unwrap().len())
+        };
+        let files: Vec<_> = self.files().iter().map(size).collect();
+        format!("{files:?} {:?}", self.head().and_then(|bytes| Head::parse(&bytes)))
+    }
+
+    fn last(&self) -> Option<PathBuf> {
+        self.files()
+            .into_iter()
+            .rfind(|path| path.extension().is_some_and(|extension| extension == "journal"))
+    }
+}
+
+/// In memory, where there is such a place: an fsync costs nothing there.
+fn folder() -> TempDir {
+    tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap()
+}
