@@ -128,6 +128,9 @@ EVERYWHERE = {
     "post.x-forwarded-for": "D200",
 }
 
+#: Differences that Pushpin has most of the time: a message right before a close is lost if the close is faster.
+SOMETIMES = {"D210"}
+
 #: Pushpin loses a request or an item now and then: a case is only wrong when it is so every time.
 TRIES = 3
 
@@ -143,6 +146,8 @@ def judge(name, found, differs, documented):
         shown = f"{short(pushpin)} -> {short(fantail)}"
         lines.append(f"{'     ' if good else 'WRONG'} {reason or '-':4} {name}: {fact}: {shown}")
     for key in set(differs) - used:
+        if differs[key] in SOMETIMES:
+            continue
         wrong += 1
         lines.append(f"WRONG {differs[key]:4} {name}: {key}: no difference any more")
     return lines, wrong
