@@ -125,7 +125,7 @@ impl Holds {
     }
 
     /// Nothing can repair what a hold has missed: its client is to hear of that.
-    fn break_off(&mut self, id: PinId) {
+    pub(super) fn break_off(&mut self, id: PinId) {
         self.count_end(id, |counters| &counters.ended_gap);
         if self.is_websocket(id) {
             self.close_websocket(id, &websocket::close_frame(Code::TRY_AGAIN_LATER, ""));
