@@ -259,6 +259,8 @@ impl Upstream {
     pub fn forget(&self) {
         self.trust.borrow_mut().forget();
         self.sweep(Duration::ZERO);
+        // Those that are in use come back to what is not asked any more.
+        self.origins.borrow_mut().drain().for_each(|(_, origin)| origin.stale.set(true));
     }
 
     async fn exchange(
@@ -344,6 +346,7 @@ impl Upstream {
         }
         let origin = Rc::new(Origin {
             idle: RefCell::default(),
+            stale: Cell::new(false),
             all_idle: Rc::clone(&self.idle),
             permits: RefCell::default(),
         });
@@ -375,6 +378,8 @@ impl Upstream {
 struct Origin {
     /// Oldest first; the newest is used first.
     idle: RefCell<VecDeque<Idle>>,
+    /// A reload came: its connections are not used again.
+    stale: Cell<bool>,
     all_idle: Rc<Cell<usize>>,
     /// Its permits of [`Upstream::permits`], with the limit that they are for.
     permits: RefCell<Option<(usize, Arc<Semaphore>)>>,
@@ -496,7 +501,7 @@ impl InUse {
     /// Keeps the connection for the next request if it is ready for one; closes it if not.
     fn release(mut self) {
         let all_idle = &self.origin.all_idle;
-        if all_idle.get() < MAX_IDLE && self.link.settle() {
+        if !self.origin.stale.get() && all_idle.get() < MAX_IDLE && self.link.settle() {
             all_idle.set(all_idle.get() + 1);
             let idle = Idle { link: self.link, since: Instant::now() };
             self.origin.idle.borrow_mut().push_back(idle);
