@@ -25,6 +25,8 @@ pub use answer::{Accepted, Refused};
 use changes::Changed;
 pub use changes::{Change, Changes};
 pub use delivery::Delivery;
+use feed::Feed;
+pub use feed::{Cursor, Turn};
 use interest::{Early, Interest, Looks};
 use mailbox::Mailbox;
 use outlet::{Dispatch, Outlet, Parcel};
@@ -45,6 +47,7 @@ use crate::{
 mod answer;
 mod changes;
 mod delivery;
+mod feed;
 mod interest;
 mod mailbox;
 mod outlet;
@@ -59,6 +62,7 @@ pub struct Hub {
     outlet: Arc<Outlet>,
     mailbox_items: usize,
     changed: Notify,
+    turned: Notify,
     /// Something is over sooner than [`Hub::keep_time`] would look.
     sooner: Notify,
     order_wait_ms: u64,
@@ -90,6 +94,7 @@ impl Hub {
                 interest: HashMap::new(),
                 seen,
                 changed: None,
+                feeds: HashMap::new(),
                 looks: Looks::default(),
                 waiting: Waiting::default(),
                 held: Waiting::default(),
@@ -102,6 +107,7 @@ impl Hub {
             outlet: Arc::new(outlet),
             mailbox_items: config.mailbox_items,
             changed: Notify::new(),
+            turned: Notify::new(),
             sooner: Notify::new(),
             order_wait_ms: milliseconds(config.order_wait),
             linger_ms: milliseconds(config.linger),
@@ -480,6 +486,11 @@ impl Hub {
         {
             self.changed.notify_one();
         }
+        let subscribed = ledger.interest.get(&(realm, channel)).is_some_and(Interest::is_heard);
+        if let Some(feed) = ledger.feeds.get_mut(&realm) {
+            feed.note(channel, subscribed);
+            self.turned.notify_waiters();
+        }
     }
 
     fn digest(&self, realm: RealmId, channel: &str, id: &str) -> u128 {
@@ -513,6 +524,8 @@ struct Ledger {
     seen: Seen,
     /// Only while somebody follows.
     changed: Option<Changed>,
+    /// Of realms for which somebody has asked.
+    feeds: HashMap<RealmId, Feed>,
     looks: Looks,
     waiting: Waiting,
     /// What waits for its log to keep it.
