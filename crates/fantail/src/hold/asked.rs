@@ -26,6 +26,8 @@ pub struct Asked {
     pub next: Option<GripLink>,
     /// Who is to hear when the hold is gone.
     pub gone: Option<GripLink>,
+    /// Its response is a stream of events: a client of it comes back with the id that it has last.
+    pub events: bool,
 }
 
 /// Where the links in a request's answers are followed from.

@@ -58,8 +58,8 @@ pub(super) struct Work {
     from_log: bool,
     /// What the hold that is being sorted gets.
     gets: Vec<usize>,
-    /// Items that wait for streams, made once for all.
-    parked: HashMap<(usize, Option<usize>), Rc<Parked>>,
+    /// Items that wait for streams, or (true) for WebSockets, made once for all.
+    parked: HashMap<(bool, usize, Option<usize>), Rc<Parked>>,
     /// Lists of targets to be used again: a broadcast allocates nothing per subscriber.
     spare: Vec<Vec<PinId>>,
 }
@@ -182,8 +182,8 @@ impl Holds {
                 }
             }
         }
-        // Items that are nothing to a stream may show one with a position that it has missed others.
-        let counts = |channel| list == List::Streams && self.channels.is_mixed(channel);
+        // Items that are nothing to a hold may show one with a position that it has missed others.
+        let counts = |channel| self.channels.is_mixed(channel);
         by_channel.retain(|(channel, items)| !items.is_empty() || counts(*channel));
         let alone = by_channel.len() == 1;
         work.mixed |= by_channel.len() > 1;
@@ -226,9 +226,13 @@ impl Holds {
             if self.is_left_to_log(work, id, channel, item) {
                 continue;
             }
-            let looks = list == List::Streams && !work.from_log && self.has_standing(id);
+            let looks = !work.from_log && self.has_standing(id);
             let rendered = &work.batch[item].item;
-            let turn = if looks { self.turn_of(id, channel, rendered) } else { Turn::Deliver };
+            let turn = match list {
+                List::Streams if looks => self.turn_of(id, channel, rendered),
+                List::WebSockets | List::SockJs if looks => self.turn_of_message(id, channel, rendered),
+                _ => Turn::Deliver,
+            };
             let part = work.part(list, item);
             let gotten = match (self.pins.get(id), part) {
                 _ if turn == Turn::Pass => {
@@ -241,8 +245,11 @@ impl Holds {
             if turn == Turn::Wait {
                 // What is lost to an error is missing, and found to be.
                 if let Ok(place) = gotten {
-                    let parked = work.parked(item, place);
-                    self.park(id, channel, parked);
+                    let parked = work.parked(list, item, place);
+                    match list.is_spoken_to() {
+                        true => self.park_message(id, channel, parked),
+                        false => self.park(id, channel, parked),
+                    }
                     work.receipts[item].recovered += u64::from(part.is_some());
                 }
                 continue;
@@ -250,7 +257,7 @@ impl Holds {
             match gotten {
                 Ok(Some(place)) => {
                     work.add(list, &mut gets, place);
-                    if looks {
+                    if looks && list == List::Streams {
                         self.heard(id, channel);
                     }
                 }

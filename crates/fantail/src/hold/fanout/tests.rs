@@ -68,6 +68,7 @@ impl Shard {
             shape,
             answered: false,
             due: false,
+            missed: Vec::new(),
             cors: None,
             jsonp: None,
         };
@@ -115,6 +116,7 @@ impl Subscriber {
             debug: false,
             next: None,
             gone: None,
+            events: false,
         }
     }
 
