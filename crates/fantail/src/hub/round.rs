@@ -1,6 +1,9 @@
 //! One publish on its way through the ledger: each item finds its place in its channel's order.
 
-use std::sync::{Arc, atomic::Ordering::Relaxed};
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering::Relaxed},
+};
 
 use fantail_proto::{item::Item, log::Durability, sequence::Verdict};
 use smallvec::SmallVec;
@@ -24,6 +27,17 @@ pub(super) struct Round<'h, 'p> {
     pub(super) ballot: &'h Arc<Ballot>,
     pub(super) pledge: &'p mut Option<(Arc<Pledge>, Kept)>,
     pub(super) dispatch: Dispatch<'h>,
+}
+
+/// What became of items that came before their predecessors.
+#[derive(Debug, Default)]
+pub struct EarlyCounts {
+    /// Their predecessors came.
+    pub in_turn: AtomicU64,
+    /// They went out without them.
+    pub late: AtomicU64,
+    /// There was no room for them, or nobody left who subscribed.
+    pub dropped: AtomicU64,
 }
 
 /// What became of one item.
@@ -127,6 +141,19 @@ impl Round<'_, '_> {
         } else {
             promise.settle(Err(Broken("too many wait for this item".into())));
         }
+    }
+
+    /// An item came again. If those who keep it have not said so yet, this publisher waits for them, too; if they could not,
+    /// they get it once more, and nobody else does. True then.
+    pub(super) fn keep_again(&mut self, ledger: &mut Ledger, slot: usize, item: Item, id: u128) -> bool {
+        let Some(first) = ledger.unkept.get(id) else { return false };
+        let Some(promise) = first.include(self.promise()) else { return false };
+        let known = ledger.interest.get(&(self.realm, item.channel.as_str()));
+        let keepers = known.map_or(0, |known| known.shards) & self.hub.outlet.keepers;
+        let delivery = Box::new(Delivery::new(self.realm, item, (self.ballot, slot), None));
+        let parcel = Parcel { delivery, promises: SmallVec::from_iter([promise]), id: None };
+        self.dispatch.send(&mut ledger.held, Appended::Now(None), parcel, keepers);
+        true
     }
 
     /// A channel with a log knows which item came last, also when nobody subscribes: what is early is not to stand in the
