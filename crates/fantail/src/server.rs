@@ -225,8 +225,8 @@ impl Server {
         let inputs = Inputs::new(&publisher, &hub, &process, &config.zeromq, board);
         // What they got of the hub would be lost from then on, and publishers would wait in vain.
         let (lost, outposts) = mpsc::channel(OUTPOSTS);
-        let ending = Ending(WEBHOOKS, lost.clone());
-        let (webhooks, delivering) = webhook::start(&self.snapshot, &hub, &process, ending)?;
+        let begin = Ending::later(WEBHOOKS, &lost);
+        let (webhooks, delivering) = webhook::start(&self.snapshot, &hub, &process, begin)?;
         let (stop, stopping) = watch::channel(false);
         let shards = self
             .start_shards((&hub, &workers), stats.as_ref(), &counters, output, &stopping)
@@ -568,6 +568,14 @@ impl Thread {
 
 /// Says whose thread has ended.
 struct Ending<T: Copy>(T, mpsc::Sender<T>);
+
+impl<T: Copy + Send + 'static> Ending<T> {
+    /// For a thread that may not begin.
+    fn later(of: T, lost: &mpsc::Sender<T>) -> impl FnOnce() -> Self + Send + 'static + use<T> {
+        let lost = lost.clone();
+        move || Self(of, lost)
+    }
+}
 
 impl<T: Copy> Drop for Ending<T> {
     fn drop(&mut self) {

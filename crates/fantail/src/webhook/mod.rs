@@ -135,16 +135,16 @@ struct Replayed {
     left: usize,
 }
 
-/// Opens the queue and starts to deliver, if the configuration has a folder for data. `ending` is dropped when
+/// Opens the queue and starts to deliver, if the configuration has a folder for data. What `begin` makes is dropped when
 /// nobody delivers any more, whatever the reason.
 ///
 /// # Errors
 /// The file cannot be used.
-pub fn start(
+pub fn start<E>(
     snapshot: &Arc<ArcSwap<Snapshot>>,
     hub: &Arc<Hub>,
     counts: &Arc<Process>,
-    ending: impl Send + 'static,
+    begin: impl FnOnce() -> E + Send + 'static,
 ) -> Result<(Option<Arc<Webhooks>>, Option<Delivering>), StartError> {
     let Some(folder) = snapshot.load().config.server.data_dir.clone() else { return Ok((None, None)) };
     let (store, damaged) = Store::open(&folder.join(FILE), CACHE)?;
@@ -167,7 +167,7 @@ pub fn start(
     };
     let runtime = || runtime::Builder::new_current_thread().enable_all().build_local(Default::default());
     let thread = thread::Builder::new().name("webhooks".into()).spawn(move || {
-        let _ending = ending;
+        let _ending = begin();
         let runtime = match runtime() {
             Ok(runtime) => runtime,
             Err(error) => return drop(ready.send(Err(error.into()))),
@@ -448,7 +448,7 @@ mod tests {
         let config = Config::load(Sources { flags, ..Sources::default() }).unwrap();
         let hub = Arc::new(Hub::new(1, &config.hub));
         let snapshot = Arc::new(ArcSwap::from_pointee(Snapshot::load(config, None).unwrap()));
-        let (webhooks, delivering) = start(&snapshot, &hub, &Arc::default(), ()).unwrap();
+        let (webhooks, delivering) = start(&snapshot, &hub, &Arc::default(), || ()).unwrap();
         let webhooks = webhooks.unwrap();
         let url = "http://192.0.2.1/";
         let shows = || webhooks.list(config::DEFAULT_REALM, Some("c"), None, 1).unwrap().len() == 1;
