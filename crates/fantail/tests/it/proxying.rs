@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
 use serde_json::{Value, json};
 
-use crate::harness::{Client, Framing, Origin, TestServer, Then, answer, hold};
+use crate::harness::{Client, DEADLINE, Framing, Origin, TestServer, Then, answer, hold};
 
 fn ok() -> Origin {
     Origin::fixed(answer("200 OK", &[], "fine"))

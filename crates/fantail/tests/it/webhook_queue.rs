@@ -158,7 +158,7 @@ fn an_item_that_is_not_kept_is_delivered_once() {
     let mut stream = server.stream("/");
     let mut news = item("c", "news");
     news["id"] = "1".into();
-    news["http-stream"] = json!({ "content": "news;" });
+    news["formats"]["http-stream"] = json!({ "content": "news;" });
     for _ in 0..3 {
         assert_eq!(server.try_publish(&json!([news])).0, 503);
     }
