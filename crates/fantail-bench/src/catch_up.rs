@@ -76,7 +76,8 @@ fn publish(options: &CatchUp, poller: &Poller) -> Result<(), Error> {
             let content = Marker { number, sent: socket::now() }.message(options.publish.size as usize);
             let comma = if body.ends_with('[') { "" } else { "," };
             let formats = format!(r#"{{"http-stream":{{"content":"{content}\n"}}}}"#);
-            write!(body, r#"{comma}{{"channel":"{channel}","id":"{id}","formats":{formats}}}"#).unwrap_or_default();
+            write!(body, r#"{comma}{{"channel":"{channel}","id":"{id}","formats":{formats}}}"#)
+                .unwrap_or_default();
         }
         body.push_str("]}");
         line.ask(poller, |request| {

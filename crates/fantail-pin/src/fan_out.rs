@@ -109,12 +109,7 @@ impl<T> Pins<T> {
     }
 
     /// Keeps the ring for the next broadcast unless it broke.
-    fn fan_out_in_batches(
-        &mut self,
-        mut batches: Batches,
-        targets: &[PinId],
-        broadcast: &mut Broadcast<'_>,
-    ) {
+    fn fan_out_in_batches(&mut self, mut batches: Batches, targets: &[PinId], broadcast: &mut Broadcast<'_>) {
         let payload = broadcast.payload;
         let mut healthy = true;
         for (done, &id) in targets.iter().enumerate() {

@@ -297,7 +297,8 @@ fn reachable(address: SocketAddr) -> SocketAddr {
 
 /// One line a route, each a comment of TOML, so that the whole output of `check` is a configuration.
 fn routes_table(routes: &[Arc<Route>]) -> String {
-    let mut rows = vec![["line", "id", "proto", "host", "path", "realm", "slow", "targets"].map(String::from)];
+    let mut rows =
+        vec![["line", "id", "proto", "host", "path", "realm", "slow", "targets"].map(String::from)];
     for route in routes {
         let or_dash = |text: &str| if text.is_empty() { "-".into() } else { printable(text).to_string() };
         let host = match &route.host {

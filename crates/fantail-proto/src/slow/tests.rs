@@ -131,7 +131,8 @@ impl Model {
             return;
         };
         // Two at a time.
-        let piece: Vec<Bytes> = ring.behind(after).take(2).map(|entry| Bytes::copy_from_slice(&entry.record)).collect();
+        let piece: Vec<Bytes> =
+            ring.behind(after).take(2).map(|entry| Bytes::copy_from_slice(&entry.record)).collect();
         let through = after + piece.len() as u64;
         if through + 1 == ring.next() {
             self.behind.remove(&channel);

@@ -2,7 +2,9 @@
 
 use fantail_pin::{Form, PinId};
 
-use super::{Asked, Hold, HoldKind, Holds, List, Standing, Subs, Subscription, channels, fanout::brim, follow::Follow};
+use super::{
+    Asked, Hold, HoldKind, Holds, List, Standing, Subs, Subscription, channels, fanout::brim, follow::Follow,
+};
 use crate::hub::RealmId;
 
 impl Holds {

@@ -51,9 +51,14 @@ fn count(receipt: &Value, field: &str) -> u64 {
 }
 
 /// Publishes from `first` on until a receipt has this field. Returns the number of the next item.
-fn publish_until(server: &TestServer, channel: &str, first: usize, is_so: impl Fn(&Value) -> bool) -> usize {
+fn publish_until(
+    server: &TestServer,
+    channel: &str,
+    first: usize,
+    mut is_so: impl FnMut(usize, &Value) -> bool,
+) -> usize {
     for number in first..MANY {
-        if is_so(&server.receipts(&json!([item(channel, number)])).remove(0)) {
+        if is_so(number, &server.receipts(&json!([item(channel, number)])).remove(0)) {
             return number + 1;
         }
     }
@@ -93,8 +98,10 @@ fn what_a_queue_has_no_room_for_comes_from_the_log() {
         let server = server(&format!("* {origin}"), REPAIRED, way);
         let mut slow = slow_stream(&server);
         let mut fast = server.stream("/");
-        let mut next = publish_until(&server, "c", 0, |receipt| count(receipt, "left_to_log") == 1);
-        (0..next).for_each(|number| _ = fast.expect(&content(number)));
+        let mut next = publish_until(&server, "c", 0, |number, receipt| {
+            fast.expect(&content(number));
+            count(receipt, "left_to_log") == 1
+        });
         for _ in 0..5 {
             let receipt = server.receipts(&json!([item("c", next)])).remove(0);
             assert_eq!((count(&receipt, "delivered"), count(&receipt, "left_to_log")), (1, 1), "{receipt}");
@@ -120,7 +127,7 @@ fn a_client_whose_log_has_let_go_what_it_needs_is_closed() {
     let toml = REPAIRED.replace("slow", "items = 5\nslow");
     let server = server(&format!("* {origin}"), &toml, "send");
     let mut slow = slow_stream(&server);
-    let next = publish_until(&server, "c", 0, |receipt| count(receipt, "left_to_log") == 1);
+    let next = publish_until(&server, "c", 0, |_, receipt| count(receipt, "left_to_log") == 1);
     for number in next..next + 6 {
         server.publish(&json!([item("c", number)]));
     }
@@ -139,7 +146,7 @@ fn only_the_newest_item_waits_for_a_client_that_wants_that() {
         let origin = holding("c");
         let server = server(&format!("*,slow=newest {origin}"), "", way);
         let mut slow = slow_stream(&server);
-        let mut next = publish_until(&server, "c", 0, |receipt| count(receipt, "passed_over") == 1);
+        let mut next = publish_until(&server, "c", 0, |_, receipt| count(receipt, "passed_over") == 1);
         for _ in 0..20 {
             let receipt = server.receipts(&json!([item("c", next), item("c", next + 1)])).remove(1);
             assert_eq!((count(&receipt, "queued"), count(&receipt, "passed_over")), (1, 1), "{receipt}");
@@ -165,10 +172,7 @@ fn a_websocket_gets_what_its_channel_says_or_its_route() {
         REPAIRED.replace("\"c\"", "\"x\"").replace("repair", "close")
     );
     for way in ways() {
-        let origin = over_http(
-            |request| opened(&[subscribe(&request.target()[1..])]),
-            |_, _| events(&[]),
-        );
+        let origin = over_http(|request| opened(&[subscribe(&request.target()[1..])]), |_, _| events(&[]));
         let server = server(&format!("*,slow=newest {origin},over_http"), &toml, way);
         let open = |channel: &str| {
             let mut client = WebSocket::open(&server, &format!("/{channel}"));
@@ -181,15 +185,15 @@ fn a_websocket_gets_what_its_channel_says_or_its_route() {
         };
         // By its channel, and by its route.
         let mut repaired = open("r");
-        let last = publish_until(&server, "r", 0, |receipt| count(receipt, "left_to_log") == 1);
+        let last = publish_until(&server, "r", 0, |_, receipt| count(receipt, "left_to_log") == 1);
         (0..last).for_each(|number| assert_eq!(next(&mut repaired), content(number)));
         let mut newest = open("n");
-        let last = publish_until(&server, "n", 0, |receipt| count(receipt, "passed_over") == 1);
+        let last = publish_until(&server, "n", 0, |_, receipt| count(receipt, "passed_over") == 1);
         let numbers = numbers_until(last - 1, || next(&mut newest));
         assert!(numbers.is_sorted_by(|a, b| a < b) && numbers.len() < last, "{numbers:?}");
         // The channel counts, not the route.
         let mut closed = open("x");
-        let last = publish_until(&server, "x", 0, |receipt| count(&receipt["dropped"], "overflow") == 1);
+        let last = publish_until(&server, "x", 0, |_, receipt| count(&receipt["dropped"], "overflow") == 1);
         (0..last - 1).for_each(|number| assert_eq!(next(&mut closed), content(number)));
         closed.expect(close(1013, ""));
         for (client, channel) in [(&mut repaired, "r"), (&mut newest, "n")] {
@@ -206,7 +210,7 @@ fn a_channel_without_a_log_is_not_repaired() {
     let origin = holding("c");
     let server = server(&format!("*,slow=repair {origin}"), "", "send");
     let mut slow = slow_stream(&server);
-    let last = publish_until(&server, "c", 0, |receipt| count(&receipt["dropped"], "overflow") == 1);
+    let last = publish_until(&server, "c", 0, |_, receipt| count(&receipt["dropped"], "overflow") == 1);
     let got = match slow.try_content(usize::MAX) {
         Err(ReadError::Closed { got } | ReadError::Reset { got }) => got,
         other => panic!("the stream went on: {other:?}"),

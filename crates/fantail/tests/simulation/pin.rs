@@ -95,7 +95,8 @@ impl Pin {
     /// What was kept.
     pub(crate) fn take_kept(&mut self) -> Option<(u64, Option<Place>)> {
         let item = self.kept.pop()?;
-        let numbers: Vec<u64> = String::from_utf8_lossy(&item).split(' ').map(|n| n.parse().unwrap()).collect();
+        let numbers: Vec<u64> =
+            String::from_utf8_lossy(&item).split(' ').map(|n| n.parse().unwrap()).collect();
         let place = Place { epoch: numbers[1], position: numbers[2] };
         Some((numbers[0], (place.position > 0).then_some(place)))
     }

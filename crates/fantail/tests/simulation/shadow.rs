@@ -48,7 +48,9 @@ impl Shadow {
     /// It does not come later.
     pub(crate) fn later(&self, from: usize, id: u64, who: &str) -> usize {
         let found = self.0[from..].iter().position(|said| said.id == id && !said.gone);
-        found.map(|at| at + from + 1).unwrap_or_else(|| panic!("{who} got {id}, which is older than what it has"))
+        found
+            .map(|at| at + from + 1)
+            .unwrap_or_else(|| panic!("{who} got {id}, which is older than what it has"))
     }
 
     /// Between two places there is nothing that a subscriber has to get.

@@ -83,13 +83,13 @@ impl Holds {
                 delivery,
             };
             let before = ids.len();
-            ids.retain(|id| self.give(&given, *id, &mut work.receipts[item]));
+            ids.retain(|id| self.give_one(&given, *id, &mut work.receipts[item]));
             closed += (before - ids.len()) as u64;
         }
     }
 
     /// Gives a hold one item. False if it has not got it and is closed.
-    fn give(&mut self, given: &Given, id: PinId, receipt: &mut Receipt) -> bool {
+    fn give_one(&mut self, given: &Given, id: PinId, receipt: &mut Receipt) -> bool {
         let Given { list, channel, newer, from_log, payload, delivery } = given;
         let (list, Some(channel)) = (*list, *channel) else { return true };
         let form = self.pins.form(id).filter(|_| self.pins.is_open(id));

@@ -37,14 +37,14 @@ struct Shard {
 
 impl Shard {
     fn new() -> Self {
-        Self::with(FanOut::Send, Vec::new(), |_| {})
+        Self::with(FanOut::Send, &[], |_| {})
     }
 
-    fn with(fan_out: FanOut, logs: Vec<config::Log>, change: impl FnOnce(&mut config::Config)) -> Self {
+    fn with(fan_out: FanOut, logs: &[config::Log], change: impl FnOnce(&mut config::Config)) -> Self {
         let (id_ttl, order_wait, linger) = (Duration::from_mins(1), Duration::from_secs(5), Duration::ZERO);
         let config = config::Hub { id_ttl, ids: 10, order_wait, linger, mailbox_items: 1000 };
         let log = Log::new(None, Arc::default());
-        log.configure(&logs, |_| Some(RealmId(0))).unwrap();
+        log.configure(logs, |_| Some(RealmId(0))).unwrap();
         let hub = Arc::new(Hub::with_log(1, &config, Arc::new(log)));
         let counters = Arc::new(Counters::default());
         let mut config = config::Config::default();

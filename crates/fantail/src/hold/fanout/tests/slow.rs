@@ -48,7 +48,7 @@ struct Run {
 
 impl Run {
     fn new(own: Slow, kinds: [Kind; 2], websocket: bool, fan_out: FanOut) -> Self {
-        let mut shard = Shard::with(fan_out, logs(kinds), |config| config.client.queue_bytes = QUEUE_BYTES);
+        let mut shard = Shard::with(fan_out, &logs(kinds), |config| config.client.queue_bytes = QUEUE_BYTES);
         let who = Subscriber { channels: vec![(0, false), (1, false)] };
         let asked = Asked { slow: own, ..who.asked() };
         let (ours, client) = UnixStream::pair().unwrap();
