@@ -5,10 +5,7 @@
 use std::{
     hash::{BuildHasher, RandomState},
     pin::pin,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering::Relaxed},
-    },
+    sync::{Arc, atomic::Ordering::Relaxed},
     time::Duration,
 };
 
@@ -27,6 +24,7 @@ pub use changes::{Change, Changes};
 pub use delivery::Delivery;
 use feed::Feed;
 pub use feed::{Cursor, Turn};
+pub use interest::EarlyCounts;
 use interest::{Early, Interest, Looks};
 use mailbox::Mailbox;
 use outlet::{Dispatch, Outlet, Parcel};
@@ -38,7 +36,7 @@ use round::{Round, Taken};
 pub use crate::channel::{ChannelKey, RealmId};
 use crate::{
     config,
-    log::Log,
+    log::{Log, Record},
     logging,
     metrics::Process,
     stats::{Stats, Told},
@@ -464,11 +462,12 @@ impl Hub {
         shards: u64,
         order: Order,
     ) {
-        let Early { delivery, promises, record, id } = early;
+        let Early { mut delivery, promises, record, id } = early;
         waiting.remove(delivery.bytes);
         let count = if order == Order::Late { &self.early.late } else { &self.early.in_turn };
         count.fetch_add(1, Relaxed);
         delivery.say(order);
+        delivery.slow = record.as_ref().and_then(Record::slow);
         let appended = dispatch.append(delivery.realm, &delivery.channel, record);
         // Its publishers may wait for more than its subscribers do.
         promises.iter().for_each(|(promise, durability)| dispatch.promise(*durability, promise.again()));
@@ -555,17 +554,6 @@ impl Waiting {
         self.items -= 1;
         self.bytes -= bytes;
     }
-}
-
-/// What became of items that came before their predecessors.
-#[derive(Debug, Default)]
-pub struct EarlyCounts {
-    /// Their predecessors came.
-    pub in_turn: AtomicU64,
-    /// They went out without them.
-    pub late: AtomicU64,
-    /// There was no room for them, or nobody left who subscribed.
-    pub dropped: AtomicU64,
 }
 
 fn digest_of(hashes: &[RandomState; 2], realm: RealmId, channel: &str, id: &str) -> u128 {

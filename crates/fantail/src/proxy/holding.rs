@@ -227,6 +227,7 @@ fn asked(
         gone,
         presence: exchange.conversation.presence(),
         events: instruct.reply.headers.get(CONTENT_TYPE).is_some_and(is_events),
+        slow: rule.slow,
     })
 }
 

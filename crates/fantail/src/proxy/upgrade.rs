@@ -229,6 +229,7 @@ pub(super) fn hold_of(
         next: None,
         gone: None,
         events: false,
+        slow: route.rule.slow,
     };
     let opened = Opened {
         far,
