@@ -9,7 +9,7 @@ use fantail_pin::{Outcome, Payload, PinId, Tally};
 use fantail_proto::{
     filter::template::TemplateError,
     item::WrittenFor,
-    render::{Chunk, Message, MessagePart, StreamPart},
+    render::{Chunk, Message, MessagePart, Rendered, StreamPart},
 };
 use hashbrown::{HashMap, HashSet};
 use smallvec::SmallVec;
@@ -224,12 +224,8 @@ impl Holds {
                 continue;
             }
             let looks = !work.from_log && self.has_standing(id);
-            let rendered = &work.batch[item].item;
-            let turn = match list {
-                List::Streams if looks => self.turn_of(id, channel, rendered),
-                List::WebSockets | List::SockJs if looks => self.turn_of_message(id, channel, rendered),
-                _ => Turn::Deliver,
-            };
+            let turn =
+                if looks { self.turn(list, id, channel, &work.batch[item].item) } else { Turn::Deliver };
             let part = work.part(list, item);
             let gotten = match (self.pins.get(id), part) {
                 _ if turn == Turn::Pass => {
@@ -243,10 +239,7 @@ impl Holds {
                 // What is lost to an error is missing, and found to be.
                 if let Ok(place) = gotten {
                     let parked = work.parked(list, item, place);
-                    match list.is_spoken_to() {
-                        true => self.park_message(id, channel, parked),
-                        false => self.park(id, channel, parked),
-                    }
+                    self.set_aside(list, id, channel, parked);
                     work.receipts[item].recovered += u64::from(part.is_some());
                 }
                 continue;
@@ -282,6 +275,22 @@ impl Holds {
         }
         work.gets = gets;
         cost
+    }
+
+    /// What an item is to a hold that has something particular.
+    fn turn(&mut self, list: List, id: PinId, channel: u32, item: &Rendered) -> Turn {
+        match list {
+            List::Streams => self.turn_of(id, channel, item),
+            List::WebSockets | List::SockJs => self.turn_of_message(id, channel, item),
+            List::Polls => Turn::Deliver,
+        }
+    }
+
+    fn set_aside(&mut self, list: List, id: PinId, channel: u32, item: Rc<Parked>) {
+        match list.is_spoken_to() {
+            true => self.park_message(id, channel, item),
+            false => self.park(id, channel, item),
+        }
     }
 
     /// The channel that an item of the batch came on, if a hold has it. A WebSocket may have left it since, and
