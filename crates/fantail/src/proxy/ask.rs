@@ -245,6 +245,10 @@ impl Ask {
 
     /// What another request must be like to be the same.
     pub(super) fn key(&self) -> Key {
+        let headers = self.request.headers().iter().filter(|(name, _)| !says_who(name.as_str()));
+        let mut headers: Vec<_> = headers.map(|(name, value)| (name.clone(), value.clone())).collect();
+        // Several of one name keep their order.
+        headers.sort_by(|(a, _), (b, _)| a.as_str().cmp(b.as_str()));
         Key {
             route: Arc::as_ptr(&self.route).addr(),
             method: self.request.method().clone(),
@@ -428,6 +432,27 @@ fn keeps_alive(head: &request::Parts) -> bool {
     };
     if head.version == Version::HTTP_11 { !says("close") } else { says("keep-alive") }
 }
+
+/// Of headers in lower case that say who asks and by which way, not for what: requests that differ only in them are the
+/// same, unless an answer names one of them in `Vary`.
+pub(super) fn says_who(name: &str) -> bool {
+    WHO.contains(&name) || name.starts_with("sec-ch-")
+}
+
+const WHO: [&str; 12] = [
+    "dnt",
+    "forwarded",
+    "grip-sig",
+    "priority",
+    "referer",
+    "traceparent",
+    "tracestate",
+    "user-agent",
+    "via",
+    "x-forwarded-for",
+    "x-real-ip",
+    "x-request-id",
+];
 
 /// Headers that make an answer one client's own.
 const PERSONAL: [HeaderName; 4] = [header::AUTHORIZATION, header::COOKIE, header::RANGE, forward::GRIP_LAST];
