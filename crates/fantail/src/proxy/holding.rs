@@ -210,6 +210,7 @@ fn asked(
         uri,
         debug: exchange.debug,
         next,
+        continues: pages,
         gone,
         presence: exchange.conversation.presence(),
     })

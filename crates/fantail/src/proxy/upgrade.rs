@@ -227,6 +227,7 @@ pub(super) fn hold_of(
         debug: exchange.debug,
         presence,
         next: None,
+        continues: false,
         gone: None,
     };
     let opened = Opened {

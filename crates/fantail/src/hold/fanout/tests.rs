@@ -114,6 +114,7 @@ impl Subscriber {
             uri: None,
             debug: false,
             next: None,
+            continues: false,
             gone: None,
         }
     }
