@@ -166,6 +166,9 @@ impl Ask {
         let websocket = handshake::is_upgrade(&head.headers);
         let shape = found.shape(exchange, &head);
         let Found { route, host, path_and_query, tls } = found;
+        let now = unix_time();
+        let trusted_until = exchange.trusts(&head.headers, now);
+        let trusted = trusted_until.is_some();
         if !websocket && exchange.shard().notes.is_some() {
             let size = request_head(&head.method, &head.uri, &head.headers);
             exchange.conversation.arrive(&route.rule.id, size);
@@ -188,9 +191,6 @@ impl Ask {
             script_body = asked.body;
             exchange.jsonp = Some(Box::new(asked.call));
         }
-        let now = unix_time();
-        let trusted_until = snapshot.trusts(&head.headers, now);
-        let trusted = trusted_until.is_some();
         let signature = if trusted { None } else { exchange.sign(&route, now) };
         let request::Parts { method, mut headers, .. } = head;
         let is_empty = body.as_ref().is_none_or(Incoming::is_end_stream);
@@ -250,6 +250,7 @@ impl Ask {
         // Several of one name keep their order.
         headers.sort_by(|(a, _), (b, _)| a.as_str().cmp(b.as_str()));
         Key {
+            headers,
             route: Arc::as_ptr(&self.route).addr(),
             method: self.request.method().clone(),
             host: Bytes::copy_from_slice(self.host.as_bytes()),

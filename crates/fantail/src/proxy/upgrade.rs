@@ -192,7 +192,7 @@ fn present(exchange: &Exchange, ask: &Ask, far: &Far) -> Option<Rc<Presence>> {
         Far::OverHttp(far) => far.call.connection_id,
         _ => over_http::random_uuid(),
     };
-    let client = (exchange.conversation.peer(), exchange.conversation.is_tls());
+    let client = (exchange.conversation.client(), exchange.conversation.is_tls());
     let presence = notes.arrive(Some(u128::from_be_bytes(id)), client, &ask.route().rule.id);
     let request = ask.request();
     let size = request_head(request.method(), request.uri(), request.headers());
