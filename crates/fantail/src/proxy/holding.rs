@@ -211,6 +211,7 @@ fn asked(
         continues: pages,
         gone,
         presence: exchange.conversation.presence(),
+        slow: rule.slow,
     })
 }
 

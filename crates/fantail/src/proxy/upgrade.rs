@@ -230,6 +230,7 @@ pub(super) fn hold_of(
         next: None,
         continues: false,
         gone: None,
+        slow: route.rule.slow,
     };
     let opened = Opened {
         far,
