@@ -125,6 +125,7 @@ impl Subscriber {
             uri: None,
             debug: false,
             next: None,
+            continues: false,
             gone: None,
             slow: Slow::default(),
         }
