@@ -24,6 +24,7 @@ pub use changes::{Change, Changes};
 pub use delivery::Delivery;
 use feed::Feed;
 pub use feed::{Cursor, Turn};
+pub use interest::EarlyCounts;
 use interest::{Early, Interest, Looks};
 use mailbox::Mailbox;
 use outlet::{Dispatch, Outlet, Parcel};
@@ -37,7 +38,7 @@ use unkept::Unkept;
 pub use crate::channel::{ChannelKey, RealmId};
 use crate::{
     config,
-    log::Log,
+    log::{Log, Record},
     logging,
     metrics::Process,
     stats::{Stats, Told},
@@ -461,11 +462,12 @@ impl Hub {
         shards: u64,
         order: Order,
     ) {
-        let Early { delivery, promises, record, id } = early;
+        let Early { mut delivery, promises, record, id } = early;
         waiting.remove(delivery.bytes);
         let count = if order == Order::Late { &self.early.late } else { &self.early.in_turn };
         count.fetch_add(1, Relaxed);
         delivery.say(order);
+        delivery.slow = record.as_ref().and_then(Record::slow);
         let appended = dispatch.append(delivery.realm, &delivery.channel, record);
         // Its publishers may wait for more than its subscribers do.
         promises.iter().for_each(|(promise, durability)| dispatch.promise(*durability, promise.again()));

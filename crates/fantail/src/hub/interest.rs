@@ -1,7 +1,7 @@
 //! What the hub knows of one channel: who gets its items, in which order they come, and when something of that is
 //! over. Owns the plan of when to look at which channel; does nothing itself.
 
-use std::{cmp::Reverse, collections::BinaryHeap};
+use std::{cmp::Reverse, collections::BinaryHeap, sync::atomic::AtomicU64};
 
 use fantail_proto::{
     log::Durability,
@@ -168,4 +168,15 @@ impl Looks {
     pub(super) fn next_ms(&self) -> Option<u64> {
         self.0.peek().map(|Reverse((due_ms, ..))| *due_ms)
     }
+}
+
+/// What became of items that came before their predecessors.
+#[derive(Debug, Default)]
+pub struct EarlyCounts {
+    /// Their predecessors came.
+    pub in_turn: AtomicU64,
+    /// They went out without them.
+    pub late: AtomicU64,
+    /// There was no room for them, or nobody left who subscribed.
+    pub dropped: AtomicU64,
 }

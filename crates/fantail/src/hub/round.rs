@@ -182,13 +182,15 @@ impl Round<'_, '_> {
     /// Gives an item its place in its log, and itself to its subscribers.
     fn send(&mut self, held: &mut Waiting, shards: u64, arrival: Arrival) -> Taken {
         let Arrival { slot, item, id, record, told } = arrival;
+        let slow = record.as_ref().and_then(Record::slow);
         let appended = self.dispatch.append(self.realm, &item.channel, record);
         if shards == 0 && matches!(appended, Appended::Now(_)) {
             return Taken::Unheard(item.channel);
         }
         let waits = each(shards & self.hub.outlet.keepers).next().is_some() || appended == Appended::Never;
         let promises: SmallVec<[Promise; 1]> = waits.then(|| self.promise()).into_iter().collect();
-        let delivery = Box::new(Delivery::new(self.realm, item, (self.ballot, slot), told));
+        let mut delivery = Box::new(Delivery::new(self.realm, item, (self.ballot, slot), told));
+        delivery.slow = slow;
         self.dispatch.send(held, appended, Parcel { delivery, promises, id }, shards);
         Taken::Sent
     }

@@ -15,6 +15,7 @@ use arc_swap::ArcSwap;
 use fantail_proto::{
     item::Item,
     log::{Durability, Entry, Limits, Pattern, Place, Start},
+    slow::Slow,
 };
 use parking_lot::{Mutex, MutexGuard};
 use tokio::{sync::oneshot, time::Instant};
@@ -54,6 +55,7 @@ struct Rule {
     total_bytes: usize,
     on_disk: bool,
     durability: Durability,
+    slow: Option<Slow>,
 }
 
 impl Rule {
@@ -121,6 +123,7 @@ impl Log {
                 total_bytes: log.total_bytes,
                 on_disk: log.storage == Storage::Disk,
                 durability: log.durability,
+                slow: log.slow,
             }))
         };
         let rules: Vec<_> = logs.iter().enumerate().filter_map(rule).collect();
@@ -326,6 +329,11 @@ impl Record {
     /// Whether its item is delivered only when it is kept.
     pub fn waits(&self) -> bool {
         self.rule.waits()
+    }
+
+    /// What slow subscribers of its channel get, if its rule says so.
+    pub fn slow(&self) -> Option<Slow> {
+        self.rule.slow
     }
 }
 

@@ -98,7 +98,7 @@ impl Holds {
             if self.channels.is_logged(gap.joined) {
                 self.untrack(pin, gap.joined);
             }
-            let left = self.give_waiting(pin, gap.joined, mem::take(&mut gap.waiting));
+            let left = self.give_waiting(pin, gap.joined, &gap.waiting);
             let Some(position) = self.pins.get(pin).and_then(|hold| hold.position(gap.joined)) else {
                 continue;
             };
@@ -131,7 +131,7 @@ impl Holds {
     pub(in crate::hold) fn rejoin_websocket(&mut self, id: PinId) {
         let Some(mut gaps) = self.gaps.remove(&id) else { return };
         for gap in gaps.iter_mut().filter(|gap| gap.stage == Stage::InLine && !gap.spilt) {
-            gap.waiting = self.give_waiting(id, gap.joined, mem::take(&mut gap.waiting));
+            gap.waiting = self.give_waiting(id, gap.joined, &gap.waiting);
         }
         gaps.retain(|gap| gap.stage != Stage::InLine || gap.spilt || !gap.waiting.is_empty());
         if !gaps.is_empty() && self.pins.get(id).is_some() {
@@ -222,7 +222,7 @@ impl Holds {
     }
 
     /// Writes what has waited and follows. Returns what does not.
-    fn give_waiting(&mut self, id: PinId, channel: u32, waiting: Vec<Rc<Parked>>) -> Vec<Rc<Parked>> {
+    fn give_waiting(&mut self, id: PinId, channel: u32, waiting: &[Rc<Parked>]) -> Vec<Rc<Parked>> {
         let Some(hold) = self.pins.get(id) else { return Vec::new() };
         let ids: Vec<_> = waiting.iter().map(|item| (item.id.as_deref(), item.prev_id.as_deref())).collect();
         let found = match hold.position(channel) {

@@ -37,6 +37,7 @@ impl Desk {
                 total_bytes: 1 << 24,
                 on_disk: true,
                 durability,
+                slow: None,
             })
         };
         let rules: Vec<_> = Durability::ALL.into_iter().enumerate().map(rule).collect();
