@@ -309,7 +309,7 @@ impl Upstream {
         };
         let (sender, connection) = http1::Builder::new()
             .title_case_headers(true)
-            .max_headers(ANSWER_HEADERS)
+            // Without a number of headers it is 100, and hyper's slots for them are on the stack.
             .max_buf_size(ANSWER_HEAD_BYTES)
             // Most requests are a small head: one buffer, one plain send.
             .writev(false)
@@ -549,6 +549,5 @@ async fn wait(permits: Arc<Semaphore>, patience: Duration) -> Option<OwnedSemaph
 
 /// Unused connections of a shard at most: as many descriptors as are worth an early answer.
 const MAX_IDLE: usize = 1024;
-/// An answer's head: lines, and bytes of the buffer that must hold it.
-const ANSWER_HEADERS: usize = 200;
+/// Bytes of the buffer that must hold an answer's head.
 const ANSWER_HEAD_BYTES: usize = 64 << 10;
