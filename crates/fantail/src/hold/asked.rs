@@ -3,7 +3,7 @@
 
 use std::{rc::Rc, sync::Arc};
 
-use fantail_proto::{filter::Filter, link::Place, log};
+use fantail_proto::{filter::Filter, link::Place, log, slow::Slow};
 
 use crate::{hub::RealmId, route::Route, stats::Presence};
 
@@ -24,8 +24,14 @@ pub struct Asked {
     pub presence: Option<Rc<Presence>>,
     /// Where to go on: of a stream, or of a response that is not held and is continued elsewhere.
     pub next: Option<GripLink>,
+    /// It is the latter: its link is followed at once.
+    pub continues: bool,
     /// Who is to hear when the hold is gone.
     pub gone: Option<GripLink>,
+    /// Its response is a stream of events: a client of it comes back with the id that it has last.
+    pub events: bool,
+    /// What it gets of channels that do not say it themselves when it is slow: the route's.
+    pub slow: Slow,
 }
 
 /// Where the links in a request's answers are followed from.

@@ -2,7 +2,9 @@
 
 use fantail_pin::{Form, PinId};
 
-use super::{Asked, Hold, HoldKind, Holds, List, Standing, Subs, Subscription, channels, follow::Follow};
+use super::{
+    Asked, Hold, HoldKind, Holds, List, Standing, Subs, Subscription, channels, fanout::brim, follow::Follow,
+};
 use crate::hub::RealmId;
 
 impl Holds {
@@ -15,7 +17,7 @@ impl Holds {
             Box::new(Standing {
                 meta: meta.clone(),
                 debug: *debug,
-                follow: next.clone().map(|next| Box::new(Follow::new(next, asked.subscriptions.is_empty()))),
+                follow: next.clone().map(|next| Box::new(Follow::new(next, asked.continues))),
                 gone: gone.clone().map(Box::new),
                 ..Standing::new(prefix)
             })
@@ -23,6 +25,7 @@ impl Holds {
         let presence = asked.presence.take();
         let hold = Hold { subs: Subs::new(), kind, client: None, standing, unread: None, presence };
         let id = self.pins.reserve(form, hold)?;
+        self.pins.set_brim(id, brim(asked.slow));
         self.gauge(list, 1);
         let mut unproven = Vec::new();
         for subscription in asked.subscriptions {
@@ -36,7 +39,7 @@ impl Holds {
                 unproven.push(channel);
             }
         }
-        self.unproven(id, &unproven);
+        self.unproven(id, &unproven, asked.events);
         Some(id)
     }
 
@@ -80,9 +83,11 @@ impl Holds {
         if let Some(standing) = &mut hold.standing {
             standing.remove(sub.channel);
         }
+        self.leave_gap(id, sub.channel);
         let moved = self.channels.leave(sub, list, apart);
         if let Some(hold) = moved.and_then(|moved| self.pins.get_mut(moved)) {
             channels::moved(&mut hold.subs, sub);
         }
+        self.forget_newest(id, sub.channel);
     }
 }

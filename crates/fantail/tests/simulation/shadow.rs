@@ -2,10 +2,13 @@
 
 /// An item by its number: its id.
 #[derive(Clone, Copy, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each is true of an item, in any combination")]
 pub(crate) struct Said {
     pub(crate) id: u64,
     /// Its publisher was told that it is kept as promised.
     pub(crate) acked: bool,
+    /// A subscriber has it.
+    pub(crate) shown: bool,
     /// A crash took it, and was allowed to.
     pub(crate) gone: bool,
     /// The log has it, or has had it and let it go for newer ones.
@@ -17,7 +20,7 @@ pub(crate) struct Shadow(pub Vec<Said>);
 
 impl Shadow {
     pub(crate) fn push(&mut self, id: u64, acked: bool) {
-        self.0.push(Said { id, acked, gone: false, logged: true });
+        self.0.push(Said { id, acked, shown: false, gone: false, logged: true });
     }
 
     pub(crate) fn end(&self) -> usize {
@@ -40,6 +43,17 @@ impl Shadow {
         };
         self.must_be_empty(from, found, who);
         found + 1
+    }
+
+    /// As [`Self::next`], but for one who is not to get what came between.
+    ///
+    /// # Panics
+    /// It does not come later.
+    pub(crate) fn later(&self, from: usize, id: u64, who: &str) -> usize {
+        let found = self.0[from..].iter().position(|said| said.id == id && !said.gone);
+        found
+            .map(|at| at + from + 1)
+            .unwrap_or_else(|| panic!("{who} got {id}, which is older than what it has"))
     }
 
     /// Between two places there is nothing that a subscriber has to get.

@@ -1,6 +1,6 @@
 //! Everything together: what happens, one step after another as the seed has it, and what must be true after each.
 
-use std::{collections::HashSet, path::Path, sync::Arc, time::Duration};
+use std::{collections::HashSet, path::Path, sync::Arc, thread, time::Duration};
 
 use bytes::Bytes;
 use fantail::{
@@ -11,13 +11,14 @@ use fantail::{
 };
 use fantail_proto::{
     item::{HttpStream, Item},
-    log::{Durability, Limits, Pattern, Start},
+    log::{Durability, Limits, Pattern, Place, Start},
+    slow::Step,
 };
 use tokio::runtime::Runtime;
 
 use super::{
-    disk::{Crash, Disk},
-    pin::{Phase, Pin, QUEUE_ITEMS},
+    disk::{self, Crash, Disk},
+    pin::{Phase, Pin},
     shadow::Shadow,
 };
 
@@ -32,6 +33,8 @@ pub(crate) struct World {
     pins: Vec<Pin>,
     figures: Figures,
     aloud: bool,
+    /// There is no room on the disk.
+    full: bool,
 }
 
 struct Channel {
@@ -70,11 +73,14 @@ pub(crate) struct Figures {
     origin_gone: u64,
     told: u64,
     overflows: u64,
+    passed_over: u64,
     delivered: u64,
+    full_disks: u64,
+    refused: u64,
 }
 
 impl Figures {
-    fn fields(&mut self) -> [&mut u64; 18] {
+    fn fields(&mut self) -> [&mut u64; 21] {
         let Self {
             steps,
             published,
@@ -93,7 +99,10 @@ impl Figures {
             origin_gone,
             told,
             overflows,
+            passed_over,
             delivered,
+            full_disks,
+            refused,
         } = self;
         [
             steps,
@@ -113,7 +122,10 @@ impl Figures {
             origin_gone,
             told,
             overflows,
+            passed_over,
             delivered,
+            full_disks,
+            refused,
         ]
     }
 
@@ -124,6 +136,10 @@ impl Figures {
 
     pub(crate) fn reaches_everything(&self) -> bool {
         let mut copy = *self;
+        if disk::fill().is_none() {
+            eprintln!("skipped: full disks, because a tmpfs cannot be mounted here");
+            (copy.full_disks, copy.refused) = (1, 1);
+        }
         copy.fields().iter().all(|count| **count > 0)
     }
 }
@@ -152,7 +168,7 @@ impl World {
         let mut disk = Disk::new();
         let hub = runtime.block_on(async { open(disk.path(), &channels) });
         disk.opened();
-        Self { dice, runtime, disk, hub, channels, pins, figures: Figures::default(), aloud }
+        Self { dice, runtime, disk, hub, channels, pins, figures: Figures::default(), aloud, full: false }
     }
 
     /// As many steps as the seed says, and then everybody comes to the end of everything.
@@ -166,7 +182,8 @@ impl World {
             // Until it is live and has read all: an answer of its origin may be too old.
             while self.pins[pin].phase != Phase::Live
                 || !self.pins[pin].waits.is_empty()
-                || self.pins[pin].behind
+                || !self.pins[pin].kept.is_empty()
+                || self.pins[pin].behind.is_some()
             {
                 self.go_on(pin);
             }
@@ -187,7 +204,8 @@ impl World {
                 self.say(|_| format!("pin {pin} leaves"));
                 self.leave(pin);
             }
-            91..93 => self.begin_anew(channel),
+            91..92 => self.begin_anew(channel),
+            92..93 => self.full_disk(channel),
             93..95 => self.crash(Crash::Killed, false),
             95..97 => self.crash(Crash::PowerLost, false),
             97..98 => self.crash(Crash::Orderly, false),
@@ -217,8 +235,8 @@ impl World {
     fn answer_again(&mut self, channel: usize) {
         let Some(id) = self.channels[channel].open.first().copied() else { return };
         let lost = self.channels[channel].shadow.find(id).is_none();
-        // An item is shown before it is kept. If a crash takes it then, its id stands for its second place from now on,
-        // and who has it from before cannot be told from who has it from there.
+        // Where less is promised than the crash would ask for, one who has it from before cannot be told from one who has
+        // it from its second place in the log.
         let shown = self.pins.iter().any(|pin| pin.channel == channel && pin.last == Some(id));
         if lost && shown {
             return;
@@ -234,8 +252,40 @@ impl World {
         self.hand_over(channel, &[id], true, false);
     }
 
-    /// `reversed`: what follows comes before what it follows.
-    fn hand_over(&mut self, channel: usize, ids: &[u64], answered: bool, reversed: bool) {
+    /// There is no room on the disk until something was refused. Nobody has seen that, and it may come again.
+    fn full_disk(&mut self, channel: usize) {
+        let Some(ballast) = disk::fill() else { return };
+        self.say(|_| "the disk is full".into());
+        let most = if self.channels[channel].durability == Durability::Accepted { 3 } else { 100 };
+        for _ in 0..most {
+            let id = self.channels[channel].next;
+            self.channels[channel].next += 1;
+            self.full = true;
+            let taken = self.hand_over(channel, &[id], true, false);
+            if !taken {
+                self.figures.refused += 1;
+                break;
+            }
+        }
+        drop(ballast);
+        self.figures.full_disks += 1;
+        self.full = false;
+        // It is tried again when something else is to be written.
+        while !self.is_writable() {
+            let item = Item { channel: NUDGE.into(), id: None, ..item("", 0) };
+            self.hub.publish(R, vec![item], false).unwrap();
+            thread::yield_now();
+        }
+        self.barrier();
+    }
+
+    fn is_writable(&self) -> bool {
+        let item = Item { channel: BARRIER.into(), ..item("", 0) };
+        self.hub.log().prepare(R, &[item], Durability::Logged).is_ok()
+    }
+
+    /// `reversed`: what follows comes before what it follows. False: it was refused.
+    fn hand_over(&mut self, channel: usize, ids: &[u64], answered: bool, reversed: bool) -> bool {
         let Channel { name, durability, last, .. } = &self.channels[channel];
         let (name, durability, last) = (name.clone(), *durability, *last);
         let mut items: Vec<Item> = ids.iter().map(|id| item(&name, *id)).collect();
@@ -245,8 +295,8 @@ impl World {
             self.figures.reversed += 1;
         }
         let Self { hub, runtime, disk, .. } = self;
-        let duplicates = runtime.block_on(async {
-            let accepted = hub.publish_at(R, items, false, Some(Durability::Accepted)).unwrap();
+        let outcome = runtime.block_on(async {
+            let accepted = hub.publish_at(R, items, false, Durability::Accepted).map_err(drop)?;
             let duplicates = accepted.duplicates;
             while hub.waiting() > 0 {
                 // Time passes for those that are early.
@@ -254,23 +304,26 @@ impl World {
             }
             let kept = accepted.on_disk.is_some() || accepted.kept.is_some();
             if let Some(kept) = accepted.on_disk {
-                kept.wait().await.unwrap();
+                kept.wait().await.map_err(drop)?;
             }
             if let Some(kept) = accepted.kept {
-                kept.wait().await.unwrap();
+                kept.wait().await.map_err(drop)?;
             }
-            let told = kept && answered;
-            if told {
-                disk.note();
+            if kept && answered {
+                disk.promise(durability);
             }
-            match durability {
-                Durability::Synced if told => disk.promise_synced(),
-                Durability::Logged if told => disk.promise_written(),
-                _ => {}
-            }
-            duplicates
+            Ok::<_, ()>(duplicates)
         });
-        self.barrier();
+        let Ok(duplicates) = outcome else {
+            assert!(self.full && durability > Durability::Accepted, "refused, and there is room");
+            assert!(self.witnessed().is_empty(), "refused, and shown");
+            self.say(|_| format!("refused {ids:?} on {name}"));
+            self.channels[channel].open.extend(ids);
+            return false;
+        };
+        if !self.full {
+            self.barrier();
+        }
         self.figures.duplicates += duplicates as u64;
         let order = self.witnessed();
         self.say(|_| {
@@ -298,6 +351,7 @@ impl World {
             channel.last = Some(id);
             self.figures.published += 1;
         }
+        true
     }
 
     /// What one who is always there has got since the last time.
@@ -333,7 +387,7 @@ impl World {
         runtime.block_on(async {
             let item = Item { channel: BARRIER.into(), ..item("", 0) };
             let item = Item { id: None, ..item };
-            let accepted = hub.publish_at(R, vec![item], false, Some(Durability::Logged)).unwrap();
+            let accepted = hub.publish_at(R, vec![item], false, Durability::Logged).unwrap();
             accepted.on_disk.expect("its log is on disk").wait().await.unwrap();
         });
         disk.note();
@@ -383,8 +437,9 @@ impl World {
     }
 
     fn leave(&mut self, pin: usize) {
-        let Pin { channel, shard, phase, .. } = self.pins[pin].clone();
-        if phase != Phase::Away {
+        let Pin { channel, shard, phase, .. } = &self.pins[pin];
+        let (channel, shard) = (*channel, *shard);
+        if *phase != Phase::Away {
             self.hub.leave(shard, R, &self.channels[channel].name, false);
             self.pins[pin].leave();
         }
@@ -400,8 +455,9 @@ impl World {
 
     /// What a pin does next.
     fn go_on(&mut self, pin: usize) {
-        let Pin { channel, shard, phase, last, .. } = self.pins[pin].clone();
-        match phase {
+        let Pin { channel, shard, phase, last, .. } = &self.pins[pin];
+        let (channel, shard, last) = (*channel, *shard, *last);
+        match phase.clone() {
             Phase::Away => {
                 self.hub.join(shard, R, &self.channels[channel].name);
                 if last.is_none() {
@@ -427,16 +483,14 @@ impl World {
                 self.pins[pin].phase = Phase::Asking { answer, steps: steps - 1 };
             }
             Phase::Live if self.pins[pin].stalled => {}
-            Phase::Live if self.pins[pin].behind => {
-                let place = self.pins[pin].place.expect("else it would have left");
-                if self.fill(pin, Start::Place(place)) {
+            Phase::Live => match self.pins[pin].behind.filter(|_| self.pins[pin].waits.is_empty()) {
+                Some(place) if self.fill(pin, Start::Place(place)) => {
                     self.figures.caught_up += 1;
-                    self.pins[pin].behind = false;
-                } else {
-                    self.leave(pin);
+                    self.pins[pin].behind = None;
                 }
-            }
-            Phase::Live => self.read(pin),
+                Some(_) => self.leave(pin),
+                None => self.read(pin),
+            },
         }
     }
 
@@ -512,11 +566,20 @@ impl World {
                 self.pins[pin].place = place;
             }
         }
+        while let Some((id, place)) = self.pins[pin].take_kept() {
+            let Pin { channel, has, .. } = self.pins[pin];
+            let has = self.channels[channel].shadow.later(has, id, &format!("pin {pin}"));
+            self.channels[channel].shadow.0[has - 1].shown = true;
+            let pin = &mut self.pins[pin];
+            (pin.has, pin.last, pin.place) = (has, Some(id), place);
+            self.figures.delivered += 1;
+        }
     }
 
     fn give(&mut self, pin: usize, id: u64) {
         let Pin { channel, has, .. } = self.pins[pin];
         let has = self.channels[channel].shadow.next(has, id, &format!("pin {pin}"));
+        self.channels[channel].shadow.0[has - 1].shown = true;
         (self.pins[pin].has, self.pins[pin].last) = (has, Some(id));
         self.figures.delivered += 1;
     }
@@ -526,23 +589,26 @@ impl World {
         let mut batch = Vec::new();
         self.hub.take(self.pins[pin].shard, &mut batch);
         for delivery in batch {
-            if self.pins[pin].behind {
+            // The log has the say.
+            if self.pins[pin].behind.is_some() {
                 continue;
             }
-            let id = delivery.item.id.as_deref().expect("all have one").parse().unwrap();
-            self.pins[pin].waits.push_back((id, delivery.place));
-            if self.pins[pin].waits.len() <= QUEUE_ITEMS {
-                continue;
-            }
-            self.figures.overflows += 1;
-            let Pin { phase, place, .. } = &self.pins[pin];
-            if *phase == Phase::Live && place.is_some() && pin % 2 == 1 {
-                self.say(|_| format!("pin {pin} is behind"));
-                self.pins[pin].waits.clear();
-                self.pins[pin].behind = true;
-            } else {
-                self.say(|_| format!("pin {pin} has too much and is closed"));
-                return self.leave(pin);
+            let (id, place) =
+                (delivery.item.id.as_deref().expect("all have one").parse().unwrap(), delivery.place);
+            match self.pins[pin].step(place) {
+                Step::Write => self.pins[pin].waits.push_back((id, place)),
+                Step::Keep => self.figures.passed_over += u64::from(self.pins[pin].keep(id, place)),
+                Step::Repair => {
+                    self.say(|_| format!("pin {pin} is behind"));
+                    self.figures.overflows += 1;
+                    let from = place.map(|place| Place { position: place.position - 1, ..place });
+                    self.pins[pin].behind = from;
+                }
+                Step::Close => {
+                    self.say(|_| format!("pin {pin} has too much and is closed"));
+                    self.figures.overflows += 1;
+                    return self.leave(pin);
+                }
             }
         }
     }
@@ -562,10 +628,10 @@ impl Channel {
         for (at, said) in shadow.0.iter_mut().enumerate() {
             let kept = seen.contains(&said.id);
             let behind = there[at + 1..].iter().filter(|there| **there).count();
-            let due = survives && said.acked && !said.gone && said.logged && behind < *items;
+            let due = survives && (said.acked || said.shown) && !said.gone && said.logged && behind < *items;
             assert!(
                 kept || !due,
-                "{} of {name} was acknowledged, and is not in the log after {crash:?}: there are {seen:?}",
+                "{} of {name} was acknowledged or shown, and is not in the log after {crash:?}: there are {seen:?}",
                 said.id
             );
             said.gone |= !kept && !said.acked;
@@ -587,11 +653,13 @@ fn rules(channels: &[Channel]) -> Vec<config::Log> {
         total_bytes: 1 << 24,
         storage,
         durability,
+        slow: None,
     };
     let ours = channels
         .iter()
         .map(|channel| rule(&channel.name, channel.items, channel.storage, channel.durability));
-    ours.chain([rule(BARRIER, 1, Storage::Disk, Durability::Logged)]).collect()
+    let barrier = rule(BARRIER, 1, Storage::Disk, Durability::Logged);
+    ours.chain([barrier, rule(NUDGE, 1, Storage::Disk, Durability::Accepted)]).collect()
 }
 
 fn item(channel: &str, id: u64) -> Item {
@@ -642,5 +710,7 @@ impl Dice {
 
 /// Its items mark what was written before them.
 const BARRIER: &str = "barrier";
+/// Its items have the disk tried again.
+const NUDGE: &str = "nudge";
 /// Of all channels; each is on a shard of its own.
-const PINS: usize = 5;
+const PINS: usize = 6;
