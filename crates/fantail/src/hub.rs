@@ -31,7 +31,6 @@ use outlet::{Dispatch, Outlet, Parcel};
 pub use pledge::{Broken, Kept};
 use receipt::Ballot;
 pub use receipt::{Order, Receipt, Receipts};
-pub use round::EarlyCounts;
 use round::{Round, Taken};
 use unkept::Unkept;
 

@@ -1,9 +1,6 @@
 //! One publish on its way through the ledger: each item finds its place in its channel's order.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU64, Ordering::Relaxed},
-};
+use std::sync::{Arc, atomic::Ordering::Relaxed};
 
 use fantail_proto::{item::Item, log::Durability, sequence::Verdict};
 use smallvec::SmallVec;
@@ -27,17 +24,6 @@ pub(super) struct Round<'h, 'p> {
     pub(super) ballot: &'h Arc<Ballot>,
     pub(super) pledge: &'p mut Option<(Arc<Pledge>, Kept)>,
     pub(super) dispatch: Dispatch<'h>,
-}
-
-/// What became of items that came before their predecessors.
-#[derive(Debug, Default)]
-pub struct EarlyCounts {
-    /// Their predecessors came.
-    pub in_turn: AtomicU64,
-    /// They went out without them.
-    pub late: AtomicU64,
-    /// There was no room for them, or nobody left who subscribed.
-    pub dropped: AtomicU64,
 }
 
 /// What became of one item.
