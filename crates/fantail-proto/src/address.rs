@@ -116,6 +116,8 @@ fn special_v4(v4: Ipv4Addr) -> Option<Range> {
         [169, 254, ..] => Range::LinkLocal,
         [100, 64..=127, ..] => Range::Carrier,
         [192, 0, 2, _] | [198, 51, 100, _] | [203, 0, 113, _] => Range::Documentation,
+        // Public by its number, and the inside of a cloud: what hosts are told by.
+        [168, 63, 129, 16] => Range::LinkLocal,
         // 192.88.99.0/24 was the relays of 6to4.
         [192, 0, 0, _] | [192, 88, 99, _] => Range::Reserved,
         [198, 18..=19, ..] => Range::Benchmarking,
@@ -176,7 +178,7 @@ mod tests {
         special(ip.parse().unwrap()).map(Range::name)
     }
 
-    const SPECIAL: [(&str, &str); 50] = [
+    const SPECIAL: [(&str, &str); 51] = [
         ("0.0.0.0", "unspecified"),
         ("0.1.2.3", "reserved"),
         ("127.0.0.1", "loopback"),
@@ -186,6 +188,7 @@ mod tests {
         ("172.31.255.255", "private"),
         ("192.168.0.1", "private"),
         ("169.254.169.254", "link-local"),
+        ("168.63.129.16", "link-local"),
         ("100.64.0.1", "shared"),
         ("100.127.255.255", "shared"),
         ("100.100.100.200", "shared"),

@@ -29,11 +29,13 @@ impl Jid {
             whole.push_str(&part(nodeprep(bounded(local)?))?);
             whole.push('@');
         }
-        let domain = part(nameprep(bounded(domain.strip_suffix('.').unwrap_or(domain))?))?;
-        if !domain.chars().all(in_domain) {
+        // Other letters become full stops.
+        let domain = part(nameprep(bounded(domain)?))?;
+        let domain = domain.strip_suffix('.').unwrap_or(&domain);
+        if !domain.chars().all(in_domain) || domain.split('.').any(str::is_empty) {
             return Err(JidError);
         }
-        whole.push_str(&domain);
+        whole.push_str(domain);
         if let Some(resource) = resource {
             whole.push('/');
             whole.push_str(&part(resourceprep(bounded(resource)?))?);
@@ -48,6 +50,10 @@ impl Jid {
     /// Without the resource.
     pub fn bare(&self) -> &str {
         bare(&self.0)
+    }
+
+    pub fn to_bare(&self) -> Self {
+        Self(self.bare().into())
     }
 
     pub fn local(&self) -> Option<&str> {

@@ -79,7 +79,10 @@ pub struct Reader {
     parser: Parser,
     /// Of elements, the stream's own included.
     depth: usize,
+    /// Of what is read, from the first of its start tag.
     bytes: usize,
+    /// What is read next begins something new.
+    ended: bool,
     builder: Builder,
     /// Of what is passed over: its beginning, and why.
     passed: Option<(Element, Excess)>,
@@ -92,13 +95,24 @@ impl Default for Reader {
         let mut parser = parser();
         // What is no XML is noticed at its first letter.
         parser.set_text_buffering(false);
-        Self { parser, depth: 0, bytes: 0, builder: Builder::default(), passed: None, head: None }
+        Self {
+            parser,
+            depth: 0,
+            bytes: 0,
+            ended: false,
+            builder: Builder::default(),
+            passed: None,
+            head: None,
+        }
     }
 }
 
 impl Reader {
     /// The next event of `input`, which is taken as far as it is needed; `None` when it is used up.
     pub fn read(&mut self, input: &mut &[u8]) -> Result<Option<Event>, Broken> {
+        if std::mem::take(&mut self.ended) {
+            self.bytes = 0;
+        }
         loop {
             let before = input.len();
             let event = match self.parser.parse(input, false) {
@@ -111,6 +125,7 @@ impl Reader {
             };
             self.bytes += before - input.len();
             if let Some(event) = self.event(event)? {
+                self.ended = true;
                 return Ok(Some(event));
             }
         }
@@ -132,7 +147,10 @@ impl Reader {
                 let id = attributes.get(&rxml::Namespace::NONE, "id").cloned().unwrap_or_default();
                 Ok(Some(Event::Open { id }))
             }
-            Xml::Text(..) if self.depth == 1 => Ok(None),
+            Xml::Text(..) if self.depth == 1 => {
+                self.bytes = 0;
+                Ok(None)
+            }
             Xml::EndElement(_) if self.depth == 1 => {
                 self.depth = 0;
                 Ok(Some(Event::Closed))
@@ -150,7 +168,6 @@ impl Reader {
             _ => {}
         }
         if starts {
-            self.bytes = 0;
             self.builder = Builder::default();
             self.head = None;
         }

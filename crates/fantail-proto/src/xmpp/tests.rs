@@ -42,12 +42,18 @@ fn addresses_are_prepared() {
         ("a@b/\u{1}", None),
         ("a@b/\u{fffe}", None),
         ("a@b/line\nline", None),
+        ("u@..", None),
+        ("u@.", None),
+        ("u@\u{ff0e}", None),
+        ("u@d\u{ff0e}", Some("u@d")),
+        ("u@a..b", None),
     ] {
         assert_eq!(Jid::parse(text).ok().as_ref().map(Jid::as_str), expected, "{text}");
     }
     assert!(Jid::parse(&format!("{}@b", "a".repeat(1023))).is_ok());
     assert!(Jid::parse(&format!("{}@b", "a".repeat(1024))).is_err());
     let jid = Jid::parse("u@d/r").unwrap();
+    assert_eq!(jid.to_bare().as_str(), "u@d");
     assert_eq!((jid.bare(), jid.local(), jid.domain(), jid.resource()), ("u@d", Some("u"), "d", Some("r")));
 }
 
@@ -126,6 +132,25 @@ fn limits_have_edges() {
     assert_eq!(excess(long(MAX_STANZA_BYTES + 1)), Some(Excess::Bytes));
 }
 
+#[test]
+fn a_namespace_counts_where_it_is_used() {
+    let children = 8000;
+    for (declaration, child) in
+        [("xmlns='NS'", "<a/>"), ("xmlns:p='NS'", "<p:a/><a/>"), ("xmlns:p='NS'", "<a p:b=''/>")]
+    {
+        let bomb = |length: usize| {
+            let declaration = declaration.replace("NS", &"n".repeat(length));
+            format!(
+                "<message><x {declaration}>{}</x></message>",
+                child.repeat(children / child.matches('<').count())
+            )
+        };
+        let refused = published(&bomb(100_000)).expect_err(child);
+        assert_eq!(refused, StanzaError::Xml(XmlError::Excess(Excess::Namespaces)), "{child}");
+        assert!(published(&bomb(60)).is_ok(), "{child}");
+    }
+}
+
 const OPEN: &str = "<?xml version='1.0'?><stream:stream xmlns:stream='http://etherx.jabber.org/streams' \
      xmlns='jabber:component:accept' id='x&apos;1' from='c'>";
 
@@ -187,6 +212,29 @@ fn what_is_over_a_limit_is_passed_over_and_what_follows_is_read() {
     let expected = [(Some("7"), Excess::Depth), (Some("7"), Excess::Bytes), (Some("7"), Excess::Bytes)];
     assert_eq!(excesses.collect::<Vec<_>>(), expected);
     assert!(matches!(events.last(), Some(Event::Stanza(_))), "{:?}", events.last());
+}
+
+#[test]
+fn the_start_of_a_stanza_counts() {
+    let id = "x".repeat(MAX_STANZA_BYTES + 1);
+    let text = format!("{OPEN}<presence/> {}<message id='{id}'/><presence id='7'/>", " ".repeat(10));
+    for step in [100, 4096, text.len()] {
+        let mut reader = Reader::default();
+        let mut found = Vec::new();
+        for piece in text.as_bytes().chunks(step) {
+            let mut rest = piece;
+            while let Some(event) = reader.read(&mut rest).unwrap() {
+                found.push((event, reader.bytes()));
+            }
+        }
+        let [_, (Event::Stanza(_), first), (Event::Excess(_, Excess::Bytes), long), (Event::Stanza(_), last)] =
+            &found[..]
+        else {
+            panic!("{found:?}")
+        };
+        assert!(*long > id.len(), "{long}");
+        assert!((11..14).contains(first) && (17..21).contains(last), "{first} {last}");
+    }
 }
 
 #[test]
@@ -310,6 +358,8 @@ proptest! {
     #[test]
     fn a_prepared_address_stays_what_it_is(text in "\\PC{1,12}@[a-zA-ZäÖß.]{1,12}(/\\PC{1,12})?") {
         if let Ok(jid) = Jid::parse(&text) {
+            let bare = jid.to_bare();
+            prop_assert_eq!(bare.as_str(), jid.bare());
             let again = Jid::parse(jid.as_str());
             // What the profiles of stringprep make of some characters is not stable itself.
             if let Ok(again) = again {

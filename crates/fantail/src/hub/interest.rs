@@ -33,6 +33,13 @@ pub(super) struct Early {
     pub(super) record: Option<Record>,
 }
 
+impl Early {
+    /// What it holds of what may wait.
+    pub(super) fn bytes(&self) -> usize {
+        self.delivery.bytes + self.record.as_ref().map_or(0, Record::len)
+    }
+}
+
 impl Interest {
     pub(super) const fn new(shards: u64, first_ms: u64) -> Self {
         Self { shards, first_ms, until_ms: None, order: None, look_ms: u64::MAX }

@@ -170,6 +170,11 @@ impl Journal {
         queue.failed.clone().or_else(|| (queue.bytes >= QUEUE_BYTES).then_some(StoreError::Full))
     }
 
+    #[cfg(test)]
+    pub(super) fn waiting(&self) -> usize {
+        self.shared.queue.lock().jobs.len()
+    }
+
     pub(super) fn disk_bytes(&self) -> usize {
         usize::try_from(self.shared.queue.lock().disk_bytes).unwrap_or(usize::MAX)
     }

@@ -270,6 +270,10 @@ pub struct Record {
 }
 
 impl Record {
+    pub fn len(&self) -> usize {
+        self.bytes.len()
+    }
+
     /// What its publisher was promised.
     pub const fn durability(&self) -> Durability {
         self.durability

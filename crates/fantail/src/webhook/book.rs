@@ -46,6 +46,14 @@ pub(super) struct Letter {
     pub(super) body: Bytes,
 }
 
+/// What a letter says, but for its body.
+#[derive(Clone, Debug)]
+pub(super) struct Said {
+    pub(super) head: Head,
+    /// Of the body.
+    pub(super) bytes: usize,
+}
+
 /// Why, when and after how many tries a delivery was given up.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub(super) struct Death {
@@ -61,7 +69,7 @@ pub(super) enum Change {
     /// A letter with the endpoints that it is for.
     Queue {
         seq: u64,
-        letter: Vec<u8>,
+        letter: Bytes,
         to: Vec<Id>,
         due: u64,
     },
@@ -81,7 +89,7 @@ pub(super) enum Change {
     Dead {
         id: Id,
         seq: u64,
-        letter: Option<Vec<u8>>,
+        letter: Option<Bytes>,
         death: Death,
         last: bool,
         keep: usize,
@@ -107,6 +115,23 @@ pub(super) enum Change {
     },
     /// The next number that is free.
     Next(u64),
+}
+
+impl Change {
+    /// What it writes, but for keys.
+    pub(super) fn bytes(&self) -> usize {
+        match self {
+            Self::Queue { letter, to, .. } => letter.len() + size_of_val(&**to),
+            Self::Dead { letter, .. } => letter.as_ref().map_or(0, Bytes::len),
+            Self::Done { .. }
+            | Self::Again { .. }
+            | Self::Failing { .. }
+            | Self::Healthy { .. }
+            | Self::Disable { .. }
+            | Self::Replay { .. }
+            | Self::Next(_) => 0,
+        }
+    }
 }
 
 /// Makes the tables, and the salt if there is none.
@@ -244,19 +269,31 @@ impl Page {
         Ok(self.0.open_table(HEALTH)?.get(id.0)?.map(|row| row.value()))
     }
 
-    /// Dead letters of an endpoint from a number on, oldest first.
+    /// The numbers of letters that wait, and their bytes on disk.
+    pub(super) fn letters(&self, mut each: impl FnMut(u64, usize)) -> Result<(), redb::Error> {
+        for row in self.0.open_table(LETTERS)?.iter()? {
+            let (seq, letter) = row?;
+            each(seq.value(), letter.value().len());
+        }
+        Ok(())
+    }
+
+    /// Dead letters of an endpoint from a number on, oldest first, without their bodies.
     pub(super) fn dead(
         &self,
         id: Id,
         from: u64,
         most: usize,
-    ) -> Result<Vec<(u64, Death, Letter)>, redb::Error> {
+    ) -> Result<Vec<(u64, Death, Said)>, redb::Error> {
         let table = self.0.open_table(DEAD)?;
         let mut found = Vec::new();
         for row in table.range((id.0, from)..=(id.0, u64::MAX))? {
             let (key, row) = row?;
+            let said = |rest| {
+                split(rest).and_then(|(head, body)| Some(Said { head: parse(head)?, bytes: body.len() }))
+            };
             if let Some((death, letter)) =
-                split(row.value()).and_then(|(head, rest)| Some((parse(head)?, Letter::decode(rest)?)))
+                split(row.value()).and_then(|(head, rest)| Some((parse(head)?, said(rest)?)))
             {
                 found.push((key.value().1, death, letter));
             }
@@ -317,6 +354,18 @@ pub(super) fn edit(
     Ok(())
 }
 
+/// Whether a range has so many endpoints.
+pub(super) fn has_many(
+    tx: &WriteTransaction,
+    (first, last): (Id, Id),
+    many: usize,
+) -> Result<bool, redb::Error> {
+    if many == usize::MAX {
+        return Ok(false);
+    }
+    Ok(tx.open_table(ENDPOINTS)?.range(first.0..=last.0)?.take(many).count() >= many)
+}
+
 /// Does the changes, in order.
 pub(super) fn apply(tx: &WriteTransaction, changes: Vec<Change>) -> Result<(), redb::Error> {
     let mut queue = tx.open_table(QUEUE)?;
@@ -340,7 +389,7 @@ pub(super) fn apply(tx: &WriteTransaction, changes: Vec<Change>) -> Result<(), r
                 queue.remove((id.0, seq))?;
                 let letter = match letter {
                     Some(letter) => Some(letter),
-                    None => letters.get(seq)?.map(|row| row.value().to_vec()),
+                    None => letters.get(seq)?.map(|row| Bytes::copy_from_slice(row.value())),
                 };
                 if last {
                     letters.remove(seq)?;
@@ -369,7 +418,7 @@ fn bury(
     tx: &WriteTransaction,
     id: Id,
     seq: u64,
-    letter: Option<Vec<u8>>,
+    letter: Option<Bytes>,
     death: &Death,
     keep: usize,
 ) -> Result<(), redb::Error> {
@@ -403,8 +452,8 @@ fn disable(tx: &WriteTransaction, id: Id, disabled: Disabled) -> Result<(), redb
 }
 
 impl Letter {
-    pub(super) fn encode(&self) -> Vec<u8> {
-        join(&serde_json::to_vec(&self.head).unwrap_or_default(), &self.body)
+    pub(super) fn encode(&self) -> Bytes {
+        join(&serde_json::to_vec(&self.head).unwrap_or_default(), &self.body).into()
     }
 
     fn decode(row: &[u8]) -> Option<Self> {

@@ -293,7 +293,7 @@ fn place(route: &Route, channel: &str) -> Place {
 
 /// Without the resource, which is another the next time.
 fn sender(received: &Received) -> Jid {
-    Jid::parse(received.from.bare()).expect("it is a part of an address")
+    received.from.to_bare()
 }
 
 fn fault(text: &str) -> Failed {

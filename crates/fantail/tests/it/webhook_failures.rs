@@ -55,6 +55,33 @@ fn a_failure_is_tried_again_as_the_same_webhook() {
     assert_ne!(arrived(&endpoint, 5)[4].head.field("webhook-id"), Some(first.as_str()));
 }
 
+/// What filters would make of an item has a limit: it is given up at once, and nobody else notices.
+#[test]
+fn a_template_that_explodes_is_a_dead_letter() {
+    let (folder, bomb, other) = (folder(), receiver(), receiver());
+    let keys = [SOON];
+    let first = server(&folder, &keys);
+    let url = format!("http://{bomb}/");
+    let wish = json!({
+        "url": url, "filters": ["var-subst", "var-subst", "var-subst"], "meta": { "a": "%(a)s".repeat(1400) },
+    });
+    subscribe(&first, "c", &wish);
+    subscribe(&first, "c", &json!({ "url": format!("http://{other}/") }));
+    let before = first.memory();
+    first.publish(&json!([item("c", "%(a)s")]));
+    first.wait_until(DEADLINE, "it is given up", || {
+        dead(&first, "c", &url).first().is_some_and(|letter| letter["cause"] == "a filter cannot be applied")
+    });
+    assert_eq!(bodies(&arrived(&other, 1)), ["%(a)s"]);
+    let grown = first.memory().saturating_sub(before);
+    assert!(grown < 64 << 20, "{grown} bytes");
+    drop(first);
+    let again = server(&folder, &keys);
+    assert_eq!(dead(&again, "c", &url).len(), 1);
+    again.publish(&json!([item("c", "%%")]));
+    assert_eq!(bodies(&arrived(&bomb, 1)), ["%"]);
+}
+
 #[test]
 fn retry_after_is_waited_for() {
     let folder = folder();

@@ -169,7 +169,7 @@ impl Desk {
 
     /// A delivery is over; its letter is, too, when nobody else waits for it.
     pub(super) fn done(&mut self, id: Id, seq: u64) {
-        let last = self.is_last(seq);
+        let last = self.letters.done(seq);
         self.changes.push(Change::Done { id, seq, last });
         self.lines.release(id);
     }
@@ -177,7 +177,7 @@ impl Desk {
     /// A delivery is given up.
     fn bury(&mut self, id: Id, seq: u64, cause: &str, tries: u32) {
         self.counts.webhook_dead_failed.add(1);
-        let last = self.is_last(seq);
+        let last = self.letters.done(seq);
         let death = Death { at: self.clock.unix_ms(), cause: cause.to_owned(), tries };
         self.changes.push(Change::Dead {
             id,
@@ -188,15 +188,6 @@ impl Desk {
             keep: self.config.dead_letters,
         });
         self.lines.release(id);
-    }
-
-    fn is_last(&mut self, seq: u64) -> bool {
-        let Some(left) = self.shares.get_mut(&seq) else { return true };
-        *left -= 1;
-        if *left == 1 {
-            self.shares.remove(&seq);
-        }
-        false
     }
 
     /// Nothing more is sent to an endpoint until somebody enables it, and its realm is told.
