@@ -36,7 +36,7 @@ pub(super) struct Early {
 impl Early {
     /// What it holds of what may wait.
     pub(super) fn bytes(&self) -> usize {
-        self.delivery.bytes + self.record.as_ref().map_or(0, Record::len)
+        self.delivery.bytes + self.record.as_ref().map_or(0, Record::weight)
     }
 }
 

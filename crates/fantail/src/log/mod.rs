@@ -270,7 +270,8 @@ pub struct Record {
 }
 
 impl Record {
-    pub fn len(&self) -> usize {
+    /// How long it is.
+    pub fn weight(&self) -> usize {
         self.bytes.len()
     }
 
