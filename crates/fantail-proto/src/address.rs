@@ -113,11 +113,10 @@ fn special_v4(v4: Ipv4Addr) -> Option<Range> {
         [0, ..] => Range::Reserved,
         [127, ..] => Range::Loopback,
         [10, ..] | [172, 16..=31, ..] | [192, 168, ..] => Range::Private,
-        [169, 254, ..] => Range::LinkLocal,
+        // 168.63.129.16 is where machines of Azure are told about themselves, wherever they are.
+        [169, 254, ..] | [168, 63, 129, 16] => Range::LinkLocal,
         [100, 64..=127, ..] => Range::Carrier,
         [192, 0, 2, _] | [198, 51, 100, _] | [203, 0, 113, _] => Range::Documentation,
-        // Public by its number, and the inside of a cloud: what hosts are told by.
-        [168, 63, 129, 16] => Range::LinkLocal,
         // 192.88.99.0/24 was the relays of 6to4.
         [192, 0, 0, _] | [192, 88, 99, _] => Range::Reserved,
         [198, 18..=19, ..] => Range::Benchmarking,

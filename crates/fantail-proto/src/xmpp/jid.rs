@@ -29,10 +29,10 @@ impl Jid {
             whole.push_str(&part(nodeprep(bounded(local)?))?);
             whole.push('@');
         }
-        // Other letters become full stops.
+        // Preparing makes a plain dot of others, and what ends in more than one is no name.
         let domain = part(nameprep(bounded(domain)?))?;
-        let domain = domain.strip_suffix('.').unwrap_or(&domain);
-        if !domain.chars().all(in_domain) || domain.split('.').any(str::is_empty) {
+        let domain = bounded(domain.strip_suffix('.').unwrap_or(&domain))?;
+        if !domain.chars().all(in_domain) || domain.ends_with('.') {
             return Err(JidError);
         }
         whole.push_str(domain);
@@ -52,6 +52,7 @@ impl Jid {
         bare(&self.0)
     }
 
+    #[must_use]
     pub fn to_bare(&self) -> Self {
         Self(self.bare().into())
     }

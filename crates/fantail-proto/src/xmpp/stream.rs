@@ -79,10 +79,9 @@ pub struct Reader {
     parser: Parser,
     /// Of elements, the stream's own included.
     depth: usize,
-    /// Of what is read, from the first of its start tag.
     bytes: usize,
-    /// What is read next begins something new.
-    ended: bool,
+    /// What was counted belongs to what is over.
+    between: bool,
     builder: Builder,
     /// Of what is passed over: its beginning, and why.
     passed: Option<(Element, Excess)>,
@@ -95,25 +94,18 @@ impl Default for Reader {
         let mut parser = parser();
         // What is no XML is noticed at its first letter.
         parser.set_text_buffering(false);
-        Self {
-            parser,
-            depth: 0,
-            bytes: 0,
-            ended: false,
-            builder: Builder::default(),
-            passed: None,
-            head: None,
-        }
+        let builder = Builder::default();
+        Self { parser, depth: 0, bytes: 0, between: false, builder, passed: None, head: None }
     }
 }
 
 impl Reader {
     /// The next event of `input`, which is taken as far as it is needed; `None` when it is used up.
     pub fn read(&mut self, input: &mut &[u8]) -> Result<Option<Event>, Broken> {
-        if std::mem::take(&mut self.ended) {
-            self.bytes = 0;
-        }
         loop {
+            if std::mem::take(&mut self.between) {
+                self.bytes = 0;
+            }
             let before = input.len();
             let event = match self.parser.parse(input, false) {
                 Ok(Some(event)) => event,
@@ -125,7 +117,6 @@ impl Reader {
             };
             self.bytes += before - input.len();
             if let Some(event) = self.event(event)? {
-                self.ended = true;
                 return Ok(Some(event));
             }
         }
@@ -144,11 +135,12 @@ impl Reader {
                 if ns.as_str() != STREAMS || name.as_str() != "stream" {
                     return Err(Broken::NoStream);
                 }
+                self.between = true;
                 let id = attributes.get(&rxml::Namespace::NONE, "id").cloned().unwrap_or_default();
                 Ok(Some(Event::Open { id }))
             }
             Xml::Text(..) if self.depth == 1 => {
-                self.bytes = 0;
+                self.between = true;
                 Ok(None)
             }
             Xml::EndElement(_) if self.depth == 1 => {
@@ -172,6 +164,7 @@ impl Reader {
             self.head = None;
         }
         let ends = self.depth == 1;
+        self.between = ends;
         if self.passed.is_none() {
             let outcome = if self.bytes > MAX_STANZA_BYTES {
                 Err(XmlError::Excess(Excess::Bytes))

@@ -7,7 +7,7 @@ use super::{
     request::{Request, Step},
     stanza::{Kind, Stanza, StanzaError},
     stream::{self, Event, Reader},
-    xml::{Element, Excess, MAX_ATTRIBUTES, MAX_DEPTH, MAX_NODES, XmlError},
+    xml::{Element, Excess, MAX_ATTRIBUTES, MAX_DEPTH, MAX_NAMESPACE_BYTES, MAX_NODES, XmlError},
     *,
 };
 
@@ -42,18 +42,12 @@ fn addresses_are_prepared() {
         ("a@b/\u{1}", None),
         ("a@b/\u{fffe}", None),
         ("a@b/line\nline", None),
-        ("u@..", None),
-        ("u@.", None),
-        ("u@\u{ff0e}", None),
-        ("u@d\u{ff0e}", Some("u@d")),
-        ("u@a..b", None),
     ] {
         assert_eq!(Jid::parse(text).ok().as_ref().map(Jid::as_str), expected, "{text}");
     }
     assert!(Jid::parse(&format!("{}@b", "a".repeat(1023))).is_ok());
     assert!(Jid::parse(&format!("{}@b", "a".repeat(1024))).is_err());
     let jid = Jid::parse("u@d/r").unwrap();
-    assert_eq!(jid.to_bare().as_str(), "u@d");
     assert_eq!((jid.bare(), jid.local(), jid.domain(), jid.resource()), ("u@d", Some("u"), "d", Some("r")));
 }
 
@@ -127,28 +121,18 @@ fn limits_have_edges() {
     };
     assert!(published(&wide(MAX_ATTRIBUTES)).is_ok());
     assert_eq!(excess(wide(MAX_ATTRIBUTES + 1)), Some(Excess::Attributes));
+    // One long namespace, and many that have it.
+    let long = |bytes: usize| format!("urn:{}", "x".repeat(bytes - 4));
+    let of = |ns: &str| format!("<message><x xmlns='{ns}'>{}</x></message>", "<a/>".repeat(2000));
+    let prefixed =
+        |ns: &str| format!("<message><x xmlns:p='{ns}'>{}</x></message>", "<b p:a=''/>".repeat(2000));
+    for form in [of(&long(MAX_NAMESPACE_BYTES + 1)), prefixed(&long(MAX_NAMESPACE_BYTES + 1))] {
+        assert_eq!(excess(form), Some(Excess::Namespace));
+    }
+    assert_eq!(excess(of(&long(MAX_NAMESPACE_BYTES))), None);
     let long = |n: usize| format!("<message>{}</message>", "x".repeat(n - "<message></message>".len()));
     assert!(published(&long(MAX_STANZA_BYTES)).is_ok());
     assert_eq!(excess(long(MAX_STANZA_BYTES + 1)), Some(Excess::Bytes));
-}
-
-#[test]
-fn a_namespace_counts_where_it_is_used() {
-    let children = 8000;
-    for (declaration, child) in
-        [("xmlns='NS'", "<a/>"), ("xmlns:p='NS'", "<p:a/><a/>"), ("xmlns:p='NS'", "<a p:b=''/>")]
-    {
-        let bomb = |length: usize| {
-            let declaration = declaration.replace("NS", &"n".repeat(length));
-            format!(
-                "<message><x {declaration}>{}</x></message>",
-                child.repeat(children / child.matches('<').count())
-            )
-        };
-        let refused = published(&bomb(100_000)).expect_err(child);
-        assert_eq!(refused, StanzaError::Xml(XmlError::Excess(Excess::Namespaces)), "{child}");
-        assert!(published(&bomb(60)).is_ok(), "{child}");
-    }
 }
 
 const OPEN: &str = "<?xml version='1.0'?><stream:stream xmlns:stream='http://etherx.jabber.org/streams' \
@@ -215,29 +199,6 @@ fn what_is_over_a_limit_is_passed_over_and_what_follows_is_read() {
 }
 
 #[test]
-fn the_start_of_a_stanza_counts() {
-    let id = "x".repeat(MAX_STANZA_BYTES + 1);
-    let text = format!("{OPEN}<presence/> {}<message id='{id}'/><presence id='7'/>", " ".repeat(10));
-    for step in [100, 4096, text.len()] {
-        let mut reader = Reader::default();
-        let mut found = Vec::new();
-        for piece in text.as_bytes().chunks(step) {
-            let mut rest = piece;
-            while let Some(event) = reader.read(&mut rest).unwrap() {
-                found.push((event, reader.bytes()));
-            }
-        }
-        let [_, (Event::Stanza(_), first), (Event::Excess(_, Excess::Bytes), long), (Event::Stanza(_), last)] =
-            &found[..]
-        else {
-            panic!("{found:?}")
-        };
-        assert!(*long > id.len(), "{long}");
-        assert!((11..14).contains(first) && (17..21).contains(last), "{first} {last}");
-    }
-}
-
-#[test]
 fn what_is_no_stream_is_broken() {
     for text in [
         "HTTP/1.1 400 Bad Request\r\n\r\n",
@@ -283,7 +244,16 @@ fn requests_are_understood() {
             Request::Unsubscribe { node: node.clone(), jid },
         ),
         (pubsub("<subscriptions/>", "get"), Request::Subscriptions { node: None }),
-        (pubsub("<items node='/r/c' max_items='3'/>", "get"), Request::Retrieve { node, most: Some(3) }),
+        (
+            pubsub("<items node='/r/c' max_items='3'/>", "get"),
+            Request::Retrieve { node: node.clone(), most: Some(3), ids: Vec::new() },
+        ),
+        (
+            pubsub("<items node='/r/c'><item id='1'/><item id='2'/></items>", "get"),
+            Request::Retrieve { node, most: None, ids: vec!["1".into(), "2".into()] },
+        ),
+        (pubsub("<items node='/r/c'><item/></items>", "get"), Request::Malformed),
+        (pubsub("<items node='/r/c' max_items='all'/>", "get"), Request::Malformed),
         (pubsub("<create node='x'/>", "set"), Request::Unsupported { feature: "create".into() }),
         (
             asked("<command xmlns='http://jabber.org/protocol/commands' node='publish'/>", "set"),
@@ -358,8 +328,6 @@ proptest! {
     #[test]
     fn a_prepared_address_stays_what_it_is(text in "\\PC{1,12}@[a-zA-ZäÖß.]{1,12}(/\\PC{1,12})?") {
         if let Ok(jid) = Jid::parse(&text) {
-            let bare = jid.to_bare();
-            prop_assert_eq!(bare.as_str(), jid.bare());
             let again = Jid::parse(jid.as_str());
             // What the profiles of stringprep make of some characters is not stable itself.
             if let Ok(again) = again {

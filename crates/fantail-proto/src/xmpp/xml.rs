@@ -53,8 +53,8 @@ pub enum Excess {
     Nodes,
     #[error("has an element with more than {MAX_ATTRIBUTES} attributes")]
     Attributes,
-    #[error("uses namespaces of more than {MAX_NAMESPACE_BYTES} bytes, counted where they are used")]
-    Namespaces,
+    #[error("has a namespace of more than {MAX_NAMESPACE_BYTES} bytes")]
+    Namespace,
 }
 
 impl From<rxml::Error> for XmlError {
@@ -207,7 +207,6 @@ impl Element {
 pub(super) struct Builder {
     open: Vec<Element>,
     nodes: usize,
-    namespaces: usize,
 }
 
 impl Builder {
@@ -223,11 +222,10 @@ impl Builder {
                 if attributes.len() > MAX_ATTRIBUTES {
                     return Err(Excess::Attributes.into());
                 }
-                // A namespace is said once and used often; here, and in what is written, each use has its own.
-                let used = attributes.iter().map(|((ns, _), _)| ns.as_str().len());
-                self.namespaces += ns.as_str().len() + used.sum::<usize>();
-                if self.namespaces > MAX_NAMESPACE_BYTES {
-                    return Err(Excess::Namespaces.into());
+                // It is declared once, and is written again for each element and attribute that has it.
+                let long = |ns: &rxml::Namespace<'_>| ns.as_str().len() > MAX_NAMESPACE_BYTES;
+                if long(&ns) || attributes.iter().any(|((ns, _), _)| long(ns)) {
+                    return Err(Excess::Namespace.into());
                 }
                 let attributes = attributes.into_iter().map(|((ns, name), value)| Attribute {
                     ns: ns.as_str().into(),
@@ -324,7 +322,6 @@ pub fn is_char(c: char) -> bool {
 pub const MAX_DEPTH: usize = 64;
 pub const MAX_NODES: usize = 8192;
 pub const MAX_ATTRIBUTES: usize = 64;
-/// As many elements as there may be, with longer names than those of all XEPs.
-pub const MAX_NAMESPACE_BYTES: usize = MAX_NODES * 128;
+pub const MAX_NAMESPACE_BYTES: usize = 256;
 /// A server may let longer stanzas through than are taken here; they are to be passed over, not to end the stream.
 const MAX_TOKEN_BYTES: usize = 16 * super::MAX_STANZA_BYTES;

@@ -197,6 +197,11 @@ impl Log {
         self.rings.lock().entries((realm, channel), span)
     }
 
+    /// How long ago an entry was published, to a second.
+    pub fn age_ms(&self, entry: &Entry) -> u64 {
+        u64::from(self.now_s().saturating_sub(entry.at_s)) * 1000
+    }
+
     /// Whether the channel is one that has a log.
     pub fn keeps(&self, realm: RealmId, channel: &str) -> bool {
         self.rules.load().iter().any(|rule| rule.fits(realm, channel))
