@@ -28,6 +28,7 @@ pub struct Webhooks {
     pub realm_queue_bytes: usize,
     pub channel_endpoints: usize,
     pub dead_letters: usize,
+    pub dead_letter_bytes: u64,
     pub endpoints: u64,
     pub secret_overlap: Duration,
     /// Empty: none.
@@ -55,6 +56,7 @@ pub(super) struct Section {
     realm_queue_bytes: usize,
     channel_endpoints: usize,
     dead_letters: usize,
+    dead_letter_bytes: u64,
     endpoints: u64,
     secret_overlap: String,
     notices: String,
@@ -84,6 +86,7 @@ impl Section {
             realm_queue_bytes: self.realm_queue_bytes,
             channel_endpoints: at_least(1, self.channel_endpoints)?,
             dead_letters: self.dead_letters,
+            dead_letter_bytes: self.dead_letter_bytes,
             endpoints: self.endpoints,
             secret_overlap: duration(&self.secret_overlap)?,
             notices: self.notices,

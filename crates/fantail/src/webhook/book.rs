@@ -21,8 +21,9 @@ const LETTERS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("letters")
 /// By endpoint and number: failed tries, and when the next is due, in Unix milliseconds.
 const QUEUE: TableDefinition<'_, (u128, u64), (u32, u64)> = TableDefinition::new("queue");
 const DEAD: TableDefinition<'_, (u128, u64), &[u8]> = TableDefinition::new("dead");
-/// How many dead letters an endpoint has: counting them each time one comes would take as long as there are many.
-const DEAD_COUNT: TableDefinition<'_, u128, u64> = TableDefinition::new("dead-count");
+/// How many dead letters an endpoint has, and their bytes: counting them each time one comes would take as long as there
+/// are many.
+const DEAD_SIZE: TableDefinition<'_, u128, (u64, u64)> = TableDefinition::new("dead-size");
 /// Endpoints that fail: since when, in Unix milliseconds, and how often.
 const HEALTH: TableDefinition<'_, u128, (u64, u32)> = TableDefinition::new("health");
 
@@ -94,7 +95,8 @@ pub(super) enum Change {
         letter: Option<Bytes>,
         death: Death,
         last: bool,
-        keep: usize,
+        /// How many, and how many bytes.
+        keep: (usize, u64),
     },
     Failing {
         id: Id,
@@ -145,7 +147,7 @@ pub(super) async fn prepare(store: &Store) -> Result<Salt, StoreError> {
             tx.open_table(LETTERS)?;
             tx.open_table(QUEUE)?;
             tx.open_table(DEAD)?;
-            tx.open_table(DEAD_COUNT)?;
+            tx.open_table(DEAD_SIZE)?;
             tx.open_table(HEALTH)?;
             let mut meta = tx.open_table(META)?;
             for name in SALTS {
@@ -351,7 +353,7 @@ pub(super) fn edit(
     if !is {
         tx.open_table(HEALTH)?.remove(id.0)?;
         tx.open_table(DEAD)?.retain_in(numbers(id), |_, _| false)?;
-        tx.open_table(DEAD_COUNT)?.remove(id.0)?;
+        tx.open_table(DEAD_SIZE)?.remove(id.0)?;
     }
     let count = (count + u64::from(is)).saturating_sub(u64::from(was));
     tx.open_table(REALMS)?.insert(realm_name, (number, count))?;
@@ -412,10 +414,11 @@ pub(super) fn apply(tx: &WriteTransaction, changes: Vec<Change>) -> Result<(), r
                     queue.insert((id.0, seq), (0, due))?;
                 }
                 if row.is_some() {
-                    let mut counts = tx.open_table(DEAD_COUNT)?;
-                    let count = counts.get(id.0)?.map(|row| row.value());
-                    if let Some(count) = count {
-                        counts.insert(id.0, count.saturating_sub(1))?;
+                    let mut sizes = tx.open_table(DEAD_SIZE)?;
+                    let size = sizes.get(id.0)?.map(|row| row.value());
+                    if let Some((count, bytes)) = size {
+                        let gone = row.as_ref().map_or(0, Vec::len) as u64;
+                        sizes.insert(id.0, (count.saturating_sub(1), bytes.saturating_sub(gone)))?;
                     }
                 }
             }
@@ -431,27 +434,31 @@ fn bury(
     seq: u64,
     letter: Option<Bytes>,
     death: &Death,
-    keep: usize,
+    keep: (usize, u64),
 ) -> Result<(), redb::Error> {
     // None for an endpoint that is gone.
     let known = tx.open_table(ENDPOINTS)?.get(id.0)?.is_some();
-    let (Some(letter), true) = (letter, known && keep > 0) else { return Ok(()) };
-    let (mut dead, mut counts) = (tx.open_table(DEAD)?, tx.open_table(DEAD_COUNT)?);
-    let known = counts.get(id.0)?.map(|row| row.value());
-    let mut count = match known {
-        Some(count) => count,
+    let (Some(letter), true) = (letter, known && keep.0 > 0) else { return Ok(()) };
+    let (mut dead, mut sizes) = (tx.open_table(DEAD)?, tx.open_table(DEAD_SIZE)?);
+    let known = sizes.get(id.0)?.map(|row| row.value());
+    let (mut count, mut bytes) = match known {
+        Some(size) => size,
         // It had some before they were counted, or has none.
-        None => dead.range(numbers(id))?.count() as u64,
+        None => dead.range(numbers(id))?.try_fold((0, 0), |(count, bytes), row| {
+            row.map(|(_, row)| (count + 1, bytes + row.value().len() as u64))
+        })?,
     };
     let row = join(&serde_json::to_vec(death).unwrap_or_default(), &letter);
-    count += u64::from(dead.insert((id.0, seq), &*row)?.is_none());
-    while count > keep as u64 {
+    let before = dead.insert((id.0, seq), &*row)?.map(|row| row.value().len() as u64);
+    count += u64::from(before.is_none());
+    bytes = bytes + row.len() as u64 - before.unwrap_or(0);
+    while count > keep.0 as u64 || bytes > keep.1 {
         let oldest = dead.range(numbers(id))?.next().transpose()?.map(|(key, _)| key.value());
         let Some(oldest) = oldest else { break };
-        dead.remove(oldest)?;
-        count -= 1;
+        let gone = dead.remove(oldest)?.map_or(0, |row| row.value().len() as u64);
+        (count, bytes) = (count.saturating_sub(1), bytes.saturating_sub(gone));
     }
-    counts.insert(id.0, count)?;
+    sizes.insert(id.0, (count, bytes))?;
     Ok(())
 }
 

@@ -148,7 +148,7 @@ impl Desk {
                 continue;
             }
             let death = Death { at: now, cause: "the endpoint's queue is full".into(), tries: 0 };
-            let keep = self.config.dead_letters;
+            let keep = self.keep();
             changes.push(Change::Dead { id, seq, letter: Some(letter.clone()), death, last: false, keep });
         }
         receipt.queued = ids.len() as u64;

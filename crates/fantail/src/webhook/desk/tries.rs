@@ -180,19 +180,17 @@ impl Desk {
         self.lines.release(id);
     }
 
+    /// Dead letters of one endpoint: how many, and their bytes.
+    pub(super) fn keep(&self) -> (usize, u64) {
+        (self.config.dead_letters, self.config.dead_letter_bytes)
+    }
+
     /// A delivery is given up.
     fn bury(&mut self, id: Id, seq: u64, cause: &str, tries: u32) {
         self.counts.webhook_dead_failed.add(1);
         let last = self.letters.done(seq);
         let death = Death { at: self.clock.unix_ms(), cause: cause.to_owned(), tries };
-        self.changes.push(Change::Dead {
-            id,
-            seq,
-            letter: None,
-            death,
-            last,
-            keep: self.config.dead_letters,
-        });
+        self.changes.push(Change::Dead { id, seq, letter: None, death, last, keep: self.keep() });
         self.lines.release(id);
     }
 
