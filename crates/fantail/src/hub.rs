@@ -448,6 +448,7 @@ impl Hub {
         let Early { mut delivery, promise, record } = early;
         delivery.say(order);
         let durability = record.as_ref().map_or(Durability::Accepted, Record::durability);
+        delivery.slow = record.as_ref().and_then(Record::slow);
         delivery.place = record.and_then(|record| logs.append(delivery.realm, &delivery.channel, record));
         if let Some(promise) = promise {
             delivery.pledge = promise.pass_on(each(shards & self.keepers).count());

@@ -184,6 +184,10 @@ families! {
         }
         deliveries_queued: "Items that had to wait in a connection's queue." { queued: Count }
         deliveries_filtered: "Items kept from a subscriber by a filter." { filtered: Count }
+        deliveries_left_to_log: "Items that a log gives later to a subscriber that is behind." { left_to_log: Count }
+        deliveries_passed_over: "Items that had to wait for a slow client and gave way to newer ones." {
+            passed_over: Count,
+        }
         deliveries_dropped: "Items that never reached a subscriber, by cause." {
             /// The client left before they were written.
             dropped_gone [cause = gone]: Count,
@@ -191,6 +195,12 @@ families! {
             dropped_overflow [cause = overflow]: Count,
             /// A filter of the subscriber's could not be applied, or the content was written for others.
             filter_errors [cause = filter]: Count,
+        }
+        pins_slow: "Times that a client was found to be too slow for its queue and not closed, by what it gets." {
+            /// Its log has the say, until it has caught up.
+            slow_repaired [policy = repair]: Count,
+            /// Only the newest items, until it has taken what waits.
+            slow_newest [policy = newest]: Count,
         }
         pins_ended: "Pins that ended, by cause." {
             ended_client [cause = client]: Count,

@@ -3,7 +3,7 @@
 
 use std::{rc::Rc, sync::Arc};
 
-use fantail_proto::{filter::Filter, link::Place, log};
+use fantail_proto::{filter::Filter, link::Place, log, slow::Slow};
 
 use crate::{hub::RealmId, route::Route, stats::Presence};
 
@@ -26,6 +26,8 @@ pub struct Asked {
     pub next: Option<GripLink>,
     /// Who is to hear when the hold is gone.
     pub gone: Option<GripLink>,
+    /// What it gets of channels that do not say it themselves when it is slow: the route's.
+    pub slow: Slow,
 }
 
 /// Where the links in a request's answers are followed from.

@@ -5,7 +5,7 @@ use std::sync::{
     atomic::{AtomicU64, Ordering::Relaxed},
 };
 
-use fantail_proto::{item::Item, log::Place, render::Rendered};
+use fantail_proto::{item::Item, log::Place, render::Rendered, slow::Slow};
 
 use super::{Broken, Order, RealmId, Receipt, pledge::Pledge, receipt::Ballot};
 use crate::{logging, stats::Told};
@@ -18,6 +18,8 @@ pub struct Delivery {
     pub item: Rendered,
     /// In the log of its channel, if that has one.
     pub place: Option<Place>,
+    /// What slow subscribers get, if its channel says so.
+    pub slow: Option<Slow>,
     /// About what it holds: every queue that it waits in counts these.
     pub(super) bytes: usize,
     slot: usize,
@@ -49,6 +51,7 @@ impl Delivery {
             bytes,
             item,
             place: None,
+            slow: None,
             slot,
             ballot,
             pledge,
@@ -62,7 +65,8 @@ impl Delivery {
     pub fn of_log(realm: RealmId, channel: &str, item: Rendered, place: Place) -> Self {
         let (bytes, channel, place) = (item.weight() + channel.len(), channel.into(), Some(place));
         let (slot, ballot, pledge, told, receivers) = (0, None, None, None, AtomicU64::new(0));
-        Self { realm, channel, bytes, item, place, slot, ballot, pledge, told, receivers, published: false }
+        let (slow, published) = (None, false);
+        Self { realm, channel, bytes, item, place, slow, slot, ballot, pledge, told, receivers, published }
     }
 
     /// To be said once by each outpost that keeps items: it has kept this one, or cannot.

@@ -212,6 +212,7 @@ fn asked(
         next,
         gone,
         presence: exchange.conversation.presence(),
+        slow: rule.slow,
     })
 }
 

@@ -48,7 +48,7 @@ impl Holds {
             }
             let Some(channel) = self.channel_of(hold, work, item) else { continue };
             if !work.from_log && hold.has_from_log(channel, work.batch[item].place) {
-                work.receipts[item].recovered += 1;
+                self.leave_to_log(&mut work.receipts[item]);
                 continue;
             }
             let delivery = Arc::clone(&work.batch[item]);
