@@ -26,6 +26,8 @@ pub struct Asked {
     pub next: Option<GripLink>,
     /// Who is to hear when the hold is gone.
     pub gone: Option<GripLink>,
+    /// Its response is a stream of events: a client of it comes back with the id that it has last.
+    pub events: bool,
     /// What it gets of channels that do not say it themselves when it is slow: the route's.
     pub slow: Slow,
 }

@@ -39,7 +39,7 @@ impl Holds {
                 unproven.push(channel);
             }
         }
-        self.unproven(id, &unproven);
+        self.unproven(id, &unproven, asked.events);
         Some(id)
     }
 
@@ -83,6 +83,7 @@ impl Holds {
         if let Some(standing) = &mut hold.standing {
             standing.remove(sub.channel);
         }
+        self.leave_gap(id, sub.channel);
         let moved = self.channels.leave(sub, list, apart);
         if let Some(hold) = moved.and_then(|moved| self.pins.get_mut(moved)) {
             channels::moved(&mut hold.subs, sub);

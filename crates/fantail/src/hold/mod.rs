@@ -12,6 +12,7 @@ mod follow;
 mod joining;
 mod onward;
 mod poll;
+mod rounds;
 mod sockjs;
 mod standing;
 mod updates;
@@ -54,7 +55,7 @@ use crate::{
 use channels::{Channels, List};
 use fanout::{Kept, Work};
 use fill::Fills;
-use follow::Rounds;
+use rounds::Rounds;
 use standing::Standing;
 use updates::Updates;
 use watch::Watch;

@@ -164,7 +164,7 @@ impl Holds {
         let pin = far.pin.get();
         self.told_of_gaps(pin, status.is_success());
         let next = self.heard_back(far, actions);
-        self.forget_gaps(pin);
+        self.settle_gaps(pin);
         next
     }
 

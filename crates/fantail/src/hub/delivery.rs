@@ -24,7 +24,8 @@ pub struct Delivery {
     pub(super) bytes: usize,
     slot: usize,
     ballot: Option<Arc<Ballot>>,
-    pub(super) pledge: Option<Arc<Pledge>>,
+    /// To publishers who wait for those that keep it.
+    pub(super) pledges: Vec<Arc<Pledge>>,
     /// Who watches is told who got it.
     pub told: Option<Box<Told>>,
     /// On the shards that have delivered.
@@ -38,7 +39,6 @@ impl Delivery {
         realm: RealmId,
         item: Item,
         (ballot, slot): (&Arc<Ballot>, usize),
-        pledge: Option<Arc<Pledge>>,
         told: Option<Box<Told>>,
     ) -> Self {
         let channel: Box<str> = item.channel.as_str().into();
@@ -54,7 +54,7 @@ impl Delivery {
             slow: None,
             slot,
             ballot,
-            pledge,
+            pledges: Vec::new(),
             told,
             receivers: AtomicU64::new(0),
             published: true,
@@ -64,16 +64,14 @@ impl Delivery {
     /// An item from a log, on its way to who has missed it. Nobody is told what becomes of it.
     pub fn of_log(realm: RealmId, channel: &str, item: Rendered, place: Place) -> Self {
         let (bytes, channel, place) = (item.weight() + channel.len(), channel.into(), Some(place));
-        let (slot, ballot, pledge, told, receivers) = (0, None, None, None, AtomicU64::new(0));
+        let (slot, ballot, pledges, told, receivers) = (0, None, Vec::new(), None, AtomicU64::new(0));
         let (slow, published) = (None, false);
-        Self { realm, channel, bytes, item, place, slow, slot, ballot, pledge, told, receivers, published }
+        Self { realm, channel, bytes, item, place, slow, slot, ballot, pledges, told, receivers, published }
     }
 
     /// To be said once by each outpost that keeps items: it has kept this one, or cannot.
-    pub fn kept(&self, outcome: Result<(), Broken>) {
-        if let Some(pledge) = &self.pledge {
-            pledge.settle(outcome);
-        }
+    pub fn kept(&self, outcome: &Result<(), Broken>) {
+        self.pledges.iter().for_each(|pledge| pledge.settle(outcome.clone()));
     }
 
     /// How it came in its channel's order.

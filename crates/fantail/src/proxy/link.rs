@@ -191,6 +191,10 @@ impl Chase {
             Ok(page) => page,
             Err(error) => return self.refuse(&error).await,
         };
+        for pins in self.fetch.pins.chunks(CHUNK) {
+            self.shard.holds(|holds| holds.begin_page(pins, &page));
+            yield_between(&self.fetch.pins).await;
+        }
         if !self.pour(&ready).await {
             return;
         }

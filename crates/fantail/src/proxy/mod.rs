@@ -74,6 +74,7 @@ pub fn answer(
         cors: None,
         jsonp: None,
         farewell: conversation.take_farewell(),
+        replayed: replay.is_some(),
         conversation,
         snapshot,
     };
@@ -143,6 +144,8 @@ struct Exchange {
     cors: Option<Box<Cors>>,
     /// Its response is a call of the page's function.
     jsonp: Option<Box<Call>>,
+    /// It was asked before, and its origin is told what its client has.
+    replayed: bool,
     /// Of a long-poll that was held before: who is to hear when it is not held again.
     farewell: Option<Box<link::Farewell>>,
 }

@@ -228,6 +228,7 @@ pub(super) fn hold_of(
         presence,
         next: None,
         gone: None,
+        events: false,
         slow: route.rule.slow,
     };
     let opened = Opened {

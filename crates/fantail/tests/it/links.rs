@@ -379,6 +379,47 @@ fn a_page_replaces_the_hold() {
     assert_eq!(origin.requests().len(), 2, "there is no link any more");
 }
 
+/// Whoever sees the beginning of a page may count on the channels that it adds.
+#[test]
+fn what_a_page_adds_is_joined_before_it_is_seen() {
+    const SIZE: usize = 8 << 20;
+    let origin = Origin::scripted(|exchange| {
+        let held = |channels: &str, size: usize| {
+            let link = "Grip-Link: </next>; rel=next\r\n";
+            format!(
+                "HTTP/1.1 200 OK\r\nGrip-Hold: stream\r\nGrip-Channel: {channels}\r\n{link}Content-Length: {size}\r\n\r\n"
+            )
+        };
+        if exchange.request.target() == "/" {
+            exchange.send(held("a", 6) + "first;");
+        } else {
+            exchange.send(held("a, d; prev-id=4, e", SIZE));
+            exchange.send(vec![b'x'; SIZE]);
+        }
+        Then::Next
+    });
+    let server = TestServer::before(&origin);
+    let mut client = server.connect();
+    client.narrow().get("/");
+    client.head();
+    client.expect("first;");
+    server.publish(&json!([{ "channel": "a", "formats": { "http-stream": { "action": "hint" } } }]));
+    client.expect("x");
+    server.wait_metric("fantail_subscriptions", &[], 3.0);
+    let numbered = |id: u32| {
+        let mut item = item(id);
+        item["channel"] = "d".into();
+        item
+    };
+    server.publish(&json!([numbered(4), stream_item("e", "e;"), numbered(5)]));
+    let content = client.content(SIZE - 1);
+    assert!(content.len() == SIZE - 1 && content.iter().all(|byte| *byte == b'x'));
+    client.expect("e;[5]");
+    server.publish(&json!([numbered(6)]));
+    client.expect("[6]");
+    server.wait_metric("fantail_subscriptions", &[], 3.0);
+}
+
 /// A link to the host of the request takes its route, whatever the path; another goes to where it says.
 #[test]
 fn links_take_the_route_or_go_elsewhere() {

@@ -103,6 +103,7 @@ impl Shard {
             shape,
             answered: false,
             due: false,
+            missed: Vec::new(),
             cors: None,
             jsonp: None,
         };
@@ -150,6 +151,7 @@ impl Subscriber {
             debug: false,
             next: None,
             gone: None,
+            events: false,
             slow: Slow::default(),
         }
     }

@@ -111,6 +111,7 @@ impl Holds {
             None => false,
         };
         if let Some(prev_id) = prev_id.filter(|_| !proven) {
+            self.track(id, joined, prev_id);
             self.tell_of_gap(id, joined, channel, prev_id);
         }
     }
@@ -120,7 +121,7 @@ impl Holds {
     fn tell_of_gap(&mut self, id: PinId, joined: u32, channel: &str, prev_id: &str) {
         match self.far(id) {
             Some(Far::OverHttp(_)) => {
-                if self.note_gap(id, channel, prev_id) {
+                if self.note_gap(id, joined, channel, prev_id) {
                     Cause::Gap.count(&self.counters);
                     self.refresh(id);
                 }

@@ -112,6 +112,11 @@ impl State {
         if self.is_complete() { self.record.take() } else { None }
     }
 
+    /// Whether [`Self::take_record`] has it.
+    pub fn has_record(&self) -> bool {
+        self.is_complete() && self.record.borrow().is_some()
+    }
+
     /// False from the first attempt to write until a flush succeeded. hyper flushes its socket only
     /// when its own buffer is empty: so after a poll of hyper, true means that it holds no byte.
     pub fn flushed(&self) -> bool {

@@ -27,7 +27,7 @@ impl Desk {
             Ok(page) => page,
             Err(error) => {
                 let broken = Broken(error.to_string().into());
-                return self.pending.drain(..).for_each(|delivery| delivery.kept(Err(broken.clone())));
+                return self.pending.drain(..).for_each(|delivery| delivery.kept(&Err(broken.clone())));
             }
         };
         let (mut changes, mut to, mut kept) = (Vec::new(), Vec::new(), Vec::new());
@@ -48,15 +48,15 @@ impl Desk {
                     }
                     kept.push(delivery);
                 }
-                Err(broken) => delivery.kept(Err(broken)),
+                Err(broken) => delivery.kept(&Err(broken)),
             }
         }
         if changes.is_empty() {
-            return kept.iter().for_each(|delivery| delivery.kept(Ok(())));
+            return kept.iter().for_each(|delivery| delivery.kept(&Ok(())));
         }
         self.write(changes, to, move |outcome| {
             let outcome = outcome.map_err(|error| Broken(error.to_string().into()));
-            kept.iter().for_each(|delivery: &Arc<Delivery>| delivery.kept(outcome.clone()));
+            kept.iter().for_each(|delivery: &Arc<Delivery>| delivery.kept(&outcome));
         });
     }
 
