@@ -231,7 +231,7 @@ impl Holds {
             }
             let looks = !work.from_log && self.has_standing(id);
             let turn =
-                if looks { self.turn(list, id, channel, &work.batch[item].item) } else { Turn::Deliver };
+                if looks { self.turn_in(list, id, channel, &work.batch[item].item) } else { Turn::Deliver };
             let part = work.part(list, item);
             let gotten = match (self.pins.get(id), part) {
                 _ if turn == Turn::Pass => {
@@ -284,7 +284,7 @@ impl Holds {
     }
 
     /// What an item is to a hold that has something particular.
-    fn turn(&mut self, list: List, id: PinId, channel: u32, item: &Rendered) -> Turn {
+    fn turn_in(&mut self, list: List, id: PinId, channel: u32, item: &Rendered) -> Turn {
         match list {
             List::Streams => self.turn_of(id, channel, item),
             List::WebSockets | List::SockJs => self.turn_of_message(id, channel, item),
