@@ -7,7 +7,7 @@ use std::{
     process::Command,
 };
 
-use fantail_proto::journal::Head;
+use fantail_proto::{journal::Head, log::Durability};
 use tempfile::TempDir;
 
 use super::world::Dice;
@@ -72,13 +72,23 @@ impl Disk {
         self.marks.push(Mark { bytes, head });
     }
 
+    /// What has been written by now was promised to be this durable.
+    pub(crate) fn promise(&mut self, durability: Durability) {
+        self.note();
+        match durability {
+            Durability::Synced => self.promise_synced(),
+            Durability::Logged => self.promise_written(),
+            Durability::Accepted => {}
+        }
+    }
+
     /// What has been written by now was promised to survive the process.
-    pub(crate) fn promise_written(&mut self) {
+    fn promise_written(&mut self) {
         self.promised = self.marks.len().saturating_sub(1);
     }
 
     /// What has been written by now was promised to survive the machine.
-    pub(crate) fn promise_synced(&mut self) {
+    fn promise_synced(&mut self) {
         self.promise_written();
         let Some(mark) = self.marks.last() else { return };
         assert!(mark.synced() >= mark.bytes, "acknowledged as synced, and it was not");

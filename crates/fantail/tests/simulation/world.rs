@@ -309,14 +309,8 @@ impl World {
             if let Some(kept) = accepted.kept {
                 kept.wait().await.map_err(drop)?;
             }
-            let told = kept && answered;
-            if told {
-                disk.note();
-            }
-            match durability {
-                Durability::Synced if told => disk.promise_synced(),
-                Durability::Logged if told => disk.promise_written(),
-                _ => {}
+            if kept && answered {
+                disk.promise(durability);
             }
             Ok::<_, ()>(duplicates)
         });
