@@ -355,6 +355,13 @@ pub fn websocket(data: &[u8]) {
     let reader = || Reader::new(if flags & 1 == 0 { Role::Server } else { Role::Client }, flags & 2 != 0);
     let (events, violation) = received(reader(), sent, sent.len().max(1));
     assert_eq!((events.clone(), violation), received(reader(), sent, usize::from(*step).max(1)));
+    // Nothing is different for a message that is within the limits.
+    let mut relaying = reader();
+    relaying.relay(true);
+    let relayed = received(relaying, sent, usize::from(*step).max(1));
+    if violation.is_none() && !relayed.0.iter().any(|event| matches!(event, Event::Part { .. })) {
+        assert_eq!(relayed, (events.clone(), None));
+    }
     let mut again = Vec::new();
     let mut deflater = Deflater::new();
     for event in &events {
@@ -403,6 +410,7 @@ fn frame_of(event: &Event, deflater: &mut Deflater, out: &mut Vec<u8>) {
             let payload = close.as_ref().map(Close::payload).unwrap_or_default();
             return Frame::new(Opcode::Close, &payload).append(out);
         }
+        Event::Part { opcode, payload, last } => return Frame::part(*opcode, payload, *last).append(out),
     };
     assert!(payload.len() <= 4096);
     match deflater.deflate(payload) {

@@ -66,9 +66,22 @@ fn holds(hub: &Arc<Hub>, fan_out: FanOut) -> (Holds, Vec<UnixStream>) {
         let subscriptions = vec![Subscription::implicit("c")];
         let (meta, prefix) = (Vec::new(), String::new());
         let (uri, next, gone, presence) = (None, None, None, None);
-        let (realm, debug, slow, events) = (RealmId(0), false, Slow::Close, false);
-        let asked =
-            Asked { realm, subscriptions, meta, prefix, uri, debug, next, gone, presence, slow, events };
+        let (realm, debug, continues) = (RealmId(0), false, false);
+        let (slow, events) = (Slow::Close, false);
+        let asked = Asked {
+            realm,
+            subscriptions,
+            meta,
+            prefix,
+            uri,
+            debug,
+            next,
+            continues,
+            gone,
+            presence,
+            slow,
+            events,
+        };
         let id = holds.reserve_stream(asked, Form::Coded, true).expect("room for a pin");
         let client = connections.take(None).expect("no limit for an address");
         holds.attach_stream(id, OwnedFd::from(ours), client, Vec::new(), None);

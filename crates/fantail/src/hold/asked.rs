@@ -24,6 +24,8 @@ pub struct Asked {
     pub presence: Option<Rc<Presence>>,
     /// Where to go on: of a stream, or of a response that is not held and is continued elsewhere.
     pub next: Option<GripLink>,
+    /// It is the latter: its link is followed at once.
+    pub continues: bool,
     /// Who is to hear when the hold is gone.
     pub gone: Option<GripLink>,
     /// Its response is a stream of events: a client of it comes back with the id that it has last.

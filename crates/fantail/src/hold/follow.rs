@@ -33,6 +33,8 @@ pub(super) struct Follow {
     heard: SmallVec<[u32; 2]>,
     /// The round that it goes with.
     round: Option<u64>,
+    /// Pages in a row that went on and had next to nothing for the client.
+    scanty: u8,
 }
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -89,6 +91,7 @@ impl Follow {
             fresh: false,
             heard: SmallVec::new(),
             round: None,
+            scanty: 0,
         }
     }
 
@@ -120,6 +123,8 @@ pub struct Page {
     /// Where to go on from it.
     pub next: Option<GripLink>,
     pub body: Bytes,
+    /// The body has next to nothing for a client.
+    pub scanty: bool,
 }
 
 /// What a page holds its streams with.
@@ -379,7 +384,13 @@ impl Holds {
                     if let Some(follow) = self.follow(id) {
                         follow.link = Some(next.clone());
                         follow.stage = Stage::Behind;
-                        self.updates.urgent.push(id);
+                        follow.scanty = if page.scanty { follow.scanty.saturating_add(1) } else { 0 };
+                        // Pages that lead in a circle must not be asked for as fast as their origin answers.
+                        if follow.scanty < MAX_SCANTY {
+                            self.updates.urgent.push(id);
+                        } else {
+                            self.updates.push(id, self.now_ms);
+                        }
                     }
                 }
                 (None, None) => _ = self.close_stream(id),
@@ -581,3 +592,5 @@ fn key(link: &GripLink, last_ids: &[(String, String)]) -> String {
 
 /// Items that wait for one stream while its link is followed (spec 4.4).
 pub(super) const MAX_WAITING: usize = 100;
+/// So many [`Page::scanty`] pages are fetched one after another before they wait for their turn.
+const MAX_SCANTY: u8 = 100;

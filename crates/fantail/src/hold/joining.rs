@@ -17,7 +17,7 @@ impl Holds {
             Box::new(Standing {
                 meta: meta.clone(),
                 debug: *debug,
-                follow: next.clone().map(|next| Box::new(Follow::new(next, asked.subscriptions.is_empty()))),
+                follow: next.clone().map(|next| Box::new(Follow::new(next, asked.continues))),
                 gone: gone.clone().map(Box::new),
                 ..Standing::new(prefix)
             })

@@ -166,6 +166,9 @@ impl Ask {
         let websocket = handshake::is_upgrade(&head.headers);
         let shape = found.shape(exchange, &head);
         let Found { route, host, path_and_query, tls } = found;
+        let now = unix_time();
+        let trusted_until = exchange.trusts(&head.headers, now);
+        let trusted = trusted_until.is_some();
         if !websocket && exchange.shard().notes.is_some() {
             let size = request_head(&head.method, &head.uri, &head.headers);
             exchange.conversation.arrive(&route.rule.id, size);
@@ -188,9 +191,6 @@ impl Ask {
             script_body = asked.body;
             exchange.jsonp = Some(Box::new(asked.call));
         }
-        let now = unix_time();
-        let trusted_until = snapshot.trusts(&head.headers, now);
-        let trusted = trusted_until.is_some();
         let signature = if trusted { None } else { exchange.sign(&route, now) };
         let request::Parts { method, mut headers, .. } = head;
         let is_empty = body.as_ref().is_none_or(Incoming::is_end_stream);
@@ -245,7 +245,12 @@ impl Ask {
 
     /// What another request must be like to be the same.
     pub(super) fn key(&self) -> Key {
+        let headers = self.request.headers().iter().filter(|(name, _)| !says_who(name.as_str()));
+        let mut headers: Vec<_> = headers.map(|(name, value)| (name.clone(), value.clone())).collect();
+        // Several of one name keep their order.
+        headers.sort_by(|(a, _), (b, _)| a.as_str().cmp(b.as_str()));
         Key {
+            headers,
             route: Arc::as_ptr(&self.route).addr(),
             method: self.request.method().clone(),
             host: Bytes::copy_from_slice(self.host.as_bytes()),
@@ -428,6 +433,27 @@ fn keeps_alive(head: &request::Parts) -> bool {
     };
     if head.version == Version::HTTP_11 { !says("close") } else { says("keep-alive") }
 }
+
+/// Of headers in lower case that say who asks and by which way, not for what: requests that differ only in them are the
+/// same, unless an answer names one of them in `Vary`.
+pub(super) fn says_who(name: &str) -> bool {
+    WHO.contains(&name) || name.starts_with("sec-ch-")
+}
+
+const WHO: [&str; 12] = [
+    "dnt",
+    "forwarded",
+    "grip-sig",
+    "priority",
+    "referer",
+    "traceparent",
+    "tracestate",
+    "user-agent",
+    "via",
+    "x-forwarded-for",
+    "x-real-ip",
+    "x-request-id",
+];
 
 /// Headers that make an answer one client's own.
 const PERSONAL: [HeaderName; 4] = [header::AUTHORIZATION, header::COOKIE, header::RANGE, forward::GRIP_LAST];

@@ -144,11 +144,9 @@ fn hold_stream(
 ) -> Result<Response<Relay>, Fault> {
     if let Some(why) = why_not {
         tracing::info!(target: "fantail::proxy", why, "stream not held");
-        if exchange.debug && rest.is_none() {
-            ready.push_back(Bytes::from(format!("\n\n{why}\n")));
-        }
+        let told = if exchange.debug { format!("\n\n{why}\n") } else { String::new() };
         let body = Relay::new(Rc::clone(&exchange.conversation), ready, rest, exchange.entry.take());
-        return Ok(exchange.with_head(reply, body));
+        return Ok(exchange.with_head(reply, body.ending(told.into())));
     }
     let form = if shape.http11 { Form::Coded } else { Form::Plain };
     let id = exchange.shard().holds(|holds| holds.reserve_stream(asked, form, shape.keep_alive));
@@ -224,6 +222,7 @@ fn asked(
         uri,
         debug: exchange.debug,
         next,
+        continues: pages,
         gone,
         presence: exchange.conversation.presence(),
         events: instruct.reply.headers.get(CONTENT_TYPE).is_some_and(is_events),

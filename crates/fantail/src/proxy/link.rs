@@ -10,6 +10,7 @@ use fantail_proto::{
     forward::Forward,
     grip::{Hold, Instruct, InstructError},
     link::{Place, retry_ms},
+    route::{Address, Target},
     test_origin,
 };
 use http::{HeaderMap, HeaderValue, Method, Request, Uri, header, response};
@@ -180,6 +181,12 @@ impl Chase {
 
     async fn give(&self, page: &upstream::Page) {
         match self.read(&page.head, page.body.clone(), true) {
+            // The next is not asked for before its clients have taken this one.
+            Ok(mut page) if page.hold.is_none() && page.next.is_some() => {
+                if self.pour(&std::mem::take(&mut page.body)).await {
+                    self.turn(&page).await;
+                }
+            }
             Ok(page) => self.turn(&page).await,
             Err(error) => self.refuse(&error).await,
         }
@@ -298,7 +305,8 @@ impl Chase {
                 Some(Held { subscriptions, meta: instruct.meta.clone(), keep_alive })
             }
         };
-        Ok(Page { hold, next, body: instruct.reply.body })
+        let scanty = whole && instruct.reply.body.len() < SCANTY_BYTES;
+        Ok(Page { hold, next, body: instruct.reply.body, scanty })
     }
 }
 
@@ -312,9 +320,8 @@ pub(super) fn follow(
     link: &fantail_proto::grip::Link,
 ) -> Result<GripLink, InstructError> {
     let timeout_ms = u32::try_from(link.timeout.as_millis()).unwrap_or(u32::MAX);
-    let place = document
-        .resolve(&link.uri)
-        .ok_or_else(|| InstructError("Grip-GripLink contains invalid link".into()))?;
+    let place =
+        document.resolve(&link.uri).ok_or_else(|| InstructError("Grip-Link contains invalid link".into()))?;
     Ok(GripLink { trail: Rc::clone(trail), place, timeout_ms })
 }
 
@@ -332,14 +339,29 @@ async fn ask(shard: &Rc<Shard>, snapshot: &Snapshot, errand: Errand<'_>) -> Resu
     let rule = &trail.route.rule;
     let config = &snapshot.config.origin;
     if !place.is_beside(&trail.home) {
+        let is_own = |target: &Target| match &target.address {
+            Address::Tcp(host, port) => {
+                !target.untrusted && host.eq_ignore_ascii_case(place.host()) && *port == place.port()
+            }
+            Address::Test | Address::Workers(_) => false,
+        };
+        let own = rule.targets.iter().any(is_own);
+        let listed = |known: &String| {
+            // As `HOST:PORT`, in lower case.
+            known.rsplit_once(':').is_some_and(|(host, port)| {
+                place.host().eq_ignore_ascii_case(host.trim_matches(['[', ']']))
+                    && port.parse() == Ok(place.port())
+            })
+        };
         let to = Peer::Server(Destination {
             host: place.host().to_owned(),
             addresses: Vec::new(),
             port: place.port(),
-            untrusted: rule.targets[trail.target].untrusted,
+            untrusted: !own && !snapshot.config.grip.link_hosts.iter().any(listed),
             tls: place.tls().then(|| Tls { name: place.host().to_owned(), insecure: false, identity: None }),
         });
-        let request = request(shard, snapshot, &errand, place.path_and_query(), place.authority());
+        let signature = if own { sign(shard, &trail.route, unix_time()) } else { None };
+        let request = request(snapshot, &errand, place.path_and_query(), place.authority(), signature);
         return send(shard, &to, request, config)
             .await
             .map_err(|unanswered| Lost::Upstream(unanswered.failure));
@@ -348,7 +370,8 @@ async fn ask(shard: &Rc<Shard>, snapshot: &Snapshot, errand: Errand<'_>) -> Resu
         let outgoing = rule.outgoing(target, place.path_and_query(), place.authority());
         let rewritten = place.path().starts_with(rule.path_beg.as_str());
         let path_and_query = if rewritten { &outgoing.path_and_query } else { place.path_and_query() };
-        let request = request(shard, snapshot, &errand, path_and_query, outgoing.host);
+        let signature = sign(shard, &trail.route, unix_time());
+        let request = request(snapshot, &errand, path_and_query, outgoing.host, signature);
         let Some(to) = destination(&trail.route, index, outgoing.host) else {
             let (head, ready) =
                 test_origin::answer(request.uri().path(), request.uri().query(), 0).into_parts();
@@ -373,13 +396,13 @@ async fn send(
     Ok(Answer { head, ready: Bytes::new(), download: Some(download) })
 }
 
-/// Nothing of the client's is said.
+/// Nothing of the client's is said. `signature`: ours, for who is the route's own.
 fn request(
-    shard: &Rc<Shard>,
     snapshot: &Snapshot,
     errand: &Errand<'_>,
     path_and_query: &str,
     host: &str,
+    signature: Option<HeaderValue>,
 ) -> Box<Request<Upload>> {
     let Errand { link: GripLink { trail, place, .. }, method, last_ids } = errand;
     let mut request = Box::new(Request::new(Upload::Empty));
@@ -391,7 +414,7 @@ fn request(
         tls: place.tls(),
         websocket: false,
         peer: None,
-        signature: sign(shard, &trail.route, unix_time()),
+        signature,
         last_ids,
         route: &trail.route.rule,
         rules: &snapshot.config.proxy.forward,
@@ -450,4 +473,6 @@ const PAUSE: Duration = Duration::from_millis(2);
 const LONGEST_PAUSE: Duration = Duration::from_millis(50);
 /// Gone holds of a shard whose origins are still to hear of it: a thousand a second, for ten seconds.
 const MAX_DEPARTURES: usize = 10_000;
+/// A page of less is [`Page::scanty`].
+const SCANTY_BYTES: usize = 1024;
 const RETRIEVE: &str = "Failed to retrieve next link.";

@@ -64,6 +64,8 @@ pub fn answer(
     if let Some(notes) = &conversation.shard().notes {
         notes.request();
     }
+    let forward = &snapshot.config.proxy.forward;
+    conversation.set_client(forward.client(false, request.headers(), conversation.peer()));
     let mut exchange = Exchange {
         entry: Entry::of(&conversation, &request, replay.is_some()),
         closes: conversation.state().upgrade(),
@@ -263,6 +265,17 @@ impl Exchange {
         if let Some(entry) = &mut self.entry {
             entry.route(route);
         }
+    }
+
+    /// Until when its client is trusted, in Unix seconds; then also to say whom the request is from.
+    fn trusts(&mut self, headers: &HeaderMap, now: u64) -> Option<u64> {
+        let until = self.snapshot.trusts(headers, now)?;
+        let client = self.snapshot.config.proxy.forward.client(true, headers, self.conversation.peer());
+        self.conversation.set_client(client);
+        if let Some(entry) = &mut self.entry {
+            entry.from(client);
+        }
+        Some(until)
     }
 
     /// When the log is to say who subscribes to what.

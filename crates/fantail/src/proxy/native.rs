@@ -69,7 +69,7 @@ pub(super) async fn open(exchange: &Exchange, ask: &Ask, target: usize, to: &Pee
     if speaks_grip {
         forward::hide_grip(&mut head.headers);
     }
-    let link = Link::new(config.websocket.buffer_bytes as usize);
+    let link = Link::new(config.websocket.buffer_bytes as usize, matches!(to, Peer::Server(_)));
     Ok(Tried::Open(Opening {
         far: Far::Native(Rc::clone(&link)),
         headers: head.headers,

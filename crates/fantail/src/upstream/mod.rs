@@ -268,11 +268,12 @@ impl Upstream {
         mut request: Box<Request<Upload>>,
         config: &config::Origin,
     ) -> Result<(Response<hyper::body::Incoming>, Box<Link>), Unanswered> {
+        // Who found one connection closed may find the others so, too.
+        let mut idle = origin.checkout();
         loop {
-            let idle = origin.checkout();
             let again = if idle.is_some() { repeatable(&request) } else { None };
             let reused = idle.is_some();
-            let mut link = match idle {
+            let mut link = match idle.take() {
                 Some(link) => link,
                 None => match Box::pin(self.connect(to, config)).await {
                     Ok(link) => link,

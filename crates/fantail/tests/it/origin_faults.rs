@@ -310,3 +310,28 @@ fn a_cut_instruct_is_no_hold() {
     assert_eq!(server.get("/").status(), 502);
     server.wait_pins("poll", 0);
 }
+
+/// Where one idle connection is found closed, others may be, too: the request is sent once more, on a new one.
+#[test]
+fn a_request_is_sent_no_more_than_twice() {
+    let known = std::sync::Mutex::new(std::collections::HashSet::new());
+    let origin = Origin::scripted(move |exchange| {
+        let is_new = known.lock().unwrap().insert(exchange.request.connection);
+        match exchange.request.target() {
+            "/again" if !is_new => return Then::Close,
+            "/again" => {}
+            _ => exchange.pause(Duration::from_millis(300)),
+        }
+        exchange.send(answer("200 OK", &[], "ok"));
+        Then::Next
+    });
+    let server = TestServer::start(&[&format!("* {origin}")], |o| {
+        o.set("server.shards", "1");
+    });
+    let mut clients: Vec<_> = (0..4).map(|_| server.connect()).collect();
+    clients.iter_mut().for_each(|client| _ = client.get("/at-once"));
+    clients.iter_mut().for_each(|client| assert_eq!(client.response().status(), 200));
+    assert_eq!(server.get("/again").status(), 200);
+    let again = origin.requests().iter().filter(|request| request.target() == "/again").count();
+    assert_eq!(again, 2);
+}

@@ -85,10 +85,7 @@ impl Holds {
                 receipt.filtered += 1;
                 self.counters.filtered.add(1);
             }
-            if let Some(standing) = self.pins.get_mut(id).and_then(|hold| hold.standing.as_mut()) {
-                standing.advance(channel, item.id.as_deref());
-            }
-            return;
+            return self.pass(id, channel, item);
         }
         let response = match &item.response {
             Some(HttpResponse::Send(response)) => {
@@ -109,7 +106,8 @@ impl Holds {
                 Cause::Hint.count(&self.counters);
                 return self.replay(id);
             }
-            _ => return,
+            // There is nothing in it for a long-poll (spec 5.4), which has it nevertheless.
+            Some(HttpResponse::Close | HttpResponse::Refresh) | None => return self.pass(id, channel, item),
         };
         match self.finish_poll(id, response) {
             Outcome::Sent => {
@@ -126,6 +124,13 @@ impl Holds {
                 receipt.dropped_gone += 1;
                 self.counters.dropped_gone.add(1);
             }
+        }
+    }
+
+    /// The item was nothing to a long-poll: the next one follows it.
+    fn pass(&mut self, id: PinId, channel: u32, item: &Rendered) {
+        if let Some(standing) = self.pins.get_mut(id).and_then(|hold| hold.standing.as_mut()) {
+            standing.advance(channel, item.id.as_deref());
         }
     }
 }

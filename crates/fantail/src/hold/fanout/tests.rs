@@ -150,6 +150,7 @@ impl Subscriber {
             uri: None,
             debug: false,
             next: None,
+            continues: false,
             gone: None,
             events: false,
             slow: Slow::default(),

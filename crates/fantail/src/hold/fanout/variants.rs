@@ -92,6 +92,7 @@ impl Holds {
                 _ if !debug => {}
                 true => self.fail(id, &format!("filter error: {error}")),
                 false => {
+                    self.write_page(&[id], format!("\n\nfilter error: {error}\n").as_bytes());
                     self.close_stream(id);
                 }
             }
