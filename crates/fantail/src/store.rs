@@ -70,7 +70,6 @@ impl Store {
         if let Some(folder) = path.parent() {
             private_folder(folder).map_err(failed)?;
         }
-        private_file(path).map_err(failed)?;
         let (database, set_aside) = match database(path, cache_bytes) {
             Err(error) if is_damage(&error) => {
                 let aside = aside(path);
@@ -135,6 +134,7 @@ fn private_file(path: &Path) -> io::Result<()> {
 }
 
 fn database(path: &Path, cache_bytes: usize) -> Result<Database, DatabaseError> {
+    private_file(path).map_err(|error| DatabaseError::Storage(redb::StorageError::Io(error)))?;
     Database::builder().set_cache_size(cache_bytes).set_check_integrity_on_open(true).create(path)
 }
 
@@ -214,6 +214,8 @@ mod tests {
         let path = folder.path().join("new/t.redb");
         let (store, set_aside) = Store::open(&path, 1 << 20).unwrap();
         assert!(set_aside.is_none());
+        let mode = std::os::unix::fs::PermissionsExt::mode(&fs::metadata(&path).unwrap().permissions());
+        assert_eq!(mode & 0o777, 0o600);
         let (sender, done) = std::sync::mpsc::channel();
         for key in 0..100 {
             let sender = sender.clone();
