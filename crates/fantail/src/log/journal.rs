@@ -10,7 +10,7 @@ mod moving;
 use std::{
     collections::VecDeque,
     fmt,
-    fs::{self, File, OpenOptions},
+    fs::{File, OpenOptions},
     io,
     os::unix::fs::FileExt,
     path::{Path, PathBuf},
@@ -34,7 +34,7 @@ use super::{
 };
 use crate::{
     metrics::Process,
-    store::{Done, StoreError},
+    store::{Done, StoreError, private_folder},
 };
 
 /// What the thread is given.
@@ -265,7 +265,7 @@ impl Writer {
         counts: &Arc<Process>,
     ) -> Result<(Self, Found), OpenError> {
         let failed = OpenError::at(&folder);
-        fs::create_dir_all(&folder).map_err(&failed)?;
+        private_folder(&folder).map_err(&failed)?;
         let lock = File::create(folder.join("lock")).map_err(&failed)?;
         if flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
             return Err(OpenError::InUse(folder));

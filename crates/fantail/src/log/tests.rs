@@ -139,6 +139,15 @@ fn channels_are_not_free() {
     assert!((30..50).contains(&channels), "{channels} with 2.3 kB each");
 }
 
+#[test]
+fn what_is_kept_is_its_owners_alone() {
+    use std::os::unix::fs::PermissionsExt;
+    let folder = tempfile::tempdir().unwrap();
+    drop(open(folder.path(), &[rule("*", Storage::Disk, Durability::Logged)]));
+    let mode = fs::metadata(folder.path().join("log")).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o700);
+}
+
 /// What is of use on disk is not thought to be less than it is: else files would be moved for ever.
 #[test]
 fn names_count_on_disk() {
