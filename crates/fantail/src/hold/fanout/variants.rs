@@ -148,7 +148,7 @@ impl Work {
     pub(super) fn forget_made(&mut self) {
         let items = self.batch.len();
         self.by_items.retain(|(_, places), _| places.iter().all(|place| *place < items));
-        self.parked.retain(|(_, place), _| place.is_none_or(|place| place < items));
+        self.parked.retain(|(.., place), _| place.is_none_or(|place| place < items));
         self.by_class.clear();
         self.variants.clear();
         self.made = 0;
