@@ -93,7 +93,7 @@ impl Model {
     }
 }
 
-fn letter(of: u64) -> Vec<u8> {
+fn letter(of: u64) -> Bytes {
     let head = Head { id: format!("msg_{of}"), method: "POST".into(), headers: Vec::new(), item: None };
     Letter { head, body: Bytes::from(of.to_string()) }.encode()
 }
