@@ -9,7 +9,7 @@ use fantail_proto::{
     grip, jsonp,
     route::{Address, Asked, Target},
     test_origin,
-    websocket::{handshake, over_http::is_events},
+    websocket::over_http::is_events,
     zhttp::Flags,
 };
 use http::{
@@ -64,12 +64,13 @@ impl Found {
             exchange.conversation.is_tls() || (proxy.forward.accept_protocol && forward::claims_tls(headers));
         let route = {
             let name = name(&host);
-            let id = headers.get(PUSHPIN_ROUTE).filter(|_| proxy.forward.accept_pushpin_route);
+            let accepts = proxy.forward.accept_pushpin_route;
+            let id = accepts.then(|| headers.get(PUSHPIN_ROUTE)).flatten();
             let asked = Asked {
                 host: &name,
                 path: uri.path(),
                 tls,
-                ws: handshake::is_upgrade(headers),
+                ws: exchange.is_upgrade(headers),
                 id: id.and_then(|id| id.to_str().ok()).filter(|id| !id.is_empty()),
             };
             Arc::clone(snapshot.routes.find(asked).ok_or(Fault::NoRoute)?)
@@ -163,7 +164,7 @@ impl Ask {
     ) -> Result<Self, Fault> {
         let snapshot = Arc::clone(&exchange.snapshot);
         let proxy = &snapshot.config.proxy;
-        let websocket = handshake::is_upgrade(&head.headers);
+        let websocket = exchange.is_upgrade(&head.headers);
         let shape = found.shape(exchange, &head);
         let Found { route, host, path_and_query, tls } = found;
         let now = unix_time();

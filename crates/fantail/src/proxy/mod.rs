@@ -82,7 +82,7 @@ pub fn answer(
     };
     let way = if let Some(found) = sockjs::find(&exchange, &request) {
         Ok(Way::SockJs(sockjs::Visit::new(found, request)))
-    } else if handshake::is_upgrade(request.headers()) {
+    } else if exchange.is_upgrade(request.headers()) {
         Ok(Way::Open(Box::new(request)))
     } else {
         Ask::new(&mut exchange, request, replay.as_ref()).map(Way::Ask)
@@ -249,6 +249,11 @@ impl Exchange {
         self.conversation.tally(|traffic| traffic.client.header_sent.add(watch::answer_head(&response)));
         response.body_mut().note(status);
         response
+    }
+
+    /// Whether these, of the request itself, ask for a WebSocket. Most do not even name an upgrade, which the guard saw.
+    fn is_upgrade(&self, headers: &HeaderMap) -> bool {
+        self.conversation.state().upgrade() && handshake::is_upgrade(headers)
     }
 
     /// `Grip-Sig` for the origin, if the route's requests are signed.

@@ -85,6 +85,20 @@ fn garbage() -> Vec<Vec<u8>> {
 }
 
 #[test]
+fn an_answer_has_at_most_100_headers() {
+    let origin = Origin::scripted(|exchange| {
+        let fields: usize = exchange.request.target().trim_start_matches('/').parse().expect("a number");
+        let fields: String = (1..fields).map(|n| format!("X-{n}: v\r\n")).collect();
+        exchange.send(format!("HTTP/1.1 200 OK\r\n{fields}Content-Length: 4\r\n\r\nwell"));
+        Then::Next
+    });
+    let server = TestServer::before(&origin);
+    for (fields, status) in [(100, 200), (101, 502), (100, 200)] {
+        assert_eq!(server.get(&format!("/{fields}")).status(), status, "{fields}");
+    }
+}
+
+#[test]
 fn garbage_is_answered_with_502() {
     let replies = garbage();
     let count = replies.len();
