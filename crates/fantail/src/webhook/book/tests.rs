@@ -64,7 +64,7 @@ impl Model {
                     self.dead.pop_first();
                 }
                 let death = Death { at: seq, cause: "status 500".into(), tries: 1 };
-                vec![Change::Dead { id, seq, letter: None, death, last: true, keep: KEEP }]
+                vec![Change::Dead { id, seq, letter: None, death, last: true, keep: (KEEP, u64::MAX) }]
             }),
             Step::Deliver(n) => nth(&self.queue, *n).map_or(Vec::new(), |seq| {
                 self.queue.remove(&seq);
