@@ -131,7 +131,7 @@ fn late_joiners_begin_with_the_newest() {
     let origin = Origin::answering(|r| match r.target() {
         "/json" => {
             let json = r#"{"hold":{"mode":"stream","channels":[{"name":"c","last":2}]}}"#;
-            crate::harness::answer("200 OK", &[("Content-Type", "application/grip-instruct")], json)
+            answer("200 OK", &[("Content-Type", "application/grip-instruct")], json)
         }
         _ => hold("stream", &channel(r), &[], "first "),
     });
