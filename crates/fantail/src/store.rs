@@ -214,7 +214,7 @@ mod tests {
         let path = folder.path().join("new/t.redb");
         let (store, set_aside) = Store::open(&path, 1 << 20).unwrap();
         assert!(set_aside.is_none());
-        let mode = std::os::unix::fs::PermissionsExt::mode(&fs::metadata(&path).unwrap().permissions());
+        let mode = fs::metadata(&path).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
         let (sender, done) = std::sync::mpsc::channel();
         for key in 0..100 {
