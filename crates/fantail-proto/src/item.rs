@@ -136,7 +136,13 @@ pub fn decode(body: &[u8], channel: Option<&str>) -> Result<Vec<Item>, ItemError
 
 fn items(request: Members<'_, '_>, channel: Option<&str>) -> Result<Vec<Item>, Fault> {
     let items = request.list("items")?.ok_or_else(|| request.missing("items"))?;
+    count(items.len())?;
     items.iter().map(|json| item(json, channel)).collect()
+}
+
+/// Before they are decoded: a small item takes many times its text.
+fn count(items: usize) -> Result<(), Fault> {
+    if items > MAX_ITEMS { Err(Fault(format!("more than {MAX_ITEMS} items"))) } else { Ok(()) }
 }
 
 fn item(json: &Json<'_>, channel: Option<&str>) -> Result<Item, Fault> {
@@ -352,6 +358,10 @@ const JSON_OBJECT: &str = "json-object";
 const HTTP_REQUEST: (&str, &str) = (FORMATS[4], "'http-request'");
 
 const FORMATS: [&str; 5] = ["http-response", "http-stream", "ws-message", "xmpp-stanza", "http-request"];
+
+/// Items of one request. The hub takes a request whole, under its lock: this many take it for some
+/// milliseconds at most, and are a sixth of the default `hub.mailbox_items`.
+pub const MAX_ITEMS: usize = 10_000;
 
 /// Bytes; the longest registered method has 17.
 const MAX_METHOD: usize = 32;

@@ -28,9 +28,11 @@ pub fn apply(patch: &Patch, body: &[u8]) -> Option<Vec<u8>> {
     if !is_container(&document) {
         return None;
     }
-    let mut room = MAX_COPIED_BYTES;
+    let (mut room, mut effort) = (MAX_COPIED_BYTES, MAX_EFFORT);
     for operation in &patch.0 {
-        room = room.checked_sub(growth(&document, operation)?)?;
+        let Cost { copied, touched } = cost(&document, operation)?;
+        room = room.checked_sub(copied)?;
+        effort = effort.checked_sub(touched)?;
         json_patch::patch_unsafe(&mut document, std::slice::from_ref(operation)).ok()?;
     }
     if !is_container(&document) {
@@ -41,20 +43,58 @@ pub fn apply(patch: &Patch, body: &[u8]) -> Option<Vec<u8>> {
     Some(patched)
 }
 
+/// About how many bytes a patch holds.
+pub fn weight(patch: &Patch) -> usize {
+    let whole = |value: &Value| weigh(value, usize::MAX).unwrap_or(usize::MAX);
+    let operation = |operation: &PatchOperation| match operation {
+        PatchOperation::Add(add) => add.path.len() + whole(&add.value),
+        PatchOperation::Replace(replace) => replace.path.len() + whole(&replace.value),
+        PatchOperation::Test(test) => test.path.len() + whole(&test.value),
+        PatchOperation::Move(mov) => mov.path.len() + mov.from.len(),
+        PatchOperation::Copy(copy) => copy.path.len() + copy.from.len(),
+        PatchOperation::Remove(remove) => remove.path.len(),
+    };
+    patch.0.iter().map(|of| operation(of) + size_of::<PatchOperation>()).sum()
+}
+
 fn is_container(value: &Value) -> bool {
     value.is_object() || value.is_array()
 }
 
-/// How many bytes the operation copies inside the document; `None` when it would nest too deep.
-fn growth(document: &Value, operation: &PatchOperation) -> Option<usize> {
+/// About how many bytes of a document an operation copies, and how many it has to look at or move.
+struct Cost {
+    copied: usize,
+    touched: usize,
+}
+
+/// `None` when it would nest too deep.
+fn cost(document: &Value, operation: &PatchOperation) -> Option<Cost> {
     let placed = |path: &Pointer, value| weigh(value, MAX_DEPTH.checked_sub(path.count())?);
-    match operation {
-        PatchOperation::Add(add) => placed(&add.path, &add.value).map(|_| 0),
-        PatchOperation::Replace(replace) => placed(&replace.path, &replace.value).map(|_| 0),
-        PatchOperation::Move(mov) => placed(&mov.path, mov.from.resolve(document).ok()?).map(|_| 0),
-        PatchOperation::Copy(copy) => placed(&copy.path, copy.from.resolve(document).ok()?),
-        PatchOperation::Remove(_) | PatchOperation::Test(_) => Some(0),
-    }
+    let beside = |path: &Pointer| neighbours(document, path) * SHIFTED_BYTES;
+    Some(match operation {
+        PatchOperation::Add(add) => {
+            Cost { copied: 0, touched: placed(&add.path, &add.value)? + beside(&add.path) }
+        }
+        PatchOperation::Replace(replace) => {
+            Cost { copied: 0, touched: placed(&replace.path, &replace.value)? }
+        }
+        PatchOperation::Move(mov) => {
+            let size = placed(&mov.path, mov.from.resolve(document).ok()?)?;
+            Cost { copied: 0, touched: size + beside(&mov.from) + beside(&mov.path) }
+        }
+        PatchOperation::Copy(copy) => {
+            let copied = placed(&copy.path, copy.from.resolve(document).ok()?)?;
+            Cost { copied, touched: copied + beside(&copy.path) }
+        }
+        PatchOperation::Remove(remove) => Cost { copied: 0, touched: beside(&remove.path) },
+        PatchOperation::Test(_) => Cost { copied: 0, touched: 0 },
+    })
+}
+
+/// How many elements may have to make room for one.
+fn neighbours(document: &Value, path: &Pointer) -> usize {
+    let parent = path.parent().and_then(|parent| parent.resolve(document).ok());
+    parent.and_then(Value::as_array).map_or(0, Vec::len)
 }
 
 /// About how many bytes `value` holds; `None` when it is nested deeper than `depth`.
@@ -78,6 +118,12 @@ const MAX_OPERATIONS: usize = 1_000;
 /// `copy` doubles a document each time: sixty bytes of patch for a thousandfold of body. Ten times a
 /// held body's usual limit is enough for any honest copy.
 const MAX_COPIED_BYTES: usize = 1_000_000;
+
+/// What all operations of a patch together look at or move: some milliseconds. Forty times a held body's usual limit.
+const MAX_EFFORT: usize = 4_000_000;
+
+/// What an element costs that is moved over by one place, beside [`NODE_BYTES`] for one that is looked at.
+const SHIFTED_BYTES: usize = 4;
 
 /// serde_json's own limit for what it parses: values are dropped and written by recursion.
 const MAX_DEPTH: usize = 128;
@@ -125,6 +171,20 @@ mod tests {
             (r#"[{"op":"move","from":"/a","path":"/a/b"}]"#, r#"{"a":{}}"#),
         ] {
             assert_eq!(patched(patch, body), None, "{patch}");
+        }
+    }
+
+    /// A short patch that goes through a large document again and again.
+    #[test]
+    fn effort_is_limited() {
+        let members = vec!["1"; 20_000].join(",");
+        let there_and_back = r#"{"op":"move","from":"/a","path":"/b"},{"op":"move","from":"/b","path":"/a"}"#;
+        let rotate = r#"{"op":"move","from":"/a/0","path":"/a/1"}"#;
+        let body = format!(r#"{{"a":[{members}]}}"#);
+        for (operations, few, many) in [(there_and_back, 1, 500), (rotate, 10, 1000)] {
+            let patch = |count: usize| format!("[{}]", vec![operations; count].join(","));
+            assert!(patched(&patch(few), &body).is_some(), "{operations}");
+            assert_eq!(patched(&patch(many), &body), None, "{operations}");
         }
     }
 

@@ -3,10 +3,13 @@
 use std::sync::OnceLock;
 
 use bytes::{BufMut, Bytes, BytesMut};
+use http::{HeaderName, HeaderValue};
 
 use crate::{
-    item::{HttpRequest, HttpResponse, HttpStream, Item, WrittenFor, WsKind, WsMessage},
-    sockjs,
+    item::{
+        HttpRequest, HttpResponse, HttpStream, Item, Response, ResponseBody, WrittenFor, WsKind, WsMessage,
+    },
+    patch, sockjs,
     websocket::{
         close::{self, Code},
         deflate::Deflater,
@@ -188,6 +191,55 @@ impl Chunk {
     }
 }
 
+impl Rendered {
+    /// About how many bytes it holds, of every transport: what queues of items count.
+    pub fn weight(&self) -> usize {
+        // Every member is named, so that a new one is thought of.
+        let Self { stream, response, message, request, stanza, object, written_for, id, prev_id, meta } =
+            self;
+        let stream = match stream {
+            Some(StreamPart::Send(chunk)) => chunk.framed().len(),
+            Some(StreamPart::Hint | StreamPart::Close) | None => 0,
+        };
+        let message = match message {
+            Some(MessagePart::Send(message)) => message.plain().len(),
+            Some(MessagePart::Close(frame)) => frame.len(),
+            Some(MessagePart::Refresh) | None => 0,
+        };
+        let response = match response {
+            Some(HttpResponse::Send(response)) => response.weight(),
+            Some(HttpResponse::Hint | HttpResponse::Close | HttpResponse::Refresh) | None => 0,
+        };
+        let request =
+            request.as_ref().map_or(0, |request| fields_weight(&request.headers) + request.body.len());
+        let stanza = stanza.as_ref().map_or(0, |stanza| stanza.weight());
+        let object = object.as_ref().map_or(0, Bytes::len);
+        let WrittenFor { response: of_response, stream: of_stream, message: of_message, request: of_request } =
+            written_for;
+        let names = [of_response, of_stream, of_message, of_request].into_iter().flatten().flatten();
+        let ids = [id, prev_id].into_iter().flatten().map(String::len).sum::<usize>();
+        let meta = meta.iter().map(|(name, value)| name.len() + value.len() + 2 * TEXT).sum::<usize>();
+        let names = names.map(|name| name.len() + TEXT).sum::<usize>();
+        stream + message + response + request + stanza + object + ids + meta + names
+    }
+}
+
+impl Response {
+    fn weight(&self) -> usize {
+        let Self { code: _, reason, headers, expose, body } = self;
+        let body = match body {
+            ResponseBody::Whole(body) => body.len(),
+            ResponseBody::Patch(patch) => patch::weight(patch),
+        };
+        let exposed = expose.iter().flatten().map(|name| name.as_str().len() + FIELD).sum::<usize>();
+        reason.len() + fields_weight(headers) + exposed + body
+    }
+}
+
+fn fields_weight(fields: &[(HeaderName, HeaderValue)]) -> usize {
+    fields.iter().map(|(name, value)| name.as_str().len() + value.len() + FIELD).sum()
+}
+
 impl From<Item> for Rendered {
     fn from(item: Item) -> Self {
         let stream = match item.stream {
@@ -213,6 +265,9 @@ impl From<Item> for Rendered {
 }
 
 const CRLF: &[u8] = b"\r\n";
+/// What a text and a field of a head take besides their bytes.
+const TEXT: usize = size_of::<String>();
+const FIELD: usize = size_of::<(HeaderName, HeaderValue)>();
 
 #[cfg(test)]
 mod tests {
@@ -257,6 +312,41 @@ mod tests {
         };
         let rendered = Rendered::from(item);
         assert!(rendered.stream.is_none() && rendered.response.is_none());
+    }
+
+    /// Whatever is large in an item makes it heavy.
+    #[test]
+    fn everything_weighs() {
+        const MUCH: usize = 1000;
+        let text = "x".repeat(MUCH);
+        let zeros = vec!["0"; MUCH].join(",");
+        for members in [
+            format!(r#""http-stream":{{"content":"{text}"}}"#),
+            format!(r#""ws-message":{{"content":"{text}"}}"#),
+            format!(r#""http-response":{{"body":"{text}"}}"#),
+            format!(r#""http-response":{{"body":"","reason":"{text}"}}"#),
+            format!(r#""http-response":{{"body":"","headers":{{"a":"{text}"}}}}"#),
+            format!(r#""http-response":{{"body-patch":[{{"op":"add","path":"/{text}","value":1}}]}}"#),
+            format!(r#""http-response":{{"body-patch":[{{"op":"add","path":"/a","value":[{zeros}]}}]}}"#),
+            format!(r#""http-request":{{"body":"{text}"}}"#),
+            format!(r#""http-request":{{"headers":{{"a":"{text}"}}}}"#),
+            format!(r#""xmpp-stanza":{{"content":"<message><a xmlns='b'>{text}</a></message>"}}"#),
+            format!(r#""json-object":"{text}""#),
+            format!(r#""http-stream":{{"content":"","content-filters":["{text}"]}}"#),
+            format!(r#""json-object":1,"id":"{text}""#),
+            format!(r#""json-object":1,"prev-id":"{text}""#),
+            format!(r#""json-object":1,"meta":{{"a":"{text}"}}"#),
+        ] {
+            let body = format!(r#"{{"items":[{{"channel":"c",{members}}}]}}"#);
+            let item = crate::item::decode(body.as_bytes(), None).unwrap().remove(0);
+            let record = item.to_record().len();
+            let weight = Rendered::from(item).weight();
+            assert!(weight >= MUCH && weight + 32 >= record, "{weight}: {members}");
+            assert!(
+                !members.contains("patch\":[{\"op\":\"add\",\"path\":\"/a") || weight >= 20 * MUCH,
+                "{weight}"
+            );
+        }
     }
 
     proptest! {

@@ -244,15 +244,14 @@ impl Hub {
         }
     }
 
-    /// Asks the origins of all holds again, a few at a time; no order of before counts (spec 5.2, `/recover`).
-    pub fn recover(&self) {
-        for known in self.outlet.ledger.lock().interest.values_mut() {
-            known.forget();
+    /// Asks the origins of all holds of a realm again, a few at a time; no order of before counts (spec 5.2, `/recover`).
+    pub fn recover(&self, realm: RealmId) {
+        for (key, known) in &mut self.outlet.ledger.lock().interest {
+            if key.realm == realm {
+                known.forget();
+            }
         }
-        for mailbox in &self.outlet.mailboxes {
-            mailbox.queue.lock().recover = true;
-            mailbox.mail.notify_one();
-        }
+        self.outlet.mailboxes.iter().for_each(|mailbox| mailbox.recover(realm));
     }
 
     /// The place of an outpost among the shards: what [`Hub::join`], [`Hub::leave`], [`Hub::mail`] and [`Hub::take`]
@@ -388,9 +387,9 @@ impl Hub {
     }
 
     /// Moves the next batch of `shard` into `batch`; there is mail again if that was not all. A batch is
-    /// so small that, coalesced, it does not overflow the queue of a connection that reads. True when
-    /// somebody asked for [`Hub::recover`].
-    pub fn take(&self, shard: usize, batch: &mut Vec<Arc<Delivery>>) -> bool {
+    /// so small that, coalesced, it does not overflow the queue of a connection that reads. Says for which
+    /// realms somebody asked for [`Hub::recover`].
+    pub fn take(&self, shard: usize, batch: &mut Vec<Arc<Delivery>>) -> Vec<RealmId> {
         let recover = self.outlet.mailboxes[shard].take(batch);
         if !batch.is_empty() {
             self.outlet.room.notify_waiters();
@@ -591,6 +590,9 @@ pub const MAX_SHARDS: usize = config::MAX_SHARDS;
 mod tests {
     use std::time::Duration;
 
+    use fantail_proto::item::HttpRequest;
+    use http::Method;
+
     use super::*;
 
     fn hub(shards: usize, mailbox_items: usize) -> Hub {
@@ -600,6 +602,8 @@ mod tests {
             order_wait: Duration::from_secs(5),
             linger: Duration::from_mins(1),
             mailbox_items,
+            id_bytes: 1024,
+            meta_bytes: 8192,
         };
         Hub::new(shards, &config)
     }
@@ -632,6 +636,21 @@ mod tests {
         assert_eq!(hub.channels(), 2);
         hub.leave(2, R, "a", false);
         assert_eq!(hub.channels(), 1);
+    }
+
+    /// What webhooks say fills a mailbox as anything else does.
+    #[test]
+    fn a_mailbox_is_full_by_bytes() {
+        let hub = hub(1, 1000);
+        hub.join(hub.place(Outpost::Webhooks), R, "a");
+        let large = || {
+            let body = vec![0; 40 << 20].into();
+            let request = HttpRequest { method: Method::POST, headers: Vec::new(), body };
+            vec![Item { request: Some(request), ..item("a", None) }]
+        };
+        hub.publish(R, large(), false).unwrap();
+        hub.publish(R, large(), false).unwrap();
+        assert!(matches!(hub.publish(R, large(), false), Err(Refused::Full(_))));
     }
 
     #[test]

@@ -368,6 +368,7 @@ families! {
         webhook_refused: "Items refused because a queue of webhooks was full." { webhook_refused: Count }
         webhook_endpoints_disabled: "Endpoints of webhooks that were disabled." { webhook_disabled: Count }
         webhook_endpoints: "Endpoints of webhooks." { webhook_endpoints: Gauge }
+        webhook_queue_bytes: "Bytes on disk of what waiting webhooks say." { webhook_queue_bytes: Gauge }
         webhook_queue: "Webhooks that wait for delivery, those under way included." { webhook_queued: Gauge }
         webhook_in_flight: "Webhooks under way." { webhook_flying: Gauge }
         webhook_latency_seconds: "From the start of a try to its result." { webhook_latency: Latency }

@@ -236,8 +236,8 @@ impl Shard {
     async fn deliver(&self, go_on: &impl Fn(Onward)) {
         {
             let mut holds = self.holds.borrow_mut();
-            if self.hub.take(self.index, holds.batch()) {
-                holds.recover();
+            for realm in self.hub.take(self.index, holds.batch()) {
+                holds.recover(realm);
             }
             holds.begin();
         }

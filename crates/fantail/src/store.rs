@@ -2,9 +2,9 @@
 //! shares one, because a commit costs an fsync. It never looks at what is written.
 
 use std::{
-    fs::{self, OpenOptions},
+    fs::{self, DirBuilder, OpenOptions, Permissions},
     io,
-    os::unix::fs::OpenOptionsExt as _,
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
     sync::Arc,
     thread,
@@ -68,7 +68,7 @@ impl Store {
     pub fn open(path: &Path, cache_bytes: usize) -> Result<(Self, Option<PathBuf>), OpenError> {
         let failed = |source| OpenError::Path { path: path.to_owned(), source };
         if let Some(folder) = path.parent() {
-            fs::create_dir_all(folder).map_err(failed)?;
+            private_folder(folder).map_err(failed)?;
         }
         let (database, set_aside) = match database(path, cache_bytes) {
             Err(error) if is_damage(&error) => {
@@ -119,10 +119,22 @@ impl Store {
     }
 }
 
+/// Makes a folder, and those above it, for its owner alone. One that is there stays as it is.
+pub fn private_folder(path: &Path) -> io::Result<()> {
+    DirBuilder::new().recursive(true).mode(0o700).create(path)
+}
+
+/// Makes a file for its owner alone, or makes one that is there so: secrets of endpoints and contents are in it.
+fn private_file(path: &Path) -> io::Result<()> {
+    let file = OpenOptions::new().append(true).create(true).mode(0o600).open(path)?;
+    if file.metadata()?.permissions().mode() & 0o077 != 0 {
+        file.set_permissions(Permissions::from_mode(0o600))?;
+    }
+    Ok(())
+}
+
 fn database(path: &Path, cache_bytes: usize) -> Result<Database, DatabaseError> {
-    // Secrets may be in it: it is this user's alone. An empty file is filled.
-    let made = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path);
-    made.map_err(|error| DatabaseError::Storage(redb::StorageError::Io(error)))?;
+    private_file(path).map_err(|error| DatabaseError::Storage(redb::StorageError::Io(error)))?;
     Database::builder().set_cache_size(cache_bytes).set_check_integrity_on_open(true).create(path)
 }
 
@@ -182,13 +194,27 @@ mod tests {
         store.read().unwrap().open_table(TABLE).unwrap().len().unwrap()
     }
 
+    #[test]
+    fn a_file_is_its_owners_alone() {
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("new/t.redb");
+        drop(Store::open(&path, 1 << 20).unwrap());
+        assert_eq!((mode(path.parent().unwrap()), mode(&path)), (0o700, 0o600));
+        let old = folder.path().join("old.redb");
+        fs::write(&old, b"").unwrap();
+        fs::set_permissions(&old, Permissions::from_mode(0o644)).unwrap();
+        drop(Store::open(&old, 1 << 20).unwrap());
+        assert_eq!(mode(&old), 0o600);
+    }
+
     #[tokio::test]
     async fn what_is_written_is_there_after_opening_again() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("new/t.redb");
         let (store, set_aside) = Store::open(&path, 1 << 20).unwrap();
         assert!(set_aside.is_none());
-        let mode = std::os::unix::fs::PermissionsExt::mode(&fs::metadata(&path).unwrap().permissions());
+        let mode = fs::metadata(&path).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
         let (sender, done) = std::sync::mpsc::channel();
         for key in 0..100 {

@@ -4,7 +4,7 @@
 
 use std::borrow::Cow;
 
-use super::{FORMATS, Item, ItemError, WS_MESSAGE, item};
+use super::{FORMATS, Item, ItemError, WS_MESSAGE, count, item};
 use crate::{
     json::Json,
     members::Fault,
@@ -25,6 +25,7 @@ pub fn decode_packet(packet: &[u8], channel: Option<&str>) -> Result<Item, ItemE
 
 /// Decodes the `items` of a `publish` on the command socket (spec 5.7): all of them, or none.
 pub fn decode_list(items: &[Value<'_>]) -> Result<Vec<Item>, ItemError> {
+    count(items.len()).map_err(|Fault(text)| ItemError(text))?;
     let decode = |value| item(&members(value)?, None).map_err(|Fault(text)| ItemError(text));
     items.iter().map(decode).collect()
 }

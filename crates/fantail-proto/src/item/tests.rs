@@ -148,6 +148,16 @@ fn one_bad_item_refuses_all() {
 }
 
 #[test]
+fn items_of_a_request_have_a_limit() {
+    let many = |count: usize| {
+        let item = r#"{"channel":"c","fpp":1}"#;
+        decode(format!(r#"{{"items":[{}]}}"#, vec![item; count].join(",")).as_bytes(), None)
+    };
+    assert_eq!(many(MAX_ITEMS).unwrap().len(), MAX_ITEMS);
+    assert_eq!(many(MAX_ITEMS + 1).unwrap_err().to_string(), "Invalid format: more than 10000 items");
+}
+
+#[test]
 fn nothing_of_an_item_can_split_a_head() {
     for members in [
         r#""body":"","headers":{"X-A":"1\r\nSet-Cookie: a"}"#,

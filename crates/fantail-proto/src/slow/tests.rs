@@ -85,6 +85,7 @@ impl Model {
         self.published[channel].push(number);
         let item = Bytes::from(format!("{channel}:{number}."));
         let place = self.rings[channel].push(Entry::new(item.to_vec().into(), 0));
+        self.rings[channel].keep(place.position);
         self.rings[channel].trim(&self.limits, 0);
         if self.closed || self.behind.contains_key(&channel) {
             return;

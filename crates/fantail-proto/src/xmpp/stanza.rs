@@ -172,9 +172,10 @@ impl Stanza {
         &self.payload
     }
 
-    /// Bytes of one copy, but for its addresses.
+    /// Bytes that it holds.
     pub fn weight(&self) -> usize {
-        self.attributes.len() + self.content.len() + 2 * self.kind.name().len()
+        let addresses = [&self.from, &self.to].into_iter().flatten().map(|jid| jid.as_str().len());
+        self.attributes.len() + self.content.len() + self.payload.len() + addresses.sum::<usize>()
     }
 
     /// The form of which copies are made; `more` is XML that is put behind what is in it.

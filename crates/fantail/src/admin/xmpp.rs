@@ -5,7 +5,7 @@
 //!
 //! each also without `/realm/{realm}`, for the realm `default`, and without the slash at the end.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use axum::{
     Router,
@@ -18,6 +18,7 @@ use fantail_proto::xmpp::{jid::Jid, pubsub::Shows};
 use http_body_util::{BodyExt as _, Limited};
 use percent_encoding::percent_decode_str;
 use serde::{Deserialize, Serialize};
+use tokio::time::timeout;
 
 use crate::{
     config::DEFAULT_REALM,
@@ -114,8 +115,11 @@ async fn subscribe(
     let format = Format::accepted(&headers).unwrap_or(Format::Text);
     let outcome = async {
         let (desk, place) = place(&state, &named, &headers)?;
-        let body = Limited::new(body, FORM_BYTES).collect().await;
-        let body = body.map_err(|_| Wrong::Bad("The form is too long, or broke off."))?.to_bytes();
+        let body = timeout(FORM_TIMEOUT, Limited::new(body, FORM_BYTES).collect()).await;
+        let Ok(Ok(body)) = body else {
+            return Err(Wrong::Bad("The form is too long, too slow, or broke off."));
+        };
+        let body = body.to_bytes();
         let text = str::from_utf8(&body).map_err(|_| Wrong::Bad(FORM))?;
         let (mut jid, mut shows) = (None, Shows::ALWAYS);
         for (name, value) in pairs(text) {
@@ -224,5 +228,7 @@ const FORM: &str = "Write a form: jid=user%40example.com, and presence=true if p
 const JID: &str = "The jid is not an XMPP address.";
 const QUERY: &str = "Invalid query: after=JID and limit=N, up to 1000, are known.";
 const FORM_BYTES: usize = 16_384;
+/// From its first byte to its last.
+const FORM_TIMEOUT: Duration = Duration::from_secs(5);
 const PAGE: usize = 100;
 const MOST: usize = 1000;

@@ -419,6 +419,8 @@ struct Hub {
     order_wait: String,
     linger: String,
     mailbox_items: usize,
+    id_bytes: usize,
+    meta_bytes: usize,
 }
 
 impl Hub {
@@ -429,6 +431,8 @@ impl Hub {
             order_wait: duration(&self.order_wait)?,
             linger: duration(&self.linger)?,
             mailbox_items: at_least(1, self.mailbox_items)?,
+            id_bytes: at_least(1, self.id_bytes)?,
+            meta_bytes: self.meta_bytes,
         })
     }
 }

@@ -390,6 +390,8 @@ pub struct Hub {
     pub order_wait: Duration,
     pub linger: Duration,
     pub mailbox_items: usize,
+    pub id_bytes: usize,
+    pub meta_bytes: usize,
 }
 
 #[derive(Clone, Debug)]

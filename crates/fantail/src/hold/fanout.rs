@@ -52,6 +52,10 @@ pub(super) struct Work {
     /// in `batch`, and these by theirs here behind all of those.
     variants: Vec<Variant>,
     by_class: HashMap<Class, Result<usize, TemplateError>>,
+    /// Bytes that filters made in this batch and that are still kept.
+    made: usize,
+    /// Bytes that they had to look at or make, which takes time.
+    filtered: usize,
     /// Content of this batch was written for certain filters: all are looked at.
     picky: bool,
     /// Holds that did not get an item because their filters failed, and are told why when all is written.
@@ -136,8 +140,10 @@ impl Holds {
         let mut spent = 0;
         let mut more = true;
         while more && spent < CHUNK {
-            if let Some(mut sort) = work.sorts.pop() {
-                while let Some(id) = sort.targets.pop_if(|_| spent < CHUNK) {
+            if work.made > MADE_BYTES {
+                spent += self.write_made(&mut work);
+            } else if let Some(mut sort) = work.sorts.pop() {
+                while let Some(id) = sort.targets.pop_if(|_| spent < CHUNK && work.made <= MADE_BYTES) {
                     spent += self.sort(&mut work, sort.list, id, sort.plain);
                 }
                 match sort.targets.is_empty() {
@@ -279,7 +285,7 @@ impl Holds {
             work.writes[write].targets.push(id);
         }
         work.gets = gets;
-        cost
+        cost + std::mem::take(&mut work.filtered) / WRITE_BYTES
     }
 
     /// What an item is to a hold that has something particular.
@@ -354,6 +360,21 @@ impl Holds {
         spent
     }
 
+    /// Writes what filters made, and lets go of it: a batch for a crowd of whom everybody gets something else is not in
+    /// memory at once.
+    fn write_made(&mut self, work: &mut Work) -> usize {
+        let mut spent = 0;
+        for place in 0..work.writes.len() {
+            if work.is_made(&work.writes[place].items) {
+                let mut write = work.writes[place].take();
+                spent += self.write(work, &mut write, usize::MAX);
+                work.put_by(write.targets);
+            }
+        }
+        work.forget_made();
+        spent
+    }
+
     /// Takes out those of the last targets of a write that have left a channel of its items since the batch began,
     /// or have other filters, and gives them what they still get.
     fn sort_out(&mut self, work: &mut Work, write: &mut Write, from: usize) {
@@ -397,6 +418,15 @@ impl Holds {
         self.counters.dropped_gone.add(tally.gone * items);
         self.counters.dropped_overflow.add(tally.overflow * items);
         self.counters.bytes_pushed.add(tally.bytes);
+    }
+}
+
+impl Write {
+    /// Leaves an empty one in its place, which others know it by.
+    fn take(&mut self) -> Self {
+        let Self { list, items, targets, payload } = self;
+        let (items, targets) = (std::mem::take(items), std::mem::take(targets));
+        Self { list: *list, items, targets, payload: payload.take() }
     }
 }
 
@@ -467,9 +497,8 @@ impl Work {
         }
         self.by_items.clear();
         self.met.clear();
-        self.by_class.clear();
-        self.variants.clear();
         self.parked.clear();
+        self.forget_made();
     }
 }
 
@@ -507,6 +536,10 @@ fn add(receipt: &mut Receipt, tally: &Tally) {
 const CHUNK: usize = 512;
 /// So many times an item is compared with a subscription, filters and all, in the time of a write.
 const CONSIDERED: usize = 32;
+/// So many bytes are looked at or made by filters in the time of a write.
+const WRITE_BYTES: usize = 4096;
+/// What filters make of a batch is written when it has this many bytes, and made again for whom else it is.
+const MADE_BYTES: usize = 8 << 20;
 /// A handful of channels is common in a batch; more lists than that are not worth keeping.
 const SPARE_LISTS: usize = 16;
 

@@ -13,7 +13,7 @@ use fantail_proto::{
 };
 
 use super::{GripLink, Hold, HoldKind, Holds, List, Onward, Poll, Released, Replay, websocket};
-use crate::{config, metrics::Counters};
+use crate::{config, hub::RealmId, metrics::Counters};
 
 /// Holds whose turn is yet to come.
 #[derive(Debug)]
@@ -91,9 +91,13 @@ impl Updates {
 }
 
 impl Holds {
-    /// Asks the origins of all long-polls and of streams with a link again, a few at a time.
-    pub fn recover(&mut self) {
-        let all: Vec<PinId> = self.pins.ids().collect();
+    /// Asks the origins of a realm's long-polls and streams with a link again, a few at a time.
+    pub fn recover(&mut self, realm: RealmId) {
+        let is_of = |id: &PinId| {
+            let subs = self.pins.get(*id).map(|hold| &hold.subs);
+            subs.is_some_and(|subs| subs.iter().any(|sub| self.channels.key(sub.channel).0 == realm))
+        };
+        let all: Vec<PinId> = self.pins.ids().filter(is_of).collect();
         for id in all {
             self.line_up(id, Cause::Recover);
         }

@@ -7,7 +7,7 @@ use std::sync::{
 
 use fantail_proto::{item::Item, log::Place, render::Rendered, slow::Slow};
 
-use super::{Broken, Order, RealmId, Receipt, mailbox::weight, pledge::Pledge, receipt::Ballot};
+use super::{Broken, Order, RealmId, Receipt, pledge::Pledge, receipt::Ballot};
 use crate::{logging, stats::Told};
 
 /// One item on its way to one or more shards. Dropping the last copy completes its receipt.
@@ -20,6 +20,7 @@ pub struct Delivery {
     pub place: Option<Place>,
     /// What slow subscribers get, if its channel says so.
     pub slow: Option<Slow>,
+    /// About what it holds: every queue that it waits in counts these.
     pub(super) bytes: usize,
     slot: usize,
     ballot: Option<Arc<Ballot>>,
@@ -40,10 +41,10 @@ impl Delivery {
         (ballot, slot): (&Arc<Ballot>, usize),
         told: Option<Box<Told>>,
     ) -> Self {
-        let channel = item.channel.as_str().into();
+        let channel: Box<str> = item.channel.as_str().into();
         let item = Rendered::from(item);
         let ballot = ballot.answer.is_some().then(|| Arc::clone(ballot));
-        let bytes = weight(&item);
+        let bytes = item.weight() + channel.len();
         Self {
             realm,
             channel,
@@ -62,7 +63,7 @@ impl Delivery {
 
     /// An item from a log, on its way to who has missed it. Nobody is told what becomes of it.
     pub fn of_log(realm: RealmId, channel: &str, item: Rendered, place: Place) -> Self {
-        let (channel, bytes, place) = (channel.into(), weight(&item), Some(place));
+        let (bytes, channel, place) = (item.weight() + channel.len(), channel.into(), Some(place));
         let (slot, ballot, pledges, told, receivers) = (0, None, Vec::new(), None, AtomicU64::new(0));
         let (slow, published) = (None, false);
         Self { realm, channel, bytes, item, place, slow, slot, ballot, pledges, told, receivers, published }

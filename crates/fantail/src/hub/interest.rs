@@ -146,13 +146,15 @@ impl Looks {
         first
     }
 
-    /// A channel whose look is due: from now on it has none.
+    /// A channel whose look is due: from now on it has none. It passes over [`STALE`] others at most, because that is
+    /// done under the hub's lock.
     pub(super) fn pop(
         &mut self,
         now_ms: u64,
         interest: &mut HashMap<ChannelKey, Interest>,
     ) -> Option<(RealmId, Box<str>)> {
-        while self.next_ms().is_some_and(|due_ms| due_ms <= now_ms) {
+        for _ in 0..STALE {
+            self.next_ms().filter(|due_ms| *due_ms <= now_ms)?;
             let Reverse((due_ms, realm, name)) = self.0.pop()?;
             // One that was put forward, or whose channel is gone, is passed over.
             if let Some(known) = interest.get_mut(&(realm, &*name))
@@ -179,4 +181,27 @@ pub struct EarlyCounts {
     pub late: AtomicU64,
     /// There was no room for them, or nobody left who subscribed.
     pub dropped: AtomicU64,
+}
+
+/// Looks at what is gone that are passed over at a time: each polled channel that comes and goes leaves one.
+const STALE: usize = 1024;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn looks_at_what_is_gone_do_not_come_all_at_once() {
+        let (mut looks, mut interest) = (Looks::default(), HashMap::new());
+        for n in 0..=3 * STALE {
+            looks.plan(RealmId(0), &n.to_string(), &mut Interest::new(1, 0), 5);
+        }
+        for _ in 0..3 {
+            assert_eq!((looks.pop(9, &mut interest), looks.next_ms()), (None, Some(5)));
+        }
+        let mut known = Interest::new(1, 0);
+        looks.plan(RealmId(0), "there", &mut known, 6);
+        interest.insert(ChannelKey { realm: RealmId(0), name: "there".into() }, known);
+        assert_eq!(looks.pop(9, &mut interest), Some((RealmId(0), "there".into())));
+    }
 }

@@ -2,27 +2,24 @@
 
 use std::{collections::VecDeque, sync::Arc};
 
-use fantail_proto::{
-    item::{HttpResponse, ResponseBody},
-    render::{MessagePart, Rendered, StreamPart},
-};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-use super::Delivery;
+use super::{Delivery, RealmId};
 
 /// What waits for one shard.
 #[derive(Debug, Default)]
 pub(super) struct Mailbox {
-    pub(super) queue: Mutex<Queue>,
+    queue: Mutex<Queue>,
     pub(super) mail: Notify,
 }
 
 #[derive(Debug, Default)]
-pub(super) struct Queue {
+struct Queue {
     deliveries: VecDeque<Arc<Delivery>>,
     bytes: usize,
-    pub(super) recover: bool,
+    /// Realms whose origins are to be asked again; each is named once.
+    recover: Vec<RealmId>,
 }
 
 impl Mailbox {
@@ -39,7 +36,15 @@ impl Mailbox {
         queue.deliveries.push_back(delivery);
     }
 
-    pub(super) fn take(&self, batch: &mut Vec<Arc<Delivery>>) -> bool {
+    pub(super) fn recover(&self, realm: RealmId) {
+        let mut queue = self.queue.lock();
+        if !queue.recover.contains(&realm) {
+            queue.recover.push(realm);
+        }
+        self.mail.notify_one();
+    }
+
+    pub(super) fn take(&self, batch: &mut Vec<Arc<Delivery>>) -> Vec<RealmId> {
         let mut queue = self.queue.lock();
         let mut bytes = 0;
         while batch.len() < BATCH_ITEMS && bytes < BATCH_BYTES {
@@ -53,28 +58,6 @@ impl Mailbox {
         }
         std::mem::take(&mut queue.recover)
     }
-}
-
-/// What an item holds of a mailbox's bytes.
-pub(super) fn weight(item: &Rendered) -> usize {
-    let stream = match &item.stream {
-        Some(StreamPart::Send(chunk)) => chunk.framed().len(),
-        _ => 0,
-    };
-    let response = match &item.response {
-        Some(HttpResponse::Send(response)) => match &response.body {
-            ResponseBody::Whole(body) => body.len(),
-            ResponseBody::Patch(_) => 0,
-        },
-        _ => 0,
-    };
-    let message = match &item.message {
-        Some(MessagePart::Send(message)) => message.plain().len(),
-        _ => 0,
-    };
-    let stanza = item.stanza.as_ref().map_or(0, |stanza| stanza.weight());
-    let object = item.object.as_ref().map_or(0, |object| object.len());
-    stream.max(response).max(message).max(stanza).max(object)
 }
 
 /// What may wait for one shard besides the number of items: 64 of the largest publishes.

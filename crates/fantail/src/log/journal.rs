@@ -10,7 +10,7 @@ mod moving;
 use std::{
     collections::VecDeque,
     fmt,
-    fs::{self, File, OpenOptions},
+    fs::{File, OpenOptions},
     io,
     os::unix::fs::FileExt,
     path::{Path, PathBuf},
@@ -34,7 +34,7 @@ use super::{
 };
 use crate::{
     metrics::Process,
-    store::{Done, StoreError},
+    store::{Done, StoreError, private_folder},
 };
 
 /// What the thread is given.
@@ -185,6 +185,11 @@ impl Journal {
         queue.failed.clone().or_else(full).or_else(|| queue.closing.then(stopping))
     }
 
+    #[cfg(test)]
+    pub(super) fn waiting(&self) -> usize {
+        self.shared.queue.lock().jobs.len()
+    }
+
     pub(super) fn disk_bytes(&self) -> usize {
         usize::try_from(self.shared.queue.lock().disk_bytes).unwrap_or(usize::MAX)
     }
@@ -260,7 +265,7 @@ impl Writer {
         counts: &Arc<Process>,
     ) -> Result<(Self, Found), OpenError> {
         let failed = OpenError::at(&folder);
-        fs::create_dir_all(&folder).map_err(&failed)?;
+        private_folder(&folder).map_err(&failed)?;
         let lock = File::create(folder.join("lock")).map_err(&failed)?;
         if flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
             return Err(OpenError::InUse(folder));

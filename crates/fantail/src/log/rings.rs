@@ -39,6 +39,8 @@ struct Shelf {
     items: usize,
     /// Of records.
     bytes: usize,
+    /// What its channels take beside their entries: names are free to choose, and a new one may have one small entry.
+    channels: usize,
     /// Entries as they came, those that are gone since included.
     order: VecDeque<Ticket>,
 }
@@ -56,7 +58,7 @@ impl Rings {
         let old = std::mem::take(&mut self.rules);
         self.rules = rules
             .into_iter()
-            .map(|rule| Shelf { rule, items: 0, bytes: 0, order: VecDeque::new() })
+            .map(|rule| Shelf { rule, items: 0, bytes: 0, channels: 0, order: VecDeque::new() })
             .collect();
         let mut ended = Vec::new();
         for (slot, channel) in &mut self.all {
@@ -142,10 +144,15 @@ impl Rings {
             let taken =
                 journal.is_some_and(|journal| journal.append(named, at, promised, Arc::clone(&record)));
             if !taken && waits {
+                if log.ring.next() == 1 {
+                    self.remove(slot);
+                }
                 return Appended::Never;
             }
             if !taken {
-                self.forget(slot, Some(&rule), journal);
+                // Of a log without any entry nothing is on disk: while that fails, only what was there is forgotten.
+                let written = (log.ring.next() > 1).then_some(&*rule);
+                self.forget(slot, written, journal);
                 return Appended::Now(None);
             }
         }
@@ -256,8 +263,12 @@ impl Rings {
 
     /// Bytes on disk that are of use.
     pub(super) fn bytes_on_disk(&self) -> u64 {
-        let on_disk = self.rules.iter().filter(|shelf| shelf.rule.on_disk);
-        on_disk.map(|shelf| shelf.bytes as u64 + shelf.items as u64 * RECORD_COST).sum()
+        let of = |(_, log): (usize, &Channel)| {
+            let rule = self.rules.get(log.rule).map(|shelf| &shelf.rule).filter(|rule| rule.on_disk)?;
+            let names = rule.realm_name.len() + log.name.len();
+            Some((log.ring.bytes() + log.ring.len() * (names + RECORD_COST)) as u64)
+        };
+        self.all.iter().filter_map(of).sum()
     }
 
     /// Whether an entry on disk is one that is here.
@@ -275,6 +286,9 @@ impl Rings {
         let log = Channel { realm: rule.realm, name: channel.into(), ring, rule: rule.place };
         let slot = u32::try_from(self.all.insert(log)).expect("fewer than 2^32 channels: memory ends first");
         self.by_name.insert(key, slot);
+        if let Some(shelf) = self.rules.get_mut(rule.place) {
+            shelf.channels += channel_cost(channel);
+        }
         slot
     }
 
@@ -284,6 +298,7 @@ impl Rings {
         if let Some(shelf) = self.rules.get_mut(log.rule) {
             shelf.items = shelf.items.saturating_sub(log.ring.len());
             shelf.bytes = shelf.bytes.saturating_sub(log.ring.bytes());
+            shelf.channels = shelf.channels.saturating_sub(channel_cost(&log.name));
         }
         Some(log)
     }
@@ -309,7 +324,7 @@ impl Rings {
             if let Some(log) = log.filter(|log| is_oldest(log)) {
                 let Some(oldest) = log.ring.oldest() else { break };
                 let old = now_s.saturating_sub(oldest.at_s) >= shelf.rule.limits.age_s;
-                if !old && shelf.bytes <= shelf.rule.total_bytes {
+                if !old && shelf.bytes + shelf.channels <= shelf.rule.total_bytes {
                     break;
                 }
                 shelf.bytes -= log.ring.drop_oldest();
@@ -326,13 +341,14 @@ impl Rings {
     fn line_up(&mut self) {
         let mut all: Vec<Vec<(u32, Ticket)>> = self.rules.iter().map(|_| Vec::new()).collect();
         for shelf in &mut self.rules {
-            (shelf.items, shelf.bytes, shelf.order) = (0, 0, VecDeque::new());
+            (shelf.items, shelf.bytes, shelf.channels, shelf.order) = (0, 0, 0, VecDeque::new());
         }
         for (slot, log) in &self.all {
             let slot = u32::try_from(slot).unwrap_or(u32::MAX);
             let first = log.ring.first();
             self.rules[log.rule].bytes += log.ring.bytes();
             self.rules[log.rule].items += log.ring.len();
+            self.rules[log.rule].channels += channel_cost(&log.name);
             all[log.rule].extend(log.ring.all().zip(first..).map(|(entry, position)| {
                 (entry.at_s, Ticket::new(slot, Place { epoch: log.ring.epoch(), position }))
             }));
@@ -370,6 +386,12 @@ impl Ticket {
     }
 }
 
+/// What a channel takes in memory beside its entries.
+pub(super) fn channel_cost(name: &str) -> usize {
+    // Its name is in two maps.
+    CHANNEL_COST + 2 * name.len()
+}
+
 /// Epochs grow from one run of the process to the next, even if nothing is left of the last.
 fn now_ns() -> u64 {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
@@ -381,5 +403,7 @@ static NOTHING: Ring = Ring::new(0);
 
 /// When the process starts, on the clock of entries.
 pub(super) const START_S: u32 = 1 << 31;
-/// A record on disk beside the item's own: names, numbers, checksum.
-const RECORD_COST: u64 = 64;
+/// A channel without its name and entries: places in maps, a ring.
+const CHANNEL_COST: usize = 352;
+/// A record on disk beside the item's own and the names: numbers, checksum.
+const RECORD_COST: usize = 64;

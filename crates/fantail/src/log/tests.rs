@@ -113,7 +113,8 @@ fn channels_without_a_rule_have_no_log() {
 #[test]
 fn all_channels_of_a_rule_share_its_bytes() {
     let record = item("a", 1).to_record().len();
-    let one = config::Log { total_bytes: 10 * record, ..rule("*", Storage::Memory, Durability::Accepted) };
+    let total_bytes = 10 * record + 2 * rings::channel_cost("a");
+    let one = config::Log { total_bytes, ..rule("*", Storage::Memory, Durability::Accepted) };
     let log = open(Path::new("/nowhere"), &[one]);
     keep(&log, "a", 1..6);
     keep(&log, "b", 1..9);
@@ -124,6 +125,55 @@ fn all_channels_of_a_rule_share_its_bytes() {
     assert_eq!(log.rings.lock().totals(), (10, 10 * record, 2));
     keep(&log, "a", 6..7);
     assert_eq!(after(&log, "a", 5), None, "it is another log");
+}
+
+#[test]
+fn channels_are_not_free() {
+    let rule = rule("*", Storage::Memory, Durability::Accepted);
+    let log = open(Path::new("/nowhere"), &[config::Log { total_bytes: 100_000, ..rule }]);
+    for n in 0..500 {
+        keep(&log, &format!("{n:01000}"), 1..2);
+    }
+    let (items, _, channels) = log.rings.lock().totals();
+    assert_eq!(items, channels);
+    assert!((30..50).contains(&channels), "{channels} with 2.3 kB each");
+}
+
+#[test]
+fn what_is_kept_is_its_owners_alone() {
+    use std::os::unix::fs::PermissionsExt;
+    let folder = tempfile::tempdir().unwrap();
+    drop(open(folder.path(), &[rule("*", Storage::Disk, Durability::Logged)]));
+    let mode = fs::metadata(folder.path().join("log")).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o700);
+}
+
+/// What is of use on disk is not thought to be less than it is: else files would be moved for ever.
+#[test]
+fn names_count_on_disk() {
+    let folder = tempfile::tempdir().unwrap();
+    let log = open(folder.path(), &[rule("*", Storage::Disk, Durability::Logged)]);
+    for n in 0..20 {
+        keep(&log, &format!("{n:01000}"), 1..3);
+    }
+    let reckoned = log.rings.lock().bytes_on_disk();
+    let file = fs::metadata(folder.path().join(format!("log/{:012}.journal", 1))).unwrap().len();
+    assert!(reckoned + 1000 >= file && reckoned < 2 * file, "{reckoned}, {file}");
+}
+
+/// While nothing can be written, publishes leave nothing behind but that what was there is forgotten, once.
+#[test]
+fn what_cannot_be_kept_does_not_gather() {
+    let folder = tempfile::tempdir().unwrap();
+    let log = open(folder.path(), &[rule("*", Storage::Disk, Durability::Accepted)]);
+    let publish = |channel, id| append(&log, channel, id).0;
+    assert!(publish("known", 1).is_some());
+    log.close();
+    for id in 2..1000 {
+        assert!(publish("known", id).is_none() && publish("new", id).is_none());
+    }
+    let waiting = log.journal.get().unwrap().waiting();
+    assert!(waiting <= 1, "{waiting}");
 }
 
 #[test]

@@ -64,16 +64,27 @@ impl Endpoints {
         let realm = || only_post(post(publish_to_realm));
         let channel = || only_post(post(publish_to_channel));
         let recover = || only_post(post(recover));
+        let recover_realm = || only_post(post(recover_realm));
         Router::new()
             .route("/publish", publish())
             .route("/publish/", publish())
             .route("/recover", recover())
             .route("/recover/", recover())
+            .route("/realm/{realm}/recover", recover_realm())
+            .route("/realm/{realm}/recover/", recover_realm())
             .route("/realm/{realm}/publish", realm())
             .route("/realm/{realm}/publish/", realm())
             .route("/realm/{realm}/publish/{channel}", channel())
             .route("/realm/{realm}/publish/{channel}/", channel())
             .with_state(self)
+    }
+
+    fn recover(&self, realm: &str, request: &Request) -> Response<Body> {
+        let Ok(realm) = self.publisher.authorize(realm, request.headers().get(AUTHORIZATION)) else {
+            return denied();
+        };
+        self.publisher.recover(realm);
+        answer::done(Format::accepted(request.headers()).unwrap_or(Format::Text), "Updated")
     }
 
     /// Where the credentials of a request are judged.
@@ -248,11 +259,15 @@ async fn publish_to_channel(
 }
 
 async fn recover(State(endpoints): Shared, request: Request) -> Response<Body> {
-    if endpoints.publisher.authorize(DEFAULT_REALM, request.headers().get(AUTHORIZATION)).is_err() {
-        return denied();
-    }
-    endpoints.publisher.recover();
-    answer::done(Format::accepted(request.headers()).unwrap_or(Format::Text), "Updated")
+    endpoints.recover(DEFAULT_REALM, &request)
+}
+
+async fn recover_realm(
+    State(endpoints): Shared,
+    Path(realm): Path<String>,
+    request: Request,
+) -> Response<Body> {
+    endpoints.recover(&realm, &request)
 }
 
 fn only_post(route: MethodRouter<Arc<Endpoints>>) -> MethodRouter<Arc<Endpoints>> {

@@ -74,18 +74,38 @@ impl Publisher {
         outcome
     }
 
+    /// Refuses what is over a limit of items; for every way in.
+    fn check(&self, items: &[Item]) -> Result<(), Refusal> {
+        let config = &self.snapshot.load().config;
+        let (channel_bytes, hub) = (config.grip.channel_bytes, &config.hub);
+        for Item { channel, id, prev_id, meta, .. } in items {
+            if channel.len() > channel_bytes {
+                return Err(Refusal::Channel(channel_bytes));
+            }
+            for (name, id) in [("id", id), ("prev-id", prev_id)] {
+                if id.as_ref().is_some_and(|id| id.len() > hub.id_bytes) {
+                    return Err(Refusal::Id(name, hub.id_bytes));
+                }
+            }
+            if meta.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>() > hub.meta_bytes {
+                return Err(Refusal::Meta(hub.meta_bytes));
+            }
+        }
+        Ok(())
+    }
+
     /// Of a channel's name at most.
     pub fn channel_bytes(&self) -> usize {
         self.snapshot.load().config.grip.channel_bytes
     }
 
-    /// Asks the origins of all holds again (spec 5.2).
-    pub fn recover(&self) {
-        self.hub.recover();
+    /// Asks the origins of all holds of a realm again (spec 5.2).
+    pub fn recover(&self, realm: RealmId) {
+        self.hub.recover(realm);
     }
 
     async fn accept(&self, realm: RealmId, items: Vec<Item>, wanted: Wanted) -> Result<Published, Refusal> {
-        check(&items, self.channel_bytes())?;
+        self.check(&items)?;
         for item in &items {
             tracing::debug!(channel = ?item.channel, "publish");
         }
@@ -165,10 +185,12 @@ impl Name {
 pub enum Refusal {
     #[error(transparent)]
     Item(#[from] ItemError),
-    #[error("Invalid format: more than {MAX_ITEMS} items")]
-    Items,
     #[error("Invalid format: 'channel' is longer than {0} bytes")]
     Channel(usize),
+    #[error("Invalid format: '{0}' is longer than {1} bytes")]
+    Id(&'static str, usize),
+    #[error("Invalid format: 'meta' has more than {0} bytes")]
+    Meta(usize),
     #[error("Too many items wait for delivery.")]
     Full,
     /// It may have been delivered, but it is not on disk.
@@ -201,17 +223,3 @@ impl From<StoreError> for Refusal {
         Self::Log(log::Refused::Disk(error))
     }
 }
-
-fn check(items: &[Item], channel_bytes: usize) -> Result<(), Refusal> {
-    if items.len() > MAX_ITEMS {
-        return Err(Refusal::Items);
-    }
-    match items.iter().any(|item| item.channel.len() > channel_bytes) {
-        true => Err(Refusal::Channel(channel_bytes)),
-        false => Ok(()),
-    }
-}
-
-/// Items of one request. The hub takes a request whole, under its lock: this many take it for some
-/// milliseconds at most, and are a sixth of the default `hub.mailbox_items`.
-pub const MAX_ITEMS: usize = 10_000;

@@ -18,7 +18,7 @@ use tokio::{
     time::{Instant, timeout},
 };
 
-use super::{Publisher, Refusal, check};
+use super::{Publisher, Refusal};
 use crate::{
     config::{self, DEFAULT_REALM, Endpoint},
     hub::{Hub, Refused},
@@ -180,7 +180,7 @@ impl Inputs {
             return self.lost(role, &Lost::Channel);
         };
         match decode_packet(packet, channel) {
-            Ok(item) => match check(std::slice::from_ref(&item), self.publisher.channel_bytes()) {
+            Ok(item) => match self.publisher.check(std::slice::from_ref(&item)) {
                 Ok(()) => Some(item),
                 Err(refusal) => self.lost(role, &Lost::Refused(refusal)),
             },

@@ -21,8 +21,9 @@ const LETTERS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("letters")
 /// By endpoint and number: failed tries, and when the next is due, in Unix milliseconds.
 const QUEUE: TableDefinition<'_, (u128, u64), (u32, u64)> = TableDefinition::new("queue");
 const DEAD: TableDefinition<'_, (u128, u64), &[u8]> = TableDefinition::new("dead");
-/// How many dead letters an endpoint has: counting them each time one comes would take as long as there are many.
-const DEAD_COUNT: TableDefinition<'_, u128, u64> = TableDefinition::new("dead-count");
+/// How many dead letters an endpoint has, and their bytes: counting them each time one comes would take as long as there
+/// are many.
+const DEAD_SIZE: TableDefinition<'_, u128, (u64, u64)> = TableDefinition::new("dead-size");
 /// Endpoints that fail: since when, in Unix milliseconds, and how often.
 const HEALTH: TableDefinition<'_, u128, (u64, u32)> = TableDefinition::new("health");
 
@@ -48,6 +49,14 @@ pub(super) struct Letter {
     pub(super) body: Bytes,
 }
 
+/// What a letter says, but for its body.
+#[derive(Clone, Debug)]
+pub(super) struct Said {
+    pub(super) head: Head,
+    /// Of the body.
+    pub(super) bytes: usize,
+}
+
 /// Why, when and after how many tries a delivery was given up.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub(super) struct Death {
@@ -63,7 +72,7 @@ pub(super) enum Change {
     /// A letter with the endpoints that it is for.
     Queue {
         seq: u64,
-        letter: Vec<u8>,
+        letter: Bytes,
         to: Vec<Id>,
         due: u64,
     },
@@ -83,10 +92,11 @@ pub(super) enum Change {
     Dead {
         id: Id,
         seq: u64,
-        letter: Option<Vec<u8>>,
+        letter: Option<Bytes>,
         death: Death,
         last: bool,
-        keep: usize,
+        /// How many, and how many bytes.
+        keep: (usize, u64),
     },
     Failing {
         id: Id,
@@ -111,6 +121,23 @@ pub(super) enum Change {
     Next(u64),
 }
 
+impl Change {
+    /// What it writes, but for keys.
+    pub(super) fn bytes(&self) -> usize {
+        match self {
+            Self::Queue { letter, to, .. } => letter.len() + size_of_val(&**to),
+            Self::Dead { letter, .. } => letter.as_ref().map_or(0, Bytes::len),
+            Self::Done { .. }
+            | Self::Again { .. }
+            | Self::Failing { .. }
+            | Self::Healthy { .. }
+            | Self::Disable { .. }
+            | Self::Replay { .. }
+            | Self::Next(_) => 0,
+        }
+    }
+}
+
 /// Makes the tables, and the salt if there is none.
 pub(super) async fn prepare(store: &Store) -> Result<Salt, StoreError> {
     store
@@ -120,7 +147,7 @@ pub(super) async fn prepare(store: &Store) -> Result<Salt, StoreError> {
             tx.open_table(LETTERS)?;
             tx.open_table(QUEUE)?;
             tx.open_table(DEAD)?;
-            tx.open_table(DEAD_COUNT)?;
+            tx.open_table(DEAD_SIZE)?;
             tx.open_table(HEALTH)?;
             let mut meta = tx.open_table(META)?;
             for name in SALTS {
@@ -247,19 +274,31 @@ impl Page {
         Ok(self.0.open_table(HEALTH)?.get(id.0)?.map(|row| row.value()))
     }
 
-    /// Dead letters of an endpoint from a number on, oldest first.
+    /// The numbers of letters that wait, and their bytes on disk.
+    pub(super) fn letters(&self, mut each: impl FnMut(u64, usize)) -> Result<(), redb::Error> {
+        for row in self.0.open_table(LETTERS)?.iter()? {
+            let (seq, letter) = row?;
+            each(seq.value(), letter.value().len());
+        }
+        Ok(())
+    }
+
+    /// Dead letters of an endpoint from a number on, oldest first, without their bodies.
     pub(super) fn dead(
         &self,
         id: Id,
         from: u64,
         most: usize,
-    ) -> Result<Vec<(u64, Death, Letter)>, redb::Error> {
+    ) -> Result<Vec<(u64, Death, Said)>, redb::Error> {
         let table = self.0.open_table(DEAD)?;
         let mut found = Vec::new();
         for row in table.range((id.0, from)..=(id.0, u64::MAX))? {
             let (key, row) = row?;
+            let said = |rest| {
+                split(rest).and_then(|(head, body)| Some(Said { head: parse(head)?, bytes: body.len() }))
+            };
             if let Some((death, letter)) =
-                split(row.value()).and_then(|(head, rest)| Some((parse(head)?, Letter::decode(rest)?)))
+                split(row.value()).and_then(|(head, rest)| Some((parse(head)?, said(rest)?)))
             {
                 found.push((key.value().1, death, letter));
             }
@@ -314,11 +353,23 @@ pub(super) fn edit(
     if !is {
         tx.open_table(HEALTH)?.remove(id.0)?;
         tx.open_table(DEAD)?.retain_in(numbers(id), |_, _| false)?;
-        tx.open_table(DEAD_COUNT)?.remove(id.0)?;
+        tx.open_table(DEAD_SIZE)?.remove(id.0)?;
     }
     let count = (count + u64::from(is)).saturating_sub(u64::from(was));
     tx.open_table(REALMS)?.insert(realm_name, (number, count))?;
     Ok(())
+}
+
+/// Whether a range has so many endpoints.
+pub(super) fn has_many(
+    tx: &WriteTransaction,
+    (first, last): (Id, Id),
+    many: usize,
+) -> Result<bool, redb::Error> {
+    if many == usize::MAX {
+        return Ok(false);
+    }
+    Ok(tx.open_table(ENDPOINTS)?.range(first.0..=last.0)?.take(many).count() >= many)
 }
 
 /// Does the changes, in order.
@@ -344,7 +395,7 @@ pub(super) fn apply(tx: &WriteTransaction, changes: Vec<Change>) -> Result<(), r
                 queue.remove((id.0, seq))?;
                 let letter = match letter {
                     Some(letter) => Some(letter),
-                    None => letters.get(seq)?.map(|row| row.value().to_vec()),
+                    None => letters.get(seq)?.map(|row| Bytes::copy_from_slice(row.value())),
                 };
                 if last {
                     letters.remove(seq)?;
@@ -363,10 +414,11 @@ pub(super) fn apply(tx: &WriteTransaction, changes: Vec<Change>) -> Result<(), r
                     queue.insert((id.0, seq), (0, due))?;
                 }
                 if row.is_some() {
-                    let mut counts = tx.open_table(DEAD_COUNT)?;
-                    let count = counts.get(id.0)?.map(|row| row.value());
-                    if let Some(count) = count {
-                        counts.insert(id.0, count.saturating_sub(1))?;
+                    let mut sizes = tx.open_table(DEAD_SIZE)?;
+                    let size = sizes.get(id.0)?.map(|row| row.value());
+                    if let Some((count, bytes)) = size {
+                        let gone = row.as_ref().map_or(0, Vec::len) as u64;
+                        sizes.insert(id.0, (count.saturating_sub(1), bytes.saturating_sub(gone)))?;
                     }
                 }
             }
@@ -380,29 +432,33 @@ fn bury(
     tx: &WriteTransaction,
     id: Id,
     seq: u64,
-    letter: Option<Vec<u8>>,
+    letter: Option<Bytes>,
     death: &Death,
-    keep: usize,
+    keep: (usize, u64),
 ) -> Result<(), redb::Error> {
     // None for an endpoint that is gone.
     let known = tx.open_table(ENDPOINTS)?.get(id.0)?.is_some();
-    let (Some(letter), true) = (letter, known && keep > 0) else { return Ok(()) };
-    let (mut dead, mut counts) = (tx.open_table(DEAD)?, tx.open_table(DEAD_COUNT)?);
-    let known = counts.get(id.0)?.map(|row| row.value());
-    let mut count = match known {
-        Some(count) => count,
+    let (Some(letter), true) = (letter, known && keep.0 > 0) else { return Ok(()) };
+    let (mut dead, mut sizes) = (tx.open_table(DEAD)?, tx.open_table(DEAD_SIZE)?);
+    let known = sizes.get(id.0)?.map(|row| row.value());
+    let (mut count, mut bytes) = match known {
+        Some(size) => size,
         // It had some before they were counted, or has none.
-        None => dead.range(numbers(id))?.count() as u64,
+        None => dead.range(numbers(id))?.try_fold((0, 0), |(count, bytes), row| {
+            row.map(|(_, row)| (count + 1, bytes + row.value().len() as u64))
+        })?,
     };
     let row = join(&serde_json::to_vec(death).unwrap_or_default(), &letter);
-    count += u64::from(dead.insert((id.0, seq), &*row)?.is_none());
-    while count > keep as u64 {
+    let before = dead.insert((id.0, seq), &*row)?.map(|row| row.value().len() as u64);
+    count += u64::from(before.is_none());
+    bytes = bytes + row.len() as u64 - before.unwrap_or(0);
+    while count > keep.0 as u64 || bytes > keep.1 {
         let oldest = dead.range(numbers(id))?.next().transpose()?.map(|(key, _)| key.value());
         let Some(oldest) = oldest else { break };
-        dead.remove(oldest)?;
-        count -= 1;
+        let gone = dead.remove(oldest)?.map_or(0, |row| row.value().len() as u64);
+        (count, bytes) = (count.saturating_sub(1), bytes.saturating_sub(gone));
     }
-    counts.insert(id.0, count)?;
+    sizes.insert(id.0, (count, bytes))?;
     Ok(())
 }
 
@@ -421,8 +477,8 @@ fn disable(tx: &WriteTransaction, id: Id, disabled: Disabled) -> Result<(), redb
 }
 
 impl Letter {
-    pub(super) fn encode(&self) -> Vec<u8> {
-        join(&serde_json::to_vec(&self.head).unwrap_or_default(), &self.body)
+    pub(super) fn encode(&self) -> Bytes {
+        join(&serde_json::to_vec(&self.head).unwrap_or_default(), &self.body).into()
     }
 
     fn decode(row: &[u8]) -> Option<Self> {

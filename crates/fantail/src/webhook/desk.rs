@@ -5,7 +5,7 @@ mod intake;
 mod tries;
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{HashMap, HashSet, VecDeque},
     rc::Rc,
     sync::Arc,
     time::{Duration, SystemTime},
@@ -24,11 +24,12 @@ use super::{
     book::{self, Change, Edit, Page, Salt},
     courier::Courier,
     endpoint::{Endpoint, Id},
+    letters::Letters,
     lines::{Class, Limits, Lines},
 };
 use crate::{
     config::Webhooks,
-    hub::{Hub, Outpost, RealmId},
+    hub::{Delivery, Hub, Outpost, RealmId},
     metrics::Process,
     realm::Realms,
     snapshot::Snapshot,
@@ -50,8 +51,9 @@ pub(super) struct Desk {
     dice: u64,
     /// The next number that is free.
     next: u64,
-    /// How many still wait for a letter, where it is more than one.
-    shares: HashMap<u64, usize>,
+    letters: Letters,
+    /// Items that are still to be addressed, of each realm one in its turn.
+    pending: VecDeque<Arc<Delivery>>,
     /// Endpoints whose last try failed: since when, in Unix milliseconds, and how often.
     ailing: HashMap<Id, (u64, u32)>,
     /// Endpoints that were disabled in the last seconds, and may not be so on disk yet.
@@ -64,6 +66,10 @@ pub(super) struct Desk {
     heard: Option<mpsc::Receiver<Event>>,
     /// Batches of new deliveries that are being written.
     writing: usize,
+    /// What they say, in bytes.
+    writing_bytes: usize,
+    /// Bytes of dead letters that the batch at hand makes for want of room.
+    overflowed: usize,
     flushing: bool,
     flights: JoinSet<Landing>,
     /// What each of them is about, for those that do not land.
@@ -78,6 +84,7 @@ enum Event {
     /// New deliveries are kept, or not.
     Kept {
         to: Vec<(u64, Vec<Id>)>,
+        bytes: usize,
         good: bool,
     },
     Flushed,
@@ -147,7 +154,8 @@ impl Desk {
             clock,
             dice: clock.unix_ms | 1,
             next: 1,
-            shares: HashMap::new(),
+            letters: Letters::new((config.queue_bytes, config.realm_queue_bytes)),
+            pending: VecDeque::new(),
             ailing: HashMap::new(),
             dismissed: HashSet::new(),
             numbers: HashMap::new(),
@@ -156,6 +164,8 @@ impl Desk {
             events,
             heard: Some(heard),
             writing: 0,
+            writing_bytes: 0,
+            overflowed: 0,
             flushing: false,
             flights: JoinSet::new(),
             aloft: HashMap::new(),
@@ -198,7 +208,7 @@ impl Desk {
                 self.lines.set_class(id, Class::Failing);
             }
             last = Some((id, ordered));
-            *self.shares.entry(seq).or_default() += 1;
+            self.letters.expect(seq, id.realm());
             let left = ms(self.config.retry.left(due, unix_ms));
             match failed {
                 0 => self.lines.ready(id, seq),
@@ -209,7 +219,7 @@ impl Desk {
                 }
             }
         }
-        self.shares.retain(|_, count| *count > 1);
+        page.letters(|seq, bytes| self.letters.weigh(seq, bytes))?;
         let seen = Arc::clone(&self.seen);
         self.join_realms(&page, &seen, None)
     }
@@ -243,6 +253,7 @@ impl Desk {
             self.launch();
             self.flush();
             self.counts.webhook_queued.set(i64::try_from(self.lines.waiting()).unwrap_or(i64::MAX));
+            self.counts.webhook_queue_bytes.set(i64::try_from(self.letters.bytes()).unwrap_or(i64::MAX));
             self.counts.webhook_flying.set(i64::try_from(self.lines.flying()).unwrap_or(i64::MAX));
             let due = self.lines.next_due();
             let due = due.map_or_else(
@@ -251,7 +262,8 @@ impl Desk {
             );
             tokio::select! {
                 () = &mut stopped => break,
-                () = self.hub.mail(self.place), if self.writing < WRITING => self.take(),
+                () = self.hub.mail(self.place), if self.pending.is_empty() && self.may_take() => self.take(),
+                () = std::future::ready(()), if !self.pending.is_empty() && self.may_take() => self.take(),
                 Some(event) = heard.recv() => self.hear(event),
                 Some(landed) = self.flights.join_next_with_id(), if !self.flights.is_empty() => {
                     self.land(landed);
@@ -278,14 +290,19 @@ impl Desk {
         }
     }
 
+    fn may_take(&self) -> bool {
+        self.writing < WRITING && self.writing_bytes < WRITING_BYTES
+    }
+
     fn hear(&mut self, event: Event) {
         match event {
             Event::Flushed => self.flushing = false,
-            Event::Kept { to, good } => {
+            Event::Kept { to, bytes, good } => {
                 self.writing -= 1;
+                self.writing_bytes -= bytes;
                 for (seq, ids) in to {
-                    if good && ids.len() > 1 {
-                        self.shares.insert(seq, ids.len());
+                    if !good {
+                        self.letters.forget(seq);
                     }
                     for id in ids {
                         if good { self.lines.ready(id, seq) } else { self.lines.release(id) }
@@ -385,15 +402,20 @@ impl Desk {
         let ordered = page.endpoint(id)?.is_some_and(|endpoint| endpoint.ordered);
         let (mut changes, mut to) = (Vec::new(), Vec::new());
         let mut outcome = Replayed::default();
-        for (number, death, _) in dead {
+        for (number, death, letter) in dead {
             if one.is_some_and(|one| one != number) || death.at < since {
                 continue;
             }
-            if !self.lines.endpoint_has_room(id) || !self.lines.realm_has_room(id.realm(), 1) {
+            let room = self.lines.endpoint_has_room(id)
+                && self.lines.realm_has_room(id.realm(), 1)
+                && self.letters.has_room(id.realm(), letter.bytes);
+            if !room {
                 outcome.left += 1;
                 continue;
             }
             let seq = self.number();
+            self.letters.expect(seq, id.realm());
+            self.letters.weigh(seq, letter.bytes);
             self.lines.reserve(id, ordered);
             changes.push(Change::Replay { id, dead: number, seq, due: self.clock.unix_ms() });
             to.push((seq, vec![id]));
@@ -411,10 +433,12 @@ impl Desk {
         then: impl FnOnce(Result<(), StoreError>) + Send + 'static,
     ) {
         changes.push(Change::Next(self.next));
+        let bytes = changes.iter().map(Change::bytes).sum();
         self.writing += 1;
+        self.writing_bytes += bytes;
         let events = self.events.clone();
         let done = move |outcome: Result<(), StoreError>| {
-            _ = events.try_send(Event::Kept { to, good: outcome.is_ok() });
+            _ = events.try_send(Event::Kept { to, bytes, good: outcome.is_ok() });
             then(outcome);
         };
         self.store.submit(Box::new(move |tx| book::apply(tx, changes)), Box::new(done));
@@ -446,9 +470,16 @@ impl Desk {
         let now = self.clock.unix();
         let names: HashMap<u32, String> =
             page.realms()?.into_iter().map(|(name, number)| (number, name)).collect();
-        for (id, endpoint) in some.into_iter().filter(|(_, endpoint)| endpoint.has_expired(now)) {
+        let over =
+            |(id, endpoint): &(Id, Endpoint)| endpoint.has_expired(now) && names.contains_key(&id.realm());
+        let over: Vec<(Id, Endpoint)> = some.into_iter().filter(over).collect();
+        let ids: HashSet<Id> = over.iter().map(|(id, _)| *id).collect();
+        for (id, seq) in self.lines.drain_all(&ids) {
+            self.done(id, seq);
+        }
+        for (id, endpoint) in over {
             let Some(realm) = names.get(&id.realm()).cloned() else { continue };
-            self.obey(Order::Gone { id });
+            self.ailing.remove(&id);
             let (store, place, hub) = (self.store.clone(), self.place, Arc::clone(&self.hub));
             let (salt, snapshot, channel) = (self.salt, Arc::clone(&self.snapshot), endpoint.channel.clone());
             let name = realm.clone();
@@ -501,8 +532,10 @@ fn lost(error: StoreError) -> redb::Error {
 const TICK: Duration = Duration::from_secs(1);
 /// Endpoints that are looked at each time: some milliseconds.
 const SWEEP: usize = 1000;
-/// Batches of at most 256 kB that wait for the disk; then the hub's mailbox fills, and publishers wait.
+/// Batches that wait for the disk; then the hub's mailbox fills, and publishers wait.
 const WRITING: usize = 64;
+/// And what they say.
+const WRITING_BYTES: usize = 16 << 20;
 /// [`Event`]s that can be under way: one for each batch, two times [`WRITING`] of them, and one for what is flushed.
 const EVENTS: usize = 2 * WRITING + 1;
 /// Challenges under way at once.

@@ -22,7 +22,7 @@ use tokio::time::timeout;
 
 use super::{
     Trouble, Webhooks,
-    book::{Death, Letter},
+    book::{Death, Said},
     endpoint::{Id, Wish},
     now,
 };
@@ -130,7 +130,7 @@ impl From<Refused> for Response<Body> {
         };
         let status = match trouble {
             Trouble::Absent => StatusCode::NOT_FOUND,
-            Trouble::Many => StatusCode::FORBIDDEN,
+            Trouble::Many | Trouble::Crowded => StatusCode::FORBIDDEN,
             Trouble::Disabled => StatusCode::CONFLICT,
             Trouble::Url(_) | Trouble::Forbidden(_) | Trouble::Wish(_) | Trouble::Unverified(_) => {
                 StatusCode::BAD_REQUEST
@@ -314,10 +314,10 @@ fn done(request: &Request, word: &'static str) -> Response<Body> {
     answer::done(Format::accepted(request.headers()).unwrap_or(Format::Text), word)
 }
 
-fn letter_shown(seq: u64, death: &Death, letter: &Letter) -> Value {
+fn letter_shown(seq: u64, death: &Death, letter: &Said) -> Value {
     json!({
         "id": format!("{seq:x}"), "webhook_id": letter.head.id, "at": death.at / 1000, "cause": death.cause,
-        "tries": death.tries, "method": letter.head.method, "bytes": letter.body.len(),
+        "tries": death.tries, "method": letter.head.method, "bytes": letter.bytes,
     })
 }
 

@@ -3,7 +3,7 @@
 
 use std::{
     cmp::Reverse,
-    collections::{BinaryHeap, HashMap, VecDeque},
+    collections::{BinaryHeap, HashMap, HashSet, VecDeque},
 };
 
 use super::endpoint::Id;
@@ -204,17 +204,27 @@ impl Lines {
 
     /// Takes all that does not fly out of a line: what waits for a time, too. Their places stay theirs.
     pub(super) fn drain(&mut self, id: Id) -> Vec<u64> {
-        let Some(line) = self.lines.get_mut(&id) else { return Vec::new() };
-        let mut all: Vec<u64> = line.ready.drain(..).collect();
-        line.held = false;
-        // Rare, and the heap has a limit.
-        self.later.retain(|Reverse((_, other, seq))| match seq {
-            Some(seq) if *other == id => {
-                all.push(*seq);
-                false
-            }
-            _ => true,
-        });
+        self.drain_all(&HashSet::from([id])).into_iter().map(|(_, seq)| seq).collect()
+    }
+
+    /// As [`Self::drain`] for several lines, with one look at what waits for a time.
+    pub(super) fn drain_all(&mut self, ids: &HashSet<Id>) -> Vec<(Id, u64)> {
+        let (mut all, mut some_wait) = (Vec::new(), false);
+        for id in ids {
+            let Some(line) = self.lines.get_mut(id) else { continue };
+            some_wait |= line.all > line.ready.len() + line.flying;
+            all.extend(line.ready.drain(..).map(|seq| (*id, seq)));
+            line.held = false;
+        }
+        if some_wait {
+            self.later.retain(|Reverse((_, id, seq))| match seq {
+                Some(seq) if ids.contains(id) => {
+                    all.push((*id, *seq));
+                    false
+                }
+                _ => true,
+            });
+        }
         all.sort_unstable();
         all
     }
@@ -419,7 +429,9 @@ mod tests {
         assert_eq!(started(&mut lines, 69), [0; 0]);
         assert_eq!(lines.next_due(), Some(70));
         assert_eq!(started(&mut lines, 70), [1]);
-        assert_eq!(lines.drain(A), [2, 3]);
+        put(&mut lines, B, [4], false);
+        assert_eq!(lines.drain_all(&HashSet::from([A, B])), [(A, 2), (A, 3), (B, 4)]);
+        lines.release(B);
         lines.landed(A, Class::Failing, Class::Failing, 0);
         for _ in 0..3 {
             lines.release(A);

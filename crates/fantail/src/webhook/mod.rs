@@ -7,6 +7,7 @@ mod courier;
 mod desk;
 mod endpoint;
 pub mod http;
+mod letters;
 mod lines;
 mod names;
 
@@ -86,6 +87,8 @@ enum Trouble {
     Wish(#[from] Unwanted),
     #[error("there are as many endpoints as there may be (webhooks.endpoints, webhook_endpoints)")]
     Many,
+    #[error("the channel has as many endpoints as it may have (webhooks.channel_endpoints)")]
+    Crowded,
     #[error("the endpoint was asked and did not answer with the challenge: {0}")]
     Unverified(String),
     #[error("{0}")]
@@ -221,7 +224,8 @@ impl Webhooks {
         let (webhooks, realm, channel) = (Arc::clone(self), realm.to_owned(), channel.to_owned());
         let (url, fresh) = (target.url(), Endpoint::new(&channel, &target, now));
         self.whole(async move {
-            let edited = webhooks.edit(&realm, &channel, &url, move |old, own, all| {
+            let most_here = webhooks.config.channel_endpoints;
+            let edited = webhooks.edit((&realm, &channel, &url), most_here, move |old, own, all| {
                 if old.is_none() && (own >= limit || all >= most) {
                     return Err(Trouble::Many);
                 }
@@ -247,7 +251,7 @@ impl Webhooks {
         change: impl FnOnce(&mut Endpoint) -> Result<(), Unwanted> + Send + 'static,
     ) -> Result<(Id, Endpoint), Trouble> {
         let url = Target::parse(url).map_err(|_| Trouble::Absent)?.url();
-        let edited = self.edit(realm, channel, &url, move |old, _, _| {
+        let edited = self.edit((realm, channel, &url), usize::MAX, move |old, _, _| {
             let mut endpoint = old.ok_or(Trouble::Absent)?;
             change(&mut endpoint)?;
             Ok(Some(endpoint))
@@ -275,8 +279,8 @@ impl Webhooks {
         let url = Target::parse(url).map_err(|_| Trouble::Absent)?.url();
         let (webhooks, realm, channel) = (Arc::clone(self), realm.to_owned(), channel.to_owned());
         self.whole(async move {
-            let removed =
-                webhooks.edit(&realm, &channel, &url, |old, _, _| old.ok_or(Trouble::Absent).map(|_| None));
+            let remove = |old: Option<Endpoint>, _, _| old.ok_or(Trouble::Absent).map(|_| None);
+            let removed = webhooks.edit((&realm, &channel, &url), usize::MAX, remove);
             let (id, _) = removed.await?;
             webhooks.order(Order::Gone { id }).await?;
             webhooks.look(&realm, &channel).await
@@ -357,12 +361,12 @@ impl Webhooks {
         }
     }
 
-    /// Reads and writes one endpoint in one transaction; `each` gets its realm's endpoints and all, too.
+    /// Reads and writes one endpoint in one transaction; `each` gets its realm's endpoints and all, too. A new one is
+    /// refused if its channel has `most` already.
     async fn edit(
         &self,
-        realm: &str,
-        channel: &str,
-        url: &str,
+        (realm, channel, url): (&str, &str, &str),
+        most: usize,
         each: impl FnOnce(Option<Endpoint>, u64, u64) -> Result<Option<Endpoint>, Trouble> + Send + 'static,
     ) -> Result<(Id, Option<Endpoint>), Trouble> {
         let result = Arc::new(Mutex::new(None));
@@ -372,11 +376,13 @@ impl Webhooks {
         let work = Box::new(move |tx: &redb::WriteTransaction| {
             let (number, _) = book::realm(tx, &realm)?;
             let id = Id::new(number, salt, &channel, &url);
+            let crowded = book::has_many(tx, Id::of_channel(number, salt, &channel), most)?;
             book::edit(tx, &realm, id, |old, own, all| {
                 let own_row = |old: &Endpoint| old.channel == channel && old.url == url;
                 // Two URLs with one id: as good as never.
                 let outcome = match old {
                     Some(old) if !own_row(&old) => Err(Trouble::Many),
+                    None if crowded => Err(Trouble::Crowded),
                     old => each(old, own, all),
                 };
                 let edit = match &outcome {

@@ -131,7 +131,7 @@ fn late_joiners_begin_with_the_newest() {
     let origin = Origin::answering(|r| match r.target() {
         "/json" => {
             let json = r#"{"hold":{"mode":"stream","channels":[{"name":"c","last":2}]}}"#;
-            crate::harness::answer("200 OK", &[("Content-Type", "application/grip-instruct")], json)
+            answer("200 OK", &[("Content-Type", "application/grip-instruct")], json)
         }
         _ => hold("stream", &channel(r), &[], "first "),
     });
@@ -156,6 +156,28 @@ fn late_joiners_begin_with_the_newest() {
     publish(&server, 6..=7);
     clients.iter_mut().for_each(|client| _ = client.expect("6;7;"));
     assert_eq!(server.get("/?last=x").status(), 502);
+}
+
+/// What filters make of a log for one subscriber is not kept for another.
+#[test]
+fn what_filters_make_of_a_log_does_not_gather() {
+    const BYTES: usize = 100_000;
+    let origin = Origin::answering(|r| {
+        let meta = format!("user=\"{}\"", r.target().trim_start_matches('/'));
+        hold("stream", "c; filter=var-subst; last=1", &[("Grip-Set-Meta", &meta)], "")
+    });
+    let server = logging(&origin, MEMORY);
+    let content = format!("%(user)s;{}", "x".repeat(BYTES));
+    server.publish(&json!([{ "channel": "c", "id": "1", "http-stream": { "content": content } }]));
+    let connect = |user: u32| {
+        let got = server.stream(&format!("/{user}")).content(BYTES);
+        assert!(got.starts_with(format!("{user};x").as_bytes()), "{user}");
+    };
+    (0..20).for_each(connect);
+    let before = server.memory();
+    (20..520).for_each(connect);
+    let grown = server.memory().saturating_sub(before);
+    assert!(grown < 40 << 20, "{grown} bytes");
 }
 
 #[test]

@@ -68,6 +68,41 @@ fn client_body_bytes() {
     assert_eq!(client.response().status(), 413);
 }
 
+#[test]
+fn hub_id_bytes_and_meta_bytes() {
+    let server = TestServer::start(&["* test"], |o| {
+        o.set("hub.id_bytes", "10").set("hub.meta_bytes", "20");
+    });
+    let publish = |name: &str, value: serde_json::Value| {
+        let mut item = stream_item("c", "x");
+        item[name] = value;
+        server.try_publish(&json!([stream_item("c", "y"), item]))
+    };
+    let meta = |bytes: usize| json!({ "a": "x".repeat(bytes - 4), "b": "xy" });
+    for (name, fits, not, why) in [
+        ("id", json!("x".repeat(10)), json!("x".repeat(11)), "'id' is longer than 10 bytes"),
+        ("prev-id", json!("x".repeat(10)), json!("x".repeat(11)), "'prev-id' is longer than 10 bytes"),
+        ("meta", meta(20), meta(21), "'meta' has more than 20 bytes"),
+    ] {
+        assert_eq!(publish(name, fits).0, 200, "{name}");
+        let (status, text) = publish(name, not);
+        assert!(status == 400 && text.contains(why), "{name}: {status} {text}");
+    }
+}
+
+/// A namespace that is said once and used thousands of times: refused where no XMPP is configured, too.
+#[test]
+fn namespaces_of_stanzas() {
+    let server = TestServer::start(&["* test"], |_| {});
+    let stanza = format!("<message><x xmlns='{}'>{}</x></message>", "n".repeat(200_000), "<a/>".repeat(8000));
+    let before = server.memory();
+    let item = json!({ "channel": "c", "formats": { "xmpp-stanza": { "content": stanza } } });
+    let (status, text) = server.try_publish(&json!([item]));
+    assert!(status == 400 && text.contains("namespace"), "{status} {text}");
+    let grown = server.memory().saturating_sub(before);
+    assert!(grown < 32 << 20, "{grown} bytes");
+}
+
 /// When full, accepting pauses: who waits is served when another leaves.
 #[test]
 fn client_connections() {

@@ -178,6 +178,34 @@ fn hints_and_recover_ask_again() {
     assert!(begun.elapsed() < Duration::from_secs(3), "{:?}", begun.elapsed());
 }
 
+/// Who may publish in one realm has nobody of another asked again.
+#[test]
+fn recover_is_of_one_realm() {
+    let origins = [(), ()].map(|()| Origin::fixed(hold("response", "c; prev-id=3", &[], "")));
+    let routes = [format!("a.example,realm=a {}", origins[0]), format!("* {}", origins[1])];
+    let routes: Vec<_> = routes.iter().map(String::as_str).collect();
+    let server = TestServer::start(&routes, |options| {
+        options.config("[[realm]]\nid = \"a\"\nkeys = [\"the-key-of-a\"]\n");
+    });
+    let _clients = ["a.example", "other"].map(|host| {
+        let mut client = server.connect();
+        client.request("GET", "/", &[("Host", host)], b"");
+        client
+    });
+    server.wait_pins("poll", 2);
+    let recover = |path: &str, key: &str| {
+        server.control("POST", path, &[("Authorization", &format!("Bearer {key}"))], b"").status()
+    };
+    assert_eq!(recover("/realm/a/recover/", "another"), 401);
+    assert_eq!(recover("/recover/", "any"), 200);
+    origins[1].wait_requests(2);
+    server.wait_pins("poll", 2);
+    server.wait_metric("fantail_updates_total", &["cause=\"recover\""], 1.0);
+    assert_eq!(recover("/realm/a/recover/", "the-key-of-a"), 200);
+    origins[0].wait_requests(2);
+    assert_eq!(origins.each_ref().map(|origin| origin.requests().len()), [2, 2]);
+}
+
 /// The origin of many polls sees no more requests a second than it may.
 #[test]
 fn updates_have_a_rate() {

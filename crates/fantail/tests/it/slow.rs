@@ -56,6 +56,23 @@ fn a_client_that_stops_reading_is_queued_then_closed() {
     }
 }
 
+/// A form that never comes does not keep a place at the control port for ever.
+#[test]
+fn a_form_of_xmpp_that_does_not_come() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let server = TestServer::start(&["* test"], |o| {
+        o.set("server.data_dir", &folder.path().to_string_lossy());
+        o.set("xmpp.server", "127.0.0.1:9").set("xmpp.domain", "push.test").set("xmpp.secret", "s");
+    });
+    let mut client = crate::harness::Client::connect(server.control);
+    client.send(
+        "POST /channel/c/xs-subscriptions/ HTTP/1.1\r\nHost: localhost\r\n\
+         Content-Type: application/x-www-form-urlencoded\r\nContent-Length: 10\r\n\r\njid=",
+    );
+    let response = client.response();
+    assert!(response.status() == 400 && response.text().contains("too slow"), "{}", response.text());
+}
+
 /// A client that reads again in time gets everything.
 #[test]
 fn a_client_that_catches_up_loses_nothing() {

@@ -75,6 +75,10 @@ fn pages() {
     assert_eq!(info.head.field("access-control-allow-origin"), Some(PAGE));
     assert_eq!(info.head.field("access-control-allow-credentials"), Some("true"));
     assert!(info.head.field("cache-control").unwrap().contains("no-store"));
+    let nobody = server.request("GET", "/chat/info", &[("Origin", "null")], b"");
+    let said = |name| nobody.head.field(name);
+    assert_eq!(said("access-control-allow-origin"), Some("*"));
+    assert_eq!(said("access-control-allow-credentials"), None);
     let said: Value = serde_json::from_str(&info.text()).unwrap();
     assert!(said["websocket"] == true && said["cookie_needed"] == false && said["entropy"].is_u64());
 

@@ -128,6 +128,28 @@ fn what_fails_for_too_long_is_disabled() {
     assert!(dead(&server, "c", &url).len() > 1);
 }
 
+/// The newest stay, as far as there is room for their bytes.
+#[test]
+fn dead_letters_have_a_limit_of_bytes() {
+    let (folder, endpoint) = (folder(), Origin::fixed(answer("500 No", &[], "")));
+    let server = server(&folder, &[("webhooks.retry", "[]"), ("webhooks.dead_letter_bytes", "10000")]);
+    let url = format!("http://{endpoint}/");
+    subscribe(&server, "c", &json!({ "url": url, "order": true }));
+    let kept =
+        || -> Vec<Value> { dead(&server, "c", &url).iter().map(|dead| dead["bytes"].clone()).collect() };
+    for (bytes, left) in [
+        (4000, vec![4000]),
+        (4001, vec![4000, 4001]),
+        (4002, vec![4001, 4002]),
+        (20_000, vec![]),
+        (4003, vec![4003]),
+        (4004, vec![4003, 4004]),
+    ] {
+        server.publish(&json!([item("c", &"x".repeat(bytes))]));
+        server.wait_until(DEADLINE, "it is on disk", || json!(kept()) == json!(left));
+    }
+}
+
 #[test]
 fn dead_letters_are_replayed() {
     let folder = folder();

@@ -84,6 +84,73 @@ fn a_restart_changes_nothing() {
     second.wait_metric("fantail_webhook_queue", &[], 0.0);
 }
 
+/// What waits has a limit of bytes, too, in which an item counts once.
+#[test]
+fn queues_have_limits_of_bytes() {
+    let folder = folder();
+    let silent = Origin::scripted(|_| Then::Hang);
+    let keys = [("webhooks.realm_queue_bytes", "100000"), ("webhooks.timeout", "1h")];
+    let first = server(&folder, &keys);
+    for n in 0..3 {
+        subscribe(&first, "c", &json!({ "url": format!("http://{silent}/{n}") }));
+    }
+    let large = || json!([item("c", &"x".repeat(40_000))]);
+    first.publish(&large());
+    first.publish(&large());
+    let (status, text) = first.try_publish(&large());
+    assert_eq!(status, 503, "{text}");
+    first.publish(&json!([item("c", "small")]));
+    let bytes = first.metric("fantail_webhook_queue_bytes", &[]);
+    assert!((80_000.0..90_000.0).contains(&bytes), "{bytes}");
+    drop(first);
+    let again = server(&folder, &keys);
+    assert_eq!(again.try_publish(&large()).0, 503, "it is counted at the start");
+    for n in 0..3 {
+        assert_eq!(
+            again.control("DELETE", &of("c", &format!("http://{silent}/{n}")), &[], b"").status(),
+            200
+        );
+    }
+    again.wait_metric("fantail_webhook_queue_bytes", &[], 0.0);
+}
+
+#[test]
+fn endpoints_of_a_channel_have_a_limit() {
+    let (folder, origin) = (folder(), receiver());
+    let server = server(&folder, &[("webhooks.channel_endpoints", "2")]);
+    let subscribe = |channel: &str, n: u32| {
+        let url = json!({ "url": format!("http://{origin}/{n}") });
+        ask(&server, "POST", &format!("/channel/{channel}/hrq-subscriptions/"), &url)
+    };
+    assert_eq!([1, 2, 2].map(|n| subscribe("c", n).0), [200; 3]);
+    let (status, text) = subscribe("c", 3);
+    assert!(status == 403 && text.to_string().contains("channel_endpoints"), "{text}");
+    assert_eq!(subscribe("d", 3).0, 200);
+    assert_eq!(server.control("DELETE", &of("c", &format!("http://{origin}/1")), &[], b"").status(), 200);
+    assert_eq!(subscribe("c", 3).0, 200);
+}
+
+/// Of one item for many endpoints without room only some dead letters are kept: each is a copy of it.
+#[test]
+fn large_items_for_full_queues() {
+    const ENDPOINTS: usize = 24;
+    let folder = folder();
+    let silent = Origin::scripted(|_| Then::Hang);
+    let server = server(&folder, &[("webhooks.endpoint_queue_items", "1"), ("webhooks.timeout", "1h")]);
+    let urls: Vec<String> = (0..ENDPOINTS).map(|n| format!("http://{silent}/{n}")).collect();
+    urls.iter().for_each(|url| drop(subscribe(&server, "c", &json!({ "url": url }))));
+    server.publish(&json!([item("c", "fills them")]));
+    server.publish(&json!([item("c", &"x".repeat(900_000))]));
+    let overflow = || server.metric("fantail_webhook_dead_letters_total", &["cause=\"overflow\""]);
+    server.wait_until(DEADLINE, "all are counted", || overflow() > ENDPOINTS as f64 - 0.5);
+    let dead = |url: &String| {
+        let list = ask(&server, "GET", &format!("{}/dead-letters", of("c", url)), &Value::Null).1;
+        list["dead_letters"].as_array().map_or(0, Vec::len)
+    };
+    let kept: usize = urls.iter().map(dead).sum();
+    assert_eq!(kept, (16 << 20) / 900_000, "of 16 MiB");
+}
+
 /// An endpoint whose queue is full gets dead letters; a realm whose queue is full makes publishers wait.
 #[test]
 fn queues_have_limits() {

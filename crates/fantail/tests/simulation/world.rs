@@ -681,6 +681,8 @@ fn open(folder: &Path, channels: &[Channel]) -> Hub {
         order_wait: Duration::from_secs(5),
         linger: Duration::ZERO,
         mailbox_items: 1000,
+        id_bytes: 1024,
+        meta_bytes: 8192,
     };
     let hub = Hub::with_log(PINS + 1, &config, Arc::new(log));
     for channel in channels {

@@ -44,6 +44,10 @@ impl Holds {
             }
         }
         self.tell_failures(work);
+        if work.made > MADE_BYTES || work.writes.len() > KEPT_WRITES {
+            work.forget_made();
+            work.forget_writes();
+        }
     }
 }
 
@@ -67,15 +71,22 @@ impl Work {
         self.met.clear();
     }
 
+    /// Keeps but what is for those without filters.
+    fn forget_writes(&mut self) {
+        let items = self.batch.len();
+        let all =
+            |write: &Write| write.items.len() == items && write.items.iter().all(|place| *place < items);
+        self.writes.retain(all);
+        let keys = self.writes.iter().enumerate();
+        self.by_items = keys.map(|(place, write)| ((write.list, write.items.clone()), place)).collect();
+    }
+
     pub(in crate::hold) fn len(&self) -> usize {
         self.batch.len()
     }
 }
 
-impl Write {
-    fn take(&mut self) -> Self {
-        let Self { list, items, targets, payload } = self;
-        let (items, targets) = (std::mem::take(items), std::mem::take(targets));
-        Self { list: *list, items, targets, payload: payload.take() }
-    }
-}
+/// What is kept of a stretch for holds that need the same of it: bytes that filters made, and ways to write it. Those
+/// without filters need one for each transport.
+const MADE_BYTES: usize = 256 << 10;
+const KEPT_WRITES: usize = 8;

@@ -4,14 +4,17 @@ use std::sync::Arc;
 
 use fantail_pin::{Outcome, PinId};
 use fantail_proto::{
-    item::HttpResponse,
+    item::{HttpResponse, ResponseBody},
     recovery::{self, Step},
     render::Rendered,
 };
 use hashbrown::HashSet;
 
-use super::{HoldKind, Holds, List, Work, cost};
-use crate::{hold::updates::Cause, hub::Receipt};
+use super::{HoldKind, Holds, List, WRITE_BYTES, Work, cost};
+use crate::{
+    hold::{Poll, updates::Cause},
+    hub::Receipt,
+};
 
 impl Holds {
     pub(super) fn list_polls(&self, work: &mut Work) {
@@ -36,7 +39,7 @@ impl Holds {
         if hold.subs.len() > 1 && !work.met.insert(id) {
             return 1;
         }
-        let cost = cost(work.batch.len(), hold);
+        let mut cost = cost(work.batch.len(), hold);
         for item in 0..work.batch.len() {
             let Some(hold) = self.pins.get(id) else { break };
             let HoldKind::Poll(poll) = &hold.kind else { break };
@@ -49,6 +52,7 @@ impl Holds {
                 continue;
             }
             let delivery = Arc::clone(&work.batch[item]);
+            cost += effort(poll, &delivery.item, hold.filters(channel).is_some());
             self.answer_watched(id, channel, &delivery, &mut work.receipts[item]);
         }
         cost
@@ -130,3 +134,16 @@ impl Holds {
         }
     }
 }
+
+/// What it takes to make a poll's answer of an item, in writes.
+fn effort(poll: &Poll, item: &Rendered, filtered: bool) -> usize {
+    let Some(HttpResponse::Send(response)) = &item.response else { return 0 };
+    match &response.body {
+        ResponseBody::Patch(_) => poll.reply.body.len() / PATCHED_BYTES,
+        ResponseBody::Whole(body) if filtered => body.len() / WRITE_BYTES,
+        ResponseBody::Whole(_) => 0,
+    }
+}
+
+/// So much of a body is read, patched and written again in the time of a write.
+const PATCHED_BYTES: usize = 256;

@@ -42,7 +42,15 @@ impl Shard {
 
     fn with(fan_out: FanOut, logs: &[config::Log], change: impl FnOnce(&mut config::Config)) -> Self {
         let (id_ttl, order_wait, linger) = (Duration::from_mins(1), Duration::from_secs(5), Duration::ZERO);
-        let config = config::Hub { id_ttl, ids: 10, order_wait, linger, mailbox_items: 1000 };
+        let config = config::Hub {
+            id_ttl,
+            ids: 10,
+            order_wait,
+            linger,
+            mailbox_items: 1000,
+            id_bytes: 1024,
+            meta_bytes: 8192,
+        };
         let log = Log::new(None, Arc::default());
         log.configure(logs, |_| Some(RealmId(0))).unwrap();
         let hub = Arc::new(Hub::with_log(1, &config, Arc::new(log)));
@@ -67,10 +75,26 @@ impl Shard {
         (id, theirs)
     }
 
+    /// A stream whose client reads beside all others, until it has had 100 kB.
+    fn reader(&mut self, asked: Asked) -> std::thread::JoinHandle<Vec<u8>> {
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        let id = self.holds.reserve_stream(asked, Form::Plain, false).unwrap();
+        let client = self.client();
+        self.holds.attach_stream(id, OwnedFd::from(ours), client, Vec::new(), None);
+        std::thread::spawn(move || {
+            let mut got = vec![0; 100_000];
+            theirs.read_exact(&mut got).unwrap();
+            got
+        })
+    }
+
     fn poll(&mut self, who: &Subscriber) -> (PinId, UnixStream) {
+        self.poll_with(who, Bytes::new())
+    }
+
+    fn poll_with(&mut self, who: &Subscriber, body: Bytes) -> (PinId, UnixStream) {
         let (ours, theirs) = UnixStream::pair().unwrap();
-        let reply =
-            Reply { code: 200, reason: "OK".into(), headers: http::HeaderMap::new(), body: Bytes::new() };
+        let reply = Reply { code: 200, reason: "OK".into(), headers: http::HeaderMap::new(), body };
         let shape = Shape { http11: true, head: false, keep_alive: false };
         let poll = Poll {
             reply,
@@ -140,6 +164,52 @@ impl Subscriber {
             Some((_, true)) if item.skip => Gets::Filtered,
             Some(_) => Gets::Yes,
         }
+    }
+}
+
+/// Patching large bodies takes time, and the shard's other work comes between.
+#[test]
+fn patches_are_paid_for() {
+    let mut shard = Shard::new();
+    let body = Bytes::from(format!("{{\"a\":\"{}\"}}", "x".repeat(100_000)));
+    let who = Subscriber { channels: vec![(0, false)] };
+    let clients: Vec<_> = (0..20).map(|_| shard.poll_with(&who, body.clone())).collect();
+    let patch =
+        r#"{"items":[{"channel":"0","http-response":{"body-patch":[{"op":"add","path":"/b","value":1}]}}]}"#;
+    let items = fantail_proto::item::decode(patch.as_bytes(), None).unwrap();
+    shard.hub.publish(RealmId(0), items, false).unwrap();
+    let steps = shard.deliver(|_| {});
+    assert!(steps >= clients.len() / 2, "{steps}");
+    for (_, mut client) in clients {
+        let mut got = [0; 12];
+        client.read_exact(&mut got).unwrap();
+        assert_eq!(&got, b"HTTP/1.1 200");
+    }
+}
+
+/// For a crowd of whom everybody gets something else, what filters make is written in pieces.
+#[test]
+fn what_filters_make_is_not_kept_for_all() {
+    const CROWD: usize = 200;
+    let content = format!("%(user)s{}", "x".repeat(100_000));
+    let mut shard = Shard::new();
+    let clients: Vec<_> = (0..CROWD)
+        .map(|n| {
+            let mut asked = Subscriber { channels: vec![(0, true)] }.asked();
+            asked.subscriptions[0].filters = vec![Filter::VarSubst];
+            asked.meta = vec![("user".into(), n.to_string())];
+            shard.reader(asked)
+        })
+        .collect();
+    let item =
+        Item { channel: "0".into(), stream: Some(HttpStream::Send(content.into())), ..Item::default() };
+    shard.hub.publish(RealmId(0), vec![item], false).unwrap();
+    let mut most = 0;
+    shard.deliver(|holds| most = most.max(holds.work.made));
+    assert!((MADE_BYTES / 2..MADE_BYTES * 5 / 4).contains(&most), "{most}");
+    for (n, client) in clients.into_iter().enumerate() {
+        let got = client.join().unwrap();
+        assert!(got.windows(8).any(|part| part.starts_with(format!("{n}xxx").as_bytes())), "{n}");
     }
 }
 

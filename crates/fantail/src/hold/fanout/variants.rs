@@ -129,7 +129,31 @@ impl Holds {
     }
 }
 
+impl Content {
+    fn len(&self) -> usize {
+        match self {
+            Self::Chunk(chunk) => chunk.framed().len(),
+            Self::Message(message) => message.plain().len(),
+        }
+    }
+}
+
 impl Work {
+    /// Whether filters made something of what is written.
+    pub(super) fn is_made(&self, items: &[usize]) -> bool {
+        items.iter().any(|place| *place >= self.batch.len())
+    }
+
+    /// Lets go of what filters made, when all of it is written.
+    pub(super) fn forget_made(&mut self) {
+        let items = self.batch.len();
+        self.by_items.retain(|(_, places), _| places.iter().all(|place| *place < items));
+        self.parked.retain(|(.., place), _| place.is_none_or(|place| place < items));
+        self.by_class.clear();
+        self.variants.clear();
+        self.made = 0;
+    }
+
     /// The item at a place, or whose variant is there.
     pub(super) fn item(&self, place: usize) -> usize {
         place.checked_sub(self.batch.len()).map_or(place, |variant| self.variants[variant].item)
@@ -196,8 +220,10 @@ impl Work {
         };
         let Some(content) = content else { return Ok(item) };
         let class = filter::class(&filters, content, meta, &ids);
+        let looked_at = content.len() + class.len();
         let key = (item, list, filters, class);
         if let Some(known) = self.by_class.get(&key) {
+            self.filtered += looked_at;
             return known.clone();
         }
         let made = filter::apply(&key.2, content, meta, &ids).and_then(|content| match list {
@@ -208,6 +234,10 @@ impl Work {
                 .ok_or(TemplateError::NotText),
             List::Streams | List::Polls => Ok(Content::Chunk(Chunk::new(&content))),
         });
+        let bytes = made.as_ref().map_or(0, Content::len);
+        self.filtered += looked_at + bytes;
+        // Its payload is as large again.
+        self.made += 2 * bytes + key.3.len() + VARIANT;
         let place = made.map(|content| {
             self.variants.push(Variant { item, content });
             self.batch.len() + self.variants.len() - 1
@@ -216,3 +246,6 @@ impl Work {
         place
     }
 }
+
+/// What a variant holds besides its bytes.
+const VARIANT: usize = 512;

@@ -9,7 +9,7 @@ use fantail_proto::{
 };
 use tokio::time::timeout;
 
-use super::{Inputs, Refusal, check};
+use super::{Inputs, Refusal};
 use crate::config::Endpoint;
 
 /// Why a command failed: Pushpin's words for it, and text.
@@ -39,7 +39,7 @@ impl Inputs {
                 }
             },
             b"recover" => {
-                self.publisher.recover();
+                self.publisher.recover(self.publisher.default_realm());
                 Ok(Value::Null)
             }
             b"refresh" => self.refresh(args).await,
@@ -92,7 +92,7 @@ impl Inputs {
             return Err(ItemError("object does not contain 'items'".into()).into());
         };
         let items = decode_list(items)?;
-        check(&items, self.publisher.channel_bytes())?;
+        self.publisher.check(&items)?;
         Ok(items)
     }
 

@@ -183,13 +183,15 @@ impl Carrier {
         }
         let stuck = self.has_room() && self.talk.may_speak();
         let reads = self.out.is_empty() && !self.client_closed;
+        // Messages without content need no credit, and are frames all the same.
+        let hears = !self.worker_closed && self.frames.len() < FRAMES_BYTES;
         let (crew, worker) = (Arc::clone(self.talk.crew()), self.talk.worker());
         buffer.reserve(READ_BYTES);
         tokio::select! {
             read = self.reading.read_buf(buffer), if reads => Turn::Read(read),
             written = self.writing.write_buf(&mut self.frames), if !self.frames.is_empty() => Turn::Written(written),
             () = crew.news(&worker), if stuck => Turn::Room,
-            content = self.talk.hear(), if !self.worker_closed => Turn::Heard(content),
+            content = self.talk.hear(), if hears => Turn::Heard(content),
             () = std::future::pending(), if self.worker_closed => Turn::Room,
         }
     }
@@ -319,6 +321,8 @@ const HANDSHAKE: [HeaderName; 6] = [
 ];
 /// Between the two tasks, each way.
 const PIPE_BYTES: usize = 8 << 10;
+/// Frames that the client has not taken; then the worker is not heard, which has limits of its own.
+const FRAMES_BYTES: usize = 1 << 20;
 /// One read of the pipe.
 const READ_BYTES: usize = 4 << 10;
 /// Of a message in one packet.

@@ -64,7 +64,7 @@ impl Model {
                     self.dead.pop_first();
                 }
                 let death = Death { at: seq, cause: "status 500".into(), tries: 1 };
-                vec![Change::Dead { id, seq, letter: None, death, last: true, keep: KEEP }]
+                vec![Change::Dead { id, seq, letter: None, death, last: true, keep: (KEEP, u64::MAX) }]
             }),
             Step::Deliver(n) => nth(&self.queue, *n).map_or(Vec::new(), |seq| {
                 self.queue.remove(&seq);
@@ -93,7 +93,7 @@ impl Model {
     }
 }
 
-fn letter(of: u64) -> Vec<u8> {
+fn letter(of: u64) -> Bytes {
     let head = Head { id: format!("msg_{of}"), method: "POST".into(), headers: Vec::new(), item: None };
     Letter { head, body: Bytes::from(of.to_string()) }.encode()
 }

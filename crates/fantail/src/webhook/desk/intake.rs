@@ -1,13 +1,14 @@
 //! From the hub to the disk: for whom an item is, and what it says to them.
 
-use std::sync::Arc;
+use std::{collections::HashMap, rc::Rc, sync::Arc};
 
 use fantail_proto::{filter, render::Rendered, webhook::envelope::envelope};
 use http::header::CONTENT_TYPE;
 
 use super::Desk;
 use crate::{
-    hub::{Broken, Delivery, Receipt},
+    channel::ChannelKey,
+    hub::{Broken, Delivery, RealmId, Receipt},
     webhook::{
         book::{Change, Death, Head, Letter, Page},
         endpoint::{Endpoint, Id},
@@ -15,21 +16,32 @@ use crate::{
 };
 
 impl Desk {
-    /// Takes a batch of items. Their publishers are answered when they are on disk.
+    /// Takes a batch of items, or goes on with one. Their publishers are answered when they are on disk.
     pub(super) fn take(&mut self) {
-        let mut batch = Vec::new();
-        self.hub.take(self.place, &mut batch);
+        if self.pending.is_empty() {
+            let mut batch = Vec::new();
+            self.hub.take(self.place, &mut batch);
+            self.pending.extend(in_turn(batch));
+        }
         let page = match Page::open(&self.store) {
             Ok(page) => page,
             Err(error) => {
-                return batch
-                    .iter()
-                    .for_each(|delivery| delivery.kept(&Err(Broken(error.to_string().into()))));
+                let broken = Broken(error.to_string().into());
+                return self.pending.drain(..).for_each(|delivery| delivery.kept(&Err(broken.clone())));
             }
         };
         let (mut changes, mut to, mut kept) = (Vec::new(), Vec::new(), Vec::new());
-        for delivery in batch {
-            match self.address(&page, &delivery, &mut changes) {
+        let mut known = HashMap::new();
+        let mut looked = 0;
+        self.overflowed = 0;
+        while looked < LOOKED_AT_ONCE
+            && let Some(delivery) = self.pending.pop_front()
+        {
+            let outcome = self.endpoints(&page, &delivery, &mut known).and_then(|endpoints| {
+                looked += 1 + endpoints.len();
+                self.address(&page, &delivery, &endpoints, &mut changes)
+            });
+            match outcome {
                 Ok((seq, ids)) => {
                     if !ids.is_empty() {
                         to.push((seq, ids));
@@ -48,18 +60,45 @@ impl Desk {
         });
     }
 
+    /// The endpoints of an item's channel, read once for all items of it at hand. None of them is read for a realm
+    /// whose queue is full.
+    fn endpoints(
+        &self,
+        page: &Page,
+        delivery: &Delivery,
+        known: &mut HashMap<ChannelKey, Rc<Vec<(Id, Endpoint)>>>,
+    ) -> Result<Rc<Vec<(Id, Endpoint)>>, Broken> {
+        let (realm, channel) = (delivery.realm, &delivery.channel);
+        let Some(number) = self.numbers.get(&realm).copied() else { return Ok(Rc::default()) };
+        if !self.lines.realm_has_room(number, 1) {
+            return Err(self.refused());
+        }
+        let key = ChannelKey { realm, name: channel.clone() };
+        if let Some(known) = known.get(&key) {
+            return Ok(Rc::clone(known));
+        }
+        let range = Id::of_channel(number, self.salt.0, channel);
+        let found = page.some(range, Some(channel), usize::MAX);
+        let found = Rc::new(found.map_err(|error| Broken(error.to_string().into()))?);
+        known.insert(key, Rc::clone(&found));
+        Ok(found)
+    }
+
+    fn refused(&self) -> Broken {
+        self.counts.webhook_refused.add(1);
+        Broken("too many webhooks of the realm wait for delivery.".into())
+    }
+
     /// Finds the endpoints that get an item, and their places in the queue.
     fn address(
         &mut self,
         page: &Page,
         delivery: &Delivery,
+        endpoints: &[(Id, Endpoint)],
         changes: &mut Vec<Change>,
     ) -> Result<(u64, Vec<Id>), Broken> {
         let Some(number) = self.numbers.get(&delivery.realm).copied() else { return Ok((0, Vec::new())) };
         let channel = &*delivery.channel;
-        let range = Id::of_channel(number, self.salt.0, channel);
-        let failed = |error: redb::Error| Broken(error.to_string().into());
-        let endpoints = page.some(range, Some(channel), usize::MAX).map_err(failed)?;
         let plain = plain(&delivery.item);
         let wrapped = if plain.is_none() && endpoints.iter().any(|(_, endpoint)| endpoint.envelope) {
             wrapped(channel, &delivery.item)
@@ -70,9 +109,9 @@ impl Desk {
         let mut meant = Vec::new();
         for (id, endpoint) in endpoints {
             let wanted = plain.is_some() || (endpoint.envelope && wrapped.is_some());
-            match self.verdict(page, id, &endpoint, &delivery.item) {
+            match self.verdict(page, *id, endpoint, &delivery.item) {
                 _ if !wanted || endpoint.has_expired(self.clock.unix()) => {}
-                Pick::Take => meant.push((id, endpoint.ordered)),
+                Pick::Take => meant.push((*id, endpoint.ordered)),
                 Pick::Disabled => self.counts.webhook_dropped_disabled.add(1),
                 Pick::Filtered => receipt.filtered += 1,
                 Pick::Unfit => receipt.dropped_filter += 1,
@@ -83,9 +122,10 @@ impl Desk {
             delivery.report(receipt);
             return Ok((0, Vec::new()));
         };
-        if !self.lines.realm_has_room(number, meant.len()) {
-            self.counts.webhook_refused.add(1);
-            return Err(Broken("too many webhooks of the realm wait for delivery.".into()));
+        let room = self.lines.realm_has_room(number, meant.len())
+            && self.letters.has_room(number, letter.body.len());
+        if !room {
+            return Err(self.refused());
         }
         let seq = self.number();
         letter.head.id =
@@ -96,18 +136,25 @@ impl Desk {
         for (id, ordered) in meant {
             if self.lines.endpoint_has_room(id) {
                 self.lines.reserve(id, ordered);
+                self.letters.expect(seq, number);
                 ids.push(id);
                 continue;
             }
             receipt.dropped_overflow += 1;
             self.counts.webhook_dead_overflow.add(1);
+            // Each is a copy on disk.
+            self.overflowed += letter.len();
+            if self.overflowed > OVERFLOW_BYTES {
+                continue;
+            }
             let death = Death { at: now, cause: "the endpoint's queue is full".into(), tries: 0 };
-            let keep = self.config.dead_letters;
+            let keep = self.keep();
             changes.push(Change::Dead { id, seq, letter: Some(letter.clone()), death, last: false, keep });
         }
         receipt.queued = ids.len() as u64;
         delivery.report(receipt);
         if !ids.is_empty() {
+            self.letters.weigh(seq, letter.len());
             changes.push(Change::Queue { seq, letter, to: ids.clone(), due: now });
         }
         Ok((seq, ids))
@@ -135,6 +182,25 @@ impl Desk {
         }
     }
 }
+
+/// Items of all realms, of each one in its turn: who publishes much waits for itself.
+fn in_turn(batch: Vec<Arc<Delivery>>) -> impl Iterator<Item = Arc<Delivery>> {
+    let mut counts: HashMap<RealmId, usize> = HashMap::new();
+    let mut turns: Vec<(usize, Arc<Delivery>)> = Vec::with_capacity(batch.len());
+    for delivery in batch {
+        let count = counts.entry(delivery.realm).or_default();
+        turns.push((*count, delivery));
+        *count += 1;
+    }
+    // Stable: a realm's items keep their order.
+    turns.sort_by_key(|(turn, _)| *turn);
+    turns.into_iter().map(|(_, delivery)| delivery)
+}
+
+/// Endpoints that are looked at for items before the desk does something else: some ten milliseconds.
+const LOOKED_AT_ONCE: usize = 10_000;
+/// Dead letters of endpoints without room, of one batch; what is over it is only counted.
+const OVERFLOW_BYTES: usize = 16 << 20;
 
 /// What becomes of an item for one endpoint.
 enum Pick {
@@ -167,4 +233,23 @@ fn wrapped(channel: &str, item: &Rendered) -> Option<Letter> {
         head: Head { id: String::new(), method: "POST".into(), headers, item: item.id.clone() },
         body,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use fantail_proto::{item::Item, log::Place};
+
+    use super::*;
+
+    #[test]
+    fn realms_have_their_turns() {
+        let place = Place { epoch: 1, position: 1 };
+        let delivery = |realm: u32, channel: &str| {
+            Arc::new(Delivery::of_log(RealmId(realm), channel, Item::default().into(), place))
+        };
+        let batch =
+            vec![delivery(1, "a"), delivery(1, "b"), delivery(1, "c"), delivery(2, "d"), delivery(2, "e")];
+        let order: Vec<String> = in_turn(batch).map(|delivery| delivery.channel.to_string()).collect();
+        assert_eq!(order, ["a", "d", "b", "e", "c"]);
+    }
 }

@@ -192,34 +192,23 @@ impl Desk {
 
     /// A delivery is over; its letter is, too, when nobody else waits for it.
     pub(super) fn done(&mut self, id: Id, seq: u64) {
-        let last = self.is_last(seq);
+        let last = self.letters.done(seq);
         self.changes.push(Change::Done { id, seq, last });
         self.lines.release(id);
+    }
+
+    /// Dead letters of one endpoint: how many, and their bytes.
+    pub(super) fn keep(&self) -> (usize, u64) {
+        (self.config.dead_letters, self.config.dead_letter_bytes)
     }
 
     /// A delivery is given up.
     fn bury(&mut self, id: Id, seq: u64, cause: &str, tries: u32) {
         self.counts.webhook_dead_failed.add(1);
-        let last = self.is_last(seq);
+        let last = self.letters.done(seq);
         let death = Death { at: self.clock.unix_ms(), cause: cause.to_owned(), tries };
-        self.changes.push(Change::Dead {
-            id,
-            seq,
-            letter: None,
-            death,
-            last,
-            keep: self.config.dead_letters,
-        });
+        self.changes.push(Change::Dead { id, seq, letter: None, death, last, keep: self.keep() });
         self.lines.release(id);
-    }
-
-    fn is_last(&mut self, seq: u64) -> bool {
-        let Some(left) = self.shares.get_mut(&seq) else { return true };
-        *left -= 1;
-        if *left == 1 {
-            self.shares.remove(&seq);
-        }
-        false
     }
 
     /// Nothing more is sent to an endpoint until somebody enables it, and its realm is told.
