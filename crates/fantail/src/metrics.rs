@@ -192,6 +192,14 @@ families! {
             /// A filter of the subscriber's could not be applied, or the content was written for others.
             filter_errors [cause = filter]: Count,
         }
+        filter_questions: "Requests to origins about items, for filters that ask, by answer." {
+            questions_kept [result = kept]: Count,
+            questions_skipped [result = skipped]: Count,
+            questions_replaced [result = replaced]: Count,
+            /// No answer, or none that means something.
+            questions_failed [result = failed]: Count,
+        }
+        filter_waiting: "Items that wait for a subscriber because one is asked about." { filter_waiting: Gauge }
         pins_ended: "Pins that ended, by cause." {
             ended_client [cause = client]: Count,
             ended_overflow [cause = overflow]: Count,

@@ -50,6 +50,8 @@ pub struct Shard {
     /// Origins that are being told of holds that are gone, and their turns.
     pub departures: Cell<usize>,
     pub departing: Semaphore,
+    /// Turns at asking origins about items.
+    pub asking: Semaphore,
     pub neighbours: Neighbours,
     /// Turns at the arithmetic of handshakes.
     pub handshakes: Semaphore,
@@ -135,6 +137,7 @@ impl Shard {
             pages: parts.pages,
             departures: Cell::new(0),
             departing: Semaphore::new(DEPARTURES_AT_ONCE),
+            asking: Semaphore::new(QUESTIONS_AT_ONCE),
             neighbours: parts.neighbours,
             handshakes: Semaphore::new(HANDSHAKES_AT_ONCE),
             scratch: RefCell::default(),
@@ -280,3 +283,5 @@ const MOVING: usize = 1024;
 const HANDSHAKES_AT_ONCE: usize = 8;
 /// Requests about holds that are gone: an origin has more to do.
 const DEPARTURES_AT_ONCE: usize = 32;
+/// Requests about items, for filters that ask.
+const QUESTIONS_AT_ONCE: usize = 256;

@@ -26,6 +26,8 @@ pub struct Asked {
     pub next: Option<GripLink>,
     /// Who is to hear when the hold is gone.
     pub gone: Option<GripLink>,
+    /// Where filters ask from, if there are any that do.
+    pub trail: Option<Rc<Trail>>,
 }
 
 /// Where the links in a request's answers are followed from.

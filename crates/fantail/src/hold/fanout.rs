@@ -7,7 +7,7 @@ use std::{rc::Rc, sync::Arc};
 
 use fantail_pin::{Outcome, Payload, PinId, Tally};
 use fantail_proto::{
-    filter::template::TemplateError,
+    filter::{question::Word, template::TemplateError},
     item::WrittenFor,
     render::{Chunk, Message, MessagePart, StreamPart},
 };
@@ -23,7 +23,7 @@ use super::{
     follow::{Parked, Turn},
 };
 use crate::hub::{Delivery, Receipt};
-use variants::{Class, Variant};
+use variants::{Class, Gotten, Made, Variant};
 
 /// A batch that is being delivered: first all is sorted, then written, then answered. Lists are worked
 /// off from their ends.
@@ -47,13 +47,18 @@ pub(super) struct Work {
     /// What filters made of items, each for all subscribers of whom they read the same; items are known by their place
     /// in `batch`, and these by theirs here behind all of those.
     variants: Vec<Variant>,
-    by_class: HashMap<Class, Result<usize, TemplateError>>,
+    by_class: HashMap<Class, Result<Made, TemplateError>>,
     /// Content of this batch was written for certain filters: all are looked at.
     picky: bool,
     /// Holds that did not get an item because their filters failed, and are told why when all is written.
     failed: Vec<(PinId, TemplateError)>,
     /// It is what a log has for one subscriber, not what was published.
-    from_log: bool,
+    pub(super) from_log: bool,
+    /// It is one item, whose turn has come in a line.
+    pub(super) is_turn: bool,
+    /// What origins have said of it, in the order of the filters that ask; or why they have not.
+    pub(super) words: Vec<Word>,
+    pub(super) lost: Option<TemplateError>,
     /// What the hold that is being sorted gets.
     gets: Vec<usize>,
     /// Items that wait for streams, made once for all.
@@ -218,7 +223,7 @@ impl Holds {
         for item in 0..work.batch.len() {
             let Some(hold) = self.pins.get(id) else { break };
             let Some(channel) = self.channel_of(hold, work, item) else { continue };
-            if self.is_left_to_log(work, id, channel, item) {
+            if self.is_left_to_log(work, id, channel, item) || self.stands_behind(work, id, channel, item) {
                 continue;
             }
             let looks = list == List::Streams && !work.from_log && self.has_standing(id);
@@ -231,7 +236,16 @@ impl Holds {
                     continue;
                 }
                 (Some(hold), Some(_)) => self.filtered(work, list, hold, channel, item),
-                _ => Ok(None),
+                _ => Ok(Gotten::Nothing),
+            };
+            let gotten = match gotten {
+                Ok(Gotten::Asks(wording)) => {
+                    self.inquire(work, (id, channel), item, (list, *wording));
+                    continue;
+                }
+                Ok(Gotten::Place(place)) => Ok(Some(place)),
+                Ok(Gotten::Nothing) => Ok(None),
+                Err(error) => Err(error),
             };
             if turn == Turn::Wait {
                 // What is lost to an error is missing, and found to be.
@@ -433,6 +447,10 @@ impl Work {
         }
     }
 
+    pub(super) fn receipt(&mut self, item: usize) -> &mut Receipt {
+        &mut self.receipts[item]
+    }
+
     /// The place of what writes these items.
     fn write_of(&mut self, list: List, items: &[usize]) -> usize {
         let key = (list, items.to_vec());
@@ -466,7 +484,7 @@ impl Work {
     }
 
     /// Gives the receipts of a batch that is done, and makes ready for the next.
-    fn finish(&mut self) {
+    pub(super) fn finish(&mut self) {
         for (delivery, receipt) in self.batch.drain(..).zip(&self.receipts) {
             delivery.report(*receipt);
         }

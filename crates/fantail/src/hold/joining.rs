@@ -11,12 +11,13 @@ impl Holds {
         let particular = |s: &Subscription| !s.filters.is_empty() || s.prev_id.is_some() || s.late.is_some();
         let linked = asked.next.is_some() || asked.gone.is_some();
         let standing = (linked || asked.subscriptions.iter().any(particular)).then(|| {
-            let Asked { meta, prefix, debug, next, gone, .. } = &asked;
+            let Asked { meta, prefix, debug, next, gone, trail, .. } = &asked;
             Box::new(Standing {
                 meta: meta.clone(),
                 debug: *debug,
                 follow: next.clone().map(|next| Box::new(Follow::new(next, asked.subscriptions.is_empty()))),
                 gone: gone.clone().map(Box::new),
+                trail: trail.clone(),
                 ..Standing::new(prefix)
             })
         });
@@ -54,6 +55,7 @@ impl Holds {
         let known = known.and_then(|known| hold.subs.iter().find(|sub| sub.channel == known)).copied();
         let before = known.is_some_and(|sub| hold.is_apart(sub.channel));
         let after = !filters.is_empty() || prev_id.is_some() || hold.follows();
+        let mut other = false;
         let sub = match known {
             Some(sub) => {
                 self.channels.refilter(sub, before, after);
@@ -66,7 +68,11 @@ impl Holds {
             }
         };
         if let Some(standing) = &mut hold.standing {
+            other = standing.filters_of(sub.channel) != filters;
             standing.set(sub.channel, filters, prev_id);
+        }
+        if other {
+            self.turn_again(id, sub.channel);
         }
         Some(sub.channel)
     }
@@ -77,9 +83,11 @@ impl Holds {
         let list = hold.kind.list();
         let sub = hold.subs.remove(place);
         let apart = hold.is_apart(sub.channel);
-        if let Some(standing) = &mut hold.standing {
+        let line = hold.standing.as_mut().and_then(|standing| {
             standing.remove(sub.channel);
-        }
+            standing.take_line(sub.channel)
+        });
+        self.disperse(line, list);
         let moved = self.channels.leave(sub, list, apart);
         if let Some(hold) = moved.and_then(|moved| self.pins.get_mut(moved)) {
             channels::moved(&mut hold.subs, sub);

@@ -9,6 +9,7 @@ mod ending;
 mod fanout;
 mod fill;
 mod follow;
+mod inquiry;
 mod joining;
 mod onward;
 mod poll;
@@ -39,6 +40,7 @@ pub use asked::{Asked, GripLink, Subscription, Trail};
 use beats::first_beat;
 pub use beats::{beats, jitter_ms};
 pub use follow::{Fetch, Held, Page};
+pub use inquiry::{Question, Wording};
 pub use onward::{Onward, Released, Replay, Socket};
 pub use poll::{Poll, Shape};
 pub use sockjs::{Found, NO_STORE, Receiver, Said, Speech, admit};
@@ -55,6 +57,7 @@ use channels::{Channels, List};
 use fanout::Work;
 use fill::Fills;
 use follow::Rounds;
+use inquiry::Inquiries;
 use standing::Standing;
 use updates::Updates;
 use watch::Watch;
@@ -75,6 +78,7 @@ pub struct Holds {
     onward: Vec<Onward>,
     updates: Updates,
     rounds: Rounds,
+    inquiries: Inquiries,
     /// WebSockets whose next deadline is to be found again.
     reschedules: Vec<PinId>,
     now_ms: u64,
@@ -145,6 +149,7 @@ impl Holds {
             onward: Vec::new(),
             updates: Updates::new(config),
             rounds: Rounds::default(),
+            inquiries: Inquiries::default(),
             reschedules: Vec::new(),
             now_ms: 0,
             websocket: config.websocket.clone(),
@@ -499,9 +504,8 @@ impl HoldKind {
 }
 
 impl Hold {
-    fn filters(&self, channel: u32) -> Option<&[Filter]> {
-        let found = self.standing.as_ref()?.filters.iter().find(|(c, _)| *c == channel)?;
-        Some(&found.1)
+    fn filters(&self, channel: u32) -> &[Filter] {
+        self.standing.as_ref().map_or(&[], |standing| standing.filters_of(channel))
     }
 
     /// Whether items of a channel are to be looked at for this hold alone.

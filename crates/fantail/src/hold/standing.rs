@@ -1,10 +1,12 @@
 //! What is particular to one subscriber: its filters and what they read, and how far it is in its channels. Kept only
 //! for those who have something of it. What filters do, and what a gap is, are `fantail_proto`'s.
 
+use std::rc::Rc;
+
 use fantail_proto::filter::Filter;
 use smallvec::SmallVec;
 
-use super::{GripLink, fill::Behind, follow::Follow};
+use super::{GripLink, Trail, fill::Behind, follow::Follow, inquiry::Line};
 
 #[derive(Debug)]
 pub(super) struct Standing {
@@ -17,6 +19,10 @@ pub(super) struct Standing {
     pub(super) positions: Vec<(u32, Option<String>)>,
     /// Of those channels whose log has given something.
     pub(super) behind: SmallVec<[Behind; 1]>,
+    /// Of those channels with items that wait, because a filter asks about one.
+    pub(super) lines: SmallVec<[Line; 1]>,
+    /// Where filters ask from.
+    pub(super) trail: Option<Rc<Trail>>,
     pub(super) debug: bool,
     /// Of a stream with a next link.
     pub(super) follow: Option<Box<Follow>>,
@@ -32,6 +38,8 @@ impl Standing {
             prefix: prefix.to_owned(),
             positions: Vec::new(),
             behind: SmallVec::new(),
+            lines: SmallVec::new(),
+            trail: None,
             debug: false,
             follow: None,
             gone: None,
@@ -67,6 +75,15 @@ impl Standing {
         self.filters.retain(|(of, _)| *of != channel);
         self.positions.retain(|(of, _)| *of != channel);
         self.behind.retain(|behind| behind.channel != channel);
+    }
+
+    pub(super) fn filters_of(&self, channel: u32) -> &[Filter] {
+        self.filters.iter().find(|(of, _)| *of == channel).map_or(&[], |(_, filters)| filters)
+    }
+
+    pub(super) fn take_line(&mut self, channel: u32) -> Option<Line> {
+        let place = self.lines.iter().position(|line| line.channel == channel)?;
+        Some(self.lines.remove(place))
     }
 
     pub(super) fn position(&self, channel: u32) -> Option<&str> {

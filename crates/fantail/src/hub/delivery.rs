@@ -13,6 +13,8 @@ use crate::{logging, stats::Told};
 /// One item on its way to one or more shards. Dropping the last copy completes its receipt.
 #[derive(Debug)]
 pub struct Delivery {
+    /// No other has it, on any shard.
+    pub number: u64,
     pub realm: RealmId,
     pub channel: Box<str>,
     pub item: Rendered,
@@ -43,6 +45,7 @@ impl Delivery {
         let ballot = ballot.answer.is_some().then(|| Arc::clone(ballot));
         let bytes = weight(&item);
         Self {
+            number: number(),
             realm,
             channel,
             bytes,
@@ -61,7 +64,8 @@ impl Delivery {
     pub fn of_log(realm: RealmId, channel: &str, item: Rendered, place: Place) -> Self {
         let (channel, bytes, place) = (channel.into(), weight(&item), Some(place));
         let (slot, ballot, pledge, told, receivers) = (0, None, None, None, AtomicU64::new(0));
-        Self { realm, channel, bytes, item, place, slot, ballot, pledge, told, receivers, published: false }
+        let number = number();
+        Self { number, realm, channel, bytes, item, place, slot, ballot, pledge, told, receivers, published: false }
     }
 
     /// To be said once by each outpost that keeps items: it has kept this one, or cannot.
@@ -85,6 +89,11 @@ impl Delivery {
             ballot.add(self.slot, receipt);
         }
     }
+}
+
+fn number() -> u64 {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    NEXT.fetch_add(1, Relaxed)
 }
 
 impl Drop for Delivery {

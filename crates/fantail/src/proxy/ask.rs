@@ -294,6 +294,16 @@ impl Ask {
         &self.route
     }
 
+    /// As the client said it.
+    pub(super) fn host(&self) -> &HeaderValue {
+        &self.host
+    }
+
+    /// What its origin is asked for, but for what the route makes of it.
+    pub(super) fn path_and_query(&self) -> &PathAndQuery {
+        &self.path_and_query
+    }
+
     pub(super) fn is_trusted(&self) -> bool {
         self.trusted_until.is_some()
     }

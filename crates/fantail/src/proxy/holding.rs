@@ -1,14 +1,13 @@
 //! An answer that asks for something: it is collected, read, and its request becomes a hold, or a
 //! rewritten response (spec 3).
 
-use std::{collections::VecDeque, future::poll_fn, rc::Rc, sync::Arc, task::Poll, time::Duration};
+use std::{collections::VecDeque, future::poll_fn, rc::Rc, task::Poll, time::Duration};
 
 use bytes::Bytes;
 use fantail_pin::Form;
 use fantail_proto::{
     filter::{self, Filter},
     grip::{self, Hold, Instruct, InstructError, KeepAlive, Reply},
-    link::Place,
     route,
 };
 use http::{HeaderValue, Response, StatusCode, header::CONTENT_ENCODING};
@@ -19,6 +18,7 @@ use super::{
     Exchange, Parked, Relay,
     ask::{Answer, Shape},
     conversation::Reserved,
+    errand::trail,
     link::follow,
     upload,
 };
@@ -191,7 +191,19 @@ fn asked(
     (pages, streams): (bool, bool),
 ) -> Result<Asked, InstructError> {
     let rule = &answer.route.rule;
-    let (next, gone) = links(exchange, answer, instruct)?;
+    let asks = instruct.channels.iter().any(|channel| channel.filters.iter().any(|filter| filter.asks()));
+    let linked = instruct.next.is_some() || instruct.gone.is_some();
+    let trail = if linked || asks {
+        let trail = trail(exchange, &answer.route, answer.target, (&answer.host, &answer.path_and_query));
+        let why = "Grip-Link cannot be resolved for this Host";
+        Some(Rc::new(trail.ok_or_else(|| InstructError(why.into()))?))
+    } else {
+        None
+    };
+    let (next, gone) = match &trail {
+        Some(trail) => links(trail, instruct)?,
+        None => (None, None),
+    };
     let subscriptions = match pages {
         true => Vec::new(),
         false => subscriptions(&exchange.snapshot.config.grip, rule, answer.target, instruct)?,
@@ -211,34 +223,22 @@ fn asked(
         debug: exchange.debug,
         next,
         gone,
+        trail: trail.filter(|_| asks),
         presence: exchange.conversation.presence(),
     })
 }
 
 /// Where the links of an answer lead.
 fn links(
-    exchange: &Exchange,
-    answer: &Answer,
+    trail: &Rc<Trail>,
     instruct: &Instruct,
 ) -> Result<(Option<GripLink>, Option<GripLink>), InstructError> {
-    if instruct.next.is_none() && instruct.gone.is_none() {
-        return Ok((None, None));
-    }
-    let rule = &answer.route.rule;
-    let host = rule.as_host.as_deref().or_else(|| answer.host.to_str().ok()).unwrap_or_default();
-    let home = Place::new(exchange.tls, host, answer.path_and_query.as_str())
-        .ok_or_else(|| InstructError("Grip-Link cannot be resolved for this Host".into()))?;
-    let trail = Rc::new(Trail {
-        route: Arc::clone(&answer.route),
-        target: answer.target,
-        home: home.clone(),
-        debug: exchange.debug,
-    });
-    let next = instruct.next.as_ref().map(|next| follow(&trail, &home, next)).transpose()?;
+    let home = &trail.home;
+    let next = instruct.next.as_ref().map(|next| follow(trail, home, next)).transpose()?;
     let gone = instruct
         .gone
         .as_ref()
-        .map(|uri| follow(&trail, &home, &grip::Link { uri: uri.clone(), timeout: Duration::ZERO }));
+        .map(|uri| follow(trail, home, &grip::Link { uri: uri.clone(), timeout: Duration::ZERO }));
     Ok((next, gone.transpose()?))
 }
 

@@ -4,9 +4,11 @@
 mod access;
 mod ask;
 mod conversation;
+mod errand;
 mod holding;
 mod link;
 mod native;
+mod inquiry;
 mod over_http;
 mod relay;
 mod share;
@@ -32,6 +34,7 @@ use hyper::{body::Incoming, ext::ReasonPhrase};
 
 pub use ask::destination;
 pub use conversation::{Conversation, Parked};
+pub use inquiry::inquire;
 pub use link::{fetch, say_gone};
 pub use over_http::ask;
 pub use relay::Relay;

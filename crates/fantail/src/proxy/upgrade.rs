@@ -228,6 +228,7 @@ pub(super) fn hold_of(
         presence,
         next: None,
         gone: None,
+        trail: None,
     };
     let opened = Opened {
         far,

@@ -13,6 +13,7 @@ mod early;
 mod fills;
 mod filters;
 mod harness;
+mod inquiries;
 mod jsonp;
 mod keys;
 mod limits;

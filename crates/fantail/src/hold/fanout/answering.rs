@@ -11,7 +11,8 @@ use fantail_proto::{
 use hashbrown::HashSet;
 
 use super::{HoldKind, Holds, List, Work, cost};
-use crate::{hold::updates::Cause, hub::Receipt};
+use super::variants::Answering;
+use crate::hold::updates::Cause;
 
 impl Holds {
     pub(super) fn list_polls(&self, work: &mut Work) {
@@ -48,8 +49,9 @@ impl Holds {
                 work.receipts[item].recovered += 1;
                 continue;
             }
-            let delivery = Arc::clone(&work.batch[item]);
-            self.answer_watched(id, channel, &delivery, &mut work.receipts[item]);
+            if !self.stands_behind(work, id, channel, item) {
+                self.answer_watched(work, id, channel, item);
+            }
         }
         cost
     }
@@ -57,11 +59,13 @@ impl Holds {
     /// Answers a long-poll with an item, or asks its origin again, or neither.
     pub(in crate::hold) fn answer_with(
         &mut self,
+        work: &mut Work,
         id: PinId,
         channel: u32,
-        item: &Rendered,
-        receipt: &mut Receipt,
+        place: usize,
     ) {
+        let delivery = Arc::clone(&work.batch[place]);
+        let item = &delivery.item;
         let Some(hold) = self.pins.get(id) else { return };
         let HoldKind::Poll(poll) = &hold.kind else { return };
         let hint = matches!(item.response, Some(HttpResponse::Hint));
@@ -69,30 +73,30 @@ impl Holds {
         if let Some(position) = hold.position(channel).filter(|_| watched) {
             match recovery::step(position, item.id.as_deref(), item.prev_id.as_deref()) {
                 Step::Deliver => {}
-                Step::Skip => return receipt.recovered += 1,
+                Step::Skip => return work.receipts[place].recovered += 1,
                 Step::Gap => {
-                    receipt.recovered += 1;
+                    work.receipts[place].recovered += 1;
                     return self.mend(id, channel);
                 }
             }
         }
-        if item.response.is_none() || !self.passes(hold, channel, item) {
-            if item.response.is_some() {
-                receipt.filtered += 1;
-                self.counters.filtered.add(1);
-            }
-            if let Some(standing) = self.pins.get_mut(id).and_then(|hold| hold.standing.as_mut()) {
-                standing.advance(channel, item.id.as_deref());
-            }
-            return;
+        if item.response.is_none() {
+            return self.pass_over(id, channel, item);
+        }
+        if !self.passes(hold, channel, item) {
+            return self.keep_from(work, id, channel, place);
         }
         let response = match &item.response {
             Some(HttpResponse::Send(response)) => {
-                let body = self.filtered_body(hold, channel, item, poll.body(response));
+                let body = self.filtered_body(hold, channel, item, poll.body(response), work);
                 match body {
-                    Ok(body) => poll.answer(response, &body),
+                    Ok(Answering::With(body)) => poll.answer(response, &body),
+                    Ok(Answering::Not) => return self.keep_from(work, id, channel, place),
+                    Ok(Answering::Asks(wording)) => {
+                        return self.inquire(work, (id, channel), place, (List::Polls, *wording));
+                    }
                     Err(error) => {
-                        receipt.dropped_filter += 1;
+                        work.receipts[place].dropped_filter += 1;
                         self.counters.filter_errors.add(1);
                         if !hold.standing.as_ref().is_some_and(|standing| standing.debug) {
                             return;
@@ -107,6 +111,7 @@ impl Holds {
             }
             _ => return,
         };
+        let receipt = &mut work.receipts[place];
         match self.finish_poll(id, response) {
             Outcome::Sent => {
                 receipt.delivered += 1;
@@ -122,6 +127,20 @@ impl Holds {
                 receipt.dropped_gone += 1;
                 self.counters.dropped_gone.add(1);
             }
+        }
+    }
+
+    /// A filter keeps an item from a long-poll.
+    fn keep_from(&mut self, work: &mut Work, id: PinId, channel: u32, place: usize) {
+        work.receipts[place].filtered += 1;
+        self.counters.filtered.add(1);
+        let delivery = Arc::clone(&work.batch[place]);
+        self.pass_over(id, channel, &delivery.item);
+    }
+
+    fn pass_over(&mut self, id: PinId, channel: u32, item: &Rendered) {
+        if let Some(standing) = self.pins.get_mut(id).and_then(|hold| hold.standing.as_mut()) {
+            standing.advance(channel, item.id.as_deref());
         }
     }
 }

@@ -16,7 +16,9 @@ use fantail_proto::{
 
 use super::{Far, Stage, millis, timers::Delayed};
 use crate::{
-    hold::{Hold, HoldKind, Holds, Standing, Subscription, Subscriptions, jitter_ms, sockjs, updates::Cause},
+    hold::{
+        Hold, HoldKind, Holds, Standing, Subscription, Subscriptions, Trail, jitter_ms, sockjs, updates::Cause,
+    },
     logging,
 };
 
@@ -104,6 +106,12 @@ impl Holds {
         if !filters.is_empty() || start.is_some() {
             self.standing(id);
         }
+        if filters.iter().any(|filter| filter.asks()) {
+            let trail = self.trail(id);
+            if let Some(standing) = self.standing(id) {
+                standing.trail = standing.trail.take().or(trail);
+            }
+        }
         let subscription = Subscription { channel: name, filters, prev_id: None, late: None };
         let Some(joined) = self.join(id, realm, list, subscription) else { return };
         let proven = match start.filter(|_| self.channels.is_logged(joined)) {
@@ -147,6 +155,16 @@ impl Holds {
             && bytes + name.len() + value.len() <= MAX_META_BYTES
         {
             meta.push((name, value));
+        }
+    }
+
+    /// Where the filters of a WebSocket ask from.
+    fn trail(&self, id: PinId) -> Option<Rc<Trail>> {
+        let Some(Hold { kind: HoldKind::WebSocket(socket), .. }) = self.pins.get(id) else { return None };
+        match &socket.far {
+            Far::OverHttp(far) => Some(Rc::new(far.call.trail(socket.debug)?)),
+            Far::Native(link) => link.trail.clone(),
+            Far::Echo | Far::Detached => None,
         }
     }
 
