@@ -283,10 +283,11 @@ mod tests {
             "news" => Some("n"),
             _ => None,
         };
-        let applied = |filters: &[Filter], content: &str| match apply(filters, &[], content.as_bytes(), &sub, ids) {
-            Ok(Applied::Content(content)) => Ok(String::from_utf8_lossy(&content).into_owned()),
-            other => Err(format!("{other:?}")),
-        };
+        let applied =
+            |filters: &[Filter], content: &str| match apply(filters, &[], content.as_bytes(), &sub, ids) {
+                Ok(Applied::Content(content)) => Ok(String::from_utf8_lossy(&content).into_owned()),
+                other => Err(format!("{other:?}")),
+            };
         assert_eq!(applied(&[SkipSelf, BuildId], "id: %I %%").as_deref(), Ok("id: 4-n %"));
         assert_eq!(applied(&[VarSubst], "%(user)s %%").as_deref(), Ok("ann %"));
         assert_eq!(applied(&[BuildId, VarSubst], "%I %%(user)s").as_deref(), Ok("4-n ann"));

@@ -42,9 +42,19 @@ fn holds(hub: &Arc<Hub>, fan_out: FanOut) -> (Holds, Vec<UnixStream>) {
         theirs.set_nonblocking(true).expect("a socket");
         let subscriptions = vec![Subscription::implicit("c")];
         let (meta, prefix) = (Vec::new(), String::new());
-        let (uri, next, gone, presence) = (None, None, None, None);
-        let asked =
-            Asked { realm: RealmId(0), subscriptions, meta, prefix, uri, debug: false, next, gone, presence };
+        let asked = Asked {
+            realm: RealmId(0),
+            subscriptions,
+            meta,
+            prefix,
+            uri: None,
+            debug: false,
+            next: None,
+            gone: None,
+            presence: None,
+            trail: None,
+            session: None,
+        };
         let id = holds.reserve_stream(asked, Form::Coded, true).expect("room for a pin");
         let client = connections.take(None).expect("no limit for an address");
         holds.attach_stream(id, OwnedFd::from(ours), client, Vec::new(), None);

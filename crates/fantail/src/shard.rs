@@ -26,6 +26,7 @@ use crate::{
     hub::Hub,
     logging::AccessLog,
     metrics::Counters,
+    session::Sessions,
     sign::Tokens,
     snapshot::Snapshot,
     stats::{Errand, Notes},
@@ -41,6 +42,8 @@ pub struct Shard {
     pub counters: Arc<Counters>,
     pub connections: Rc<Connections>,
     pub access: RefCell<AccessLog>,
+    /// Only where somebody may keep them.
+    pub sessions: Option<Arc<Sessions>>,
     /// Only when somebody watches.
     pub notes: Option<Arc<Notes>>,
     pub tokens: RefCell<Tokens>,
@@ -81,6 +84,7 @@ pub struct Parts {
     pub holds: Holds,
     pub workers: Arc<Workers>,
     pub pages: Arc<Pages>,
+    pub sessions: Option<Arc<Sessions>>,
     pub neighbours: Neighbours,
 }
 
@@ -132,6 +136,7 @@ impl Shard {
             connections: parts.connections,
             access: RefCell::new(parts.access),
             notes: parts.holds.notes(),
+            sessions: parts.sessions,
             tokens: RefCell::default(),
             flights: Flights::default(),
             pages: parts.pages,
@@ -196,6 +201,12 @@ impl Shard {
     /// Writes access lines and closes idle connections to origins; to be called a few times a second.
     pub fn tidy(&self) {
         self.access.borrow_mut().flush();
+        if let Some(sessions) = &self.sessions {
+            let reached = self.holds(Holds::take_reached);
+            if !reached.is_empty() {
+                sessions.update(&reached);
+            }
+        }
         let snapshot = self.snapshot.load();
         self.upstream.sweep(snapshot.config.origin.keep_alive);
         self.pages.sweep();

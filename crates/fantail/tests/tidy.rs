@@ -30,13 +30,14 @@ const ARROWS: [(&str, &[&str]); 18] = [
 ];
 
 /// Rooms that every room may use, and what they use themselves.
-const CLOSETS: [(&str, &[&str]); 8] = [
+const CLOSETS: [(&str, &[&str]); 9] = [
     ("channel", &[]),
     ("config", &["logging"]),
     ("drain", &[]),
     ("error", &["upstream"]),
     ("logging", &["config"]),
     ("metrics", &[]),
+    ("session", &[]),
     ("stats", &["config", "metrics"]),
     ("store", &[]),
 ];

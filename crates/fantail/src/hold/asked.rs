@@ -28,6 +28,8 @@ pub struct Asked {
     pub gone: Option<GripLink>,
     /// Where filters ask from, if there are any that do.
     pub trail: Option<Rc<Trail>>,
+    /// Whose it is, for the server that keeps sessions.
+    pub session: Option<String>,
 }
 
 /// Where the links in a request's answers are followed from.

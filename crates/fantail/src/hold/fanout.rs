@@ -230,23 +230,11 @@ impl Holds {
             let rendered = &work.batch[item].item;
             let turn = if looks { self.turn_of(id, channel, rendered) } else { Turn::Deliver };
             let part = work.part(list, item);
-            let gotten = match (self.pins.get(id), part) {
-                _ if turn == Turn::Pass => {
-                    work.receipts[item].recovered += 1;
-                    continue;
-                }
-                (Some(hold), Some(_)) => self.filtered(work, list, hold, channel, item),
-                _ => Ok(Gotten::Nothing),
-            };
-            let gotten = match gotten {
-                Ok(Gotten::Asks(wording)) => {
-                    self.inquire(work, (id, channel), item, (list, *wording));
-                    continue;
-                }
-                Ok(Gotten::Place(place)) => Ok(Some(place)),
-                Ok(Gotten::Nothing) => Ok(None),
-                Err(error) => Err(error),
-            };
+            if turn == Turn::Pass {
+                work.receipts[item].recovered += 1;
+                continue;
+            }
+            let Some(gotten) = self.gotten(work, list, (id, channel), item) else { continue };
             if turn == Turn::Wait {
                 // What is lost to an error is missing, and found to be.
                 if let Ok(place) = gotten {
@@ -278,7 +266,9 @@ impl Holds {
             if gotten.is_ok()
                 && let Some(standing) = self.pins.get_mut(id).and_then(|hold| hold.standing.as_mut())
             {
-                standing.advance(channel, work.batch[item].item.id.as_deref());
+                let id_of_item = work.batch[item].item.id.as_deref();
+                standing.advance(channel, id_of_item);
+                self.reach(id, channel, id_of_item);
             }
         }
         if !gets.is_empty() {
@@ -287,6 +277,28 @@ impl Holds {
         }
         work.gets = gets;
         cost
+    }
+
+    /// What a hold gets of an item; `None` when its origin is asked about it first.
+    fn gotten(
+        &mut self,
+        work: &mut Work,
+        list: List,
+        (id, channel): (PinId, u32),
+        item: usize,
+    ) -> Option<Result<Option<usize>, TemplateError>> {
+        let Some(hold) = self.pins.get(id).filter(|_| work.part(list, item).is_some()) else {
+            return Some(Ok(None));
+        };
+        Some(match self.filtered(work, list, hold, channel, item) {
+            Ok(Gotten::Place(place)) => Ok(Some(place)),
+            Ok(Gotten::Nothing) => Ok(None),
+            Ok(Gotten::Asks(wording)) => {
+                self.inquire(work, (id, channel), item, (list, *wording));
+                return None;
+            }
+            Err(error) => Err(error),
+        })
     }
 
     /// The channel that an item of the batch came on, if a hold has it. A WebSocket may have left it since, and
@@ -445,6 +457,11 @@ impl Work {
         if !ended && self.part(list, item).is_some() {
             gets.push(item);
         }
+    }
+
+    /// Whether there is something in an item for the holds of a list.
+    pub(super) fn means_something(&self, list: List, item: usize) -> bool {
+        self.part(list, item).is_some() || list == List::Polls && self.batch[item].item.response.is_some()
     }
 
     pub(super) fn receipt(&mut self, item: usize) -> &mut Receipt {

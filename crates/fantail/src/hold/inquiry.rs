@@ -7,11 +7,7 @@ use std::{collections::VecDeque, rc::Rc, sync::Arc};
 use bytes::Bytes;
 use fantail_pin::PinId;
 use fantail_proto::{
-    filter::{
-        Filter,
-        question::Word,
-        template::TemplateError,
-    },
+    filter::{Filter, question::Word, template::TemplateError},
     link::Place,
 };
 use hashbrown::HashMap;
@@ -91,6 +87,10 @@ impl Holds {
     /// Puts an item behind those that wait, if any do. Who has too many waiting has lost this one.
     pub(super) fn stands_behind(&mut self, work: &mut Work, id: PinId, channel: u32, item: usize) -> bool {
         if work.is_turn || !self.is_in_line(id, channel) {
+            return false;
+        }
+        let Some(hold) = self.pins.get(id) else { return false };
+        if hold.position(channel).is_none() && !work.means_something(hold.kind.list(), item) {
             return false;
         }
         let from_log = work.from_log;

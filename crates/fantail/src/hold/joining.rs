@@ -10,21 +10,26 @@ impl Holds {
         let list = kind.list();
         let particular = |s: &Subscription| !s.filters.is_empty() || s.prev_id.is_some() || s.late.is_some();
         let linked = asked.next.is_some() || asked.gone.is_some();
-        let standing = (linked || asked.subscriptions.iter().any(particular)).then(|| {
-            let Asked { meta, prefix, debug, next, gone, trail, .. } = &asked;
-            Box::new(Standing {
-                meta: meta.clone(),
-                debug: *debug,
-                follow: next.clone().map(|next| Box::new(Follow::new(next, asked.subscriptions.is_empty()))),
-                gone: gone.clone().map(Box::new),
-                trail: trail.clone(),
-                ..Standing::new(prefix)
-            })
-        });
+        let standing = (linked || asked.session.is_some() || asked.subscriptions.iter().any(particular))
+            .then(|| {
+                let Asked { meta, prefix, debug, next, gone, trail, session, .. } = &asked;
+                Box::new(Standing {
+                    meta: meta.clone(),
+                    debug: *debug,
+                    follow: next
+                        .clone()
+                        .map(|next| Box::new(Follow::new(next, asked.subscriptions.is_empty()))),
+                    gone: gone.clone().map(Box::new),
+                    trail: trail.clone(),
+                    session: session.clone().map(String::into_boxed_str),
+                    ..Standing::new(prefix)
+                })
+            });
         let presence = asked.presence.take();
         let hold = Hold { subs: Subs::new(), kind, client: None, standing, unread: None, presence };
         let id = self.pins.reserve(form, hold)?;
         self.gauge(list, 1);
+        asked.session.iter().for_each(|sid| self.attend(sid, true));
         let mut unproven = Vec::new();
         for subscription in asked.subscriptions {
             asked.uri.iter().for_each(|uri| crate::logging::subscribed(uri, &subscription.channel));
@@ -54,7 +59,7 @@ impl Holds {
         let hold = self.pins.get_mut(id)?;
         let known = known.and_then(|known| hold.subs.iter().find(|sub| sub.channel == known)).copied();
         let before = known.is_some_and(|sub| hold.is_apart(sub.channel));
-        let after = !filters.is_empty() || prev_id.is_some() || hold.follows();
+        let after = !filters.is_empty() || prev_id.is_some() || hold.is_wholly_apart();
         let mut other = false;
         let sub = match known {
             Some(sub) => {

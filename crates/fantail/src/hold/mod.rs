@@ -13,6 +13,7 @@ mod inquiry;
 mod joining;
 mod onward;
 mod poll;
+mod reached;
 mod sockjs;
 mod standing;
 mod updates;
@@ -58,6 +59,7 @@ use fanout::Work;
 use fill::Fills;
 use follow::Rounds;
 use inquiry::Inquiries;
+use reached::Reached;
 use standing::Standing;
 use updates::Updates;
 use watch::Watch;
@@ -79,6 +81,7 @@ pub struct Holds {
     updates: Updates,
     rounds: Rounds,
     inquiries: Inquiries,
+    reached: Reached,
     /// WebSockets whose next deadline is to be found again.
     reschedules: Vec<PinId>,
     now_ms: u64,
@@ -150,6 +153,7 @@ impl Holds {
             updates: Updates::new(config),
             rounds: Rounds::default(),
             inquiries: Inquiries::default(),
+            reached: Reached::default(),
             reschedules: Vec::new(),
             now_ms: 0,
             websocket: config.websocket.clone(),
@@ -430,6 +434,9 @@ impl Holds {
         self.deflating -= usize::from(self.is_websocket(id) && self.pins.form(id) == Some(Form::Coded));
         let unpinned = self.pins.remove(id)?;
         self.unwatch(&unpinned.value);
+        if let Some(sid) = unpinned.value.standing.as_ref().and_then(|standing| standing.session.as_ref()) {
+            self.attend(sid, false);
+        }
         match &unpinned.value.kind {
             HoldKind::Receiver(_) => self.counters.pins_receiver.add(-1),
             kind => self.gauge(kind.list(), -1),
@@ -513,9 +520,9 @@ impl Hold {
         self.standing.as_ref().is_some_and(|standing| standing.is_apart(channel))
     }
 
-    /// Whether it follows links, or did.
-    fn follows(&self) -> bool {
-        self.standing.as_ref().is_some_and(|standing| standing.follow.is_some())
+    /// Whether items of all its channels are.
+    fn is_wholly_apart(&self) -> bool {
+        self.standing.as_ref().is_some_and(|standing| standing.is_wholly_apart())
     }
 
     /// Whether it has a link to follow.

@@ -21,6 +21,8 @@ pub(super) struct Standing {
     pub(super) behind: SmallVec<[Behind; 1]>,
     /// Of those channels with items that wait, because a filter asks about one.
     pub(super) lines: SmallVec<[Line; 1]>,
+    /// Whose it is, for the server that keeps sessions.
+    pub(super) session: Option<Box<str>>,
     /// Where filters ask from.
     pub(super) trail: Option<Rc<Trail>>,
     pub(super) debug: bool,
@@ -39,6 +41,7 @@ impl Standing {
             positions: Vec::new(),
             behind: SmallVec::new(),
             lines: SmallVec::new(),
+            session: None,
             trail: None,
             debug: false,
             follow: None,
@@ -48,16 +51,22 @@ impl Standing {
 
     /// Whether there is something of this channel.
     pub(super) fn is_apart(&self, channel: u32) -> bool {
-        self.follow.is_some()
+        self.is_wholly_apart()
             || self.filters.iter().any(|(of, _)| *of == channel)
             || self.positions.iter().any(|(of, _)| *of == channel)
             || self.behind.iter().any(|behind| behind.channel == channel)
     }
 
+    /// Whether there is something of all channels.
+    pub(super) const fn is_wholly_apart(&self) -> bool {
+        self.follow.is_some() || self.session.is_some()
+    }
+
     /// Whether there is nothing particular any more.
     pub(super) fn is_empty(&self) -> bool {
-        let Self { filters, positions, behind, follow, gone, .. } = self;
-        filters.is_empty() && positions.is_empty() && behind.is_empty() && follow.is_none() && gone.is_none()
+        let Self { filters, positions, behind, gone, .. } = self;
+        let of_channels = !filters.is_empty() || !positions.is_empty() || !behind.is_empty();
+        !of_channels && !self.is_wholly_apart() && gone.is_none()
     }
 
     /// Replaces what there is of a channel.

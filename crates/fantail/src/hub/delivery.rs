@@ -65,7 +65,20 @@ impl Delivery {
         let (channel, bytes, place) = (channel.into(), weight(&item), Some(place));
         let (slot, ballot, pledge, told, receivers) = (0, None, None, None, AtomicU64::new(0));
         let number = number();
-        Self { number, realm, channel, bytes, item, place, slot, ballot, pledge, told, receivers, published: false }
+        Self {
+            number,
+            realm,
+            channel,
+            bytes,
+            item,
+            place,
+            slot,
+            ballot,
+            pledge,
+            told,
+            receivers,
+            published: false,
+        }
     }
 
     /// To be said once by each outpost that keeps items: it has kept this one, or cannot.

@@ -294,6 +294,15 @@ impl Ask {
         &self.route
     }
 
+    /// The host that routes are found by.
+    pub(super) fn domain(&self) -> String {
+        name(&self.host).into_owned()
+    }
+
+    pub(super) fn request_mut(&mut self) -> &mut Request<Upload> {
+        &mut self.request
+    }
+
     /// As the client said it.
     pub(super) fn host(&self) -> &HeaderValue {
         &self.host

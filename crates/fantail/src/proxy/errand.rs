@@ -5,9 +5,7 @@ use std::{rc::Rc, sync::Arc};
 
 use bytes::Bytes;
 use fantail_proto::{forward::Forward, link::Place, test_origin};
-use http::{
-    HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, header, response, uri::PathAndQuery,
-};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, header, response, uri::PathAndQuery};
 use http_body_util::BodyExt;
 
 use super::{Exchange, ask::destination, sign, unix_time};

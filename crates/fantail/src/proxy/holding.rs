@@ -20,7 +20,7 @@ use super::{
     conversation::Reserved,
     errand::trail,
     link::follow,
-    upload,
+    session, upload,
 };
 use crate::{
     config,
@@ -44,6 +44,7 @@ pub(super) async fn take(exchange: &mut Exchange, mut answer: Answer) -> Result<
     let reason = reason.and_then(|reason| std::str::from_utf8(reason.as_bytes()).ok()).unwrap_or_default();
     let mut instruct = Instruct::parse(answer.head.status.as_u16(), reason, &answer.head.headers, whole)
         .map_err(|error| at(&answer, error))?;
+    let session = Box::pin(session::keep(exchange, &answer, &instruct.last)).await;
     let hold = instruct.hold.take();
     let builds = instruct.channels.iter().any(|channel| channel.filters.contains(&Filter::BuildId));
     if builds && rest.is_none() {
@@ -74,6 +75,7 @@ pub(super) async fn take(exchange: &mut Exchange, mut answer: Answer) -> Result<
         return Err(at(&answer, InstructError(why.into())));
     }
     let asked = asked(exchange, &answer, &instruct, (pages, streams)).map_err(|error| at(&answer, error))?;
+    let asked = Asked { session, ..asked };
     match hold {
         Hold::Stream { .. } if has_no_body(&answer, instruct.reply.code) => {
             Ok(exchange.reply(instruct.reply, VecDeque::new()))
@@ -224,6 +226,7 @@ fn asked(
         next,
         gone,
         trail: trail.filter(|_| asks),
+        session: None,
         presence: exchange.conversation.presence(),
     })
 }

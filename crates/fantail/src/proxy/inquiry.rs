@@ -69,8 +69,9 @@ fn read(filter: Filter, page: &Page) -> Result<Word, TemplateError> {
 }
 
 async fn once(shard: &Rc<Shard>, question: &Question) -> Result<Arc<Page>, TemplateError> {
-    let Question { wording: Wording { filter, trail, place, sub_meta, pub_meta, content, .. }, last_ids, .. } =
-        question;
+    let Question {
+        wording: Wording { filter, trail, place, sub_meta, pub_meta, content, .. }, last_ids, ..
+    } = question;
     let snapshot = shard.snapshot.load_full();
     let fields = [(SUB_META, sub_meta.clone()), (PUB_META, pub_meta.clone())];
     let errand = Errand {

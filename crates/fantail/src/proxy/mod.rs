@@ -6,11 +6,12 @@ mod ask;
 mod conversation;
 mod errand;
 mod holding;
+mod inquiry;
 mod link;
 mod native;
-mod inquiry;
 mod over_http;
 mod relay;
+mod session;
 mod share;
 mod sockjs;
 mod upgrade;
@@ -51,6 +52,7 @@ use crate::{
 };
 use access::Entry;
 use ask::{Answer, Ask};
+use session::Found;
 
 /// Answers one request. For one that is held as a long-poll this never returns: the connection's driver
 /// takes the socket.
@@ -76,6 +78,7 @@ pub fn answer(
         tls: false,
         cors: None,
         jsonp: None,
+        session: None,
         farewell: conversation.take_farewell(),
         conversation,
         snapshot,
@@ -112,6 +115,11 @@ impl Way {
                 return Box::pin(upgrade::answer(exchange, *request, None, Speech::WebSocket)).await;
             }
             Self::SockJs(visit) => return Box::pin(sockjs::answer(exchange, *visit)).await,
+            Self::Ask(mut ask) if let Some(sessions) = session::server(exchange, &ask) => {
+                let sid = Box::pin(session::find(&sessions, &mut ask)).await?;
+                exchange.session = Some(Box::new(Found { sessions, domain: ask.domain(), sid }));
+                ask.send(exchange).await?
+            }
             Self::Ask(ask) if exchange.snapshot.config.proxy.share_requests && ask.is_shareable() => {
                 Box::pin(share::send(ask, exchange)).await?
             }
@@ -146,6 +154,8 @@ struct Exchange {
     cors: Option<Box<Cors>>,
     /// Its response is a call of the page's function.
     jsonp: Option<Box<Call>>,
+    /// Only of a route with `session`.
+    session: Option<Box<Found>>,
     /// Of a long-poll that was held before: who is to hear when it is not held again.
     farewell: Option<Box<link::Farewell>>,
 }

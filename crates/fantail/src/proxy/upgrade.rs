@@ -229,6 +229,7 @@ pub(super) fn hold_of(
         next: None,
         gone: None,
         trail: None,
+        session: None,
     };
     let opened = Opened {
         far,

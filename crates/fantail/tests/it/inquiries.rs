@@ -4,6 +4,7 @@
 use std::sync::{Arc, Condvar, Mutex};
 
 use serde_json::{Value, json};
+use tokio::time::Instant;
 
 use fantail_proto::websocket::events::Event;
 
@@ -18,12 +19,13 @@ struct Gate(Arc<(Mutex<bool>, Condvar)>);
 
 impl Gate {
     fn open(&self) {
-        *self.0.0.lock().unwrap() = true;
+        *self.0.0.lock().expect("no panic") = true;
         self.0.1.notify_all();
     }
 
     fn wait(&self) {
-        drop(self.0.1.wait_while(self.0.0.lock().unwrap(), |open| !*open).unwrap());
+        let open = self.0.0.lock().expect("no panic");
+        drop(self.0.1.wait_while(open, |open| !*open).expect("no panic"));
     }
 }
 
@@ -96,7 +98,9 @@ fn an_origin_is_asked_once_for_all_who_are_the_same() {
     }
     let metas: Vec<_> = asked.iter().map(|request| request.head.field("sub-meta").unwrap()).collect();
     assert!(metas.contains(&r#"{"url":"/ask","user":"ann"}"#), "{metas:?}");
-    server.publish(&json!([{ "channel": "c", "formats": { "http-stream": { "content": "x", "action": "close" } } }]));
+    server.publish(
+        &json!([{ "channel": "c", "formats": { "http-stream": { "content": "x", "action": "close" } } }]),
+    );
     for ann in &mut anns {
         ann.expect_end();
     }
@@ -166,9 +170,14 @@ fn content_is_the_origins_to_change() {
 
 #[test]
 fn a_long_poll_waits_for_an_item_that_it_is_to_have() {
-    let origin = asked("response", "filter=http-check", |request| {
-        if pub_meta(request)["n"] == "2" { keep() } else { skip() }
-    });
+    let origin =
+        asked(
+            "response",
+            "filter=http-check",
+            |request| {
+                if pub_meta(request)["n"] == "2" { keep() } else { skip() }
+            },
+        );
     let server = TestServer::before(&origin);
     let mut client = server.connect();
     client.get("/ann");
@@ -201,7 +210,8 @@ fn websockets_are_asked_about() {
     client.expect_text("ready");
     server.publish(&json!([item("skip"), item("1")]));
     client.expect_text("new [1]");
-    let mut closing = json!({ "channel": "c", "formats": { "ws-message": { "action": "close", "code": 4000 } } });
+    let mut closing =
+        json!({ "channel": "c", "formats": { "ws-message": { "action": "close", "code": 4000 } } });
     closing["meta"] = json!({ "n": "skip" });
     server.publish(&json!([closing]));
     server.publish(&json!([item("2")]));
@@ -256,7 +266,11 @@ fn failures_lose_the_item_for_its_subscriber_alone() {
     let names = ["status", "redirect", "large", "broken"];
     let items: Vec<Value> = names.iter().map(|name| item(name)).collect();
     for receipt in server.receipts(&json!(items)) {
-        assert_eq!((&receipt["delivered"], &receipt["dropped"]["filter"]), (&json!(0), &json!(1)), "{receipt}");
+        assert_eq!(
+            (&receipt["delivered"], &receipt["dropped"]["filter"]),
+            (&json!(0), &json!(1)),
+            "{receipt}"
+        );
     }
     server.publish(&json!([item("most"), item("last")]));
     client.expect(&format!("{}good", "x".repeat(100_000)));
@@ -309,7 +323,7 @@ fn a_silent_origin_is_waited_for_ten_seconds() {
     });
     let server = TestServer::before(&origin);
     let mut client = server.stream("/ann");
-    let began = std::time::Instant::now();
+    let began = Instant::now();
     server.publish(&json!([item("1"), item("2")]));
     client.expect("[2]");
     let took = began.elapsed();

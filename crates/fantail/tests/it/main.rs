@@ -35,6 +35,7 @@ mod slow;
 mod smuggling;
 mod soak;
 mod sockjs;
+mod sockjs_protocol;
 mod stream;
 mod tls;
 mod webhook;

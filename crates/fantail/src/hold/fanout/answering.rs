@@ -10,8 +10,8 @@ use fantail_proto::{
 };
 use hashbrown::HashSet;
 
-use super::{HoldKind, Holds, List, Work, cost};
 use super::variants::Answering;
+use super::{HoldKind, Holds, List, Work, cost};
 use crate::hold::updates::Cause;
 
 impl Holds {
@@ -57,13 +57,7 @@ impl Holds {
     }
 
     /// Answers a long-poll with an item, or asks its origin again, or neither.
-    pub(in crate::hold) fn answer_with(
-        &mut self,
-        work: &mut Work,
-        id: PinId,
-        channel: u32,
-        place: usize,
-    ) {
+    pub(in crate::hold) fn answer_with(&mut self, work: &mut Work, id: PinId, channel: u32, place: usize) {
         let delivery = Arc::clone(&work.batch[place]);
         let item = &delivery.item;
         let Some(hold) = self.pins.get(id) else { return };
@@ -114,11 +108,13 @@ impl Holds {
         let receipt = &mut work.receipts[place];
         match self.finish_poll(id, response) {
             Outcome::Sent => {
+                self.reach(id, channel, item.id.as_deref());
                 receipt.delivered += 1;
                 self.counters.delivered_poll.add(1);
                 self.counters.ended_answered.add(1);
             }
             Outcome::Queued => {
+                self.reach(id, channel, item.id.as_deref());
                 receipt.queued += 1;
                 self.counters.queued.add(1);
                 self.counters.ended_answered.add(1);
@@ -141,6 +137,7 @@ impl Holds {
     fn pass_over(&mut self, id: PinId, channel: u32, item: &Rendered) {
         if let Some(standing) = self.pins.get_mut(id).and_then(|hold| hold.standing.as_mut()) {
             standing.advance(channel, item.id.as_deref());
+            self.reach(id, channel, item.id.as_deref());
         }
     }
 }

@@ -115,6 +115,8 @@ impl Subscriber {
             debug: false,
             next: None,
             gone: None,
+            trail: None,
+            session: None,
         }
     }
 

@@ -65,7 +65,9 @@ impl Holds {
         }
         let is_content = work.part(list, item) == Some(Part::Content);
         // Who closes says nothing that could be changed, but may be asked about.
-        let matters = |filter: &Filter| if is_content { filter.changes_content() || filter.asks() } else { filter.asks() };
+        let matters = |filter: &Filter| {
+            if is_content { filter.changes_content() || filter.asks() } else { filter.asks() }
+        };
         let matters: SmallVec<[Filter; 2]> = filters.iter().copied().filter(matters).collect();
         let Some(standing) = hold.standing.as_ref().filter(|_| !matters.is_empty()) else {
             return Ok(Gotten::Place(item));

@@ -17,7 +17,8 @@ use fantail_proto::{
 use super::{Far, Stage, millis, timers::Delayed};
 use crate::{
     hold::{
-        Hold, HoldKind, Holds, Standing, Subscription, Subscriptions, Trail, jitter_ms, sockjs, updates::Cause,
+        Hold, HoldKind, Holds, Standing, Subscription, Subscriptions, Trail, jitter_ms, sockjs,
+        updates::Cause,
     },
     logging,
 };
@@ -30,8 +31,10 @@ impl Holds {
             }
             Control::Unsubscribe { channel } => self.leave_channel(id, &channel),
             Control::Detach => self.detach(id),
-            // There is no session service.
-            Control::Session { id: _ } => {}
+            Control::Session { id: sid } => {
+                self.standing(id);
+                self.set_session(id, sid.as_deref().filter(|sid| !sid.is_empty()));
+            }
             Control::SetMeta { name, value } => self.set_meta(id, name, value),
             Control::KeepAlive(None) if self.is_sockjs(id) => self.heartbeat(id),
             Control::KeepAlive(None) => self.pins.clear_keep_alive(id),
