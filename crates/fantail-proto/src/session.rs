@@ -74,8 +74,19 @@ impl Request<'_> {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Response<'v> {
     pub id: &'v [u8],
-    /// The condition, when it failed.
-    pub outcome: Result<Value<'v>, String>,
+    pub outcome: Result<Value<'v>, Condition>,
+}
+
+/// Why the server of state did not do what it was asked, in its words.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+#[error("{0}")]
+pub struct Condition(pub String);
+
+impl Condition {
+    /// It has no such session: that is an answer, too.
+    pub fn is_unknown(&self) -> bool {
+        self.0 == "item-not-found"
+    }
 }
 
 impl<'v> Response<'v> {
@@ -86,8 +97,10 @@ impl<'v> Response<'v> {
         let Some(Value::Bytes(id)) = member(b"id") else { return None };
         let outcome = match (member(b"success")?, member(b"condition")) {
             (Value::Bool(true), _) => Ok(member(b"value").unwrap_or(Value::Null)),
-            (Value::Bool(false), Some(Value::Bytes(why))) => Err(String::from_utf8_lossy(why).into_owned()),
-            (Value::Bool(false), _) => Err("general".into()),
+            (Value::Bool(false), Some(Value::Bytes(why))) => {
+                Err(Condition(String::from_utf8_lossy(why).into_owned()))
+            }
+            (Value::Bool(false), _) => Err(Condition("general".into())),
             _ => return None,
         };
         Some(Self { id, outcome })
@@ -292,8 +305,8 @@ mod tests {
         let decode = |text: &'static str| Response::decode(text.as_bytes());
         let good = decode("37:2:id,1:7,7:success,4:true!5:value,0:~}").unwrap();
         assert_eq!((good.id, good.outcome), (&b"7"[..], Ok(Value::Null)));
-        let bad = decode("42:2:id,1:7,7:success,5:false!9:condition,1:x,}").unwrap();
-        assert_eq!(bad.outcome, Err("x".into()));
+        let bad = decode("43:2:id,1:7,7:success,5:false!9:condition,1:x,}").unwrap();
+        assert_eq!(bad.outcome, Err(Condition("x".into())));
         assert!(decode("0:}").is_none() && decode("x").is_none());
     }
 

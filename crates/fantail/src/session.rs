@@ -8,7 +8,7 @@ use std::{
 
 use bytes::Bytes;
 use fantail_proto::{
-    session::{self, LastIds, Request, Response, Rule, Said},
+    session::{self, Condition, LastIds, Request, Response, Rule, Said},
     tnetstring::Value,
     zmtp,
 };
@@ -37,7 +37,7 @@ enum Unanswered {
     #[error("no answer within {TIMEOUT:?}")]
     Late,
     #[error("the answer is {0}")]
-    Failed(String),
+    Failed(Condition),
 }
 
 impl Sessions {
@@ -88,7 +88,7 @@ impl Sessions {
     async fn ask<T>(&self, request: Request<'_>, read: impl FnOnce(&Value<'_>) -> T) -> Option<T> {
         let answer = self.answer(&request, read).await;
         // That a session is not known is an answer.
-        let unknown = matches!(&answer, Err(Unanswered::Failed(why)) if why == "item-not-found");
+        let unknown = matches!(&answer, Err(Unanswered::Failed(why)) if why.is_unknown());
         answer
             .inspect_err(|why| {
                 if !unknown {
@@ -180,7 +180,7 @@ mod tests {
                 "{question:?}"
             );
             sessions.answered(&Bytes::from_static(b"garbage"));
-            sessions.answered(&Bytes::from_static(b"44:2:id,1:1,7:success,4:true!5:value,8:1:c,1:5,}}"));
+            sessions.answered(&Bytes::from_static(b"45:2:id,1:1,7:success,4:true!5:value,8:1:c,1:5,}}"));
         };
         let asked = sessions.last_ids("s");
         assert_eq!(tokio::join!(asked, answer).0, [("c".to_owned(), "5".to_owned())]);

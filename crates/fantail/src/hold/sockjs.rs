@@ -119,6 +119,8 @@ impl Receiver {
 
 /// What a response says to pages of other origins: which of them may open sessions was seen to.
 pub fn admit(headers: &mut HeaderMap, page: Option<&HeaderValue>) {
+    // Any page can make itself `null`, in a sandboxed frame.
+    let page = page.filter(|page| *page != "null");
     headers
         .insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, page.cloned().unwrap_or(HeaderValue::from_static("*")));
     if page.is_some() {

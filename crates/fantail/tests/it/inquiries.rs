@@ -200,7 +200,7 @@ fn websockets_are_asked_about() {
                 _ => answer("200 OK", &[], [b"new ", &request.body[..]].concat()),
             },
             _ if events_of(request) == [Event::Open] => {
-                opened(&[control(&meta.to_string()), control(&filters.to_string()), message("ready")])
+                opened(&[control(&meta.to_string()), control(&filters.to_string()), message("m:ready")])
             }
             _ => events(&[]),
         }
@@ -235,9 +235,9 @@ fn what_waits_is_looked_at_again_with_other_filters() {
                 skip()
             }
             _ if events_of(request) == [Event::Open] => {
-                opened(&[control(&meta.to_string()), control(&filters.to_string()), message("ready")])
+                opened(&[control(&meta.to_string()), control(&filters.to_string()), message("m:ready")])
             }
-            _ => events(&[subscribe("c"), message("changed")]),
+            _ => events(&[subscribe("c"), message("m:changed")]),
         }
     });
     let server = TestServer::start(&[&format!("* {},over_http", origin.address())], |_| {});
