@@ -1,7 +1,7 @@
 """Fantail as a component of Prosody, with slixmpp's clients: subscriptions in all ways, delivery, presence, discovery,
 commands, a bot behind HTTP, a server that dies, a wrong secret, and input that means harm.
 
-component.py BINARY
+component.py BINARY [--ejabberd] [TEST…]
 """
 
 import asyncio
@@ -9,6 +9,7 @@ import hashlib
 import http.server
 import json
 import os
+import queue
 import re
 import socket
 import sys
@@ -26,6 +27,7 @@ from slixmpp.exceptions import IqError
 from slixmpp.xmlstream import ET
 
 from fantail import Fantail
+from ejabberd import Ejabberd
 from prosody import COMPONENT, HOST, SECRET, Prosody, free_port
 
 PUBSUB = "http://jabber.org/protocol/pubsub"
@@ -183,7 +185,7 @@ class Setup:
     """Prosody, the bot and Fantail."""
 
     def __init__(self, binary, users, more="", secret=SECRET, prosody=None, data="data"):
-        self.prosody = prosody or Prosody(users)
+        self.prosody = prosody or (Ejabberd if "--ejabberd" in sys.argv else Prosody)(users)
         self.origin = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Bot)
         threading.Thread(target=self.origin.serve_forever, daemon=True).start()
         port = self.origin.server_address[1]
@@ -193,6 +195,7 @@ class Setup:
             f'[server]\ndata_dir = "{data}"\n[xmpp]\nserver = "127.0.0.1:{self.prosody.component}"\n'
             f'domain = "{COMPONENT}"\nsecret = "{secret}"\nadmins = ["admin@{HOST}"]\nopen_realms = ["default"]\n'
             f"{more}\n"
+            '[webhooks]\nallow = ["127.0.0.1"]\n'
             '[[realm]]\nid = "acme"\nkeys = ["a key of the realm acme, 32 bytes"]\n',
         )
 
@@ -369,6 +372,82 @@ async def nodes(setup, romeo, juliet):
     assert setup.publish("feed", {"ws-message": {"content": "hers"}})[0] == 200
     await juliet.message(lambda xml: xml.find(f"{event}event") is not None)
     assert romeo.messages.empty()
+
+
+def stamps(xml):
+    return [delay.get("stamp") for delay in xml.findall("{urn:xmpp:delay}delay") if delay.get("from") == COMPONENT]
+
+
+async def recent_items(setup, romeo):
+    """What a channel's log has, to who asks: in order, each once, and no more than is good for a server."""
+
+    def ids(answer):
+        items = answer.xml.find(f"{{{PUBSUB}}}pubsub/{{{PUBSUB}}}items")
+        assert items.get("node") == "/default/log-recent"
+        return [item.get("id") for item in items]
+
+    async def ask(inner="", attributes=""):
+        return await romeo.pubsub("get", f"<items node='/default/log-recent'{attributes}>{inner}</items>")
+
+    assert ids(await ask()) == []
+    for n in range(120):
+        assert setup.publish("log-recent", {"json-object": {"n": n}}, id=f"i{n}")[0] == 200
+    # What no node's subscriber would get is not there either.
+    assert setup.publish("log-recent", {"http-stream": {"action": "close"}}, id="close")[0] == 200
+    newest = await ask(attributes=" max_items='3'")
+    assert ids(newest) == ["i118", "i119"], ids(newest)
+    payloads = [json.loads(json_object.text) for json_object in newest.xml.iter("{urn:xmpp:json:0}json")]
+    assert payloads == [{"n": 118}, {"n": 119}]
+    assert ids(await ask()) == [f"i{n}" for n in range(21, 120)]
+    named = "".join(f"<item id='{name}'/>" for name in ("i70", "i3", "none", "i70"))
+    assert ids(await ask(named)) == ["i3", "i70"]
+    for n in range(3):
+        content = f"<message><body>{n}{'x' * 60_000}</body></message>"
+        assert setup.publish("log-recent", {"xmpp-stanza": {"content": content}}, id=f"big{n}")[0] == 200
+    assert ids(await ask()) == ["big1", "big2"]
+    for node, wanted in [("/default/unkept", "feature-not-implemented"), ("/acme/log-recent", "forbidden")]:
+        try:
+            await romeo.pubsub("get", f"<items node='{node}'/>")
+            raise AssertionError(node)
+        except IqError as error:
+            assert condition(error) == wanted, (node, error.iq)
+            assert ("persistent-items" in str(error.iq)) == (node == "/default/unkept"), error.iq
+
+
+async def absence(setup, romeo):
+    """Who was not present gets what it has missed, in order, each once, with the time at which it was published."""
+    jid = f"romeo@{HOST}"
+    setup.subscribe("log-away", jid, presence="true")
+    absent = setup.metric("xmpp_absent_total")
+    filled = setup.metric("xmpp_filled_total")
+    for n in range(300):
+        setup.stanza("log-away", f"a{n}")
+    await asyncio.to_thread(setup.until, "xmpp_absent_total", lambda n: n == absent + 300)
+    romeo.send_presence(pto=COMPONENT)
+    for n in range(300, 400):
+        setup.stanza("log-away", f"a{n}")
+    got = [await romeo.message() for _ in range(400)]
+    assert [body(xml) for xml in got] == [f"a{n}" for n in range(400)], [body(xml) for xml in got]
+    assert all(len(stamps(xml)) == 1 for xml in got[:300]), ET.tostring(got[0])
+    assert setup.metric("xmpp_filled_total") >= filled + 300
+    romeo.send_presence(pto=COMPONENT, ptype="unavailable")
+    await romeo.ask("get", "<ping xmlns='urn:xmpp:ping'/>")
+    # The log of this channel keeps 500: what it has let go is lost, and counted.
+    dropped = setup.metric("xmpp_dropped_total")
+    for n in range(510):
+        setup.stanza("log-away", f"b{n}")
+    await asyncio.to_thread(setup.until, "xmpp_absent_total", lambda n: n >= absent + 810)
+    romeo.send_presence(pto=COMPONENT)
+    got = [body(await romeo.message()) for _ in range(500)]
+    assert got == [f"b{n}" for n in range(10, 510)], got
+    assert setup.metric("xmpp_dropped_total") == dropped + 10
+    setup.stanza("log-away", "live")
+    live = await romeo.message()
+    assert body(live) == "live" and not stamps(live), ET.tostring(live)
+    quoted = urllib.parse.quote(jid, safe="")
+    setup.control("DELETE", f"/channel/log-away/xs-subscription/{quoted}/")
+    romeo.send_presence(pto=COMPONENT, ptype="unavailable")
+    await romeo.ask("get", "<ping xmlns='urn:xmpp:ping'/>")
 
 
 async def presence(setup, romeo):
@@ -564,7 +643,8 @@ async def hostile(setup, romeo):
 
 async def rest(binary):
     """All that needs one Prosody."""
-    setup = Setup(binary, ["romeo", "juliet", "admin"], "sender_stanzas = 10")
+    log = '[[log]]\nmatch = "log-*"\nitems = 500\n'
+    setup = Setup(binary, ["romeo", "juliet", "admin"], f"sender_stanzas = 10\n{log}")
     try:
         await setup.joined()
         romeo, juliet, admin = [await Client(user).join(setup.prosody) for user in ("romeo", "juliet", "admin")]
@@ -573,12 +653,14 @@ async def rest(binary):
         await rest_and_delivery(setup, romeo)
         await refused_at_publish(setup)
         await nodes(setup, romeo, juliet)
+        await recent_items(setup, romeo)
+        await absence(setup, romeo)
         await presence(setup, romeo)
         await discovery(romeo, admin)
         await admins(setup, romeo, admin)
         await bot(setup, romeo, juliet)
         await hostile(setup, romeo)
-        await five_transports(setup, romeo)
+        await every_transport(setup, romeo)
         for client in (romeo, juliet, admin):
             await client.disconnect()
         setup.fantail.process.poll()
@@ -589,8 +671,23 @@ async def rest(binary):
         raise
 
 
-async def five_transports(setup, romeo):
-    """One publish reaches a stream, a long-poll, a WebSocket and an XMPP entity."""
+class Receiver(http.server.BaseHTTPRequestHandler):
+    """An endpoint of webhooks."""
+
+    got = queue.Queue()
+
+    def do_PUT(self):
+        content = self.rfile.read(int(self.headers["Content-Length"])).decode()
+        Receiver.got.put((self.path, self.headers["X-Item"], content))
+        self.send_response(204)
+        self.end_headers()
+
+    def log_message(self, *_):
+        pass
+
+
+async def every_transport(setup, romeo):
+    """One publish reaches a stream, a long-poll, a WebSocket, a webhook and an XMPP entity."""
 
     def ask(path, host="x", more=""):
         sock = socket.create_connection(setup.fantail.client, DEADLINE)
@@ -619,7 +716,12 @@ async def five_transports(setup, romeo):
         assert time.monotonic() < deadline
         time.sleep(0.02)
     setup.subscribe("all", f"romeo@{HOST}")
+    receiver = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Receiver)
+    threading.Thread(target=receiver.serve_forever, daemon=True).start()
+    url = urllib.parse.urlencode({"url": f"http://127.0.0.1:{receiver.server_address[1]}/hook"})
+    assert setup.control("POST", "/channel/all/hrq-subscriptions/", url) == (200, "Subscribed\n")
     formats = {
+        "http-request": {"method": "PUT", "headers": {"X-Item": "1"}, "body": "posted"},
         "http-stream": {"content": "streamed\n"},
         "http-response": {"body": "answered\n"},
         "ws-message": {"content": "framed"},
@@ -630,6 +732,8 @@ async def five_transports(setup, romeo):
     read_until(poll, b"answered\n")
     read_until(websocket, b"\x81\x06framed")
     assert body(await romeo.message()) == "said"
+    assert await asyncio.to_thread(Receiver.got.get, timeout=DEADLINE) == ("/hook", "1", "posted")
+    receiver.shutdown()
 
 
 async def a_server_that_dies(binary):
@@ -655,6 +759,54 @@ async def a_server_that_dies(binary):
     assert setup.metric("xmpp_queued") == 0
     await romeo.disconnect()
     setup.stop()
+
+
+async def a_log_fills_what_a_server_missed(binary):
+    """What is published while the server is away is read from the log, whatever the queue, also by another process."""
+    log = '[[log]]\nmatch = "*"\nstorage = "disk"\ndurability = "logged"\nitems = 1000\n'
+    with tempfile.TemporaryDirectory() as data:
+        first = Setup(binary, ["romeo"], f"queue_items = 5\n{log}", data=data)
+        await first.joined()
+        first.subscribe("late", f"romeo@{HOST}")
+        romeo = await Client("romeo").join(first.prosody)
+        romeo.send_presence()
+        first.stanza("late", "before")
+        assert body(await romeo.message()) == "before"
+        first.prosody.kill()
+        await asyncio.to_thread(first.until, "xmpp_connected", lambda n: n == 0)
+        for n in range(40):
+            first.stanza("late", f"n{n}")
+        assert first.metric("xmpp_dropped_total") == 0
+        first.prosody.start()
+        romeo = await Client("romeo").join(first.prosody)
+        romeo.send_presence()
+        for n in range(40, 60):
+            first.stanza("late", f"n{n}")
+        got = [await romeo.message() for _ in range(60)]
+        assert [body(xml) for xml in got] == [f"n{n}" for n in range(60)], [body(xml) for xml in got]
+        assert all(stamps(xml) for xml in got[:40])
+        first.stanza("late", "live")
+        live = await romeo.message()
+        assert body(live) == "live" and not stamps(live), ET.tostring(live)
+
+        first.prosody.kill()
+        await asyncio.to_thread(first.until, "xmpp_connected", lambda n: n == 0)
+        for n in range(20):
+            first.stanza("late", f"k{n}")
+        first.fantail.process.kill()
+        first.fantail.process.wait()
+        first.origin.shutdown()
+        first.prosody.start()
+        romeo = await Client("romeo").join(first.prosody)
+        romeo.send_presence()
+        setup = Setup(binary, [], f"queue_items = 5\n{log}", prosody=first.prosody, data=data)
+        got = [await romeo.message() for _ in range(20)]
+        assert [body(xml) for xml in got] == [f"k{n}" for n in range(20)], [body(xml) for xml in got]
+        assert all(stamps(xml) for xml in got)
+        setup.stanza("late", "last")
+        assert body(await romeo.message()) == "last"
+        await romeo.disconnect()
+        setup.stop()
 
 
 async def subscriptions_survive(binary):
@@ -758,7 +910,14 @@ async def a_server_that_means_harm(binary):
     setup.stop()
 
 
-TESTS = [rest, a_server_that_dies, subscriptions_survive, a_wrong_secret, a_server_that_means_harm]
+TESTS = [
+    rest,
+    a_server_that_dies,
+    a_log_fills_what_a_server_missed,
+    subscriptions_survive,
+    a_wrong_secret,
+    a_server_that_means_harm,
+]
 
 
 def main(binary, names):
@@ -770,4 +929,4 @@ def main(binary, names):
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2:])
+    main(sys.argv[1], [name for name in sys.argv[2:] if name != "--ejabberd"])

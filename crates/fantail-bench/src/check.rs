@@ -2,8 +2,9 @@
 //! again, writes down what happens, and proves from that what was promised. Exit status: 0 when all promises were kept,
 //! 1 when not, 2 when it could not be found out.
 //!
-//! Modules in reading order: [`trial`] (a run) → [`faults`], [`publisher`], [`subscriber`], [`origin`] (its parts) →
-//! [`wire`] (a connection) → [`history`], [`payload`], [`judge`], [`verdict`], [`seeded`], [`dice`] (pure).
+//! Modules in reading order: [`trial`] (a run) → [`faults`], [`publisher`], [`subscriber`], [`receiver`], [`origin`]
+//! (its parts) → [`wire`] (a connection) → [`history`], [`payload`], [`judge`], [`webhook`], [`verdict`], [`seeded`],
+//! [`dice`] (pure).
 
 mod dice;
 mod faults;
@@ -12,10 +13,12 @@ mod judge;
 mod origin;
 mod payload;
 mod publisher;
+mod receiver;
 mod seeded;
 mod subscriber;
 mod trial;
 mod verdict;
+mod webhook;
 mod wire;
 
 use std::io;
@@ -90,6 +93,9 @@ pub(crate) struct Trial {
     /// The close code that tells a WebSocket of a gap
     #[arg(long, default_value_t = 4000)]
     gap_code: u16,
+    /// Where webhooks arrive: a channel plain-N of its own has endpoints here
+    #[arg(long)]
+    hooks: Option<Loopback>,
     /// Keep the history here
     #[arg(long)]
     history: Option<PathBuf>,
@@ -141,9 +147,10 @@ fn command(command: Command) -> Result<bool, Failure> {
         }
         Command::Judge { file } => history::read(&file).map_err(Failure::io("read the history"))?,
         Command::SelfTest { seeds } => {
-            let wrong = seeded::self_test(seeds);
+            let mut wrong = seeded::self_test(seeds);
+            wrong.extend(webhook::self_test(seeds));
             wrong.iter().for_each(|text| println!("{text}"));
-            let defects = seeded::Defect::ALL.len() as u64;
+            let defects = seeded::Defect::ALL.len() as u64 + webhook::LIES_COUNT;
             println!(
                 "{seeds} honest histories, {} with a defect, {} judged wrongly",
                 seeds * defects,

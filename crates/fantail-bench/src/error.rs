@@ -13,6 +13,8 @@ pub(crate) enum Error {
     Descriptors { wanted: usize, limit: u64 },
     #[error("no connection was held{}", seen(.refusal))]
     NothingHeld { refusal: Option<String> },
+    #[error("the server did not take the items: {why}")]
+    NotPublished { why: String },
     #[error("no process {pid}: {error}")]
     Process { pid: u32, error: std::io::Error },
     #[error("{path}: {error}")]

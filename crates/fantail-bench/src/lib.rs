@@ -4,12 +4,13 @@
 //! measured on every connection. One epoll loop, loopback only. Exit status: 0 when all arrived once and in
 //! order, 1 when not, 2 when it could not be measured.
 //!
-//! Modules in reading order: [`options`] → [`hold`], [`fan`], [`setup`], [`proxy`], [`echo`], [`keep`], [`webhooks`], [`floor`],
-//! [`origin`] (one a subcommand) → [`streams`], [`line`] and [`publisher`] (the connections) → [`marker`],
+//! Modules in reading order: [`options`] → [`hold`], [`fan`], [`setup`], [`catch_up`], [`proxy`], [`echo`], [`keep`],
+//! [`webhooks`], [`floor`], [`origin`] (one a subcommand) → [`streams`], [`line`] and [`publisher`] (the connections) → [`marker`],
 //! [`answer`], [`request`], [`frame`], [`events`], [`latency`] (pure) → [`socket`], [`process`] (the system)
 //! → [`report`], [`error`].
 
 mod answer;
+mod catch_up;
 mod check;
 mod echo;
 mod error;
@@ -63,6 +64,7 @@ fn run(options: Options) -> Result<Report, Error> {
         Command::Fan(fan) => fan::run(&fan, 1),
         Command::Burst(fan) => fan::run(&fan, 64),
         Command::Setup(setup) => setup::run(&setup),
+        Command::CatchUp(catch_up) => catch_up::run(&catch_up),
         Command::Proxy(proxy) => proxy::run(&proxy),
         Command::Echo(echo) => echo::run(&echo),
         Command::Webhooks(webhooks) => webhooks::run(&webhooks),

@@ -24,6 +24,9 @@ pub(crate) enum Command {
     Burst(Fan),
     /// Set-ups: streams opened and held, or (with --cycles) long-polls answered and asked again
     Setup(Setup),
+    /// Clients who come back at once and have missed some items, which a log has: when they have all of it, and what
+    /// their origin, which is here, hears of that
+    CatchUp(CatchUp),
     /// Plain requests on keep-alive connections: rate, latency, the server's CPU for each
     Proxy(Proxy),
     /// WebSockets whose origin echoes: every message back, whole, once, in order; rate, latency, the server's CPU
@@ -177,6 +180,26 @@ pub(crate) struct Setup {
     /// Long-polls: each connection is answered this often on average. 0: streams, opened and held
     #[arg(long, default_value_t = 0)]
     pub(crate) cycles: u64,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct CatchUp {
+    #[command(flatten)]
+    pub(crate) target: Target,
+    #[command(flatten)]
+    pub(crate) publish: Publish,
+    /// Connections
+    #[arg(short, default_value_t = 10_000)]
+    pub(crate) n: usize,
+    /// Items that each of them has missed
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) behind: u32,
+    /// A channel with a log that is new
+    #[arg(long, default_value = "catch-up")]
+    pub(crate) channel: Channel,
+    /// Where their origin listens: a route of the server's has to lead there
+    #[arg(long, default_value = "127.0.0.1:9004")]
+    pub(crate) origin: Loopback,
 }
 
 #[derive(Args, Debug)]

@@ -69,9 +69,7 @@ impl<'a> Streams<'a> {
         let deadline = start + self.target.timeout * SECOND;
         let mut events = Vec::new();
         while self.open + self.failed < count && socket::now() < deadline {
-            while self.list.len() < count && self.list.len() - self.open - self.failed < self.target.opening {
-                self.start(poller)?;
-            }
+            self.open_more(poller, count)?;
             poller.wait(&mut events, 10)?;
             for event in &events {
                 self.ready(poller, event)?;
@@ -86,6 +84,14 @@ impl<'a> Streams<'a> {
             eprintln!("fantail-bench: the first refusal: {refusal}");
         }
         Ok(seconds)
+    }
+
+    /// Begins to open connections, as many as may be opening at once and up to `count` in all.
+    pub(crate) fn open_more(&mut self, poller: &Poller, count: usize) -> Result<(), Error> {
+        while self.list.len() < count && self.list.len() - self.open - self.failed < self.target.opening {
+            self.start(poller)?;
+        }
+        Ok(())
     }
 
     /// Reads whatever comes for so long; connections may end meanwhile.

@@ -21,11 +21,14 @@ const ANSWER: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
 const SUBSCRIBER: u64 = 1 << 33;
 /// Lines that subscribe.
 const LINES: u64 = 64;
+/// At most, from a server that sends to many endpoints at once.
+const CONNECTIONS: usize = 10_000;
 /// Without one delivery for so long, the rest is lost.
 const QUIET: u64 = 30 * SECOND;
 
 pub(crate) fn run(options: &Webhooks) -> Result<Report, Error> {
-    socket::reserve_descriptors(options.n + options.dead)?;
+    // Endpoints share an address, and a server has some thousand requests under way.
+    socket::reserve_descriptors((options.n + options.dead).min(CONNECTIONS))?;
     let poller = Poller::new()?;
     let (listener, address) = socket::listen(options.listen.0).map_err(Error::system("listen"))?;
     poller.add(&listener, token(&listener), EventFlags::IN)?;

@@ -135,6 +135,31 @@ fn what_is_kept_is_counted_and_a_refusal_fails() {
 }
 
 #[test]
+fn who_comes_back_gets_what_it_has_missed_and_its_origin_hears_of_it_once() {
+    let table = [
+        (Fault::None, 1, 0, [r#""missing":0"#, r#""origin_requests_beyond":0"#]),
+        (Fault::None, 2, 1, [r#""missing":0"#, r#""origin_requests_beyond":1"#]),
+        (Fault::Loses, 1, 1, [r#""missing":1"#, r#""origin_requests_beyond":0"#]),
+        (Fault::Swaps, 1, 1, [r#""reordered":1"#, r#""origin_requests_beyond":0"#]),
+    ];
+    for (fault, asks, status, figures) in table {
+        let (clients, publishers, free) = (listener(), listener(), listener());
+        let [sub, publish, origin] =
+            [&clients, &publishers, &free].map(|listener| listener.local_addr().unwrap().to_string());
+        drop(free);
+        let ask = origin.clone();
+        let server = thread::spawn(move || give_missed(&clients, &publishers, &ask, (fault, asks)));
+        let line = ["catch-up", "-n", "1", "--behind", "4", "--timeout", "1", "--json"];
+        let addresses = ["--sub", &sub, "--pub", &publish, "--origin", &origin];
+        let output = Command::new(BENCH).args(line).args(addresses).output().unwrap();
+        let text = String::from_utf8(output.stdout).unwrap();
+        assert_eq!(output.status.code(), Some(status), "{fault:?} {asks}: {text}");
+        figures.iter().for_each(|figure| assert!(text.contains(figure), "{fault:?}: {figure} in {text}"));
+        server.join().unwrap();
+    }
+}
+
+#[test]
 fn an_origin_answers_events_late() {
     let line = ["events-origin", "--listen", "127.0.0.1:0", "--delay", "30", "--subscribe", "test"];
     let mut process = Command::new(BENCH).args(line).stdout(Stdio::piped()).spawn().unwrap();
@@ -179,7 +204,7 @@ fn the_checker_knows_its_defects_and_convicts_a_history() {
         |line: &[&str]| Command::new(env!("CARGO_BIN_EXE_fantail-check")).args(line).output().unwrap();
     let output = check(&["self-test", "--seeds", "3"]);
     let text = String::from_utf8_lossy(&output.stdout);
-    assert!(output.status.success() && text.contains("57 with a defect, 0 judged wrongly"), "{text}");
+    assert!(output.status.success() && text.contains("78 with a defect, 0 judged wrongly"), "{text}");
     let lines = [
         r#"{"t":1,"what":"channel","ch":0,"class":"logged"}"#,
         r#"{"t":1,"what":"subscriber","s":0,"tr":"stream","chs":[0]}"#,
@@ -284,6 +309,30 @@ fn serve(clients: &TcpListener, publishers: &TcpListener, fault: Fault) {
     }
     // The generator leaves first.
     held.iter_mut().for_each(|client| drop(client.read(&mut [0])));
+}
+
+/// Takes five items, asks the origin about a client, and gives that all but the first, with a fault.
+fn give_missed(clients: &TcpListener, publishers: &TcpListener, origin: &str, (fault, asks): (Fault, usize)) {
+    let (mut publisher, _) = publishers.accept().unwrap();
+    let head = read_head(&mut publisher).unwrap();
+    let length = head.split("Content-Length: ").nth(1).and_then(|rest| rest.lines().next()).unwrap();
+    let mut body = vec![0; length.parse().unwrap()];
+    publisher.read_exact(&mut body).unwrap();
+    publisher.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").unwrap();
+    let body = String::from_utf8(body).unwrap();
+    let items: Vec<&str> = body.split(r#""content":""#).skip(1).collect();
+    assert!(items.len() == 5 && body.contains(r#""id":"0""#), "{body}");
+    let (mut client, _) = clients.accept().unwrap();
+    read_head(&mut client).unwrap();
+    let mut origin = TcpStream::connect(origin).unwrap();
+    for _ in 0..asks {
+        origin.write_all(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n").unwrap();
+        let answer = read_head(&mut origin).unwrap();
+        assert!(answer.contains("\r\nGrip-Channel: catch-up; prev-id=0\r\n"), "{answer}");
+    }
+    client.write_all(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n").unwrap();
+    fault.order().iter().for_each(|&number| client.write_all(items[number + 1].as_bytes()).unwrap());
+    drop(client.read(&mut [0]));
 }
 
 /// Opens one WebSocket, takes four messages of 30 bytes and echoes them with one fault.

@@ -9,10 +9,10 @@ use std::os::fd::AsFd as _;
 use bytes::Bytes;
 
 use crate::queue::offer;
-use crate::record::State;
+use crate::record::{Record, State};
 use crate::uring::{BATCH, Sent, Uring};
 use crate::writing::Offered;
-use crate::{Event, Outcome, Payload, PinId, Pins, Tally};
+use crate::{Brim, Event, Limits, Outcome, Payload, PinId, Pins, Tally};
 
 /// The ring, and the pins of the batch that is being gathered for it; no pin is in it between broadcasts.
 #[derive(Debug)]
@@ -27,6 +27,29 @@ struct Waiting {
     id: PinId,
     /// Of a pin with TLS: where its records are.
     sealed: Option<Range<usize>>,
+}
+
+/// What goes to many, and what is said of that.
+struct Broadcast<'a> {
+    payload: &'a Payload,
+    brim: Option<Brim>,
+    tally: &'a mut Tally,
+    asked: &'a mut Vec<PinId>,
+}
+
+impl Broadcast<'_> {
+    /// Whether the owner is asked about a pin for which something waits; notes it then.
+    fn asks<T>(&mut self, id: PinId, record: &Record<T>, bytes: &Bytes, limits: &Limits) -> bool {
+        let asks = match self.brim.unwrap_or(record.brim) {
+            Brim::End => false,
+            Brim::Ask => !record.has_room(bytes.len(), limits),
+            Brim::AskAtOnce => true,
+        };
+        if asks {
+            self.asked.push(id);
+        }
+        asks
+    }
 }
 
 impl Waiting {
@@ -50,56 +73,72 @@ impl<T> Pins<T> {
     /// Writes the same payload to many pins, each in its form, and adds to `tally`. The work is as long as
     /// `targets`: the caller cuts them into chunks.
     pub fn fan_out(&mut self, targets: &[PinId], payload: &Payload, tally: &mut Tally) {
+        // Nobody asks.
+        self.fan_out_or_ask(targets, payload, Some(Brim::End), tally, &mut Vec::new());
+    }
+
+    /// As [`Self::fan_out`], but what is done with a pin for which something waits is as `brim` says, or each pin's own.
+    /// The pins whose owner is to be asked get nothing: they come to `asked`, in their order, and not into `tally`.
+    pub fn fan_out_or_ask(
+        &mut self,
+        targets: &[PinId],
+        payload: &Payload,
+        brim: Option<Brim>,
+        tally: &mut Tally,
+        asked: &mut Vec<PinId>,
+    ) {
+        let mut broadcast = Broadcast { payload, brim, tally, asked };
         match self.batches.take() {
-            None => self.fan_out_by_send(targets, payload, tally),
-            Some(batches) => self.fan_out_in_batches(batches, targets, payload, tally),
+            None => self.fan_out_by_send(targets, &mut broadcast),
+            Some(batches) => self.fan_out_in_batches(batches, targets, &mut broadcast),
         }
     }
 
-    fn fan_out_by_send(&mut self, targets: &[PinId], payload: &Payload, tally: &mut Tally) {
+    fn fan_out_by_send(&mut self, targets: &[PinId], broadcast: &mut Broadcast<'_>) {
         for &id in targets {
             let Some(record) = self.record(id).filter(|record| record.state == State::Open) else {
-                tally.count(Outcome::Gone, 0);
+                broadcast.tally.count(Outcome::Gone, 0);
                 continue;
             };
-            let bytes = payload.in_form(record.form);
-            tally.count(self.deliver(id, bytes, self.limits.queue_bytes), bytes.len());
+            let bytes = broadcast.payload.in_form(record.form);
+            if record.queue.is_some() && broadcast.asks(id, record, bytes, &self.limits) {
+                continue;
+            }
+            broadcast.tally.count(self.deliver(id, bytes, self.limits.queue_bytes), bytes.len());
         }
     }
 
     /// Keeps the ring for the next broadcast unless it broke.
-    fn fan_out_in_batches(
-        &mut self,
-        mut batches: Batches,
-        targets: &[PinId],
-        payload: &Payload,
-        tally: &mut Tally,
-    ) {
+    fn fan_out_in_batches(&mut self, mut batches: Batches, targets: &[PinId], broadcast: &mut Broadcast<'_>) {
+        let payload = broadcast.payload;
         let mut healthy = true;
         for (done, &id) in targets.iter().enumerate() {
             let full = batches.pins.len() == BATCH || self.scratch.sealed.len() >= SEALED_BYTES;
             if full || self.record(id).is_some_and(|record| record.in_batch) {
-                healthy = self.send_batch(&mut batches, payload, tally);
+                healthy = self.send_batch(&mut batches, payload, broadcast.tally);
                 if !healthy {
-                    return self.fan_out_by_send(&targets[done..], payload, tally);
+                    return self.fan_out_by_send(&targets[done..], broadcast);
                 }
             }
-            let Some(record) = self.record_mut(id).filter(|record| record.state == State::Open) else {
-                tally.count(Outcome::Gone, 0);
+            let Some(record) = self.record(id).filter(|record| record.state == State::Open) else {
+                broadcast.tally.count(Outcome::Gone, 0);
                 continue;
             };
             let bytes = payload.in_form(record.form);
+            if record.queue.is_some() && broadcast.asks(id, record, bytes, &self.limits) {
+                continue;
+            }
             if bytes.is_empty() || record.queue.is_some() || record.socket.is_none() {
-                tally.count(self.deliver(id, bytes, self.limits.queue_bytes), bytes.len());
+                broadcast.tally.count(self.deliver(id, bytes, self.limits.queue_bytes), bytes.len());
             } else {
                 match self.seal_for_batch(id, bytes) {
                     Ok(sealed) => batches.pins.push(Waiting { id, sealed }),
-                    Err(outcome) => tally.count(outcome, 0),
+                    Err(outcome) => broadcast.tally.count(outcome, 0),
                 }
             }
         }
         if !batches.pins.is_empty() {
-            healthy = self.send_batch(&mut batches, payload, tally);
+            healthy = self.send_batch(&mut batches, payload, broadcast.tally);
         }
         self.batches = healthy.then_some(batches);
     }

@@ -82,6 +82,18 @@ pub struct Pace {
 /// What a waiting item costs beside its bytes, which are shared: its entry in the queue.
 pub const ITEM_COST: usize = size_of::<Bytes>();
 
+/// What is done with a broadcast for a pin for which something waits already.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Brim {
+    /// It waits, too; over [`Limits::queue_bytes`] the pin is ended.
+    #[default]
+    End,
+    /// It waits, too; over that the owner is asked.
+    Ask,
+    /// The owner is asked.
+    AskAtOnce,
+}
+
 /// How a broadcast reaches the sockets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FanOut {

@@ -15,7 +15,7 @@ use rustix::io::Errno;
 use crate::fan_out::Batches;
 use crate::record::{self, Reading, Record, State, TICK_MS};
 use crate::ring::{self, NEVER, Ring};
-use crate::{Event, FanOut, Form, KeepAlive, Limits, PinId, Rejected, Tally, Unpinned, Wire};
+use crate::{Brim, Event, FanOut, Form, KeepAlive, Limits, PinId, Rejected, Tally, Unpinned, Wire};
 
 /// The held sockets of one shard, each with a value of its owner's. It belongs to one thread.
 ///
@@ -205,6 +205,25 @@ impl<T> Pins<T> {
         self.record(id).and_then(|record| record.queue.as_ref()).map_or(0, |queue| queue.bytes())
     }
 
+    /// Whether so many bytes may wait for a pin's socket, too, or nothing does.
+    #[must_use]
+    pub fn has_room(&self, id: PinId, len: usize) -> bool {
+        self.record(id).is_some_and(|record| record.has_room(len, &self.limits))
+    }
+
+    /// What is done with broadcasts for a pin for which something waits.
+    pub fn set_brim(&mut self, id: PinId, brim: Brim) {
+        if let Some(record) = self.record_mut(id) {
+            record.brim = brim;
+        }
+    }
+
+    /// As [`Self::set_brim`] has set it.
+    #[must_use]
+    pub fn brim(&self, id: PinId) -> Brim {
+        self.record(id).map_or(Brim::End, |record| record.brim)
+    }
+
     /// Ends the keep-alives of a pin.
     pub fn clear_keep_alive(&mut self, id: PinId) {
         if let Some(record) = self.record_mut(id) {
@@ -325,7 +344,9 @@ impl<T> Pins<T> {
         self.slots.get_mut(id.index as usize).filter(|slot| slot.generation == id.generation)?.record.as_mut()
     }
 
-    pub(crate) fn is_open(&self, id: PinId) -> bool {
+    /// Whether a pin takes broadcasts: it has not ended and is not about to.
+    #[must_use]
+    pub fn is_open(&self, id: PinId) -> bool {
         self.record(id).is_some_and(|record| record.state == State::Open)
     }
 

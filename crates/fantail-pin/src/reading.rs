@@ -119,10 +119,10 @@ impl<T> Pins<T> {
         received.is_ok()
     }
 
-    /// Ends a pin whose queue is full, with the farewell where there is one.
-    pub(crate) fn overflow(&mut self, id: PinId) {
+    /// Ends a pin whose queue is full, with the farewell where there is one: [`Event::Overflow`].
+    pub fn overflow(&mut self, id: PinId) {
         let farewell = self.farewell.clone();
-        let Some(record) = self.record_mut(id) else { return };
+        let Some(record) = self.record_mut(id).filter(|record| record.state == State::Open) else { return };
         let farewell = Some(farewell).filter(|bytes| record.reading != Reading::Never && !bytes.is_empty());
         let farewell = farewell.and_then(|farewell| record.sealed(&farewell).ok());
         let (Some(farewell), Some(queue)) = (farewell, &mut record.queue) else {

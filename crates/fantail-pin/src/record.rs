@@ -10,7 +10,7 @@ use rustix::event::epoll;
 use crate::queue::OutQueue;
 use crate::ring::NEVER;
 use crate::tls::{self, Tls, TlsError};
-use crate::{Form, KeepAlive, KeepAliveMode, Limits};
+use crate::{Brim, Form, KeepAlive, KeepAliveMode, Limits};
 
 /// Milliseconds in a tick: keep-alives and time-outs are seconds, so a tenth is fine enough.
 pub(crate) const TICK_MS: u32 = 100;
@@ -57,6 +57,7 @@ pub(crate) struct Record<T> {
     pub(crate) in_batch: bool,
     /// The owner wants to hear when the queue is empty.
     pub(crate) tells: bool,
+    pub(crate) brim: Brim,
 }
 
 impl<T> Record<T> {
@@ -75,6 +76,7 @@ impl<T> Record<T> {
             early: 0,
             in_batch: false,
             tells: false,
+            brim: Brim::End,
         }
     }
 
@@ -99,6 +101,12 @@ impl<T> Record<T> {
     /// What becomes of `len` bytes on the wire, at most.
     pub(crate) const fn sealed_len(&self, len: usize) -> usize {
         if self.tls.is_some() { tls::sealed_len(len) } else { len }
+    }
+
+    /// Whether so many bytes may wait, or nothing does.
+    pub(crate) fn has_room(&self, len: usize, limits: &Limits) -> bool {
+        let cost = self.sealed_len(len);
+        self.queue.as_ref().is_none_or(|queue| queue.cost_with(cost) <= limits.queue_bytes)
     }
 
     /// Bytes as they go over the wire.

@@ -10,8 +10,8 @@ use std::rc::Rc;
 
 use bytes::Bytes;
 use fantail_pin::{
-    Event, FanOut, Form, ITEM_COST, KeepAlive, KeepAliveMode, Limits, Outcome, Pace, Payload, PinId, Pins,
-    Received, Tally, io_uring_available,
+    Brim, Event, FanOut, Form, ITEM_COST, KeepAlive, KeepAliveMode, Limits, Outcome, Pace, Payload, PinId,
+    Pins, Received, Tally, io_uring_available,
 };
 use proptest::prelude::*;
 use rustix::event::{PollFd, PollFlags, Timespec, epoll, poll};
@@ -281,6 +281,54 @@ fn a_full_queue_ends_the_pin_and_only_it() {
         assert_eq!(peer.read_all(), b"x");
         let unpinned = pins.remove(stalled).unwrap();
         assert!(unpinned.unsent > FLOOD && unpinned.unsent < 2 * FLOOD);
+    }
+}
+
+/// A pin whose owner is asked stays as it is, whatever it is that does not fit.
+#[test]
+fn an_owner_may_be_asked_before_a_pin_ends() {
+    for way in ways() {
+        for (own, brim) in [
+            (Brim::Ask, None),
+            (Brim::AskAtOnce, None),
+            (Brim::End, Some(Brim::Ask)),
+            (Brim::Ask, Some(Brim::AskAtOnce)),
+        ] {
+            let mut pins = table(way);
+            let (socket, mut peer) = tcp();
+            let slow = pins.insert(socket, Form::Plain, 0).unwrap();
+            pins.set_brim(slow, own);
+            assert_eq!(pins.brim(slow), own);
+            let (socket, mut neighbour_peer) = tcp();
+            let neighbour = pins.insert(socket, Form::Plain, 0).unwrap();
+            let send = |pins: &mut Pins<u32>, bytes: Vec<u8>| {
+                let (mut tally, mut asked) = (Tally::default(), Vec::new());
+                pins.fan_out_or_ask(&[slow, neighbour], &raw(bytes), brim, &mut tally, &mut asked);
+                assert_eq!(tally.sent + tally.queued + asked.len() as u64, 2, "{way:?} {own:?} {brim:?}");
+                asked
+            };
+            let at_once = brim.unwrap_or(own) == Brim::AskAtOnce;
+            assert_eq!(pins.write(slow, &vec![1; FLOOD].into()), Outcome::Queued);
+            assert!(pins.has_room(slow, 1));
+            let asked = send(&mut pins, b"x".to_vec());
+            assert_eq!(asked, if at_once { vec![slow] } else { vec![] }, "{way:?} {own:?} {brim:?}");
+            assert!(!pins.has_room(slow, FLOOD));
+            // There is room for the neighbour's, which takes it whole.
+            assert_eq!(send(&mut pins, vec![2; FLOOD / 2 + 100_000]), [slow]);
+            assert_eq!(turn(&mut pins), []);
+            assert!(pins.tell_when_drained(slow));
+            let mut events = Vec::new();
+            while events.is_empty() {
+                neighbour_peer.read_all();
+                let got = peer.read_all();
+                assert!(!got.contains(&2), "what was asked about was written");
+                events = turn(&mut pins);
+            }
+            assert_eq!(events, [Event::Drained(slow)], "{way:?} {own:?} {brim:?}");
+            assert_eq!(send(&mut pins, b"y".to_vec()), []);
+            pins.overflow(slow);
+            assert_eq!(turn(&mut pins), [Event::Overflow(slow)]);
+        }
     }
 }
 

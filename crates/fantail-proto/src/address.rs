@@ -113,7 +113,8 @@ fn special_v4(v4: Ipv4Addr) -> Option<Range> {
         [0, ..] => Range::Reserved,
         [127, ..] => Range::Loopback,
         [10, ..] | [172, 16..=31, ..] | [192, 168, ..] => Range::Private,
-        [169, 254, ..] => Range::LinkLocal,
+        // 168.63.129.16 is where machines of Azure are told about themselves, wherever they are.
+        [169, 254, ..] | [168, 63, 129, 16] => Range::LinkLocal,
         [100, 64..=127, ..] => Range::Carrier,
         [192, 0, 2, _] | [198, 51, 100, _] | [203, 0, 113, _] => Range::Documentation,
         // 192.88.99.0/24 was the relays of 6to4.
@@ -176,7 +177,7 @@ mod tests {
         special(ip.parse().unwrap()).map(Range::name)
     }
 
-    const SPECIAL: [(&str, &str); 50] = [
+    const SPECIAL: [(&str, &str); 51] = [
         ("0.0.0.0", "unspecified"),
         ("0.1.2.3", "reserved"),
         ("127.0.0.1", "loopback"),
@@ -186,6 +187,7 @@ mod tests {
         ("172.31.255.255", "private"),
         ("192.168.0.1", "private"),
         ("169.254.169.254", "link-local"),
+        ("168.63.129.16", "link-local"),
         ("100.64.0.1", "shared"),
         ("100.127.255.255", "shared"),
         ("100.100.100.200", "shared"),

@@ -15,6 +15,7 @@
 //! - [`journal`]: the files that keep them
 //! - [`sequence`]: which item follows which, and what comes too early
 //! - [`recovery`]: how far a subscriber is, and what is done about a gap
+//! - [`slow`]: what becomes of items for a subscriber that reads too slowly
 //! - [`patch`]: an item that changes the origin's body instead of replacing it
 //! - [`filter`]: whether a subscriber gets an item
 //! - [`render`]: an item's bytes, once per transport
@@ -58,6 +59,7 @@ pub mod request;
 pub mod route;
 pub mod sequence;
 pub mod session;
+pub mod slow;
 pub mod sockjs;
 pub mod test_origin;
 pub mod tnetstring;

@@ -3,7 +3,7 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use crate::jsonp;
+use crate::{jsonp, slow::Slow};
 
 pub use self::{
     reason::Reason,
@@ -69,6 +69,8 @@ pub struct Route {
     pub log_level: Option<u8>,
     /// `realm=`, our own parameter.
     pub realm: Option<String>,
+    /// `slow=`, our own too: of channels that do not say it themselves.
+    pub slow: Slow,
     pub targets: Vec<Target>,
     /// Line in its file, from 1.
     pub line: usize,

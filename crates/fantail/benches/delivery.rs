@@ -14,16 +14,39 @@ use fantail::{
     config,
     hold::{Asked, Holds, Subscription},
     hub::{Hub, RealmId},
+    log::Log,
     metrics::Counters,
 };
 use fantail_pin::{FanOut, Form};
-use fantail_proto::item::{HttpStream, Item};
+use fantail_proto::{
+    item::{HttpStream, Item},
+    log::{Durability, Limits, Pattern},
+    slow::Slow,
+};
 
 const STREAMS: usize = 1000;
 
 fn hub(shards: usize) -> Arc<Hub> {
     let config = config::Config::load(config::Sources::default()).expect("the defaults are good");
     Arc::new(Hub::new(shards, &config.hub))
+}
+
+/// With a log in memory for each channel.
+fn logging_hub(shards: usize) -> Arc<Hub> {
+    let rule = config::Log {
+        text: "*".into(),
+        pattern: Pattern::new("*"),
+        realm: "default".into(),
+        limits: Limits { items: 1000, bytes: 1 << 20, age_s: 600 },
+        total_bytes: 256 << 20,
+        storage: config::Storage::Memory,
+        durability: Durability::Accepted,
+        slow: None,
+    };
+    let log = Log::new(None, Arc::default());
+    log.configure(&[rule], |_| Some(RealmId(0))).expect("no disk");
+    let config = config::Config::load(config::Sources::default()).expect("the defaults are good");
+    Arc::new(Hub::with_log(shards, &config.hub, Arc::new(log)))
 }
 
 fn item() -> Item {
@@ -54,6 +77,7 @@ fn holds(hub: &Arc<Hub>, fan_out: FanOut) -> (Holds, Vec<UnixStream>) {
             presence: None,
             trail: None,
             session: None,
+            slow: Slow::Close,
         };
         let id = holds.reserve_stream(asked, Form::Coded, true).expect("room for a pin");
         let client = connections.take(None).expect("no limit for an address");
@@ -64,16 +88,19 @@ fn holds(hub: &Arc<Hub>, fan_out: FanOut) -> (Holds, Vec<UnixStream>) {
 }
 
 fn publish(c: &mut Criterion) {
-    let hub = hub(2);
-    hub.join(0, RealmId(0), "c");
-    let mut batch = Vec::new();
-    c.bench_function("hub: publish an item and take it", |b| {
-        b.iter(|| {
-            hub.publish(RealmId(0), vec![item()], false).expect("room");
-            hub.take(0, &mut batch);
-            batch.clear();
+    let mut group = c.benchmark_group("hub: publish an item and take it");
+    for (name, hub) in [("without a log", hub(2)), ("with a log in memory", logging_hub(2))] {
+        hub.join(0, RealmId(0), "c");
+        let mut batch = Vec::new();
+        group.bench_function(name, |b| {
+            b.iter(|| {
+                hub.publish(RealmId(0), vec![item()], false).expect("room");
+                hub.take(0, &mut batch);
+                batch.clear();
+            });
         });
-    });
+    }
+    group.finish();
 }
 
 fn deliver(c: &mut Criterion) {

@@ -297,7 +297,8 @@ fn reachable(address: SocketAddr) -> SocketAddr {
 
 /// One line a route, each a comment of TOML, so that the whole output of `check` is a configuration.
 fn routes_table(routes: &[Arc<Route>]) -> String {
-    let mut rows = vec![["line", "id", "proto", "host", "path", "realm", "targets"].map(String::from)];
+    let mut rows =
+        vec![["line", "id", "proto", "host", "path", "realm", "slow", "targets"].map(String::from)];
     for route in routes {
         let or_dash = |text: &str| if text.is_empty() { "-".into() } else { printable(text).to_string() };
         let host = match &route.host {
@@ -312,11 +313,12 @@ fn routes_table(routes: &[Arc<Route>]) -> String {
             host,
             or_dash(&route.path_beg),
             or_dash(route.realm.as_deref().unwrap_or(DEFAULT_REALM)),
+            route.slow.name().to_owned(),
             route.targets.iter().map(target).collect::<Vec<_>>().join(" "),
         ]);
     }
     let width = |n: usize| rows.iter().map(|row| row[n].chars().count()).max().unwrap_or_default();
-    let widths: [usize; 7] = std::array::from_fn(width);
+    let widths: [usize; 8] = std::array::from_fn(width);
     let mut out = String::from("# Routes\n");
     for row in &rows {
         let cells = row.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}"));

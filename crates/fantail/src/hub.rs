@@ -25,6 +25,8 @@ pub use answer::{Accepted, Refused};
 use changes::Changed;
 pub use changes::{Change, Changes};
 pub use delivery::Delivery;
+use feed::Feed;
+pub use feed::{Cursor, Turn};
 use interest::{Early, Interest, Looks};
 use mailbox::Mailbox;
 pub use pledge::{Broken, Kept};
@@ -44,6 +46,7 @@ use crate::{
 mod answer;
 mod changes;
 mod delivery;
+mod feed;
 mod interest;
 mod mailbox;
 mod pledge;
@@ -62,6 +65,7 @@ pub struct Hub {
     mailbox_items: usize,
     room: Notify,
     changed: Notify,
+    turned: Notify,
     /// Something is over sooner than [`Hub::keep_time`] would look.
     sooner: Notify,
     order_wait_ms: u64,
@@ -93,6 +97,7 @@ impl Hub {
                 interest: HashMap::new(),
                 seen,
                 changed: None,
+                feeds: HashMap::new(),
                 looks: Looks::default(),
                 waiting: Waiting::default(),
                 lingering: 0,
@@ -101,6 +106,7 @@ impl Hub {
             mailbox_items: config.mailbox_items,
             room: Notify::new(),
             changed: Notify::new(),
+            turned: Notify::new(),
             sooner: Notify::new(),
             order_wait_ms: milliseconds(config.order_wait),
             linger_ms: milliseconds(config.linger),
@@ -443,6 +449,7 @@ impl Hub {
         let Early { mut delivery, promise, record } = early;
         delivery.say(order);
         let durability = record.as_ref().map_or(Durability::Accepted, Record::durability);
+        delivery.slow = record.as_ref().and_then(Record::slow);
         delivery.place = record.and_then(|record| logs.append(delivery.realm, &delivery.channel, record));
         if let Some(promise) = promise {
             delivery.pledge = promise.pass_on(each(shards & self.keepers).count());
@@ -470,6 +477,11 @@ impl Hub {
             && changed.note(realm, channel)
         {
             self.changed.notify_one();
+        }
+        let subscribed = ledger.interest.contains_key(&(realm, channel));
+        if let Some(feed) = ledger.feeds.get_mut(&realm) {
+            feed.note(channel, subscribed);
+            self.turned.notify_waiters();
         }
     }
 
@@ -504,6 +516,8 @@ struct Ledger {
     seen: Seen,
     /// Only while somebody follows.
     changed: Option<Changed>,
+    /// Of realms for which somebody has asked.
+    feeds: HashMap<RealmId, Feed>,
     looks: Looks,
     waiting: Waiting,
     /// Channels that have no subscriber and keep their order for a while.

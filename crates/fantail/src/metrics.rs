@@ -184,6 +184,10 @@ families! {
         }
         deliveries_queued: "Items that had to wait in a connection's queue." { queued: Count }
         deliveries_filtered: "Items kept from a subscriber by a filter." { filtered: Count }
+        deliveries_left_to_log: "Items that a log gives later to a subscriber that is behind." { left_to_log: Count }
+        deliveries_passed_over: "Items that had to wait for a slow client and gave way to newer ones." {
+            passed_over: Count,
+        }
         deliveries_dropped: "Items that never reached a subscriber, by cause." {
             /// The client left before they were written.
             dropped_gone [cause = gone]: Count,
@@ -200,6 +204,12 @@ families! {
             questions_failed [result = failed]: Count,
         }
         filter_waiting: "Items that wait for a subscriber because one is asked about." { filter_waiting: Gauge }
+        pins_slow: "Times that a client was found to be too slow for its queue and not closed, by what it gets." {
+            /// Its log has the say, until it has caught up.
+            slow_repaired [policy = repair]: Count,
+            /// Only the newest items, until it has taken what waits.
+            slow_newest [policy = newest]: Count,
+        }
         pins_ended: "Pins that ended, by cause." {
             ended_client [cause = client]: Count,
             ended_overflow [cause = overflow]: Count,
@@ -395,7 +405,10 @@ families! {
             xmpp_delivered [kind = item]: Count,
             xmpp_answered [kind = answer]: Count,
         }
-        xmpp_dropped: "Items and answers that were dropped before they were written, because too many waited." {
+        xmpp_filled: "Of the copies of items, those that were read from a log, because the server or the subscriber was away." {
+            xmpp_filled: Count,
+        }
+        xmpp_dropped: "Items and answers that were dropped before they were written, because too many waited, or the log had let them go." {
             xmpp_dropped: Count,
         }
         xmpp_queued: "Items that wait for the XMPP server." { xmpp_queued: Gauge }

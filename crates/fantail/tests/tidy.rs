@@ -12,7 +12,7 @@ const ARROWS: [(&str, &[&str]); 18] = [
     ("cli", &["sign", "snapshot", "upstream"]),
     ("admin", &["hub", "publish", "webhook", "xmpp"]),
     ("webhook", &["hub", "publish", "realm", "snapshot", "upstream"]),
-    ("xmpp", &["hub", "proxy", "publish", "route", "sign", "snapshot", "upstream"]),
+    ("xmpp", &["hub", "log", "proxy", "publish", "route", "sign", "snapshot", "upstream"]),
     ("publish", &["hub", "log", "realm", "snapshot"]),
     ("listen", &["client", "hold", "proxy", "shard", "snapshot"]),
     ("proxy", &["client", "hold", "route", "shard", "snapshot", "upstream"]),

@@ -130,6 +130,19 @@ pub(crate) enum What {
         s: Option<u16>,
         on: bool,
     },
+    /// An endpoint of webhooks is subscribed: from now on it must get everything.
+    EndpointOk {
+        w: u16,
+        ch: u16,
+    },
+    /// A webhook arrived, by the name in `webhook-id`. `taken`: it was answered with 2xx.
+    Webhook {
+        w: u16,
+        ch: u16,
+        id: Option<Id>,
+        name: String,
+        taken: bool,
+    },
     /// The server ended by itself.
     Died,
     /// All faults are over, and whatever is still to come has had its time.
@@ -152,7 +165,8 @@ impl Recorder {
     /// When something was received last.
     pub(crate) fn last_receipt(&self) -> Time {
         let events = self.0.lock().expect("no panic holds it");
-        let last = events.iter().rev().find(|event| matches!(event.what, What::Recv { .. }));
+        let last =
+            events.iter().rev().find(|event| matches!(event.what, What::Recv { .. } | What::Webhook { .. }));
         last.map_or(0, |event| event.t)
     }
 
@@ -262,6 +276,7 @@ mod tests {
             What::PubInvoke { ch: 3, id, request: 4, at: 0, marker: true },
             What::SubInvoke { s: 1, ch: 3, after: Some(id) },
             What::Recv { s: 1, ch: 3, id: None },
+            What::Webhook { w: 1, ch: 3, id: Some(id), name: "msg_1".into(), taken: true },
             What::Fault { fault: Fault::OriginKill, s: None, on: true },
             What::Quiesce,
         ];

@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use super::history::{Class, Event, Fault, Id, Time, Transport, What};
 use super::verdict::{Kind, Verdict};
+use super::webhook;
 
 /// What is tolerated.
 #[derive(Clone, Copy, Debug)]
@@ -33,6 +34,7 @@ pub(crate) fn judge(history: &[Event], limits: Limits) -> Verdict {
         view.judge_staleness(limits, &mut verdict);
     }
     tables.judge_agreement(&mut verdict);
+    webhook::judge(history, &mut verdict);
     for _ in 0..tables.died {
         verdict.convict(Kind::Died, || "the server ended by itself".into());
     }
@@ -136,7 +138,11 @@ impl Tables {
                 }
                 What::Died => tables.died += 1,
                 What::Quiesce => tables.quiesce = t,
-                What::PubOk { .. } | What::PubFail { .. } | What::Disc { .. } => {}
+                What::PubOk { .. }
+                | What::PubFail { .. }
+                | What::Disc { .. }
+                | What::EndpointOk { .. }
+                | What::Webhook { .. } => {}
             }
         }
         tables.steps = steps;

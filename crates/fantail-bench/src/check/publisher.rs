@@ -18,6 +18,8 @@ pub(crate) struct Publisher<'a> {
     pub(crate) publisher: u16,
     /// The channel has no other: its items say which one they follow.
     pub(crate) alone: bool,
+    /// Its items are webhooks, too.
+    pub(crate) posts: bool,
     /// Tries the same items again until they are acknowledged.
     pub(crate) repeats: bool,
     pub(crate) heads: &'a Heads,
@@ -87,6 +89,9 @@ impl Publisher<'_> {
                     "ws-message": { "content": text },
                 },
             });
+            if self.posts {
+                item["formats"]["http-request"] = serde_json::json!({ "body": payload::make(&channel, *id) });
+            }
             if self.alone && id.number > 1 {
                 item["prev-id"] = Id { number: id.number - 1, ..*id }.to_string().into();
             }

@@ -9,6 +9,7 @@ use super::faults::Processes;
 use super::history::{Class, Event, Fault, Recorder, Transport, What};
 use super::origin::Heads;
 use super::publisher::Publisher;
+use super::receiver;
 use super::subscriber::{Arena, Subscriber};
 use super::{Failure, Trial};
 use crate::socket::{self, SECOND};
@@ -29,15 +30,28 @@ pub(crate) fn run(options: &Trial) -> Result<Vec<Event>, Failure> {
     let (requests, phase) = (AtomicU32::new(1), AtomicU32::new(0));
     let mut dice = Dice::new(options.seed);
     let channels = channels(&options.classes);
-    for channel in &channels {
+    let hooked = options.hooks.map(|_| {
+        let ch = u16::try_from(channels.len()).unwrap_or(u16::MAX);
+        Channel { ch, class: Class::Plain, publishers: 2 }
+    });
+    for channel in channels.iter().chain(&hooked) {
         arena.recorder.note(What::Channel { ch: channel.ch, class: channel.class });
     }
     thread::scope(|scope| {
+        if let (Some(hooks), Some(Channel { ch, class, .. })) = (options.hooks, hooked) {
+            let subscribed =
+                receiver::listen(scope, &arena, hooks.0, &phase, Dice::new(dice.below(u64::MAX)))
+                    .and_then(|()| receiver::subscribe(&arena, ch, class, hooks.0));
+            if subscribed.is_err() {
+                arena.stop.store(true, SeqCst);
+                return subscribed;
+            }
+        }
         for (s, (transport, listens)) in (0..).zip(plan(&channels, options.subscribers)) {
             let subscriber = Subscriber::new(&arena, s, transport, &listens, dice.below(u64::MAX));
             scope.spawn(move || subscriber.run());
         }
-        for channel in &channels {
+        for channel in channels.iter().chain(&hooked) {
             for publisher in 0..channel.publishers {
                 let publisher = Publisher {
                     arena: &arena,
@@ -45,6 +59,7 @@ pub(crate) fn run(options: &Trial) -> Result<Vec<Event>, Failure> {
                     class: channel.class,
                     publisher,
                     alone: channel.publishers == 1,
+                    posts: hooked.is_some_and(|hooked| hooked.ch == channel.ch),
                     repeats: publisher == 0,
                     heads: &heads,
                     dice: Dice::new(dice.below(u64::MAX)),

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use super::history::{Class, Fault, Transport};
+use super::webhook;
 use crate::latency::Latencies;
 
 /// The ways to break a promise.
@@ -30,6 +31,8 @@ pub(crate) enum Kind {
     /// Nothing came at the end.
     Stalled,
     Stale,
+    /// A webhook that its receiver cannot know by its id.
+    Unnamed,
     Died,
 }
 
@@ -37,6 +40,7 @@ pub(crate) enum Kind {
 pub(crate) struct Verdict {
     pub(crate) publishes: Publishes,
     pub(crate) faults: BTreeMap<Fault, u64>,
+    pub(crate) webhooks: webhook::Counts,
     by_transport: BTreeMap<(Class, Transport), Counts>,
     kinds: BTreeMap<Kind, u64>,
     /// The first of them.
@@ -131,6 +135,13 @@ impl fmt::Display for Verdict {
                 }
             }
             writeln!(f)?;
+        }
+        let webhook::Counts { due, requests, turned_away, again } = self.webhooks;
+        if due > 0 {
+            writeln!(
+                f,
+                "\nwebhooks: {due} due, {requests} came, {turned_away} of them turned away; {again} were taken again"
+            )?;
         }
         for (kind, count) in &self.kinds {
             writeln!(f, "\n{kind:?}: {count}")?;

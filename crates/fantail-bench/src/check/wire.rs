@@ -33,6 +33,11 @@ pub(crate) struct Answer {
 impl Wire {
     pub(crate) fn connect(to: SocketAddrV4) -> io::Result<Self> {
         let stream = TcpStream::connect_timeout(&to.into(), Duration::from_secs(2))?;
+        Self::accepted(stream)
+    }
+
+    pub(crate) fn accepted(stream: TcpStream) -> io::Result<Self> {
+        stream.set_nonblocking(false)?;
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(MOMENT))?;
         stream.set_write_timeout(Some(Duration::from_secs(5)))?;

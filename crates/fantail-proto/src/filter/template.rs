@@ -7,6 +7,8 @@ use std::borrow::Cow;
 /// Why a subscriber does not get an item, or a client an answer; told to clients with debug only.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum TemplateError {
+    #[error("the content becomes longer than {MADE_BYTES} bytes")]
+    Long,
     #[error("no sub meta 'id_format'")]
     NoIdFormat,
     #[error("unknown 'id_encoding'")]
@@ -111,9 +113,15 @@ fn expand(
             Piece::Directive { argument: None, letter: b'%' } => out.push(b'%'),
             Piece::Directive { argument, letter } => directive(argument.as_deref(), letter, &mut out)?,
         }
+        if out.len() > MADE_BYTES {
+            return Err(TemplateError::Long);
+        }
     }
     Ok(out)
 }
+
+/// What may be made of one content: more than a publish may hold, and little for memory.
+const MADE_BYTES: usize = 4 << 20;
 
 fn unknown(letter: u8) -> TemplateError {
     TemplateError::Directive(char::from(letter))

@@ -5,9 +5,10 @@ use bytes::Bytes;
 use http::{HeaderName, HeaderValue};
 
 use super::{HttpResponse, HttpStream, Item, Response, ResponseBody, WrittenFor, WsKind, WsMessage};
+use crate::xmpp::stanza::{Parts, Stanza};
 
 impl Item {
-    /// Of the formats, those that holds are given.
+    /// Of the formats, all but `http-request`: webhooks have a queue of their own.
     pub fn to_record(&self) -> Vec<u8> {
         // Every member is named, so that a new one is thought of.
         let Self {
@@ -18,8 +19,8 @@ impl Item {
             stream,
             message,
             request: _,
-            stanza: _,
-            object: _,
+            stanza,
+            object,
             written_for,
             meta,
             size,
@@ -47,7 +48,8 @@ impl Item {
         // Most items end here.
         let WrittenFor { response, stream, message, request: _ } = written_for;
         let rare = [response, stream, message].iter().any(|names| names.is_some());
-        if rare || !meta.is_empty() || size.is_some() || *no_seq {
+        let chat = stanza.is_some() || object.is_some();
+        if rare || chat || !meta.is_empty() || size.is_some() || *no_seq {
             for names in [response, stream, message] {
                 out.maybe(names.as_deref(), |out, names| out.each(names, |out, name| out.text(name)));
             }
@@ -57,6 +59,10 @@ impl Item {
             });
             out.maybe(*size, Writer::number);
             out.byte(u8::from(*no_seq));
+        }
+        if chat {
+            out.maybe(stanza.as_deref(), Writer::stanza);
+            out.maybe(object.as_deref(), Writer::bytes);
         }
         out.0
     }
@@ -95,6 +101,11 @@ impl Item {
         item.meta = input.each(|input| Some((input.string()?, input.string()?)))?;
         item.size = input.maybe(Reader::number)?;
         item.no_seq = input.byte()? != 0;
+        if input.0.is_empty() {
+            return Some(item);
+        }
+        item.stanza = input.maybe(Reader::stanza)?.map(Box::new);
+        item.object = input.maybe(Reader::content)?;
         input.0.is_empty().then_some(item)
     }
 
@@ -112,8 +123,10 @@ impl Item {
             Some(HttpResponse::Send(Response { body: ResponseBody::Whole(body), .. })) => body.len(),
             _ => 0,
         };
+        let chat = self.stanza.as_ref().map_or(0, |stanza| stanza.weight() + stanza.payload().len())
+            + self.object.as_ref().map_or(0, Bytes::len);
         let ids = [&self.id, &self.prev_id].into_iter().flatten().map(String::len).sum::<usize>();
-        stream + message + response + ids + FRAMING
+        stream + message + response + chat + ids + FRAMING
     }
 }
 
@@ -178,6 +191,16 @@ impl Writer {
             }
             WsMessage::Refresh => self.byte(6),
         }
+    }
+
+    fn stanza(&mut self, stanza: &Stanza) {
+        let Parts { kind, from, to, attributes, content, payload } = stanza.parts();
+        self.byte(kind);
+        self.maybe(from, Self::text);
+        self.maybe(to, Self::text);
+        self.text(attributes);
+        self.text(content);
+        self.maybe(payload, Self::text);
     }
 
     fn response(&mut self, response: &Response) {
@@ -276,6 +299,17 @@ impl<'r> Reader<'r> {
         })
     }
 
+    fn stanza(&mut self) -> Option<Stanza> {
+        Stanza::of_parts(&Parts {
+            kind: self.byte()?,
+            from: self.maybe(Reader::text)?,
+            to: self.maybe(Reader::text)?,
+            attributes: self.text()?,
+            content: self.text()?,
+            payload: self.maybe(Reader::text)?,
+        })
+    }
+
     fn response(&mut self) -> Option<Response> {
         Some(Response {
             code: u16::try_from(self.number()?).ok().filter(|code| (200..=999).contains(code))?,
@@ -329,9 +363,16 @@ mod tests {
             {"channel":"c","formats":{"http-response":{"action":"hint"}},"no-seq":true,"size":7},
             {"channel":"c","formats":{"http-response":{"body-patch":[{"op":"add","path":"/a","value":1}]}}},
             {"channel":"c","formats":{"http-response":{"code":201,"reason":"R","body":"b",
-                "headers":[["X-A","1"],["Grip-Expose-Headers","X-A"]]}},"meta":{"k":"v","":""}}]}"#;
+                "headers":[["X-A","1"],["Grip-Expose-Headers","X-A"]]}},"meta":{"k":"v","":""}},
+            {"channel":"c","id":"x","formats":{"xmpp-stanza":{"content":"<message from='a@b/c' to='d@e' type='chat'><body>1 &lt; 2</body></message>"}}},
+            {"channel":"c","formats":{"xmpp-stanza":{"content":"<message><e xmlns='urn:e' a='1'><f/></e><body/></message>"},"json-object":{"a":[1]}}},
+            {"channel":"c","formats":{"xmpp-stanza":{"content":"<presence/>"},"ws-message":{"content":"x"}}},
+            {"channel":"c","formats":{"json-object":"text"}}]}"#;
         let items = decode(body, None).expect("items");
-        assert_eq!(items.len(), 8);
+        assert_eq!(items.len(), 12);
+        // What a stanza without an extension gives to a node is kept once.
+        let plain = items.get(8).and_then(|item| item.stanza.as_deref()).expect("a stanza");
+        assert_eq!(plain.parts().payload, None);
         items.iter().for_each(round);
     }
 

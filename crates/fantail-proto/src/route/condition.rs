@@ -5,7 +5,7 @@ use std::net::Ipv6Addr;
 use http::{HeaderName, HeaderValue, Method, header};
 
 use super::{Host, Reason, Route, line::Section, target};
-use crate::sockjs::is_callback;
+use crate::{slow::Slow, sockjs::is_callback};
 
 /// Reads a condition. What is wrong goes to `reasons`, and the route is then of no use.
 pub(super) fn read(section: Section, reasons: &mut Vec<Reason>) -> Route {
@@ -78,6 +78,7 @@ pub(super) const KNOWN: &[&str] = &[
     "sockjs_as_path",
     "log_level",
     "realm",
+    "slow",
 ];
 
 fn host(mut value: String) -> Result<Host, Reason> {
@@ -136,6 +137,7 @@ fn set(route: &mut Route, name: String, value: String) -> Result<(), Reason> {
         }
         "log_level" => route.log_level = Some(level(value)?),
         "realm" => route.realm = Some(filled("realm", value)?),
+        "slow" => route.slow = slow(value)?,
         _ => return Err(Reason::unknown(name, KNOWN, target::KNOWN, "a target")),
     }
     Ok(())
@@ -220,6 +222,10 @@ fn level(value: String) -> Result<u8, Reason> {
         Ok(level @ 0..=4) => Ok(level),
         _ => Err(Reason::Value { name: "log_level", value, wanted: "0 to 4" }),
     }
+}
+
+fn slow(value: String) -> Result<Slow, Reason> {
+    Slow::named(&value).ok_or(Reason::Value { name: "slow", value, wanted: "close, repair or newest" })
 }
 
 fn header(value: String) -> Result<(HeaderName, HeaderValue), Reason> {

@@ -76,7 +76,7 @@ fn lines_that_do_not_fall_into_sections() {
 fn conditions() {
     let line = "Example.COM,proto=http,ssl=yes,path_beg=/a%20b/,id=i,sig_iss=s,sig_key=k,prefix=p-,\
                 orig_headers=no,as_host=other:81,path_rem=3,replace_beg=/v2/,debug=no,header=\"X-A:  1 \",\
-                header=x-b:,no_grip,realm=r";
+                header=x-b:,no_grip,realm=r,slow=newest";
     let route = route(&format!("{line} test"));
     assert_eq!(route.host, Host::Exact("example.com".into()));
     assert_eq!((route.ws, route.tls), (Some(false), Some(true)));
@@ -85,7 +85,7 @@ fn conditions() {
     assert_eq!((route.prefix.as_str(), route.as_host.as_deref()), ("p-", Some("other:81")));
     assert_eq!((route.path_rem, route.replace_beg.as_deref()), (3, Some("/v2/")));
     assert!(route.orig_headers && route.debug && route.no_grip);
-    assert_eq!((route.realm.as_deref(), route.line), (Some("r"), 1));
+    assert_eq!((route.realm.as_deref(), route.slow, route.line), (Some("r"), Slow::Newest, 1));
     let headers: Vec<_> =
         route.headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes())).collect();
     assert_eq!(headers, [("x-a", &b"1"[..]), ("x-b", &b""[..])]);
@@ -139,6 +139,7 @@ fn refused_lines_say_why() {
         ("*,path_rem=-1 test", "a number of bytes"),
         ("*,id= test", "must not be empty"),
         ("*,realm test", "must not be empty"),
+        ("*,slow=drop test", "close, repair or newest"),
         ("*,as_host= test", "a host, or host:port"),
         ("*,as_host=a:b test", "a host, or host:port"),
         ("*,as_host=a:0 test", "a host, or host:port"),

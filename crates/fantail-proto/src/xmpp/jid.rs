@@ -29,11 +29,13 @@ impl Jid {
             whole.push_str(&part(nodeprep(bounded(local)?))?);
             whole.push('@');
         }
-        let domain = part(nameprep(bounded(domain.strip_suffix('.').unwrap_or(domain))?))?;
-        if !domain.chars().all(in_domain) {
+        // Preparing makes a plain dot of others, and what ends in more than one is no name.
+        let domain = part(nameprep(bounded(domain)?))?;
+        let domain = bounded(domain.strip_suffix('.').unwrap_or(&domain))?;
+        if !domain.chars().all(in_domain) || domain.ends_with('.') {
             return Err(JidError);
         }
-        whole.push_str(&domain);
+        whole.push_str(domain);
         if let Some(resource) = resource {
             whole.push('/');
             whole.push_str(&part(resourceprep(bounded(resource)?))?);
@@ -48,6 +50,11 @@ impl Jid {
     /// Without the resource.
     pub fn bare(&self) -> &str {
         bare(&self.0)
+    }
+
+    #[must_use]
+    pub fn to_bare(&self) -> Self {
+        Self(self.bare().into())
     }
 
     pub fn local(&self) -> Option<&str> {

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use super::xml::{escape, push_attribute};
+use super::xml::{Element, escape, push_attribute};
 use crate::{
     item::{HttpResponse, ResponseBody},
     render::{MessagePart, Rendered, StreamPart},
@@ -101,13 +101,26 @@ pub fn event(node: &str, id: Option<&str>, payload: &str) -> String {
 }
 
 /// One item of a list.
-pub fn item(id: Option<&str>, payload: &str, out: &mut String) {
+fn item(id: Option<&str>, payload: &str, out: &mut String) {
     out.push_str("<item");
     if let Some(id) = id {
-        let id = id.replace(|c| !super::xml::is_char(c), "\u{fffd}");
-        push_attribute("id", &id, out);
+        push_attribute("id", &shown(id), out);
     }
     out.push('>');
     out.push_str(payload);
     out.push_str("</item>");
+}
+
+/// The same, for who asks; `None` if the payload is at the edge of what is read as an element.
+pub fn element(id: Option<&str>, payload: &str) -> Option<Element> {
+    let item = Element::new(PUBSUB, "item").containing(Element::parse(payload.as_bytes()).ok()?);
+    Some(match id {
+        Some(id) => item.with("id", &shown(id)),
+        None => item,
+    })
+}
+
+/// An id may hold what XML cannot.
+fn shown(id: &str) -> String {
+    id.replace(|c| !super::xml::is_char(c), "\u{fffd}")
 }

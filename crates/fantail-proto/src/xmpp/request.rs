@@ -38,10 +38,11 @@ pub enum Request {
     Subscriptions {
         node: Option<String>,
     },
-    /// Of the log of a channel, at most so many.
+    /// Of the log of a channel: the newest, at most so many, or those of these ids.
     Retrieve {
         node: String,
         most: Option<usize>,
+        ids: Vec<String>,
     },
     /// Of XEP-0060, but not here.
     Unsupported {
@@ -95,9 +96,11 @@ fn pubsub(pubsub: &Element, is_set: bool) -> Request {
         ("subscriptions", false, node, _) => Request::Subscriptions { node },
         ("items", false, Some(node), _) => {
             let most = asked.attr("max_items").map(str::parse);
-            match most.transpose() {
-                Ok(most) => Request::Retrieve { node, most },
-                Err(_) => Request::Malformed,
+            let named = asked.children().filter(|child| child.is(PUBSUB, "item"));
+            let ids: Option<Vec<_>> = named.map(|item| item.attr("id").map(str::to_owned)).collect();
+            match (most.transpose(), ids) {
+                (Ok(most), Some(ids)) => Request::Retrieve { node, most, ids },
+                _ => Request::Malformed,
             }
         }
         ("subscribe" | "unsubscribe", true, ..) | ("items", false, ..) => Request::Malformed,
@@ -149,6 +152,8 @@ pub fn info(command_too: bool) -> Element {
         "urn:xmpp:json:0",
         PUBSUB,
         "http://jabber.org/protocol/pubsub#subscribe",
+        "http://jabber.org/protocol/pubsub#persistent-items",
+        "http://jabber.org/protocol/pubsub#retrieve-items",
         "http://jabber.org/protocol/pubsub#retrieve-subscriptions",
         "http://jabber.org/protocol/pubsub#item-ids",
     ];

@@ -126,6 +126,44 @@ impl Stanza {
         Self { kind: Kind::Message, from: None, to: None, attributes, content: content.into(), payload }
     }
 
+    /// What a log keeps of it.
+    pub(crate) fn parts(&self) -> Parts<'_> {
+        let whole = self.whole();
+        Parts {
+            kind: self.kind as u8,
+            from: self.from.as_ref().map(Jid::as_str),
+            to: self.to.as_ref().map(Jid::as_str),
+            attributes: &self.attributes,
+            content: &self.content,
+            payload: (self.payload != whole).then_some(&*self.payload),
+        }
+    }
+
+    /// What [`Self::parts`] were of.
+    pub(crate) fn of_parts(parts: &Parts<'_>) -> Option<Self> {
+        let address = |text: Option<&str>| text.map(Jid::parse).transpose().ok();
+        let mut stanza = Self {
+            kind: [Kind::Message, Kind::Presence, Kind::Iq]
+                .into_iter()
+                .find(|kind| *kind as u8 == parts.kind)?,
+            from: address(parts.from)?,
+            to: address(parts.to)?,
+            attributes: parts.attributes.to_owned(),
+            content: parts.content.to_owned(),
+            payload: String::new(),
+        };
+        stanza.payload = parts.payload.map_or_else(|| stanza.whole(), str::to_owned);
+        Some(stanza)
+    }
+
+    /// The payload of one that carries no extension.
+    fn whole(&self) -> String {
+        let Self { kind, attributes, content, .. } = self;
+        let name = kind.name();
+        let end = if content.is_empty() { "/>".to_owned() } else { format!(">{content}</{name}>") };
+        format!("<{name} xmlns='{CLIENT}'{attributes}{end}")
+    }
+
     pub fn kind(&self) -> Kind {
         self.kind
     }
@@ -148,6 +186,17 @@ impl Stanza {
         let Self { attributes, content, .. } = self;
         Copies { head: head.into(), tail: format!("'{attributes}>{content}{more}</{name}>").into() }
     }
+}
+
+/// A stanza in pieces.
+pub(crate) struct Parts<'s> {
+    pub(crate) kind: u8,
+    pub(crate) from: Option<&'s str>,
+    pub(crate) to: Option<&'s str>,
+    pub(crate) attributes: &'s str,
+    pub(crate) content: &'s str,
+    /// None: the stanza itself.
+    pub(crate) payload: Option<&'s str>,
 }
 
 /// A stanza of which each addressee gets a copy.

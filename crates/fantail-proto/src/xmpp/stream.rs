@@ -80,6 +80,8 @@ pub struct Reader {
     /// Of elements, the stream's own included.
     depth: usize,
     bytes: usize,
+    /// What was counted belongs to what is over.
+    between: bool,
     builder: Builder,
     /// Of what is passed over: its beginning, and why.
     passed: Option<(Element, Excess)>,
@@ -92,7 +94,8 @@ impl Default for Reader {
         let mut parser = parser();
         // What is no XML is noticed at its first letter.
         parser.set_text_buffering(false);
-        Self { parser, depth: 0, bytes: 0, builder: Builder::default(), passed: None, head: None }
+        let builder = Builder::default();
+        Self { parser, depth: 0, bytes: 0, between: false, builder, passed: None, head: None }
     }
 }
 
@@ -100,6 +103,9 @@ impl Reader {
     /// The next event of `input`, which is taken as far as it is needed; `None` when it is used up.
     pub fn read(&mut self, input: &mut &[u8]) -> Result<Option<Event>, Broken> {
         loop {
+            if std::mem::take(&mut self.between) {
+                self.bytes = 0;
+            }
             let before = input.len();
             let event = match self.parser.parse(input, false) {
                 Ok(Some(event)) => event,
@@ -129,10 +135,14 @@ impl Reader {
                 if ns.as_str() != STREAMS || name.as_str() != "stream" {
                     return Err(Broken::NoStream);
                 }
+                self.between = true;
                 let id = attributes.get(&rxml::Namespace::NONE, "id").cloned().unwrap_or_default();
                 Ok(Some(Event::Open { id }))
             }
-            Xml::Text(..) if self.depth == 1 => Ok(None),
+            Xml::Text(..) if self.depth == 1 => {
+                self.between = true;
+                Ok(None)
+            }
             Xml::EndElement(_) if self.depth == 1 => {
                 self.depth = 0;
                 Ok(Some(Event::Closed))
@@ -150,11 +160,11 @@ impl Reader {
             _ => {}
         }
         if starts {
-            self.bytes = 0;
             self.builder = Builder::default();
             self.head = None;
         }
         let ends = self.depth == 1;
+        self.between = ends;
         if self.passed.is_none() {
             let outcome = if self.bytes > MAX_STANZA_BYTES {
                 Err(XmlError::Excess(Excess::Bytes))

@@ -7,7 +7,7 @@ use super::{
     request::{Request, Step},
     stanza::{Kind, Stanza, StanzaError},
     stream::{self, Event, Reader},
-    xml::{Element, Excess, MAX_ATTRIBUTES, MAX_DEPTH, MAX_NODES, XmlError},
+    xml::{Element, Excess, MAX_ATTRIBUTES, MAX_DEPTH, MAX_NAMESPACE_BYTES, MAX_NODES, XmlError},
     *,
 };
 
@@ -121,6 +121,15 @@ fn limits_have_edges() {
     };
     assert!(published(&wide(MAX_ATTRIBUTES)).is_ok());
     assert_eq!(excess(wide(MAX_ATTRIBUTES + 1)), Some(Excess::Attributes));
+    // One long namespace, and many that have it.
+    let long = |bytes: usize| format!("urn:{}", "x".repeat(bytes - 4));
+    let of = |ns: &str| format!("<message><x xmlns='{ns}'>{}</x></message>", "<a/>".repeat(2000));
+    let prefixed =
+        |ns: &str| format!("<message><x xmlns:p='{ns}'>{}</x></message>", "<b p:a=''/>".repeat(2000));
+    for form in [of(&long(MAX_NAMESPACE_BYTES + 1)), prefixed(&long(MAX_NAMESPACE_BYTES + 1))] {
+        assert_eq!(excess(form), Some(Excess::Namespace));
+    }
+    assert_eq!(excess(of(&long(MAX_NAMESPACE_BYTES))), None);
     let long = |n: usize| format!("<message>{}</message>", "x".repeat(n - "<message></message>".len()));
     assert!(published(&long(MAX_STANZA_BYTES)).is_ok());
     assert_eq!(excess(long(MAX_STANZA_BYTES + 1)), Some(Excess::Bytes));
@@ -235,7 +244,16 @@ fn requests_are_understood() {
             Request::Unsubscribe { node: node.clone(), jid },
         ),
         (pubsub("<subscriptions/>", "get"), Request::Subscriptions { node: None }),
-        (pubsub("<items node='/r/c' max_items='3'/>", "get"), Request::Retrieve { node, most: Some(3) }),
+        (
+            pubsub("<items node='/r/c' max_items='3'/>", "get"),
+            Request::Retrieve { node: node.clone(), most: Some(3), ids: Vec::new() },
+        ),
+        (
+            pubsub("<items node='/r/c'><item id='1'/><item id='2'/></items>", "get"),
+            Request::Retrieve { node, most: None, ids: vec!["1".into(), "2".into()] },
+        ),
+        (pubsub("<items node='/r/c'><item/></items>", "get"), Request::Malformed),
+        (pubsub("<items node='/r/c' max_items='all'/>", "get"), Request::Malformed),
         (pubsub("<create node='x'/>", "set"), Request::Unsupported { feature: "create".into() }),
         (
             asked("<command xmlns='http://jabber.org/protocol/commands' node='publish'/>", "set"),

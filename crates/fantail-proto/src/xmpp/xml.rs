@@ -53,6 +53,8 @@ pub enum Excess {
     Nodes,
     #[error("has an element with more than {MAX_ATTRIBUTES} attributes")]
     Attributes,
+    #[error("has a namespace of more than {MAX_NAMESPACE_BYTES} bytes")]
+    Namespace,
 }
 
 impl From<rxml::Error> for XmlError {
@@ -220,6 +222,11 @@ impl Builder {
                 if attributes.len() > MAX_ATTRIBUTES {
                     return Err(Excess::Attributes.into());
                 }
+                // It is declared once, and is written again for each element and attribute that has it.
+                let long = |ns: &rxml::Namespace<'_>| ns.as_str().len() > MAX_NAMESPACE_BYTES;
+                if long(&ns) || attributes.iter().any(|((ns, _), _)| long(ns)) {
+                    return Err(Excess::Namespace.into());
+                }
                 let attributes = attributes.into_iter().map(|((ns, name), value)| Attribute {
                     ns: ns.as_str().into(),
                     name: name.to_string(),
@@ -315,5 +322,6 @@ pub fn is_char(c: char) -> bool {
 pub const MAX_DEPTH: usize = 64;
 pub const MAX_NODES: usize = 8192;
 pub const MAX_ATTRIBUTES: usize = 64;
+pub const MAX_NAMESPACE_BYTES: usize = 256;
 /// A server may let longer stanzas through than are taken here; they are to be passed over, not to end the stream.
 const MAX_TOKEN_BYTES: usize = 16 * super::MAX_STANZA_BYTES;

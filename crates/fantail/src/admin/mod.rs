@@ -3,12 +3,14 @@
 //! - `GET /metrics`: everything counted
 //! - `GET /healthz`: the process lives; `GET /readyz`: it wants new clients
 //! - `…/channel/{channel}/xs-subscriptions/`: who is subscribed over XMPP
+//! - `…/subscriptions/`: which channels have a subscriber
 //! - `/`: says what this is
 //!
 //! Nothing here knows a channel or an item.
 
 mod browser;
 mod connection;
+mod feed;
 pub mod prometheus;
 mod xmpp;
 
@@ -30,7 +32,12 @@ use axum::{
 };
 use hyper::{Request, body::Incoming, service::Service as _};
 use hyper_util::service::TowerToHyperService;
-use tokio::{net::TcpListener, sync::watch, task::JoinSet, time::Instant};
+use tokio::{
+    net::TcpListener,
+    sync::{Semaphore, watch},
+    task::JoinSet,
+    time::Instant,
+};
 
 use crate::{
     config,
@@ -62,6 +69,8 @@ pub struct State {
     started: Instant,
     limits: Limits,
     xmpp: Option<Desk>,
+    /// To follow the feed of subscriptions.
+    streams: Arc<Semaphore>,
 }
 
 /// Whether a load balancer should send clients here.
@@ -94,6 +103,7 @@ impl State {
             started: Instant::now(),
             limits: Limits::new(control.head_bytes),
             xmpp: None,
+            streams: Arc::new(Semaphore::new(feed::STREAMS)),
         }
     }
 
@@ -220,6 +230,7 @@ fn router(state: &Arc<State>) -> Router {
         .with_state(Arc::clone(state))
         .merge(Arc::clone(&state.endpoints).router())
         .merge(Arc::clone(&state.subscriptions).router())
+        .merge(feed::router(state))
         .merge(xmpp::router(state))
 }
 

@@ -137,10 +137,8 @@ async fn a_receipt_says_what_became_of_each_item() {
         port.post("/publish/?receipt=true", "", &format!(r#"{{"items":[{}]}}"#, items.join(","))).await;
     shard.await.unwrap();
     assert_eq!((answer.status, answer.header("content-type")), (200, Some("application/json")));
-    let zero =
-        r#""delivered":0,"queued":0,"filtered":0,"recovered":0,"dropped":{"gone":0,"overflow":0,"filter":0}"#;
-    let some =
-        r#""delivered":2,"queued":1,"filtered":0,"recovered":0,"dropped":{"gone":0,"overflow":3,"filter":0}"#;
+    let zero = r#""delivered":0,"queued":0,"filtered":0,"recovered":0,"left_to_log":0,"passed_over":0,"dropped":{"gone":0,"overflow":0,"filter":0}"#;
+    let some = r#""delivered":2,"queued":1,"filtered":0,"recovered":0,"left_to_log":0,"passed_over":0,"dropped":{"gone":0,"overflow":3,"filter":0}"#;
     let line = |channel, duplicate, counts| {
         format!(r#"{{"channel":"{channel}","id":"1","duplicate":{duplicate},"order":null,{counts}}}"#)
     };

@@ -34,7 +34,7 @@ pub(super) static LISTS: [List; 2] = [
     },
     List {
         name: "log",
-        keys: &["match", "realm", "items", "bytes", "age", "total_bytes", "storage", "durability"],
+        keys: &["match", "realm", "items", "bytes", "age", "total_bytes", "storage", "durability", "slow"],
         example: r#"[{match = "room-*", items = 1000}]"#,
     },
 ];

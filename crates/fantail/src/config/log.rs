@@ -1,6 +1,9 @@
 //! `[[log]]`: which channels have a log, and what it keeps.
 
-use fantail_proto::log::{Durability, Limits, Pattern};
+use fantail_proto::{
+    log::{Durability, Limits, Pattern},
+    slow::Slow,
+};
 use serde::Deserialize;
 
 use super::{
@@ -21,6 +24,8 @@ pub struct Log {
     pub total_bytes: usize,
     pub storage: Storage,
     pub durability: Durability,
+    /// What slow subscribers of its channels get; else their routes say it.
+    pub slow: Option<Slow>,
 }
 
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq)]
@@ -39,6 +44,8 @@ pub(super) enum Fault {
     Durability(String),
     #[error(r#"durability = "{0}" needs storage = "disk""#)]
     Volatile(String),
+    #[error(r#""{0}" is nothing for slow subscribers: write "close", "repair" or "newest""#)]
+    Slow(String),
 }
 
 #[derive(Debug, Deserialize)]
@@ -58,6 +65,7 @@ pub(super) struct Section {
     #[serde(default = "default_storage")]
     storage: Storage,
     durability: Option<String>,
+    slow: Option<String>,
 }
 
 impl Section {
@@ -77,6 +85,7 @@ impl Section {
                 (_, Some(durability)) => durability,
             },
         };
+        let slow = self.slow.map(|text| Slow::named(&text).ok_or(Fault::Slow(text))).transpose()?;
         Ok(Log {
             pattern: Pattern::new(&self.r#match),
             text: self.r#match,
@@ -89,6 +98,7 @@ impl Section {
             total_bytes: at_least(1, self.total_bytes)?,
             storage: self.storage,
             durability,
+            slow,
         })
     }
 }

@@ -3,7 +3,7 @@
 
 use std::{rc::Rc, sync::Arc};
 
-use fantail_proto::{filter::Filter, link::Place, log};
+use fantail_proto::{filter::Filter, link::Place, log, slow::Slow};
 
 use crate::{hub::RealmId, route::Route, stats::Presence};
 
@@ -30,6 +30,8 @@ pub struct Asked {
     pub trail: Option<Rc<Trail>>,
     /// Whose it is, for the server that keeps sessions.
     pub session: Option<String>,
+    /// What it gets of channels that do not say it themselves when it is slow: the route's.
+    pub slow: Slow,
 }
 
 /// Where the links in a request's answers are followed from.

@@ -3,7 +3,7 @@
 //! work; subscribers are looked up when the batch begins, so one that comes later does not get what was
 //! published before it came.
 
-use std::{rc::Rc, sync::Arc};
+use std::{borrow::Cow, rc::Rc, sync::Arc};
 
 use fantail_pin::{Outcome, Payload, PinId, Tally};
 use fantail_proto::{
@@ -16,6 +16,7 @@ use smallvec::SmallVec;
 
 mod alone;
 mod answering;
+mod slow;
 mod variants;
 
 use super::{
@@ -23,6 +24,7 @@ use super::{
     follow::{Parked, Turn},
 };
 use crate::hub::{Delivery, Receipt};
+pub(super) use slow::{Kept, brim};
 use variants::{Class, Gotten, Made, Variant};
 
 /// A batch that is being delivered: first all is sorted, then written, then answered. Lists are worked
@@ -331,43 +333,24 @@ impl Holds {
         let part = &write.targets[from..];
         let content = write.items.iter().filter(|item| work.part(write.list, **item) == Some(Part::Content));
         let content: SmallVec<[usize; 8]> = content.copied().collect();
+        let mut asked = Vec::new();
         if !content.is_empty() {
-            let mut tally = Tally::default();
-            if work.from_log {
-                part.iter().for_each(|id| self.pins.write_slowly(*id, payload, &mut tally));
-            } else {
-                self.pins.fan_out(part, payload, &mut tally);
-            }
-            self.count(write.list, &tally, content.len() as u64);
+            asked = self.write_content(work, (write.list, &content), part, payload);
+        }
+        let given = without(part, &asked);
+        if !content.is_empty() {
             let items = content.iter().map(|place| &*work.batch[work.item(*place)]);
-            self.watch_write(part, write.list, items, payload.plain.len());
-            for place in content {
-                let item = work.item(place);
-                add(&mut work.receipts[item], &tally);
-            }
+            self.watch_write(&given, write.list, items, payload.plain.len());
         }
         for item in write.items.iter().filter(|place| **place < work.batch.len()) {
-            match (work.part(write.list, *item), &work.batch[*item].item.message) {
-                (Some(Part::End), Some(MessagePart::Close(frame))) if write.list.is_spoken_to() => {
-                    for id in part {
-                        let outcome = self.close_websocket(*id, frame);
-                        note(&mut work.receipts[*item], outcome);
-                    }
-                }
-                (Some(Part::End), _) => {
-                    for id in part {
-                        let outcome = self.close_stream(*id);
-                        note(&mut work.receipts[*item], outcome);
-                    }
-                }
-                (Some(Part::Refresh), _) => {
-                    let asked = part.iter().filter(|id| self.refresh(**id)).count();
-                    work.receipts[*item].delivered += asked as u64;
-                }
-                (Some(Part::Content) | None, _) => {}
+            let Some(part @ (Part::End | Part::Refresh)) = work.part(write.list, *item) else { continue };
+            let delivery = Arc::clone(&work.batch[*item]);
+            for id in given.iter() {
+                self.act_on(part, write.list, &delivery, *id, &mut work.receipts[*item]);
             }
         }
-        spent += part.len();
+        spent += part.len() + asked.len() * (1 + write.items.len() / CONSIDERED);
+        self.give_each(work, write.list, &write.items, asked);
         write.targets.truncate(from);
         spent
     }
@@ -394,20 +377,7 @@ impl Holds {
                 continue;
             }
             write.targets.swap_remove(at);
-            for place in left {
-                let item = work.item(place);
-                let outcome = match (work.message(place), &work.batch[item].item.message) {
-                    (Some(message), _) if write.list == List::SockJs => self.pins.write(id, message.sockjs()),
-                    (Some(message), _) => self.pins.write(id, message.plain()),
-                    (None, Some(MessagePart::Close(frame))) => self.close_websocket(id, frame),
-                    (None, Some(MessagePart::Refresh)) => {
-                        work.receipts[item].delivered += u64::from(self.refresh(id));
-                        continue;
-                    }
-                    (None, _) => continue,
-                };
-                note(&mut work.receipts[item], outcome);
-            }
+            self.give_each(work, write.list, &left, vec![id]);
         }
     }
 
@@ -516,6 +486,15 @@ impl Work {
 /// What it costs, in writes, to look at all items for a hold.
 fn cost(items: usize, hold: &Hold) -> usize {
     1 + items * hold.subs.len() / CONSIDERED
+}
+
+/// Those of `all`, in their order, that are not among `some` of them, which are in that order, too.
+fn without<'a>(all: &'a [PinId], some: &[PinId]) -> Cow<'a, [PinId]> {
+    if some.is_empty() {
+        return Cow::Borrowed(all);
+    }
+    let mut some = some.iter().peekable();
+    all.iter().copied().filter(|id| some.next_if_eq(&id).is_none()).collect()
 }
 
 fn note(receipt: &mut Receipt, outcome: Outcome) {

@@ -61,6 +61,16 @@ impl Holds {
         true
     }
 
+    /// A slow subscriber could not be given an item: from that on its log gives it what comes, when it has taken what waits.
+    pub(super) fn fall_back(&mut self, id: PinId, channel: u32, item: Place) {
+        let through = Place { position: item.position - 1, ..item };
+        self.standing(id);
+        self.begin_behind(id, Behind { channel, through, reading: true, late: false });
+        if !self.pins.tell_when_drained(id) {
+            self.fills.waiting.push_back(id);
+        }
+    }
+
     /// Whether there is something to do in [`Self::go_on_filling`].
     pub(super) fn is_filling(&self) -> bool {
         !self.fills.waiting.is_empty()

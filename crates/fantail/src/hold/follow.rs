@@ -474,6 +474,7 @@ impl Holds {
 
     /// Delivers what has waited and follows. Returns what neither follows nor is had.
     fn catch_up(&mut self, id: PinId, waiting: VecDeque<Waiting>) -> VecDeque<Waiting> {
+        self.give_all_newest(id);
         let Some(hold) = self.pins.get(id) else { return VecDeque::new() };
         let (mut given, mut left, mut sorted) = (Vec::new(), Vec::new(), true);
         for sub in &hold.subs {
@@ -526,6 +527,8 @@ impl Holds {
         if content.is_empty() {
             return;
         }
+        // They came before it.
+        pins.iter().for_each(|id| self.give_all_newest(*id));
         let chunk = Chunk::new(content);
         let payload = Payload { coded: chunk.framed().clone(), plain: chunk.content() };
         let mut tally = Tally::default();

@@ -2,7 +2,9 @@
 
 use fantail_pin::{Form, PinId};
 
-use super::{Asked, Hold, HoldKind, Holds, List, Standing, Subs, Subscription, channels, follow::Follow};
+use super::{
+    Asked, Hold, HoldKind, Holds, List, Standing, Subs, Subscription, channels, fanout::brim, follow::Follow,
+};
 use crate::hub::RealmId;
 
 impl Holds {
@@ -28,6 +30,7 @@ impl Holds {
         let presence = asked.presence.take();
         let hold = Hold { subs: Subs::new(), kind, client: None, standing, unread: None, presence };
         let id = self.pins.reserve(form, hold)?;
+        self.pins.set_brim(id, brim(asked.slow));
         self.gauge(list, 1);
         asked.session.iter().for_each(|sid| self.attend(sid, true));
         let mut unproven = Vec::new();
@@ -97,5 +100,6 @@ impl Holds {
         if let Some(hold) = moved.and_then(|moved| self.pins.get_mut(moved)) {
             channels::moved(&mut hold.subs, sub);
         }
+        self.forget_newest(id, sub.channel);
     }
 }

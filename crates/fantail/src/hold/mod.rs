@@ -55,7 +55,7 @@ use crate::{
     stats::Presence,
 };
 use channels::{Channels, List};
-use fanout::Work;
+use fanout::{Kept, Work};
 use fill::Fills;
 use follow::Rounds;
 use inquiry::Inquiries;
@@ -73,6 +73,7 @@ pub struct Holds {
     work: Work,
     fills: Fills,
     gaps: HashMap<PinId, Vec<websocket::Gap>>,
+    newest: Kept,
     counters: Arc<Counters>,
     /// Only when somebody watches.
     watch: Option<Watch>,
@@ -147,6 +148,7 @@ impl Holds {
             work: Work::default(),
             fills: Fills::default(),
             gaps: HashMap::new(),
+            newest: Kept::new(),
             counters,
             events: Vec::new(),
             onward: Vec::new(),
@@ -340,9 +342,7 @@ impl Holds {
             Event::Finished(id) => return self.release(id),
             Event::Readable(id) if self.is_websocket(id) => return self.readable(id),
             Event::Readable(id) => return self.spoken_to(id),
-            Event::Drained(id) if self.is_websocket(id) => return self.drained(id),
-            Event::Drained(id) if self.reads_log(id) => return self.read_on(id),
-            Event::Drained(id) => return self.received(id),
+            Event::Drained(id) => return self.drained(id),
             Event::Waiting(id) => return self.feed(id),
             Event::Departed(id) => (id, |counters| &counters.ended_client),
             Event::Overflow(id) => (id, |counters| &counters.ended_overflow),
@@ -355,6 +355,16 @@ impl Holds {
         }
     }
 
+    /// A client has taken all that waited for it.
+    fn drained(&mut self, id: PinId) {
+        self.give_newest(id);
+        // If there was something, that comes first.
+        if self.reads_log(id) && !self.pins.tell_when_drained(id) {
+            self.read_on(id);
+        }
+        if self.is_websocket(id) { self.go_on_saying(id) } else { self.received(id) }
+    }
+
     fn due(&mut self, id: PinId) {
         match self.pins.get(id).map(|hold| &hold.kind) {
             Some(HoldKind::Stream { .. }) => self.due_stream(id),
@@ -365,6 +375,7 @@ impl Holds {
 
     /// Ends a stream in order.
     fn finish_stream(&mut self, id: PinId) -> Outcome {
+        self.give_all_newest(id);
         let tail = match self.pins.form(id) {
             Some(Form::Coded) => LAST_CHUNK,
             _ => Bytes::new(),

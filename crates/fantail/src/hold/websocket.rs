@@ -213,11 +213,8 @@ impl Holds {
         self.buffer = buffer;
     }
 
-    /// A slow client has caught up.
-    pub(super) fn drained(&mut self, id: PinId) {
-        if self.reads_log(id) {
-            self.read_on(id);
-        }
+    /// A slow client has caught up: its far side may go on.
+    pub(super) fn go_on_saying(&mut self, id: PinId) {
         match self.far(id) {
             Some(Far::OverHttp(_)) => self.ask(id),
             Some(Far::Native(link)) => link.drained.notify_one(),

@@ -5,7 +5,7 @@ use std::sync::{
     atomic::{AtomicU64, Ordering::Relaxed},
 };
 
-use fantail_proto::{item::Item, log::Place, render::Rendered};
+use fantail_proto::{item::Item, log::Place, render::Rendered, slow::Slow};
 
 use super::{Broken, Order, RealmId, Receipt, mailbox::weight, pledge::Pledge, receipt::Ballot};
 use crate::{logging, stats::Told};
@@ -20,6 +20,8 @@ pub struct Delivery {
     pub item: Rendered,
     /// In the log of its channel, if that has one.
     pub place: Option<Place>,
+    /// What slow subscribers get, if its channel says so.
+    pub slow: Option<Slow>,
     pub(super) bytes: usize,
     slot: usize,
     ballot: Option<Arc<Ballot>>,
@@ -51,6 +53,7 @@ impl Delivery {
             bytes,
             item,
             place: None,
+            slow: None,
             slot,
             ballot,
             pledge,
@@ -72,6 +75,7 @@ impl Delivery {
             bytes,
             item,
             place,
+            slow: None,
             slot,
             ballot,
             pledge,

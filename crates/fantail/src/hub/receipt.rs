@@ -18,6 +18,10 @@ pub struct Receipt {
     pub filtered: u64,
     /// Not sent: the subscriber has it from its origin, or will, because it has missed another.
     pub recovered: u64,
+    /// Not sent now: the log of the channel gives it to the subscriber, which is behind, in its turn.
+    pub left_to_log: u64,
+    /// Older items that slow subscribers never get, because they keep this one: it is newer.
+    pub passed_over: u64,
     /// The client left before the item was written.
     pub dropped_gone: u64,
     /// The queue was over its limit; the connection was closed.
@@ -38,6 +42,7 @@ impl Receipt {
             + self.queued
             + self.filtered
             + self.recovered
+            + self.left_to_log
             + self.dropped_gone
             + self.dropped_overflow
     }
@@ -94,6 +99,8 @@ impl Ballot {
             receipt.queued += part.queued;
             receipt.filtered += part.filtered;
             receipt.recovered += part.recovered;
+            receipt.left_to_log += part.left_to_log;
+            receipt.passed_over += part.passed_over;
             receipt.dropped_gone += part.dropped_gone;
             receipt.dropped_overflow += part.dropped_overflow;
             receipt.dropped_filter += part.dropped_filter;

@@ -102,11 +102,12 @@ impl Round<'_, '_> {
         told: Option<Box<Told>>,
     ) {
         let (hub, realm) = (self.hub, self.realm);
+        let slow = record.as_ref().and_then(Record::slow);
         let place = record.and_then(|record| self.logs.append(realm, &item.channel, record));
         if shards != 0 {
             let pledge = self.pledge(each(shards & hub.keepers).count());
             let mut delivery = Delivery::new(realm, item, (self.ballot, slot), pledge, told);
-            delivery.place = place;
+            (delivery.place, delivery.slow) = (place, slow);
             hub.send(delivery, shards);
         }
         self.woken |= shards;

@@ -15,6 +15,7 @@ use arc_swap::ArcSwap;
 use fantail_proto::{
     item::Item,
     log::{Durability, Entry, Limits, Pattern, Place, Start},
+    slow::Slow,
 };
 use parking_lot::{Mutex, MutexGuard};
 use tokio::{sync::oneshot, time::Instant};
@@ -54,6 +55,7 @@ struct Rule {
     total_bytes: usize,
     on_disk: bool,
     durability: Durability,
+    slow: Option<Slow>,
 }
 
 impl Rule {
@@ -116,6 +118,7 @@ impl Log {
                 total_bytes: log.total_bytes,
                 on_disk: log.storage == Storage::Disk,
                 durability: log.durability,
+                slow: log.slow,
             }))
         };
         let rules: Vec<_> = logs.iter().enumerate().filter_map(rule).collect();
@@ -197,6 +200,11 @@ impl Log {
         self.rings.lock().entries((realm, channel), span)
     }
 
+    /// How long ago an entry was published, to a second.
+    pub fn age_ms(&self, entry: &Entry) -> u64 {
+        u64::from(self.now_s().saturating_sub(entry.at_s)) * 1000
+    }
+
     /// Whether the channel is one that has a log.
     pub fn keeps(&self, realm: RealmId, channel: &str) -> bool {
         self.rules.load().iter().any(|rule| rule.fits(realm, channel))
@@ -273,6 +281,11 @@ impl Record {
     /// What its publisher was promised.
     pub const fn durability(&self) -> Durability {
         self.durability
+    }
+
+    /// What slow subscribers of its channel get, if its rule says so.
+    pub fn slow(&self) -> Option<Slow> {
+        self.rule.slow
     }
 }
 

@@ -19,6 +19,7 @@ fn rule(text: &str, storage: Storage, durability: Durability) -> config::Log {
         total_bytes: 1 << 24,
         storage,
         durability,
+        slow: None,
     }
 }
 

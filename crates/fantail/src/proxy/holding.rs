@@ -228,6 +228,7 @@ fn asked(
         trail: trail.filter(|_| asks),
         session: None,
         presence: exchange.conversation.presence(),
+        slow: rule.slow,
     })
 }
 

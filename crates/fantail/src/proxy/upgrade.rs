@@ -230,6 +230,7 @@ pub(super) fn hold_of(
         gone: None,
         trail: None,
         session: None,
+        slow: route.rule.slow,
     };
     let opened = Opened {
         far,

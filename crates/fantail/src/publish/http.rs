@@ -292,6 +292,8 @@ struct Line {
     queued: u64,
     filtered: u64,
     recovered: u64,
+    left_to_log: u64,
+    passed_over: u64,
     dropped: Dropped,
 }
 
@@ -318,6 +320,8 @@ impl From<(Name, Receipt)> for Line {
             queued: receipt.queued,
             filtered: receipt.filtered,
             recovered: receipt.recovered,
+            left_to_log: receipt.left_to_log,
+            passed_over: receipt.passed_over,
             dropped: Dropped {
                 gone: receipt.dropped_gone,
                 overflow: receipt.dropped_overflow,

@@ -21,6 +21,8 @@ const LETTERS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("letters")
 /// By endpoint and number: failed tries, and when the next is due, in Unix milliseconds.
 const QUEUE: TableDefinition<'_, (u128, u64), (u32, u64)> = TableDefinition::new("queue");
 const DEAD: TableDefinition<'_, (u128, u64), &[u8]> = TableDefinition::new("dead");
+/// How many dead letters an endpoint has: counting them each time one comes would take as long as there are many.
+const DEAD_COUNT: TableDefinition<'_, u128, u64> = TableDefinition::new("dead-count");
 /// Endpoints that fail: since when, in Unix milliseconds, and how often.
 const HEALTH: TableDefinition<'_, u128, (u64, u32)> = TableDefinition::new("health");
 
@@ -118,6 +120,7 @@ pub(super) async fn prepare(store: &Store) -> Result<Salt, StoreError> {
             tx.open_table(LETTERS)?;
             tx.open_table(QUEUE)?;
             tx.open_table(DEAD)?;
+            tx.open_table(DEAD_COUNT)?;
             tx.open_table(HEALTH)?;
             let mut meta = tx.open_table(META)?;
             for name in SALTS {
@@ -311,6 +314,7 @@ pub(super) fn edit(
     if !is {
         tx.open_table(HEALTH)?.remove(id.0)?;
         tx.open_table(DEAD)?.retain_in(numbers(id), |_, _| false)?;
+        tx.open_table(DEAD_COUNT)?.remove(id.0)?;
     }
     let count = (count + u64::from(is)).saturating_sub(u64::from(was));
     tx.open_table(REALMS)?.insert(realm_name, (number, count))?;
@@ -358,6 +362,13 @@ pub(super) fn apply(tx: &WriteTransaction, changes: Vec<Change>) -> Result<(), r
                     letters.insert(seq, letter)?;
                     queue.insert((id.0, seq), (0, due))?;
                 }
+                if row.is_some() {
+                    let mut counts = tx.open_table(DEAD_COUNT)?;
+                    let count = counts.get(id.0)?.map(|row| row.value());
+                    if let Some(count) = count {
+                        counts.insert(id.0, count.saturating_sub(1))?;
+                    }
+                }
             }
             Change::Next(next) => drop(tx.open_table(META)?.insert(NEXT, next)?),
         }
@@ -376,15 +387,22 @@ fn bury(
     // None for an endpoint that is gone.
     let known = tx.open_table(ENDPOINTS)?.get(id.0)?.is_some();
     let (Some(letter), true) = (letter, known && keep > 0) else { return Ok(()) };
-    let mut dead = tx.open_table(DEAD)?;
-    dead.insert((id.0, seq), &*join(&serde_json::to_vec(death).unwrap_or_default(), &letter))?;
-    let surplus = dead.range(numbers(id))?.count().saturating_sub(keep);
-    for _ in 0..surplus {
+    let (mut dead, mut counts) = (tx.open_table(DEAD)?, tx.open_table(DEAD_COUNT)?);
+    let known = counts.get(id.0)?.map(|row| row.value());
+    let mut count = match known {
+        Some(count) => count,
+        // It had some before they were counted, or has none.
+        None => dead.range(numbers(id))?.count() as u64,
+    };
+    let row = join(&serde_json::to_vec(death).unwrap_or_default(), &letter);
+    count += u64::from(dead.insert((id.0, seq), &*row)?.is_none());
+    while count > keep as u64 {
         let oldest = dead.range(numbers(id))?.next().transpose()?.map(|(key, _)| key.value());
-        if let Some(oldest) = oldest {
-            dead.remove(oldest)?;
-        }
+        let Some(oldest) = oldest else { break };
+        dead.remove(oldest)?;
+        count -= 1;
     }
+    counts.insert(id.0, count)?;
     Ok(())
 }
 
@@ -446,3 +464,6 @@ fn numbers(id: Id) -> RangeInclusive<(u128, u64)> {
 
 const SALTS: [&str; 2] = ["salt-high", "salt-low"];
 const NEXT: &str = "next";
+
+#[cfg(test)]
+mod tests;

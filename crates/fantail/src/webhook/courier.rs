@@ -52,6 +52,8 @@ pub(super) enum Fault {
     Connect,
     #[error("TLS failed")]
     Tls,
+    #[error("a redirect from https to http")]
+    Downgrade,
     #[error("the connection broke")]
     Broken,
 }
@@ -105,7 +107,7 @@ impl Courier {
         Ok(answer.trim_ascii() == challenge.as_bytes())
     }
 
-    async fn ask(&self, url: &str, call: Call) -> Result<Vec<u8>, Fault> {
+    async fn ask(&self, url: &str, mut call: Call) -> Result<Vec<u8>, Fault> {
         let deadline = Instant::now() + self.config.timeout;
         let mut target = Target::parse(url)?;
         for left in (0..=self.config.redirects).rev() {
@@ -119,7 +121,21 @@ impl Courier {
             let body = timeout_at(deadline, read(response.into_body(), self.config.response_bytes)).await;
             match (verdict, elsewhere) {
                 (Verdict::Delivered, _) => return Ok(body.unwrap_or_default()),
-                (Verdict::Redirect, Some(next)) if left > 0 && matches!(status, 307 | 308) => target = next?,
+                (Verdict::Redirect, Some(next)) if left > 0 && matches!(status, 307 | 308) => {
+                    let next = next?;
+                    if target.tls && !next.tls {
+                        return Err(Fault::Downgrade);
+                    }
+                    // What the owner has given for one host is not for another.
+                    if next.authority() != target.authority() {
+                        let own = |value: &HeaderValue| value.is_sensitive();
+                        let names: Vec<_> = call.headers.keys().cloned().collect();
+                        let secret = names.into_iter().filter(|name| call.headers.get(name).is_some_and(own));
+                        let secret: Vec<_> = secret.collect();
+                        secret.iter().for_each(|name| drop(call.headers.remove(name)));
+                    }
+                    target = next;
+                }
                 _ => return Err(Fault::Status { status, verdict, retry_after: retry_after(&headers) }),
             }
         }

@@ -131,6 +131,7 @@ impl From<Refused> for Response<Body> {
         let status = match trouble {
             Trouble::Absent => StatusCode::NOT_FOUND,
             Trouble::Many => StatusCode::FORBIDDEN,
+            Trouble::Disabled => StatusCode::CONFLICT,
             Trouble::Url(_) | Trouble::Forbidden(_) | Trouble::Wish(_) | Trouble::Unverified(_) => {
                 StatusCode::BAD_REQUEST
             }
@@ -290,7 +291,12 @@ async fn replay(State(all): Shared, Path(parts): Parts, request: Request) -> Res
         let one = if place.dead.is_empty() { None } else { Some(number(&place.dead)?) };
         let body = read_body(request).await?;
         let Since { since } = if body.is_empty() { Since::default() } else { parse(&body)? };
-        let (id, _, _) = webhooks.find(&place.realm, &place.channel, &place.url)?;
+        let (id, endpoint, page) = webhooks.find(&place.realm, &place.channel, &place.url)?;
+        drop(page);
+        // They would die again at once.
+        if endpoint.disabled.is_some() {
+            return Err(Trouble::Disabled.into());
+        }
         let outcome = webhooks.replay(id, one, since.saturating_mul(1000)).await?;
         if one.is_some() && outcome.replayed + outcome.left == 0 {
             return Ok(answer::text(StatusCode::NOT_FOUND, "no such dead letter"));

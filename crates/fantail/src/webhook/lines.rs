@@ -426,4 +426,29 @@ mod tests {
         }
         assert_eq!((lines.waiting(), started(&mut lines, 1000)), (0, vec![]));
     }
+
+    /// What a delivery that waits takes in memory: for its turn, or for a time.
+    #[test]
+    fn a_delivery_takes_some_bytes() {
+        const COUNT: u64 = 100_000;
+        let limits = Limits {
+            queue: usize::MAX,
+            realm_queue: usize::MAX,
+            endpoint_queue: usize::MAX,
+            concurrency: 0,
+            endpoint_concurrency: 1,
+        };
+        let (mut ready, mut waiting) = (Lines::new(limits), Lines::new(limits));
+        for seq in 0..COUNT {
+            put(&mut ready, Id(u128::from(seq % 100)), [seq], false);
+            waiting.reserve(Id(u128::from(seq % 100)), false);
+            waiting.wait(Id(u128::from(seq % 100)), seq, seq);
+        }
+        let turn: usize = ready.lines.values().map(|line| line.ready.capacity() * size_of::<u64>()).sum();
+        let time = waiting.later.capacity() * size_of::<Reverse<(u64, Id, Option<u64>)>>();
+        let each = |bytes: usize| bytes as u64 / COUNT;
+        assert!(each(turn) <= 16 && each(time) <= 96, "{} and {} bytes", each(turn), each(time));
+        assert_eq!(size_of::<Reverse<(u64, Id, Option<u64>)>>(), 48);
+        assert!(size_of::<(Id, Line)>() <= 128, "a line: {} bytes", size_of::<(Id, Line)>());
+    }
 }

@@ -74,6 +74,8 @@ pub enum StartError {
 enum Trouble {
     #[error("no such endpoint")]
     Absent,
+    #[error("the endpoint is disabled: enable it before its dead letters are replayed")]
+    Disabled,
     #[error("{0}")]
     Url(#[from] TargetError),
     #[error("the URL's address is {}: not allowed (webhooks.allow)", .0.name())]

@@ -1,19 +1,25 @@
 //! The component as an entity itself: what it answers without an origin, and what those may do who administer it.
 //! Subscriptions to nodes are made here, those of stanzas by keys and origins.
 
-use fantail_proto::xmpp::{
-    CLIENT,
-    answer::{self, Condition},
-    jid::Jid,
-    pubsub::{self, ERRORS, PUBSUB, Shows},
-    request::{self, COMMANDS, PUBLISH, Request, Step},
-    xml::Element,
+use fantail_proto::{
+    item::Item,
+    log::Start,
+    render::Rendered,
+    xmpp::{
+        CLIENT,
+        answer::{self, Condition},
+        jid::Jid,
+        pubsub::{self, ERRORS, PUBSUB, Shows},
+        request::{self, COMMANDS, PUBLISH, Request, Step},
+        xml::Element,
+    },
 };
 use serde_json::json;
 
 use super::{Component, Place, TARGET, Terms, condition, inbox::Received, subscribers};
 use crate::{
     config::DEFAULT_REALM,
+    log::Span,
     publish::{Refusal, Wanted},
 };
 
@@ -33,7 +39,7 @@ pub(super) async fn answer(component: &Component, received: &Received, request: 
         }
         Request::Unsubscribe { node, jid } => unsubscribe(component, from, &node, &jid).await.map(|()| None),
         Request::Subscriptions { node } => subscriptions(component, from, node.as_deref()).map(Some),
-        Request::Retrieve { .. } => Err(Wrong::Unsupported("retrieve-items".into())),
+        Request::Retrieve { node, most, ids } => retrieve(component, &node, most, &ids).map(Some),
         Request::Unsupported { feature } => Err(Wrong::Unsupported(feature)),
         Request::Command { node, step, session } => {
             command(component, from, &node, step, session).await.map(Some)
@@ -154,6 +160,51 @@ fn subscriptions(component: &Component, from: &Jid, node: Option<&str>) -> Resul
             list = list.containing(request::subscription(&name, &kept.jid));
         }
     }
+    Ok(Element::new(PUBSUB, "pubsub").containing(list))
+}
+
+/// The newest items of a channel's log, the oldest of them first, or those that are named, each once.
+fn retrieve(
+    component: &Component,
+    node: &str,
+    most: Option<usize>,
+    ids: &[String],
+) -> Result<Element, Wrong> {
+    let Place { realm, channel, .. } = open_place(component, node)?;
+    let log = component.hub.log();
+    if !log.keeps(realm, &channel) {
+        return Err(Wrong::Unsupported("persistent-items".into()));
+    }
+    let most = most.unwrap_or(RETRIEVED).min(RETRIEVED);
+    let mut entries = Vec::new();
+    if ids.is_empty() {
+        let newest = Start::Last(u32::try_from(most).unwrap_or(u32::MAX));
+        let span = log.span(realm, &channel, &newest, most, usize::MAX);
+        entries.extend(span.into_iter().flat_map(|span| log.entries(realm, &channel, span)));
+    } else {
+        let mut places: Vec<_> = ids
+            .iter()
+            .take(RETRIEVED)
+            .filter_map(|id| log.span(realm, &channel, &Start::Id(id.as_str().into()), 0, 0))
+            .map(|span| Span { after: span.after - 1, ..span })
+            .collect();
+        places.sort_unstable_by_key(|span| span.after);
+        places.dedup_by_key(|span| span.after);
+        entries.extend(places.into_iter().flat_map(|span| log.entries(realm, &channel, span)));
+    }
+    let mut bytes = 0;
+    let mut items = Vec::new();
+    for entry in entries.iter().rev() {
+        let Some(item) = Item::from_record(&channel, &entry.record).map(Rendered::from) else { continue };
+        let Some(payload) = pubsub::payload(&item) else { continue };
+        bytes += payload.len();
+        if bytes > RETRIEVED_BYTES && !items.is_empty() {
+            break;
+        }
+        items.extend(pubsub::element(item.id.as_deref(), &payload));
+    }
+    let list = Element::new(PUBSUB, "items").with("node", node);
+    let list = items.into_iter().rev().fold(list, Element::containing);
     Ok(Element::new(PUBSUB, "pubsub").containing(list))
 }
 
@@ -288,5 +339,8 @@ async fn publish(component: &Component, from: &Jid, realm: &str, body: &str) -> 
     Ok(())
 }
 
+/// Items in one answer, and their bytes: servers take no stanzas of more than some hundred kilobytes.
+const RETRIEVED: usize = 100;
+const RETRIEVED_BYTES: usize = 128 << 10;
 /// Subscriptions in one answer.
 const SHOWN: usize = 1000;

@@ -50,6 +50,7 @@ impl Component {
         }
         if kind == Kind::Presence {
             self.presences.borrow_mut().hear(&from, &stanza);
+            self.outbox.borrow_mut().heard(&from);
         }
         if kind != Kind::Iq && stanza.attr("type") == Some("error") {
             self.presences.borrow_mut().leave(&from);
@@ -61,6 +62,10 @@ impl Component {
     pub(super) fn receive_excess(&self, head: &Element, excess: Excess) {
         self.counts.xmpp_received.add(1);
         self.counts.xmpp_oversize.add(1);
+        // Of one whose first tag is too long already, nothing is known.
+        if Kind::of(head).is_none() {
+            return;
+        }
         self.refuse(head, Condition::PolicyViolation, &format!("the stanza {excess}"));
     }
 

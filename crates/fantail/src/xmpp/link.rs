@@ -14,7 +14,7 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 
-use super::{Component, TARGET, unix_ms};
+use super::{Component, TARGET};
 
 /// Why a stream ended, or never was.
 #[derive(Debug, thiserror::Error)]
@@ -63,6 +63,8 @@ async fn join_again(component: &Rc<Component>, mut stopped: watch::Receiver<bool
         let begun = Instant::now();
         let Err(lost) = Link::open(component, stopped.clone()).await else { return };
         component.counts.xmpp_connected.set(0);
+        component.outbox.borrow_mut().part();
+        component.note_gaps();
         if begun.elapsed() >= STEADY {
             failures = 0;
         }
@@ -112,6 +114,7 @@ impl Link {
         joined.await.map_err(|_| Lost::Silent(PATIENCE))??;
         component.counts.xmpp_joined.add(1);
         component.counts.xmpp_connected.set(1);
+        component.outbox.borrow_mut().join();
         let domain = component.config.domain.as_str();
         tracing::info!(target: TARGET, server = component.config.server, domain, "joined the XMPP server");
         let lost = tokio::select! {
@@ -179,10 +182,7 @@ async fn write_on(
 ) -> Result<(), Lost> {
     let ready = component.outbox.borrow().ready();
     loop {
-        let wire = {
-            let (subscribers, presences) = (component.subscribers.borrow(), component.presences.borrow());
-            component.outbox.borrow_mut().wire(&subscribers, &presences, unix_ms())
-        };
+        let wire = component.wire();
         if !wire.is_empty() {
             timeout(STALL, write.write_all(&wire)).await.map_err(|_| Lost::Silent(STALL))??;
             component.outbox.borrow_mut().written();

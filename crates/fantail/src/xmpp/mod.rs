@@ -3,6 +3,7 @@
 //! speak to it through [`Desk`].
 
 mod entity;
+mod gaps;
 mod inbox;
 mod link;
 mod origin;
@@ -21,6 +22,7 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
+use bytes::Bytes;
 use fantail_proto::xmpp::{
     CLIENT,
     answer::{self, Condition},
@@ -36,7 +38,7 @@ use tokio::{
 
 use crate::{
     config::{self, Config, Secret},
-    hub::{Hub, Outpost, RealmId},
+    hub::{ChannelKey, Hub, Outpost, RealmId},
     metrics::{Counters, Process},
     publish::Publisher,
     sign::Tokens,
@@ -45,8 +47,9 @@ use crate::{
     upstream::{Upstream, Workers},
 };
 
+use gaps::Owed;
 use inbox::Lanes;
-use outbox::Outbox;
+use outbox::{Outbox, World};
 use presence::Presences;
 use subscribers::{Interest, Subscribers};
 pub use subscribers::{Place, Terms};
@@ -239,6 +242,19 @@ impl Component {
             }
             None => strangers += 1,
         })?;
+        gaps::load(&self.store, |jid, realm_name, channel, through| {
+            let Some(realm) = realms.get(realm_name) else { return };
+            let subscribers = self.subscribers.borrow();
+            let known = match jid {
+                "" => subscribers.wanted(realm, channel) != (0, 0),
+                jid => subscribers.get(realm, channel, jid).is_some(),
+            };
+            if known {
+                let channel = ChannelKey { realm, name: channel.into() };
+                let owed = Owed { channel, jid: Some(jid).filter(|jid| !jid.is_empty()).map(Into::into) };
+                self.outbox.borrow_mut().gaps.restore(owed, through);
+            }
+        })?;
         if strangers > 0 {
             tracing::warn!(target: TARGET, "{strangers} subscriptions are of realms that are not configured");
         }
@@ -250,10 +266,13 @@ impl Component {
         loop {
             self.hub.mail(self.place).await;
             self.hub.take(self.place, &mut batch);
-            let (mut outbox, subscribers) = (self.outbox.borrow_mut(), self.subscribers.borrow());
-            for delivery in batch.drain(..) {
-                outbox.deliver(&delivery, &subscribers, unix_ms());
+            {
+                let (mut outbox, subscribers) = (self.outbox.borrow_mut(), self.subscribers.borrow());
+                for delivery in batch.drain(..) {
+                    outbox.deliver(&delivery, &subscribers, unix_ms());
+                }
             }
+            self.note_gaps();
         }
     }
 
@@ -333,6 +352,7 @@ impl Component {
             return Err(Refused::Full(self.config.subscriptions));
         }
         self.set(place, jid, terms);
+        self.note_gaps();
         match self.store.write(subscribers::write(place, jid, terms)).await {
             Ok(()) => Ok(before.unwrap_or_default()),
             Err(error) => {
@@ -344,12 +364,38 @@ impl Component {
 
     fn set(&self, place: &Place, jid: &str, terms: Terms) {
         let mut subscribers = self.subscribers.borrow_mut();
-        match subscribers.set(place, jid, terms) {
+        let interest = subscribers.set(place, jid, terms);
+        if terms.is_empty() {
+            let channel = (place.realm, &*place.channel);
+            self.outbox.borrow_mut().gaps.forget(jid, channel, interest == Interest::Ends);
+        }
+        match interest {
             Interest::Begins => _ = self.hub.join(self.place, place.realm, &place.channel),
             Interest::Ends => self.hub.leave(self.place, place.realm, &place.channel, false),
             Interest::Stays => {}
         }
         self.counts.xmpp_subscriptions.set(i64::try_from(subscribers.len()).unwrap_or(i64::MAX));
+    }
+
+    /// What is to be written to the server now.
+    fn wire(&self) -> Bytes {
+        let (subscribers, presences) = (self.subscribers.borrow(), self.presences.borrow());
+        let (subscribers, presences) = (&*subscribers, &*presences);
+        let world = World { subscribers, presences, log: self.hub.log(), now_ms: unix_ms() };
+        let wire = self.outbox.borrow_mut().wire(world);
+        self.note_gaps();
+        wire
+    }
+
+    /// Has it written down where subscribers go on in logs. What the disk does not take is forgotten by a restart.
+    fn note_gaps(&self) {
+        let changes = self.outbox.borrow_mut().gaps.changes();
+        if !changes.is_empty() {
+            let subscribers = self.subscribers.borrow();
+            let work = gaps::write(changes, |realm| subscribers.realm_name(realm).to_owned());
+            let failed = |error| tracing::warn!(target: TARGET, %error, "gaps are not on disk");
+            self.store.submit(work, Box::new(move |outcome| outcome.unwrap_or_else(failed)));
+        }
     }
 
     /// Whether an address may make one more subscription for itself, or have one made by an origin.

@@ -13,7 +13,6 @@ use fantail_proto::{
     xmpp::{
         CLIENT,
         answer::Condition,
-        jid::Jid,
         pubsub::Shows,
         stanza::{Kind, Stanza, StanzaError},
         xml::Element,
@@ -255,7 +254,7 @@ async fn control(
             join(component, received, route, &channel, Shows::ALWAYS).await
         }
         Verdict::Control(Control::Unsubscribe { channel }) => {
-            let (place, jid) = (place(route, &channel), sender(received));
+            let (place, jid) = (place(route, &channel), received.from.to_bare());
             component.change(&place, &jid, |terms| Terms { stanza: false, ..terms }).await?;
             Ok(())
         }
@@ -275,7 +274,7 @@ async fn join(
     if place.channel.len() > limit {
         return Err(fault(&format!("a channel's name has more than {limit} bytes")));
     }
-    let jid = sender(received);
+    let jid = received.from.to_bare();
     if component.subscribers.borrow().get(place.realm, &place.channel, jid.as_str()).is_none() {
         component.may_subscribe(&jid)?;
     }
@@ -289,11 +288,6 @@ fn place(route: &Route, channel: &str) -> Place {
         realm_name: route.rule.realm.as_deref().unwrap_or(DEFAULT_REALM).to_owned(),
         channel: format!("{}{channel}", route.rule.prefix),
     }
-}
-
-/// Without the resource, which is another the next time.
-fn sender(received: &Received) -> Jid {
-    Jid::parse(received.from.bare()).expect("it is a part of an address")
 }
 
 fn fault(text: &str) -> Failed {

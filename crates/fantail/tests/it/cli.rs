@@ -50,10 +50,13 @@ fn the_allocator_takes_its_settings() {
 
 #[test]
 fn check_prints_what_is_in_effect() {
-    let text = "[client]\nheaders = 7\n[[realm]]\nid = \"a\"\nkeys = [\"s3cret\"]\n";
+    let text = "[client]\nheaders = 7\n[[realm]]\nid = \"a\"\nkeys = [\"s3cret\"]\n[[log]]\nmatch = \"c\"\nslow = \"repair\"\n";
     let folder = folder(text);
-    let routes =
-        ["*,id=one test", "b.example 127.0.0.1:80,ssl", "*,proto=ws 127.0.0.1:80,over_http,one_event"];
+    let routes = [
+        "*,id=one test",
+        "b.example 127.0.0.1:80,ssl",
+        "*,proto=ws,slow=newest 127.0.0.1:80,over_http,one_event",
+    ];
     let mut args = vec!["--listen", "127.0.0.1:0"];
     routes.iter().for_each(|route| args.extend(["--route", route]));
     let output = check(folder.path(), &args);
@@ -61,9 +64,10 @@ fn check_prints_what_is_in_effect() {
     let text = stdout(&output);
     let row = |line: &str| line.split_whitespace().collect::<Vec<_>>().join(" ");
     let rows: Vec<String> = text.lines().map(row).collect();
-    assert!(rows.contains(&"# 3 - ws * - default 127.0.0.1:80,over_http,one_event".into()), "{text}");
+    assert!(rows.contains(&"# 3 - ws * - default newest 127.0.0.1:80,over_http,one_event".into()), "{text}");
     assert!(text.starts_with("# Read: fantail.toml\n"), "{text}");
     assert!(text.contains("headers = 7  # fantail.toml:2:1\n"), "{text}");
+    assert!(text.contains("\nslow = \"repair\"\n"), "{text}");
     assert!(text.contains("listen = [\"127.0.0.1:0\"]  # --listen\n"), "{text}");
     assert!(text.contains("127.0.0.1:80,ssl\n"), "{text}");
     assert!(!text.contains("s3cret"), "{text}");

@@ -166,6 +166,30 @@ fn a_difference_has_an_id_of_its_own() {
 }
 
 #[test]
+fn differences_stand_in_tables() {
+    let document = read("docs/differences.md");
+    let sections: Vec<&str> = document.split("\n## ").skip(1).collect();
+    assert!(sections.len() > 10, "{sections:?}");
+    for section in sections {
+        let (heading, rest) = section.split_once('\n').unwrap();
+        let is_row = |line: &&str| line.starts_with('|');
+        let mut table = rest.lines().skip_while(|line| !is_row(line));
+        let head = table.next().unwrap_or_else(|| panic!("{heading} has no table"));
+        let columns = head.split(" | ").count();
+        assert!(!head.starts_with("| D") && columns > 1, "{heading} begins with {head}");
+        assert_eq!(table.next(), Some(format!("|{}", " --- |".repeat(columns)).as_str()), "{heading}");
+        let rows: Vec<&str> = table.by_ref().take_while(is_row).collect();
+        assert!(!rows.is_empty(), "{heading}");
+        for row in rows {
+            let has_columns = row.split(" | ").count() == columns && row.ends_with(" |");
+            assert!(has_columns && !row.contains("---") && !row.starts_with("| id "), "{heading}: {row}");
+        }
+        assert_eq!(table.find(is_row), None, "{heading} has a row outside of its table");
+    }
+    assert!(!document.split("\n## ").next().unwrap().contains("\n|"), "a row before the first heading");
+}
+
+#[test]
 fn links_lead_somewhere() {
     let folder = |path: &str| root().join(path).read_dir().unwrap().map(|entry| entry.unwrap().path());
     let is_document = |path: &PathBuf| path.extension().is_some_and(|extension| extension == "md");

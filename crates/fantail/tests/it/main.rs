@@ -32,6 +32,7 @@ mod security;
 mod sequence;
 mod sharing;
 mod slow;
+mod slow_policies;
 mod smuggling;
 mod soak;
 mod sockjs;

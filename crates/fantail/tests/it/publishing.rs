@@ -146,7 +146,7 @@ fn a_receipt_counts_each_subscriber_once() {
     assert_eq!(
         receipt[0],
         json!({ "channel": "c", "id": "x", "duplicate": false, "order": null, "delivered": 7, "queued": 0,
-                "filtered": 0, "recovered": 0, "dropped": dropped })
+                "filtered": 0, "recovered": 0, "left_to_log": 0, "passed_over": 0, "dropped": dropped })
     );
     assert_eq!((&receipt[1]["delivered"], &receipt[1]["dropped"]), (&json!(0), &dropped));
     drop(clients);

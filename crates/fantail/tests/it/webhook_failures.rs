@@ -176,6 +176,166 @@ fn dead_letters_are_replayed() {
     assert_eq!(replay("xyz/", &Value::Null).0, 400);
 }
 
+/// What grows without end when its variables are put in is given up, and nobody else notices.
+#[test]
+fn a_template_does_not_grow_without_end() {
+    let (folder, endpoint) = (folder(), receiver());
+    let server = server(&folder, &[]);
+    let (bomb, plain) = (format!("http://{endpoint}/bomb"), format!("http://{endpoint}/plain"));
+    let meta = json!({ "a": "%(a)s".repeat(1400) });
+    subscribe(
+        &server,
+        "c",
+        &json!({ "url": bomb, "filters": ["var-subst", "var-subst", "var-subst"], "meta": meta }),
+    );
+    subscribe(&server, "c", &json!({ "url": plain }));
+    server.publish(&json!([item("c", "%(a)s")]));
+    server.wait_until(DEADLINE, "it is dead", || !dead(&server, "c", &bomb).is_empty());
+    assert_eq!(dead(&server, "c", &bomb)[0]["cause"], "a filter cannot be applied");
+    assert_eq!(bodies(&arrived(&endpoint, 1)), ["%(a)s"]);
+}
+
+/// An endpoint that fails like this while its switch is on.
+fn switched(status: &'static str) -> (Origin, Arc<AtomicUsize>) {
+    let bad = Arc::new(AtomicUsize::new(1));
+    let is_bad = Arc::clone(&bad);
+    let endpoint =
+        Origin::answering(move |_| answer(if is_bad.load(SeqCst) == 1 { status } else { "200 OK" }, &[], ""));
+    (endpoint, bad)
+}
+
+fn replay(server: &TestServer, channel: &str, url: &str, body: &Value) -> (u16, Value) {
+    ask(server, "POST", &format!("{}/dead-letters/replay/", of(channel, url)), body)
+}
+
+/// What is replayed while the endpoint is disabled would die again: it stays where it is until the endpoint is enabled.
+#[test]
+fn a_disabled_endpoint_keeps_its_dead_letters() {
+    let folder = folder();
+    let (endpoint, bad) = switched("410 Gone");
+    let server = server(&folder, &[("webhooks.retry", "[]")]);
+    let url = format!("http://{endpoint}/");
+    subscribe(&server, "c", &json!({ "url": url }));
+    server.publish(&json!([item("c", "one")]));
+    server.wait_until(DEADLINE, "it is disabled, and the letter dead", || {
+        let shown = ask(&server, "GET", &of("c", &url), &Value::Null).1;
+        !shown["disabled"].is_null() && dead(&server, "c", &url).len() == 1
+    });
+    let letters = dead(&server, "c", &url);
+    let id = letters[0]["id"].as_str().expect("an id");
+    let (status, text) = replay(&server, "c", &url, &json!({ "since": 0 }));
+    assert_eq!(status, 409, "{text}");
+    let one = format!("{}/dead-letters/{id}/replay/", of("c", &url));
+    assert_eq!(ask(&server, "POST", &one, &Value::Null).0, 409);
+    assert_eq!(dead(&server, "c", &url), letters);
+    bad.store(0, SeqCst);
+    assert_eq!(ask(&server, "POST", &format!("{}/enable/", of("c", &url)), &Value::Null).0, 200);
+    assert_eq!(
+        replay(&server, "c", &url, &json!({ "since": 0 })),
+        (200, json!({ "replayed": 1, "left": 0 }))
+    );
+    assert_eq!(bodies(&arrived(&endpoint, 2)), ["one", "one"]);
+    server.wait_until(DEADLINE, "none is left", || dead(&server, "c", &url).is_empty());
+}
+
+/// Who is unsubscribed is owed nothing, not even what was under way, and does not find it when it comes back.
+#[test]
+fn what_waited_for_an_endpoint_goes_with_it() {
+    let folder = folder();
+    let bad = Arc::new(AtomicUsize::new(1));
+    let is_bad = Arc::clone(&bad);
+    let silent = Arc::new(AtomicUsize::new(0));
+    let asked = Arc::clone(&silent);
+    let endpoint = Origin::scripted(move |exchange| {
+        drop(exchange.read_body());
+        if is_bad.load(SeqCst) == 2 {
+            asked.fetch_add(1, SeqCst);
+            return Then::Hang;
+        }
+        let status = if is_bad.load(SeqCst) == 1 { "500 No" } else { "200 OK" };
+        exchange.send(answer(status, &[], ""));
+        Then::Next
+    });
+    let keys = [("webhooks.retry", "[]"), ("webhooks.timeout", "1s"), ("webhooks.concurrency", "8")];
+    let server = server(&folder, &keys);
+    let url = format!("http://{endpoint}/");
+    subscribe(&server, "c", &json!({ "url": url }));
+    server.publish(&json!([item("c", "dead")]));
+    server.wait_until(DEADLINE, "it is dead", || dead(&server, "c", &url).len() == 1);
+    bad.store(2, SeqCst);
+    server.publish(&json!([item("c", "under way"), item("c", "waits"), item("c", "waits, too")]));
+    server.wait_until(DEADLINE, "one is under way", || silent.load(SeqCst) == 1);
+    assert_eq!(server.control("DELETE", &of("c", &url), &[], b"").status(), 200);
+    // When the one under way has failed, nothing is left.
+    server.wait_metric("fantail_webhook_queue", &[], 0.0);
+    bad.store(0, SeqCst);
+    subscribe(&server, "c", &json!({ "url": url }));
+    let shown = ask(&server, "GET", &of("c", &url), &Value::Null).1;
+    assert_eq!((&shown["queued"], &shown["failing"]), (&json!(0), &Value::Null));
+    assert!(dead(&server, "c", &url).is_empty());
+    endpoint.forget();
+    server.publish(&json!([item("c", "new")]));
+    server.wait_metric("fantail_webhook_tries_total", &["result=\"delivered\""], 1.0);
+    assert_eq!(bodies(&arrived(&endpoint, 1)), ["new"]);
+}
+
+/// A replay that was answered survives the end of the process, and one for which there was no room can be repeated.
+#[test]
+fn a_replay_survives_kill_9() {
+    let folder = folder();
+    let (endpoint, bad) = switched("500 No");
+    let keys = [("webhooks.retry", "[]"), ("webhooks.endpoint_queue_items", "40")];
+    let url = format!("http://{endpoint}/");
+    let first = server(&folder, &keys);
+    subscribe(&first, "c", &json!({ "url": url }));
+    let names: Vec<String> = (0..60).map(|n| n.to_string()).collect();
+    for some in names.chunks(20) {
+        first.publish(&some.iter().map(|name| item("c", name)).collect());
+        first.wait_metric("fantail_webhook_queue", &[], 0.0);
+    }
+    first.wait_until(DEADLINE, "all are dead", || dead(&first, "c", &url).len() == 60);
+    bad.store(0, SeqCst);
+    endpoint.forget();
+    assert_eq!(replay(&first, "c", &url, &json!({ "since": 0 })).1, json!({ "replayed": 40, "left": 20 }));
+    first.kill();
+    let second = server(&folder, &keys);
+    let got = || bodies(&endpoint.requests()).into_iter().collect::<std::collections::BTreeSet<String>>();
+    second.wait_until(DEADLINE, "they are there", || got().len() == 40);
+    second.wait_metric("fantail_webhook_queue", &[], 0.0);
+    assert_eq!(replay(&second, "c", &url, &json!({ "since": 0 })).1, json!({ "replayed": 20, "left": 0 }));
+    second.wait_until(DEADLINE, "all are there", || got().len() == 60);
+    assert_eq!(got(), names.into_iter().collect());
+    second.wait_until(DEADLINE, "none is left", || dead(&second, "c", &url).is_empty());
+}
+
+/// The secret before the last signs as long as it was told to, also over a restart, and then no more.
+#[test]
+fn an_overlap_ends() {
+    let (folder, endpoint) = (folder(), receiver());
+    let url = format!("http://{endpoint}/");
+    let first = server(&folder, &[]);
+    subscribe(&first, "c", &json!({ "url": url }));
+    let secrets = format!("{}/secrets", of("c", &url));
+    let two = ask(&first, "POST", &secrets, &json!({ "overlap": 3 })).1;
+    assert_eq!(two["secrets"].as_array().map(Vec::len), Some(2));
+    assert!(first.terminate().success());
+    let server = server(&folder, &[]);
+    let signatures = |n: usize| {
+        let request = arrived(&endpoint, n).remove(n - 1);
+        request.head.field("webhook-signature").expect("signed").split(' ').count()
+    };
+    server.wait_until(DEADLINE, "the overlap is over", || {
+        ask(&server, "GET", &secrets, &Value::Null).1["secrets"].as_array().map(Vec::len) == Some(1)
+    });
+    server.publish(&json!([item("c", "once signed")]));
+    assert_eq!(signatures(1), 1);
+    let three = ask(&server, "POST", &secrets, &json!({ "overlap": 3600 })).1;
+    assert_eq!(three["secrets"].as_array().map(Vec::len), Some(2));
+    assert_eq!(three["secrets"][1]["secret"], two["secrets"][0]["secret"]);
+    server.publish(&json!([item("c", "twice signed")]));
+    assert_eq!(signatures(2), 2);
+}
+
 /// Where the endpoint asks for it, nothing overtakes what failed.
 #[test]
 fn order_is_kept_over_failures() {

@@ -42,6 +42,17 @@ impl Shadow {
         found + 1
     }
 
+    /// As [`Self::next`], but for one who is not to get what came between.
+    ///
+    /// # Panics
+    /// It does not come later.
+    pub(crate) fn later(&self, from: usize, id: u64, who: &str) -> usize {
+        let found = self.0[from..].iter().position(|said| said.id == id && !said.gone);
+        found
+            .map(|at| at + from + 1)
+            .unwrap_or_else(|| panic!("{who} got {id}, which is older than what it has"))
+    }
+
     /// Between two places there is nothing that a subscriber has to get.
     pub(crate) fn must_be_empty(&self, from: usize, to: usize, who: &str) {
         let missed: Vec<u64> =

@@ -11,13 +11,14 @@ use fantail::{
 };
 use fantail_proto::{
     item::{HttpStream, Item},
-    log::{Durability, Limits, Pattern, Start},
+    log::{Durability, Limits, Pattern, Place, Start},
+    slow::Step,
 };
 use tokio::runtime::Runtime;
 
 use super::{
     disk::{Crash, Disk},
-    pin::{Phase, Pin, QUEUE_ITEMS},
+    pin::{Phase, Pin},
     shadow::Shadow,
 };
 
@@ -70,11 +71,12 @@ pub(crate) struct Figures {
     origin_gone: u64,
     told: u64,
     overflows: u64,
+    passed_over: u64,
     delivered: u64,
 }
 
 impl Figures {
-    fn fields(&mut self) -> [&mut u64; 18] {
+    fn fields(&mut self) -> [&mut u64; 19] {
         let Self {
             steps,
             published,
@@ -93,6 +95,7 @@ impl Figures {
             origin_gone,
             told,
             overflows,
+            passed_over,
             delivered,
         } = self;
         [
@@ -113,6 +116,7 @@ impl Figures {
             origin_gone,
             told,
             overflows,
+            passed_over,
             delivered,
         ]
     }
@@ -166,7 +170,8 @@ impl World {
             // Until it is live and has read all: an answer of its origin may be too old.
             while self.pins[pin].phase != Phase::Live
                 || !self.pins[pin].waits.is_empty()
-                || self.pins[pin].behind
+                || !self.pins[pin].kept.is_empty()
+                || self.pins[pin].behind.is_some()
             {
                 self.go_on(pin);
             }
@@ -383,8 +388,9 @@ impl World {
     }
 
     fn leave(&mut self, pin: usize) {
-        let Pin { channel, shard, phase, .. } = self.pins[pin].clone();
-        if phase != Phase::Away {
+        let Pin { channel, shard, phase, .. } = &self.pins[pin];
+        let (channel, shard) = (*channel, *shard);
+        if *phase != Phase::Away {
             self.hub.leave(shard, R, &self.channels[channel].name, false);
             self.pins[pin].leave();
         }
@@ -400,8 +406,9 @@ impl World {
 
     /// What a pin does next.
     fn go_on(&mut self, pin: usize) {
-        let Pin { channel, shard, phase, last, .. } = self.pins[pin].clone();
-        match phase {
+        let Pin { channel, shard, phase, last, .. } = &self.pins[pin];
+        let (channel, shard, last) = (*channel, *shard, *last);
+        match phase.clone() {
             Phase::Away => {
                 self.hub.join(shard, R, &self.channels[channel].name);
                 if last.is_none() {
@@ -427,16 +434,14 @@ impl World {
                 self.pins[pin].phase = Phase::Asking { answer, steps: steps - 1 };
             }
             Phase::Live if self.pins[pin].stalled => {}
-            Phase::Live if self.pins[pin].behind => {
-                let place = self.pins[pin].place.expect("else it would have left");
-                if self.fill(pin, Start::Place(place)) {
+            Phase::Live => match self.pins[pin].behind.filter(|_| self.pins[pin].waits.is_empty()) {
+                Some(place) if self.fill(pin, Start::Place(place)) => {
                     self.figures.caught_up += 1;
-                    self.pins[pin].behind = false;
-                } else {
-                    self.leave(pin);
+                    self.pins[pin].behind = None;
                 }
-            }
-            Phase::Live => self.read(pin),
+                Some(_) => self.leave(pin),
+                None => self.read(pin),
+            },
         }
     }
 
@@ -512,6 +517,13 @@ impl World {
                 self.pins[pin].place = place;
             }
         }
+        while let Some((id, place)) = self.pins[pin].take_kept() {
+            let Pin { channel, has, .. } = self.pins[pin];
+            let has = self.channels[channel].shadow.later(has, id, &format!("pin {pin}"));
+            let pin = &mut self.pins[pin];
+            (pin.has, pin.last, pin.place) = (has, Some(id), place);
+            self.figures.delivered += 1;
+        }
     }
 
     fn give(&mut self, pin: usize, id: u64) {
@@ -526,23 +538,26 @@ impl World {
         let mut batch = Vec::new();
         self.hub.take(self.pins[pin].shard, &mut batch);
         for delivery in batch {
-            if self.pins[pin].behind {
+            // The log has the say.
+            if self.pins[pin].behind.is_some() {
                 continue;
             }
-            let id = delivery.item.id.as_deref().expect("all have one").parse().unwrap();
-            self.pins[pin].waits.push_back((id, delivery.place));
-            if self.pins[pin].waits.len() <= QUEUE_ITEMS {
-                continue;
-            }
-            self.figures.overflows += 1;
-            let Pin { phase, place, .. } = &self.pins[pin];
-            if *phase == Phase::Live && place.is_some() && pin % 2 == 1 {
-                self.say(|_| format!("pin {pin} is behind"));
-                self.pins[pin].waits.clear();
-                self.pins[pin].behind = true;
-            } else {
-                self.say(|_| format!("pin {pin} has too much and is closed"));
-                return self.leave(pin);
+            let (id, place) =
+                (delivery.item.id.as_deref().expect("all have one").parse().unwrap(), delivery.place);
+            match self.pins[pin].step(place) {
+                Step::Write => self.pins[pin].waits.push_back((id, place)),
+                Step::Keep => self.figures.passed_over += u64::from(self.pins[pin].keep(id, place)),
+                Step::Repair => {
+                    self.say(|_| format!("pin {pin} is behind"));
+                    self.figures.overflows += 1;
+                    let from = place.map(|place| Place { position: place.position - 1, ..place });
+                    self.pins[pin].behind = from;
+                }
+                Step::Close => {
+                    self.say(|_| format!("pin {pin} has too much and is closed"));
+                    self.figures.overflows += 1;
+                    return self.leave(pin);
+                }
             }
         }
     }
@@ -587,6 +602,7 @@ fn rules(channels: &[Channel]) -> Vec<config::Log> {
         total_bytes: 1 << 24,
         storage,
         durability,
+        slow: None,
     };
     let ours = channels
         .iter()
@@ -643,4 +659,4 @@ impl Dice {
 /// Its items mark what was written before them.
 const BARRIER: &str = "barrier";
 /// Of all channels; each is on a shard of its own.
-const PINS: usize = 5;
+const PINS: usize = 6;

@@ -20,7 +20,7 @@ impl Holds {
         let particular = |hold: &&Hold| !work.from_log && hold.standing.is_some();
         let Some(hold) = self.pins.get(id).filter(particular) else { return false };
         if hold.has_from_log(channel, work.batch[item].place) {
-            work.receipts[item].recovered += 1;
+            self.leave_to_log(&mut work.receipts[item]);
             return true;
         }
         self.caught_up(id, channel);

@@ -46,7 +46,7 @@ impl Holds {
             }
             let Some(channel) = self.channel_of(hold, work, item) else { continue };
             if !work.from_log && hold.has_from_log(channel, work.batch[item].place) {
-                work.receipts[item].recovered += 1;
+                self.leave_to_log(&mut work.receipts[item]);
                 continue;
             }
             if !self.stands_behind(work, id, channel, item) {

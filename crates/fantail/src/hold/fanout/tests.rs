@@ -12,7 +12,8 @@ use fantail_pin::{FanOut, Form};
 use fantail_proto::{
     filter::Filter,
     grip::Reply,
-    item::{HttpResponse, HttpStream, Item, Response, ResponseBody},
+    item::{HttpResponse, HttpStream, Item, Response, ResponseBody, WsKind, WsMessage},
+    slow::Slow,
 };
 use proptest::prelude::*;
 
@@ -22,8 +23,11 @@ use crate::{
     config,
     hold::{Asked, Poll, Shape, Subscription},
     hub::{Hub, RealmId},
+    log::Log,
     metrics::Counters,
 };
+
+mod slow;
 
 struct Shard {
     hub: Arc<Hub>,
@@ -33,12 +37,19 @@ struct Shard {
 
 impl Shard {
     fn new() -> Self {
+        Self::with(FanOut::Send, &[], |_| {})
+    }
+
+    fn with(fan_out: FanOut, logs: &[config::Log], change: impl FnOnce(&mut config::Config)) -> Self {
         let (id_ttl, order_wait, linger) = (Duration::from_mins(1), Duration::from_secs(5), Duration::ZERO);
         let config = config::Hub { id_ttl, ids: 10, order_wait, linger, mailbox_items: 1000 };
-        let hub = Arc::new(Hub::new(1, &config));
+        let log = Log::new(None, Arc::default());
+        log.configure(logs, |_| Some(RealmId(0))).unwrap();
+        let hub = Arc::new(Hub::with_log(1, &config, Arc::new(log)));
         let counters = Arc::new(Counters::default());
-        let config = config::Config::default();
-        let holds = Holds::new(Arc::clone(&hub), 0, FanOut::Send, &config, Arc::clone(&counters)).unwrap();
+        let mut config = config::Config::default();
+        change(&mut config);
+        let holds = Holds::new(Arc::clone(&hub), 0, fan_out, &config, Arc::clone(&counters)).unwrap();
         let connections = Connections::new(Crowd::new(usize::MAX, 0), counters);
         Self { hub, holds, connections }
     }
@@ -117,6 +128,7 @@ impl Subscriber {
             gone: None,
             trail: None,
             session: None,
+            slow: Slow::default(),
         }
     }
 

@@ -197,6 +197,7 @@ impl Holds {
     fn send_close(&mut self, id: PinId, frame: &Bytes) -> Outcome {
         let close_by_ms = self.now_ms + millis(self.websocket.close_timeout);
         self.flush_delayed(id);
+        self.give_all_newest(id);
         if self.is_session(id) {
             self.count_end(id, |counters| &counters.ended_close);
             self.close_session(id, frame);

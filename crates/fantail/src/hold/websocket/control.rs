@@ -171,11 +171,14 @@ impl Holds {
         }
     }
 
-    fn standing(&mut self, id: PinId) -> Option<&mut Standing> {
-        let Hold { standing, kind: HoldKind::WebSocket(socket), .. } = self.pins.get_mut(id)? else {
-            return None;
+    /// What is particular to a hold, from now on. Of a stream there was nothing: it has no filters, which alone would want
+    /// its prefix.
+    pub(in crate::hold) fn standing(&mut self, id: PinId) -> Option<&mut Standing> {
+        let Hold { standing, kind, .. } = self.pins.get_mut(id)?;
+        let (prefix, debug) = match kind {
+            HoldKind::WebSocket(socket) => (socket.prefix(), socket.debug),
+            HoldKind::Stream { .. } | HoldKind::Poll(_) | HoldKind::Receiver(_) => ("", false),
         };
-        let (prefix, debug) = (socket.prefix(), socket.debug);
         Some(standing.get_or_insert_with(|| Box::new(Standing { debug, ..Standing::new(prefix) })))
     }
 }

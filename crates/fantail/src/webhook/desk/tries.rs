@@ -138,6 +138,12 @@ impl Desk {
     fn failed(&mut self, id: Id, seq: u64, class: Class, failed: u32, fault: &Fault) {
         self.count(fault);
         tracing::debug!(endpoint = %id, %fault, failed, "a webhook was not delivered");
+        // Its endpoint may have been unsubscribed meanwhile: nothing is owed any more.
+        let page = Page::open(&self.store).map_err(lost);
+        if matches!(page.and_then(|page| page.endpoint(id)), Ok(None)) {
+            self.lines.landed(id, class, class, 0);
+            return self.done(id, seq);
+        }
         let (now, unix_ms) = (self.clock.now(), self.clock.unix_ms());
         let (asked, verdict) = match fault {
             Fault::Status { verdict, retry_after, .. } => (*retry_after, Some(*verdict)),
@@ -249,7 +255,7 @@ impl Desk {
         let counts = &self.counts;
         let count = match fault {
             Fault::Status { verdict: Verdict::Gone, .. } => &counts.webhook_gone,
-            Fault::Status { verdict: Verdict::Redirect, .. } => &counts.webhook_redirected,
+            Fault::Status { verdict: Verdict::Redirect, .. } | Fault::Downgrade => &counts.webhook_redirected,
             Fault::Status { .. } => &counts.webhook_status,
             Fault::Timeout => &counts.webhook_timeout,
             Fault::Forbidden(_) => &counts.webhook_forbidden,

@@ -1,0 +1,224 @@
+use std::collections::{BTreeMap, BTreeSet};
+
+use fantail_proto::webhook::target::Target;
+use proptest::prelude::*;
+
+use super::*;
+
+const KEEP: usize = 3;
+
+/// What an owner and time do to an endpoint, in any order.
+#[derive(Clone, Debug)]
+enum Step {
+    Subscribe,
+    Unsubscribe,
+    /// Of the next number.
+    Queue,
+    /// The n-th of what waits is given up, or delivered.
+    Bury(usize),
+    Deliver(usize),
+    /// The n-th dead letter goes back into the queue.
+    Replay(usize),
+    Reopen,
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let step = prop_oneof![
+        1 => Just(Step::Subscribe),
+        1 => Just(Step::Unsubscribe),
+        8 => Just(Step::Queue),
+        8 => (0..9_usize).prop_map(Step::Bury),
+        2 => (0..9_usize).prop_map(Step::Deliver),
+        4 => (0..9_usize).prop_map(Step::Replay),
+        1 => Just(Step::Reopen),
+    ];
+    prop::collection::vec(step, 1..60)
+}
+
+/// What the tables should hold.
+#[derive(Debug, Default)]
+struct Model {
+    subscribed: bool,
+    queue: BTreeSet<u64>,
+    /// With the number of the letter that was published.
+    dead: BTreeMap<u64, u64>,
+    letters: BTreeMap<u64, u64>,
+    next: u64,
+}
+
+impl Model {
+    fn step(&mut self, step: &Step, id: Id) -> Vec<Change> {
+        let nth = |of: &BTreeSet<u64>, n: usize| of.iter().nth(n % of.len().max(1)).copied();
+        match step {
+            Step::Queue if self.subscribed => {
+                self.next += 1;
+                self.queue.insert(self.next);
+                self.letters.insert(self.next, self.next);
+                vec![Change::Queue { seq: self.next, letter: letter(self.next), to: vec![id], due: 0 }]
+            }
+            Step::Bury(n) => nth(&self.queue, *n).map_or(Vec::new(), |seq| {
+                self.queue.remove(&seq);
+                let of = self.letters.remove(&seq).expect("what waits has a letter");
+                self.dead.insert(seq, of);
+                while self.dead.len() > KEEP {
+                    self.dead.pop_first();
+                }
+                let death = Death { at: seq, cause: "status 500".into(), tries: 1 };
+                vec![Change::Dead { id, seq, letter: None, death, last: true, keep: KEEP }]
+            }),
+            Step::Deliver(n) => nth(&self.queue, *n).map_or(Vec::new(), |seq| {
+                self.queue.remove(&seq);
+                self.letters.remove(&seq);
+                vec![Change::Done { id, seq, last: true }]
+            }),
+            Step::Replay(n) => {
+                let numbers: BTreeSet<u64> = self.dead.keys().copied().collect();
+                nth(&numbers, *n).map_or(Vec::new(), |dead| {
+                    self.next += 1;
+                    let of = self.dead.remove(&dead).expect("as found");
+                    self.queue.insert(self.next);
+                    self.letters.insert(self.next, of);
+                    vec![Change::Replay { id, dead, seq: self.next, due: 0 }]
+                })
+            }
+            // What waited is taken out by the desk, as delivered.
+            Step::Unsubscribe => {
+                self.dead.clear();
+                self.letters.clear();
+                let gone = std::mem::take(&mut self.queue).into_iter();
+                gone.map(|seq| Change::Done { id, seq, last: true }).collect()
+            }
+            Step::Queue | Step::Subscribe | Step::Reopen => Vec::new(),
+        }
+    }
+}
+
+fn letter(of: u64) -> Vec<u8> {
+    let head = Head { id: format!("msg_{of}"), method: "POST".into(), headers: Vec::new(), item: None };
+    Letter { head, body: Bytes::from(of.to_string()) }.encode()
+}
+
+async fn open(path: &std::path::Path) -> Store {
+    loop {
+        match Store::open(path, 1 << 20) {
+            // The thread of the one before ends in its own time.
+            Err(crate::store::OpenError::InUse(_)) => std::thread::yield_now(),
+            opened => {
+                let store = opened.expect("a store").0;
+                prepare(&store).await.expect("tables");
+                return store;
+            }
+        }
+    }
+}
+
+async fn edit_row(store: &Store, id: Id, subscribed: bool) {
+    let work = Box::new(move |tx: &WriteTransaction| {
+        edit(tx, "r", id, |_, _, _| match subscribed {
+            true => Edit::Put(Box::new(Endpoint::new("c", &Target::parse("http://h/").expect("a URL"), 0))),
+            false => Edit::Remove,
+        })
+    });
+    store.write(work).await.expect("written");
+}
+
+async fn check(steps: Vec<Step>) {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("w.redb");
+    let mut store = open(&path).await;
+    let id = Id::new(0, 1, "c", "http://h/");
+    let mut model = Model::default();
+    for step in &steps {
+        let changes = model.step(step, id);
+        match step {
+            Step::Subscribe | Step::Unsubscribe => {
+                model.subscribed = matches!(step, Step::Subscribe);
+                edit_row(&store, id, model.subscribed).await;
+            }
+            Step::Reopen => {
+                drop(store);
+                store = open(&path).await;
+            }
+            _ => {}
+        }
+        store.write(Box::new(move |tx| apply(tx, changes))).await.expect("written");
+        let page = Page::open(&store).expect("a page");
+        let dead: Vec<(u64, String)> = page
+            .dead(id, 0, usize::MAX)
+            .expect("dead letters")
+            .into_iter()
+            .map(|(seq, _, letter)| (seq, letter.head.id))
+            .collect();
+        let expected: Vec<_> = model.dead.iter().map(|(seq, of)| (*seq, format!("msg_{of}"))).collect();
+        assert_eq!(dead, expected, "{steps:?}");
+        let mut queue = BTreeSet::new();
+        page.queue(|_, seq, _, _| _ = queue.insert(seq)).expect("a queue");
+        assert_eq!(queue, model.queue, "{steps:?}");
+        let letters = page.0.open_table(LETTERS).expect("letters").len().expect("a count");
+        assert_eq!(letters, model.letters.len() as u64, "no letter is left behind: {steps:?}");
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 24, max_shrink_iters: 200, ..ProptestConfig::default() })]
+    #[test]
+    fn dead_letters_are_kept_as_they_should(steps in steps()) {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+        runtime.block_on(check([vec![Step::Subscribe], steps].concat()));
+    }
+}
+
+/// Bytes on disk and of memory of so many endpoints, each of a channel of its own.
+async fn weigh(count: u32) -> (u64, u64) {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("w.redb");
+    let store = open(&path).await;
+    let wish: crate::webhook::endpoint::Wish = serde_json::from_str("{}").expect("a wish");
+    for first in (0..count).step_by(1000) {
+        let wish = wish.clone();
+        let work = Box::new(move |tx: &WriteTransaction| {
+            for n in first..(first + 1000).min(count) {
+                let channel = format!("test-{n}");
+                let target = Target::parse(&format!("https://hooks.example.com/e{n}")).expect("a URL");
+                let mut endpoint = Endpoint::new(&channel, &target, 1_764_441_000);
+                endpoint.wish(&wish, 1_764_441_000).expect("a wish that is granted");
+                let id = Id::new(0, 1, &channel, &endpoint.url);
+                edit(tx, "default", id, |_, _, _| Edit::Put(Box::new(endpoint)))?;
+            }
+            Ok(())
+        });
+        store.write(work).await.expect("written");
+    }
+    drop(store);
+    let store = open(&path).await;
+    let before = resident();
+    let hub = crate::hub::Hub::new(1, &crate::config::Config::default().hub);
+    let page = Page::open(&store).expect("a page");
+    let place = hub.place(crate::hub::Outpost::Webhooks);
+    page.channels(Id::of_realm(0), |channel| _ = hub.join(place, crate::hub::RealmId(0), channel))
+        .expect("channels");
+    assert_eq!((hub.channels(), page.endpoints().expect("a count")), (count as usize, u64::from(count)));
+    (std::fs::metadata(&path).expect("the file").len(), resident().saturating_sub(before))
+}
+
+fn resident() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").expect("of this process");
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("a line");
+    line.trim().trim_end_matches(" kB").parse::<u64>().expect("a number") * 1024
+}
+
+#[tokio::test]
+async fn endpoints_are_small() {
+    let (disk, _) = weigh(5000).await;
+    // The file grows in steps.
+    assert!(disk / 5000 < 1000, "{} bytes on disk each", disk / 5000);
+}
+
+/// `cargo test --release -p fantail a_million_endpoints -- --ignored --nocapture`
+#[tokio::test]
+#[ignore = "takes a minute; a figure for docs/webhooks.md"]
+async fn a_million_endpoints_fit() {
+    let (disk, memory) = weigh(1_000_000).await;
+    println!("an endpoint: {} bytes on disk, {} of memory", disk / 1_000_000, memory / 1_000_000);
+    assert!(disk <= 1 << 30 && memory <= 300_000_000);
+}
