@@ -531,6 +531,11 @@ impl Hold {
         self.standing.as_ref().is_some_and(|standing| standing.is_apart(channel))
     }
 
+    /// Whether it follows links, or did.
+    fn follows(&self) -> bool {
+        self.standing.as_ref().is_some_and(|standing| standing.follow.is_some())
+    }
+
     /// Whether items of all its channels are.
     fn is_wholly_apart(&self) -> bool {
         self.standing.as_ref().is_some_and(|standing| standing.is_wholly_apart())
