@@ -5,11 +5,13 @@ use bytes::{Bytes, BytesMut};
 use fantail_proto::{
     address::{self, Block},
     grip::{Hold, Instruct},
-    item::{self, HttpResponse, HttpStream, ResponseBody, WsKind},
+    item::{self, HttpResponse, HttpStream, Item, ResponseBody, WsKind, record},
+    journal::{self, Head, Header, Piece, Pieces},
     link::Place,
+    log::Durability,
     patch,
     render::{Chunk, Rendered, StreamPart},
-    reply::{self, Framing, Head, Version},
+    reply::{self, Framing, Version},
     route::{Asked, Table},
     sockjs::{self, Endpoint},
     tnetstring,
@@ -124,6 +126,73 @@ pub fn items(data: &[u8]) {
             }
         }
     }
+}
+
+/// A file of logs, or what is noted of it: pieces lie side by side, and what is read is what was written.
+pub fn journal(data: &[u8]) {
+    if let Some(head) = Head::parse(data) {
+        assert_eq!(head.to_bytes(), data);
+    }
+    let header = Header { number: 1, salt: 7, cut: None };
+    let known = Header::parse(data);
+    if let Some(header) = known {
+        assert_eq!(header.to_bytes(), data[..Header::BYTES]);
+    }
+    pieces(data, known.unwrap_or(header));
+    // A file of entries with this content, and one that was damaged where the content says.
+    let mut file = header.to_bytes().to_vec();
+    let mut written = Vec::new();
+    for (content, position) in data.split(|byte| *byte == b'\n').take(8).zip(1..) {
+        let channel = std::str::from_utf8(content.get(..4).unwrap_or_default()).unwrap_or("c");
+        let entry = journal::Entry {
+            copied: content.len() % 2 == 0,
+            promised: Durability::ALL[content.len() % 3],
+            realm: "default",
+            channel,
+            epoch: 3,
+            position,
+            at_ms: 5,
+            record: content,
+        };
+        journal::Record::Entry(entry).append(header.salt, &mut file);
+        written.push(journal::Record::Entry(entry));
+    }
+    assert_eq!(pieces(&file, header), written);
+    let place = data.iter().fold(0, |sum, byte| (sum * 31 + usize::from(*byte)) % file.len());
+    let mut damaged = file;
+    damaged[place] ^= 0x10;
+    assert!(pieces(&damaged, header).iter().all(|record| written.contains(record)));
+}
+
+fn pieces(file: &[u8], header: Header) -> Vec<journal::Record<'_>> {
+    let mut upto = Header::BYTES.min(file.len());
+    let mut records = Vec::new();
+    for piece in Pieces::new(file, header) {
+        let range = match piece {
+            Piece::Record(record, range) => {
+                let mut again = Vec::new();
+                record.append(header.salt, &mut again);
+                assert_eq!(again, file[range.clone()]);
+                records.push(record);
+                range
+            }
+            Piece::Damage(range) => range,
+        };
+        assert!(range.start == upto && range.end > upto);
+        upto = range.end;
+    }
+    assert_eq!(upto, file.len().max(upto));
+    records
+}
+
+/// An item as a log keeps it: what is read is written the same way again, and its id is that which is looked for.
+pub fn item_record(data: &[u8]) {
+    let id = record::id(data);
+    let Some(item) = Item::from_record("c", data) else { return };
+    assert_eq!(item.id.as_deref(), id);
+    let again = item.to_record();
+    assert_eq!(Item::from_record("c", &again).map(|item| item.to_record()), Some(again));
+    drop(Rendered::from(item));
 }
 
 /// Any text is a table or a list of errors with lines; a table's routes make absolute paths.
@@ -286,6 +355,13 @@ pub fn websocket(data: &[u8]) {
     let reader = || Reader::new(if flags & 1 == 0 { Role::Server } else { Role::Client }, flags & 2 != 0);
     let (events, violation) = received(reader(), sent, sent.len().max(1));
     assert_eq!((events.clone(), violation), received(reader(), sent, usize::from(*step).max(1)));
+    // Nothing is different for a message that is within the limits.
+    let mut relaying = reader();
+    relaying.relay(true);
+    let relayed = received(relaying, sent, usize::from(*step).max(1));
+    if violation.is_none() && !relayed.0.iter().any(|event| matches!(event, Event::Part { .. })) {
+        assert_eq!(relayed, (events.clone(), None));
+    }
     let mut again = Vec::new();
     let mut deflater = Deflater::new();
     for event in &events {
@@ -334,6 +410,7 @@ fn frame_of(event: &Event, deflater: &mut Deflater, out: &mut Vec<u8>) {
             let payload = close.as_ref().map(Close::payload).unwrap_or_default();
             return Frame::new(Opcode::Close, &payload).append(out);
         }
+        Event::Part { opcode, payload, last } => return Frame::part(*opcode, payload, *last).append(out),
     };
     assert!(payload.len() <= 4096);
     match deflater.deflate(payload) {
@@ -361,7 +438,7 @@ fn check_head(code: u16, reason: &str, headers: &HeaderMap) {
     assert!(!headers.keys().any(|name| name.as_str().starts_with("grip-") || name == "content-length"));
     let mut head = Vec::new();
     let framing = Framing::Length(7);
-    Head { version: Version::Http11, code, reason, headers, framing, keep_alive: true, date: "now" }
+    reply::Head { version: Version::Http11, code, reason, headers, framing, keep_alive: true, date: "now" }
         .write(&mut head);
     let lines = head.iter().filter(|byte| **byte == b'\n').count();
     let added = usize::from(!headers.contains_key("date")) + usize::from(reply::allows_body(code));

@@ -1,5 +1,5 @@
-"""ejabberd from Debian, for a test: a host whose users log in as they like, and a place for a component, on free loopback
-ports. It runs without a name in Erlang's network, so that nothing of it stays."""
+"""ejabberd from Debian, for a test: a host with accounts and a place for a component, on free loopback ports. It runs
+without a name in Erlang's network, so that nothing of it stays."""
 
 import atexit
 import glob
@@ -14,10 +14,7 @@ from prosody import COMPONENT, HOST, SECRET, free_port
 CONFIG = """
 hosts: ["{host}"]
 loglevel: warning
-auth_method: [anonymous]
-anonymous_protocol: login_anon
-allow_multiple_connections: true
-disable_sasl_mechanisms: ["DIGEST-MD5", "SCRAM-SHA-1", "SCRAM-SHA-256", "SCRAM-SHA-512", "X-OAUTH2", "ANONYMOUS"]
+auth_method: [internal]
 listen:
   - port: {c2s}
     ip: "127.0.0.1"
@@ -32,6 +29,7 @@ listen:
         password: "{secret}"
 modules:
   mod_disco: {{}}
+  mod_offline: {{}}
   mod_ping: {{}}
   mod_roster: {{}}
 """
@@ -40,7 +38,8 @@ modules:
 class Ejabberd:
     """As Prosody is for a test."""
 
-    def __init__(self, _users, level="warn"):
+    def __init__(self, users, level="warn"):
+        self.users = users
         self.folder = tempfile.TemporaryDirectory()
         self.c2s, self.component = free_port(), free_port()
         self.config = os.path.join(self.folder.name, "ejabberd.yml")
@@ -57,6 +56,9 @@ class Ejabberd:
         command = ["erl", "-noinput", "-mnesia", "dir", f'"{database}"', "-s", "ejabberd"]
         for path in paths:
             command += ["-pa", path]
+        for user in self.users:
+            names = ", ".join(f'<<"{name}">>' for name in (user, HOST, "secret"))
+            command += ["-eval", f"ejabberd_auth:try_register({names})"]
         log = os.path.join(self.folder.name, "log")
         environment = {**os.environ, "EJABBERD_CONFIG_PATH": self.config, "EJABBERD_LOG_PATH": log}
         with open(os.path.join(self.folder.name, "out"), "a") as out:
@@ -64,7 +66,7 @@ class Ejabberd:
                 command, stdout=out, stderr=out, env=environment, cwd=self.folder.name
             )
         atexit.register(self.process.kill)
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 180
         while True:
             if self.process.poll() is not None or time.monotonic() > deadline:
                 raise RuntimeError("ejabberd did not start:\n" + self.log())

@@ -105,7 +105,8 @@ impl Round<'_> {
 
     /// Posts the next items, if there are any.
     fn ask(&mut self, index: usize) -> Result<(), Error> {
-        let Keep { items, channel: options::Channel(name), channels, m, publish, .. } = self.options;
+        let Keep { items, channel: options::Channel(name), channels, m, publish, without_ids, .. } =
+            self.options;
         if m.is_some_and(|most| self.asked >= most) {
             return Ok(());
         }
@@ -115,7 +116,8 @@ impl Round<'_> {
             let (number, comma) = (self.asked + u64::from(n), if n == 0 { "" } else { "," });
             let channel = number % u64::from(*channels);
             let formats = format!(r#"{{"http-stream":{{"content":"{content}"}}}}"#);
-            write!(body, r#"{comma}{{"channel":"{name}{channel}","id":"{number}","formats":{formats}}}"#)
+            let id = if *without_ids { String::new() } else { format!(r#""id":"{number}","#) };
+            write!(body, r#"{comma}{{"channel":"{name}{channel}",{id}"formats":{formats}}}"#)
                 .unwrap_or_default();
         }
         body.push_str("]}");

@@ -283,6 +283,9 @@ pub(crate) struct Keep {
     /// Items of one request
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub(crate) items: u32,
+    /// Items without ids: a server remembers those for a while, whether it keeps the items or not
+    #[arg(long)]
+    pub(crate) without_ids: bool,
     /// So many channels in turn: this name with 0, 1 and so on behind it
     #[arg(long, default_value = "keep-")]
     pub(crate) channel: Channel,

@@ -12,8 +12,9 @@ use crate::socket::{self, Event, EventFlags, Poller, READ_BYTES, SECOND};
 const STATUS_BYTES: usize = 12;
 
 /// For life, and told once: half the price of being told as long as it is so.
-const WATCHED: EventFlags =
-    EventFlags::IN.union(EventFlags::OUT).union(EventFlags::RDHUP).union(EventFlags::ET);
+const WATCHED: EventFlags = EventFlags::IN.union(EventFlags::RDHUP).union(EventFlags::ET);
+/// Until the request is sent.
+const WATCHED_TO_SEND: EventFlags = WATCHED.union(EventFlags::OUT);
 const ENDED: EventFlags = EventFlags::RDHUP.union(EventFlags::HUP).union(EventFlags::ERR);
 
 #[derive(Debug)]
@@ -113,7 +114,10 @@ impl<'a> Streams<'a> {
         let Some(Stream { socket: Some(socket), phase }) = self.list.get_mut(index) else { return Ok(None) };
         if matches!(phase, Phase::Connecting) {
             match socket::send(socket, &self.request) {
-                Ok(sent) if sent == self.request.len() => *phase = Phase::Asked(Vec::new()),
+                Ok(sent) if sent == self.request.len() => {
+                    *phase = Phase::Asked(Vec::new());
+                    poller.modify(socket, token, WATCHED)?;
+                }
                 Ok(_) | Err(_) => self.lose(index),
             }
             return Ok(None);
@@ -150,11 +154,19 @@ impl<'a> Streams<'a> {
     fn start(&mut self, poller: &Poller) -> Result<(), Error> {
         let index = self.list.len();
         let socket = socket::connect(self.target.sub.0, index).ok();
+        let mut phase = Phase::Connecting;
         match &socket {
-            Some(socket) => poller.add(socket, index as u64, WATCHED)?,
+            Some(socket) => {
+                // On loopback a connection mostly stands when `connect` returns, whatever that says.
+                if socket::send(socket, &self.request) == Ok(self.request.len()) {
+                    phase = Phase::Asked(Vec::new());
+                }
+                let asked = matches!(phase, Phase::Asked(_));
+                poller.add(socket, index as u64, if asked { WATCHED } else { WATCHED_TO_SEND })?;
+            }
             None => self.failed += 1,
         }
-        self.list.push(Stream { socket, phase: Phase::Connecting });
+        self.list.push(Stream { socket, phase });
         Ok(())
     }
 

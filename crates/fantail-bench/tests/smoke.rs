@@ -102,9 +102,11 @@ fn echoes_are_checked() {
 
 #[test]
 fn what_is_kept_is_counted_and_a_refusal_fails() {
-    for (status, code, figure) in
-        [("200 OK", 0, r#""items":6,"failed":0,"#), ("503 Not kept", 1, r#""items":0,"failed":2,"#)]
-    {
+    for (status, code, figure, ids) in [
+        ("200 OK", 0, r#""items":6,"failed":0,"#, 3),
+        ("200 OK", 0, r#""items":6,"failed":0,"#, 0),
+        ("503 Not kept", 1, r#""items":0,"failed":2,"#, 3),
+    ] {
         let publishers = listener();
         let address = publishers.local_addr().unwrap().to_string();
         let answer = format!("HTTP/1.1 {status}\r\nContent-Length: 0\r\n\r\n");
@@ -115,7 +117,9 @@ fn what_is_kept_is_counted_and_a_refusal_fails() {
                 let length = head.split("Content-Length: ").nth(1).and_then(|rest| rest.lines().next());
                 let mut body = vec![0; length.unwrap().parse().unwrap()];
                 client.read_exact(&mut body).unwrap();
-                assert_eq!(String::from_utf8(body).unwrap().matches(&"x".repeat(50)).count(), 3);
+                let body = String::from_utf8(body).unwrap();
+                assert_eq!(body.matches(&"x".repeat(50)).count(), 3);
+                assert_eq!(body.matches(r#""id":"#).count(), ids);
                 client.write_all(answer.as_bytes()).unwrap();
             }
         });
@@ -124,6 +128,7 @@ fn what_is_kept_is_counted_and_a_refusal_fails() {
         ];
         let output = Command::new(BENCH)
             .args(line)
+            .args((ids == 0).then_some("--without-ids"))
             .args(["--pub-path", "/publish/?durability=synced"])
             .output()
             .unwrap();

@@ -175,6 +175,7 @@ impl<T> Pins<T> {
         });
         let results = batches.uring.send_all(sends);
         let mut healthy = true;
+        let tick = self.tick();
         for (waiting, &sent) in batches.pins.drain(..).zip(results) {
             let id = waiting.id;
             let Some(record) = self.record_mut(id) else { continue };
@@ -190,7 +191,13 @@ impl<T> Pins<T> {
                     record.socket.as_ref().and_then(|socket| offer(socket, slice).ok())
                 }
             };
-            tally.count(self.settle(id, offered, taken), bytes.len());
+            if taken == Some(offered.len()) {
+                // As `settle` has it, for nearly all.
+                record.touch(tick);
+                tally.count(Outcome::Sent, bytes.len());
+            } else {
+                tally.count(self.settle(id, offered, taken), bytes.len());
+            }
         }
         sealed.clear();
         self.keep_scratch(sealed);

@@ -28,7 +28,7 @@ impl<'a> Offered<'a> {
         }
     }
 
-    const fn len(&self) -> usize {
+    pub(crate) const fn len(&self) -> usize {
         match self {
             Self::Shared(bytes) => bytes.len(),
             Self::Sealed(bytes) => bytes.len(),

@@ -183,13 +183,17 @@ pub fn class<'i>(
             }
             // What it reads is asked about by whoever asks.
             Filter::HttpModify => {}
-            _ => match id(sub_meta, &ids) {
-                Ok(Ok(id)) => {
-                    add(&id);
-                    add(find(sub_meta, "id_encoding").unwrap_or_default().as_bytes());
+            _ => {
+                match id(sub_meta, &ids) {
+                    Ok(Ok(id)) => add(&id),
+                    Ok(Err(error)) | Err(error) => add(format!("\0{error}").as_bytes()),
                 }
-                Ok(Err(error)) | Err(error) => add(format!("\0{error}").as_bytes()),
-            },
+                add(match hex(sub_meta) {
+                    Ok(false) => &b"plain"[..],
+                    Ok(true) => b"hex",
+                    Err(_) => b"neither",
+                });
+            }
         }
     }
     class
@@ -343,6 +347,12 @@ mod tests {
         let sub = meta(&[("id_format", "%(c)s")]);
         let at = |id: &'static str| class(&[BuildId], b"%I", &sub, move |_| Some(id));
         assert!(at("1") == at("1") && at("1") != at("2"));
+        // How an id is written counts where there is none, too: it may be wrong.
+        let coded = |coding: &[(&str, &str)]| {
+            class(&[BuildId], b"x", &meta(&[&[("id_format", "%(c)s")], coding].concat()), none)
+        };
+        let all = [coded(&[]), coded(&[("id_encoding", "hex")]), coded(&[("id_encoding", "")])];
+        assert!(all[0] != all[1] && all[1] != all[2] && all[0] != all[2]);
     }
 
     #[test]

@@ -82,6 +82,16 @@ impl ForwardedFor {
         Ok(parsed)
     }
 
+    /// Who the request is from, for logs and statistics: the first of the addresses that stay, or else the peer.
+    pub fn client(&self, headers: &HeaderMap, peer: Option<IpAddr>) -> Option<IpAddr> {
+        if self.keep == Some(0) || !headers.contains_key(X_FORWARDED_FOR) {
+            return peer;
+        }
+        let count = addresses(headers).count();
+        let first = addresses(headers).nth(count.saturating_sub(self.keep.unwrap_or(count)));
+        first.and_then(|address| address.parse().ok()).or(peer)
+    }
+
     fn apply(&self, headers: &mut HeaderMap, peer: Option<IpAddr>) {
         if !self.append && self.keep.is_none() && headers.get_all(X_FORWARDED_FOR).iter().nth(1).is_none() {
             return;
@@ -99,6 +109,14 @@ impl ForwardedFor {
         if let Some(value) = HeaderValue::from_str(&list).ok().filter(|value| !value.is_empty()) {
             headers.insert(X_FORWARDED_FOR, value);
         }
+    }
+}
+
+impl Rules {
+    /// As [`ForwardedFor::client`]. `trusted`: its `Grip-Sig` was good.
+    pub fn client(&self, trusted: bool, headers: &HeaderMap, peer: Option<IpAddr>) -> Option<IpAddr> {
+        let rules = if trusted { &self.forwarded_for_trusted } else { &self.forwarded_for };
+        rules.client(headers, peer)
     }
 }
 

@@ -1,25 +1,38 @@
 //! Header fields that concern one connection or the framing of one message, and so never pass from one
 //! side to the other (RFC 9110 7.6.1). Reads names and tokens only, never a body.
 
-use http::{HeaderMap, HeaderName, header};
+use http::{HeaderMap, HeaderName, HeaderValue, header};
 
 /// Removes `Connection`, what it names, and the fields that are hop-by-hop without being named. What
 /// frames the message or says where it goes stays, named or not: a client that could take `Host` or
 /// `Content-Length` away would make the origin read another request.
 pub fn strip(headers: &mut HeaderMap) {
-    for name in named(headers) {
+    // One look at each name is cheaper than a lookup of what mostly is not there.
+    let mut there = [false; HOP_BY_HOP.len()];
+    for name in headers.keys().filter(|name| matches!(name.as_str().len(), 2 | 7 | 10 | 16)) {
+        if let Some(place) = HOP_BY_HOP.iter().position(|hop| hop == name) {
+            there[place] = true;
+        }
+    }
+    let [connection, ..] = there;
+    if connection {
+        for name in named(headers) {
+            headers.remove(name);
+        }
+    }
+    for (name, _) in HOP_BY_HOP.iter().zip(there).filter(|(_, there)| *there) {
         headers.remove(name);
     }
-    remove_where(headers, |name| HOP_BY_HOP.contains(name));
 }
 
 /// What `Connection` names and may take away.
 pub(crate) fn named(headers: &HeaderMap) -> Vec<HeaderName> {
-    let values = headers.get_all(header::CONNECTION).into_iter();
-    let tokens = values.flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
+    let usual = |token: &[u8]| PERSISTENCE.iter().any(|usual| token.eq_ignore_ascii_case(usual));
+    let values = headers.get_all(header::CONNECTION).into_iter().map(HeaderValue::as_bytes);
+    let tokens = values.filter(|value| !usual(value)).flat_map(|value| value.split(|byte| *byte == b','));
     tokens
         .map(<[u8]>::trim_ascii)
-        .filter(|token| !PERSISTENCE.iter().any(|usual| token.eq_ignore_ascii_case(usual)))
+        .filter(|token| !usual(token))
         .filter_map(|token| HeaderName::from_bytes(token).ok())
         .filter(|name| *name != header::HOST && !LENGTHS.contains(name))
         .collect()
@@ -43,6 +56,7 @@ static LENGTHS: [HeaderName; 2] = [header::CONTENT_LENGTH, header::TRANSFER_ENCO
 /// What nearly every `Connection` says: `keep-alive` goes anyway, and `close` names no field.
 static PERSISTENCE: [&[u8]; 2] = [b"keep-alive", b"close"];
 
+/// `Connection` first: [`strip`] looks there whether anything is named. It knows their lengths, too.
 static HOP_BY_HOP: [HeaderName; 6] = [
     header::CONNECTION,
     HeaderName::from_static("keep-alive"),
@@ -54,7 +68,7 @@ static HOP_BY_HOP: [HeaderName; 6] = [
 
 #[cfg(test)]
 mod tests {
-    use http::HeaderValue;
+    use proptest::prelude::*;
 
     use super::*;
 
@@ -84,4 +98,57 @@ mod tests {
         left.sort_unstable();
         assert_eq!(left, ["content-length", "host", "transfer-encoding", "x-three"]);
     }
+
+    proptest! {
+        /// As `Connection` is read in full, and each field looked up.
+        #[test]
+        fn nothing_is_stripped_but_what_is_named_or_hop_by_hop(
+            fields in proptest::collection::vec((0..NAMES.len(), 0..VALUES.len()), 0..12)
+        ) {
+            let mut headers = HeaderMap::new();
+            for (name, value) in fields {
+                headers.append(NAMES[name], HeaderValue::from_static(VALUES[value]));
+            }
+            let tokens: Vec<String> = headers
+                .get_all("connection")
+                .iter()
+                .flat_map(|value| value.to_str().unwrap_or_default().split(','))
+                .map(|token| token.trim().to_ascii_lowercase())
+                .collect();
+            let stays = |name: &HeaderName| {
+                let name = name.as_str();
+                let kept = ["host", "content-length", "transfer-encoding"].contains(&name);
+                let hop = HOP_BY_HOP.iter().any(|hop| hop == name);
+                kept || !hop && !tokens.iter().any(|token| token == name)
+            };
+            let expected: HeaderMap =
+                headers.iter().filter(|(name, _)| stays(name)).map(|(n, v)| (n.clone(), v.clone())).collect();
+            strip(&mut headers);
+            prop_assert_eq!(headers, expected);
+        }
+    }
+
+    const NAMES: [&str; 10] = [
+        "connection",
+        "keep-alive",
+        "te",
+        "upgrade",
+        "trailer",
+        "proxy-connection",
+        "host",
+        "content-length",
+        "x-one",
+        "x-two",
+    ];
+    const VALUES: [&str; 9] = [
+        "keep-alive",
+        "Keep-Alive",
+        "close",
+        "x-one",
+        "close, X-Two",
+        "keep-alive,host",
+        "x-one ,, content-length",
+        "",
+        "upgrade",
+    ];
 }

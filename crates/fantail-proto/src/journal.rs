@@ -15,6 +15,9 @@ pub struct Header {
     pub number: u64,
     /// Random: nobody who publishes knows it.
     pub salt: u64,
+    /// So many bytes of the file before it count, because the disk did not take the rest. `None`: all of them, and it ends
+    /// with [`Record::Seal`].
+    pub cut: Option<u32>,
 }
 
 /// What is known of the end of the last file, kept apart from it: a file that is cut short does not show it itself.
@@ -79,17 +82,17 @@ impl Header {
         out[..8].copy_from_slice(HEADER_MAGIC);
         out[8..16].copy_from_slice(&self.number.to_le_bytes());
         out[16..24].copy_from_slice(&self.salt.to_le_bytes());
-        let sum = crc32fast::hash(&out[..24]);
-        out[24..28].copy_from_slice(&sum.to_le_bytes());
+        out[24..28].copy_from_slice(&self.cut.unwrap_or(UNCUT).to_le_bytes());
+        let sum = crc32fast::hash(&out[..28]);
+        out[28..].copy_from_slice(&sum.to_le_bytes());
         out
     }
 
     pub fn parse(bytes: &[u8]) -> Option<Self> {
         let bytes = bytes.get(..Self::BYTES)?;
-        let good = bytes.starts_with(HEADER_MAGIC)
-            && u32_at(bytes, 24)? == crc32fast::hash(&bytes[..24])
-            && bytes[28..] == [0; 4];
-        good.then_some(Self { number: u64_at(bytes, 8)?, salt: u64_at(bytes, 16)? })
+        let good = bytes.starts_with(HEADER_MAGIC) && u32_at(bytes, 28)? == crc32fast::hash(&bytes[..28]);
+        let cut = Some(u32_at(bytes, 24)?).filter(|cut| *cut != UNCUT);
+        good.then_some(Self { number: u64_at(bytes, 8)?, salt: u64_at(bytes, 16)?, cut })
     }
 }
 
@@ -264,6 +267,7 @@ fn u64_at(bytes: &[u8], at: usize) -> Option<u64> {
 
 const HEADER_MAGIC: &[u8; 8] = b"fantailJ";
 const HEAD_MAGIC: &[u8; 8] = b"fantailH";
+const UNCUT: u32 = u32::MAX;
 const RECORD_MAGIC: &[u8; 4] = b"\xf4\x1b\x91\xe5";
 /// Magic, length, checksum.
 const FRAME: usize = 12;
@@ -278,7 +282,7 @@ mod tests {
 
     use super::*;
 
-    const HEADER: Header = Header { number: 3, salt: 0x0123_4567_89ab_cdef };
+    const HEADER: Header = Header { number: 3, salt: 0x0123_4567_89ab_cdef, cut: Some(99) };
 
     fn entry(position: u64, record: &[u8]) -> Record<'_> {
         let (realm, channel) = ("default", "c");
@@ -302,6 +306,8 @@ mod tests {
         let written = [entry(1, b"one"), forget, entry(2, b""), Record::Seal];
         let file = file(&written);
         assert_eq!(Header::parse(&file), Some(HEADER));
+        let uncut = Header { cut: None, ..HEADER };
+        assert_eq!(Header::parse(&uncut.to_bytes()), Some(uncut));
         let read: Vec<_> = read(&file)
             .into_iter()
             .map(|piece| match piece {

@@ -119,7 +119,8 @@ impl Start {
     }
 }
 
-/// The newest items of a channel, without holes.
+/// The newest items of a channel, without holes. The last of them may be pending: the disk does not have them yet, and
+/// nobody is given them.
 #[derive(Clone, Debug)]
 pub struct Ring {
     epoch: u64,
@@ -127,6 +128,8 @@ pub struct Ring {
     first: u64,
     entries: VecDeque<Entry>,
     bytes: usize,
+    pending: usize,
+    pending_bytes: usize,
 }
 
 impl Ring {
@@ -136,7 +139,8 @@ impl Ring {
 
     /// A log whose next entry gets this place.
     pub const fn at(place: Place) -> Self {
-        Self { epoch: place.epoch, first: place.position, entries: VecDeque::new(), bytes: 0 }
+        let Place { epoch, position: first } = place;
+        Self { epoch, first, entries: VecDeque::new(), bytes: 0, pending: 0, pending_bytes: 0 }
     }
 
     pub const fn epoch(&self) -> u64 {
@@ -153,6 +157,12 @@ impl Ring {
         self.first + self.entries.len() as u64
     }
 
+    /// The position behind the last entry that is not pending.
+    pub fn end(&self) -> u64 {
+        self.next() - self.pending as u64
+    }
+
+    /// Those that are pending included.
     pub fn len(&self) -> usize {
         self.entries.len()
     }
@@ -161,30 +171,58 @@ impl Ring {
         self.entries.is_empty()
     }
 
+    pub const fn has_pending(&self) -> bool {
+        self.pending > 0
+    }
+
+    /// Of the newest, pending or not.
+    pub fn newest_id(&self) -> Option<&str> {
+        self.entries.back()?.id()
+    }
+
     /// Of records.
     pub const fn bytes(&self) -> usize {
         self.bytes
     }
 
-    /// Adds the newest; what is then over the limits is for [`Self::trim`].
+    /// Adds the newest, pending; what is over the limits is for [`Self::trim`].
     pub fn push(&mut self, entry: Entry) -> Place {
         let position = self.next();
         self.bytes += entry.record.len();
+        self.pending_bytes += entry.record.len();
         if self.entries.len() == self.entries.capacity() {
             // Doubling would hold as much again for nothing.
             self.entries.reserve_exact(self.entries.len() / 8 + 4);
         }
         self.entries.push_back(entry);
+        self.pending += 1;
         Place { epoch: self.epoch, position }
     }
 
+    /// Nothing up to this position is pending any more.
+    pub fn keep(&mut self, position: u64) {
+        let left = usize::try_from(self.next().saturating_sub(position + 1)).unwrap_or(usize::MAX);
+        let (from, left) = (self.entries.len() - self.pending, self.pending.min(left));
+        let kept = self.entries.range(from..self.entries.len() - left);
+        self.pending_bytes -= kept.map(|entry| entry.record.len()).sum::<usize>();
+        self.pending = left;
+    }
+
+    /// Drops what is pending; returns how many entries that were, and their bytes.
+    pub fn drop_pending(&mut self) -> (usize, usize) {
+        self.entries.truncate(self.entries.len() - self.pending);
+        self.bytes -= self.pending_bytes;
+        (std::mem::take(&mut self.pending), std::mem::take(&mut self.pending_bytes))
+    }
+
     /// Drops the oldest while there is too much of them; returns the bytes that are free then. The newest stays, unless
-    /// it is too old.
+    /// it is too old, and so does what is pending.
     pub fn trim(&mut self, limits: &Limits, now_s: u32) -> usize {
         let before = self.bytes;
-        while let Some(oldest) = self.entries.front() {
-            let much =
-                self.entries.len() > 1 && (self.entries.len() > limits.items || self.bytes > limits.bytes);
+        // What is dropped for pending entries would be missed if they are not kept.
+        while let Some(oldest) = self.oldest() {
+            let (count, bytes) = (self.entries.len() - self.pending, self.bytes - self.pending_bytes);
+            let much = count > 1 && (count > limits.items || bytes > limits.bytes);
             if !much && now_s.saturating_sub(oldest.at_s) < limits.age_s {
                 break;
             }
@@ -193,8 +231,16 @@ impl Ring {
         before - self.bytes
     }
 
-    /// Drops the oldest; returns the bytes that are free then.
+    /// The oldest, if it is not pending.
+    pub fn oldest(&self) -> Option<&Entry> {
+        self.entries.front().filter(|_| self.entries.len() > self.pending)
+    }
+
+    /// Drops the oldest, if it is not pending; returns the bytes that are free then.
     pub fn drop_oldest(&mut self) -> usize {
+        if self.oldest().is_none() {
+            return 0;
+        }
         let Some(entry) = self.entries.pop_front() else { return 0 };
         self.first += 1;
         self.bytes -= entry.record.len();
@@ -204,12 +250,13 @@ impl Ring {
     /// The position after which such a subscriber goes on: what it has not got of this log is exactly what comes
     /// behind. `None`: that cannot be proven.
     pub fn after(&self, from: &Start, now_s: u32) -> Option<u64> {
-        let newest = self.next() - 1;
+        let newest = self.end() - 1;
+        let shown = self.entries.len() - self.pending;
         match from {
             Start::Id(id) => {
                 let mark = mark(id);
                 let is_it = |entry: &&Entry| entry.mark == mark && entry.id() == Some(id);
-                let back = self.entries.iter().rev().enumerate().find(|(_, entry)| is_it(entry));
+                let back = self.entries.range(..shown).rev().enumerate().find(|(_, entry)| is_it(entry));
                 back.map(|(back, _)| newest - back as u64)
             }
             Start::Place(place) => (place.epoch == self.epoch
@@ -218,16 +265,21 @@ impl Ring {
             Start::Last(count) => Some(newest.saturating_sub(u64::from(*count)).max(self.first - 1)),
             Start::Since(age_s) => {
                 let old = |entry: &Entry| now_s.saturating_sub(entry.at_s) > *age_s;
-                Some(self.first - 1 + self.entries.partition_point(old) as u64)
+                Some(self.first - 1 + self.entries.partition_point(old).min(shown) as u64)
             }
         }
     }
 
-    /// The entries behind a position; none if some of them are gone.
+    /// The entries behind a position, up to those that are pending; none if some of them are gone.
     pub fn behind(&self, position: u64) -> impl Iterator<Item = &Entry> {
         let skipped = usize::try_from(position + 1 - self.first.min(position + 1)).unwrap_or(usize::MAX);
-        let holds = position + 1 >= self.first;
-        self.entries.range(skipped.min(self.entries.len())..).take(if holds { usize::MAX } else { 0 })
+        let (shown, holds) = (self.entries.len() - self.pending, position + 1 >= self.first);
+        self.entries.range(skipped.min(shown)..shown).take(if holds { usize::MAX } else { 0 })
+    }
+
+    /// All entries, those that are pending included.
+    pub fn all(&self) -> impl Iterator<Item = &Entry> {
+        self.entries.iter()
     }
 }
 

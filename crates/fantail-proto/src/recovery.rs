@@ -23,6 +23,15 @@ pub fn step(position: &str, id: Option<&str>, prev_id: Option<&str>) -> Step {
     }
 }
 
+/// The same where nothing can be missing but what the origin and the channel do not agree on: an item that does not say
+/// what it follows is taken as it comes.
+pub fn step_live(position: &str, id: Option<&str>, prev_id: Option<&str>) -> Step {
+    match step(position, id, prev_id) {
+        Step::Gap if prev_id.is_none() => Step::Deliver,
+        step => step,
+    }
+}
+
 /// What there is to repair a subscriber's gap with.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Means {
@@ -88,6 +97,23 @@ pub fn reconcile(position: &str, waited: &[(Option<&str>, Option<&str>)]) -> Rec
     Reconciled { deliver, left }
 }
 
+/// The same for items that waited in the order of their channel: everything up to the item of the position is had.
+pub fn reconcile_live(position: &str, waited: &[(Option<&str>, Option<&str>)]) -> Reconciled {
+    let had = waited.iter().rposition(|(id, _)| *id == Some(position)).map_or(0, |place| place + 1);
+    let mut found = Reconciled::default();
+    let mut last = Some(position);
+    for (place, (id, prev_id)) in waited.iter().enumerate().skip(had) {
+        let step = last.map_or(Step::Deliver, |last| step_live(last, *id, *prev_id));
+        if found.left.is_empty() && step == Step::Deliver {
+            found.deliver.push(place);
+            last = *id;
+        } else {
+            found.left.push(place);
+        }
+    }
+    found
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -107,6 +133,31 @@ mod tests {
         ] {
             assert_eq!(step("7", id, prev_id), expected, "{id:?} after {prev_id:?}");
         }
+    }
+
+    #[test]
+    fn what_waited_in_order() {
+        let reconciled = |position: &str, waited: &[(u32, Option<u32>)]| {
+            let text: Vec<_> =
+                waited.iter().map(|(id, prev)| (id.to_string(), prev.map(|prev| prev.to_string()))).collect();
+            let text: Vec<_> = text.iter().map(|(id, prev)| (Some(id.as_str()), prev.as_deref())).collect();
+            let Reconciled { deliver, left } = reconcile_live(position, &text);
+            let id = |place: &usize| waited[*place].0;
+            (deliver.iter().map(id).collect::<Vec<_>>(), left.iter().map(id).collect::<Vec<_>>())
+        };
+        let chain = |ids: std::ops::Range<u32>| ids.map(|id| (id, Some(id - 1))).collect::<Vec<_>>();
+        let loose = |ids: std::ops::Range<u32>| ids.map(|id| (id, None)).collect::<Vec<_>>();
+        assert_eq!(reconciled("7", &chain(8..10)), (vec![8, 9], vec![]));
+        assert_eq!(reconciled("7", &chain(5..10)), (vec![8, 9], vec![]));
+        assert_eq!(reconciled("7", &chain(5..7)), (vec![], vec![5, 6]), "7 is still to come");
+        assert_eq!(reconciled("7", &chain(9..11)), (vec![], vec![9, 10]), "8 is missing");
+        assert_eq!(reconciled("7", &loose(5..10)), (vec![8, 9], vec![]));
+        assert_eq!(
+            reconciled("7", &loose(20..22)),
+            (vec![20, 21], vec![]),
+            "nothing shows that they do not follow"
+        );
+        assert_eq!(reconciled("7", &[(8, Some(7)), (12, Some(11)), (13, None)]), (vec![8], vec![12, 13]));
     }
 
     #[test]

@@ -65,6 +65,12 @@ impl<T> Sequence<T> {
         self.early.push(Early { id, prev_id, due_ms, item });
     }
 
+    /// An item that waits.
+    pub fn early_mut(&mut self, id: u128) -> Option<&mut T> {
+        let early = self.early.iter_mut().find(|early| early.id == Some(id))?;
+        Some(&mut early.item)
+    }
+
     /// The item that waited for the one that went out last: it goes out now.
     pub fn follow(&mut self) -> Option<T> {
         let last = self.last?;

@@ -28,8 +28,18 @@ fn instruct() {
 }
 
 #[test]
+fn item_record() {
+    replay("item_record", targets::item_record);
+}
+
+#[test]
 fn items() {
     replay("items", targets::items);
+}
+
+#[test]
+fn journal() {
+    replay("journal", targets::journal);
 }
 
 #[test]

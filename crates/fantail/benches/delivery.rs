@@ -65,19 +65,24 @@ fn holds(hub: &Arc<Hub>, fan_out: FanOut) -> (Holds, Vec<UnixStream>) {
         theirs.set_nonblocking(true).expect("a socket");
         let subscriptions = vec![Subscription::implicit("c")];
         let (meta, prefix) = (Vec::new(), String::new());
+        let (uri, next, gone, presence) = (None, None, None, None);
+        let (realm, debug, continues) = (RealmId(0), false, false);
+        let (slow, events) = (Slow::Close, false);
         let asked = Asked {
-            realm: RealmId(0),
+            realm,
             subscriptions,
             meta,
             prefix,
-            uri: None,
-            debug: false,
-            next: None,
-            gone: None,
-            presence: None,
+            uri,
+            debug,
+            next,
+            continues,
+            gone,
+            presence,
+            slow,
+            events,
             trail: None,
             session: None,
-            slow: Slow::Close,
         };
         let id = holds.reserve_stream(asked, Form::Coded, true).expect("room for a pin");
         let client = connections.take(None).expect("no limit for an address");

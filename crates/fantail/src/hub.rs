@@ -5,10 +5,7 @@
 use std::{
     hash::{BuildHasher, RandomState},
     pin::pin,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering::Relaxed},
-    },
+    sync::{Arc, atomic::Ordering::Relaxed},
     time::Duration,
 };
 
@@ -27,8 +24,10 @@ pub use changes::{Change, Changes};
 pub use delivery::Delivery;
 use feed::Feed;
 pub use feed::{Cursor, Turn};
+pub use interest::EarlyCounts;
 use interest::{Early, Interest, Looks};
 use mailbox::Mailbox;
+use outlet::{Dispatch, Outlet, Parcel};
 pub use pledge::{Broken, Kept};
 use receipt::Ballot;
 pub use receipt::{Order, Receipt, Receipts};
@@ -37,7 +36,7 @@ use round::{Round, Taken};
 pub use crate::channel::{ChannelKey, RealmId};
 use crate::{
     config,
-    log::{Appending, Log, Record},
+    log::{Log, Record},
     logging,
     metrics::Process,
     stats::{Stats, Told},
@@ -49,6 +48,7 @@ mod delivery;
 mod feed;
 mod interest;
 mod mailbox;
+mod outlet;
 mod pledge;
 mod receipt;
 mod round;
@@ -57,13 +57,8 @@ mod round;
 /// shard whose first subscriber of a channel comes or last one goes; never by a delivery.
 #[derive(Debug)]
 pub struct Hub {
-    ledger: Mutex<Ledger>,
-    /// A shard each, then an outpost each.
-    mailboxes: Box<[Mailbox]>,
-    /// Whose items a publisher's answer waits for: a bit a mailbox.
-    keepers: u64,
+    outlet: Arc<Outlet>,
     mailbox_items: usize,
-    room: Notify,
     changed: Notify,
     turned: Notify,
     /// Something is over sooner than [`Hub::keep_time`] would look.
@@ -91,7 +86,7 @@ impl Hub {
         let digest = [RandomState::new(), RandomState::new()];
         let mut seen = Seen::new(milliseconds(config.id_ttl), config.ids);
         log.ids(|realm, channel, id| seen.note(digest_of(&digest, realm, channel, id), 0));
-        Self {
+        let outlet = Outlet {
             keepers: keepers.fold(0, |bits, (_, place)| bits | 1 << place),
             ledger: Mutex::new(Ledger {
                 interest: HashMap::new(),
@@ -100,11 +95,15 @@ impl Hub {
                 feeds: HashMap::new(),
                 looks: Looks::default(),
                 waiting: Waiting::default(),
+                held: Waiting::default(),
                 lingering: 0,
             }),
             mailboxes: (0..shards + Outpost::ALL.len()).map(|_| Mailbox::default()).collect(),
-            mailbox_items: config.mailbox_items,
             room: Notify::new(),
+        };
+        Self {
+            outlet: Arc::new(outlet),
+            mailbox_items: config.mailbox_items,
             changed: Notify::new(),
             turned: Notify::new(),
             sooner: Notify::new(),
@@ -137,36 +136,47 @@ impl Hub {
 
     /// As [`Self::publish_at`], for who wants no more of the items than their acceptance.
     pub fn publish(&self, realm: RealmId, items: Vec<Item>, receipts: bool) -> Result<Accepted, Refused> {
-        self.publish_at(realm, items, receipts, None)
+        self.publish_at(realm, items, receipts, Durability::Accepted)
     }
 
     /// Accepts all items or, when a mailbox is full or a log cannot keep them, none. With `receipts`, the answer can be
-    /// waited for. When this returns, the items have their places in the order of their channels. `asked` is the least
-    /// durability that the publisher wants; none if nobody answers it, and then no log refuses an item.
+    /// waited for. When this returns, the items have their places in the order of their channels. `least` is the durability
+    /// that the publisher wants, if their logs do not promise more.
     pub fn publish_at(
         &self,
         realm: RealmId,
         items: Vec<Item>,
         receipts: bool,
-        asked: Option<Durability>,
+        least: Durability,
     ) -> Result<Accepted, Refused> {
-        let mut logged = self.log.prepare(realm, &items, asked)?;
+        let mut logged = match self.log.prepare(realm, &items, least) {
+            Ok(logged) => logged,
+            Err(refused) => return Err(Refused::Log(refused, items)),
+        };
         let durability = logged.durability();
         let (ballot, answer) = Ballot::new(items.len(), receipts);
         let mut pledge = None;
-        let logs = self.log.open();
-        let mut round = Round { hub: self, realm, ballot: &ballot, pledge: &mut pledge, woken: 0, logs };
+        let dispatch = self.dispatch();
+        let mut round = Round { hub: self, realm, ballot: &ballot, pledge: &mut pledge, dispatch };
         let (mut duplicates, mut dropped) = (0, 0);
         let said = logging::says_channels();
         let mut unheard = Vec::new();
         let mut noted = SmallVec::new();
-        let mut ledger = self.ledger.lock();
+        let mut ledger = self.outlet.ledger.lock();
         let fits = items.iter().all(|item| {
             let shards = ledger.interest.get(&(realm, item.channel.as_str())).map_or(0, |known| known.shards);
-            each(shards).all(|shard| self.mailboxes[shard].has_room(items.len(), self.mailbox_items))
+            each(shards).all(|shard| self.outlet.mailboxes[shard].has_room(items.len(), self.mailbox_items))
         });
-        if !fits {
+        // What waits for the disk comes into mailboxes later.
+        let held = &ledger.held;
+        let waits = logged.waits() && held.items > 0;
+        if !fits || waits && (held.items + items.len() > self.mailbox_items || held.bytes >= MAX_HELD_BYTES) {
             return Err(Refused::Full(items));
+        }
+        if logged.waits()
+            && let Err(refused) = round.dispatch.admit()
+        {
+            return Err(Refused::Log(refused, items));
         }
         let now = self.now_ms();
         for (slot, item) in items.into_iter().enumerate() {
@@ -174,6 +184,7 @@ impl Hub {
             if id.is_some_and(|id| ledger.seen.contains(id, now)) {
                 ballot.add(slot, Receipt { duplicate: true, ..Receipt::default() });
                 duplicates += 1;
+                round.repeat(&mut ledger, &item.channel, id, logged.take(slot));
                 continue;
             }
             match round.take(&mut ledger, (slot, logged.take(slot)), item, id, now) {
@@ -191,11 +202,11 @@ impl Hub {
                 noted.push(id);
             }
         }
-        let Round { woken, logs, .. } = round;
+        let Round { dispatch, .. } = round;
         // A repeated item waits, too: the first may not be on disk yet.
-        let on_disk = logs.finish(logged.strongest());
+        let (woken, on_disk) = dispatch.finish(&mut ledger, logged.strongest());
         drop(ledger);
-        self.wake(woken);
+        self.outlet.wake(woken);
         unheard.iter().for_each(|channel| logging::published(channel, 0));
         let kept = pledge.map(|(pledge, kept)| {
             pledge.settle(Ok(()));
@@ -210,15 +221,15 @@ impl Hub {
         realm: RealmId,
         mut items: Vec<Item>,
         receipts: bool,
-        asked: Option<Durability>,
+        least: Durability,
         patience: Duration,
     ) -> Result<Accepted, Refused> {
         let deadline = Instant::now() + patience;
         loop {
-            let mut room = pin!(self.room.notified());
+            let mut room = pin!(self.outlet.room.notified());
             // Before asking: room that is made in between then wakes us.
             room.as_mut().enable();
-            items = match self.publish_at(realm, items, receipts, asked) {
+            items = match self.publish_at(realm, items, receipts, least) {
                 Err(Refused::Full(items)) => items,
                 outcome => return outcome,
             };
@@ -230,16 +241,16 @@ impl Hub {
 
     /// Lets items be published again whose publisher was told that they are not kept: [`Accepted::noted`].
     pub fn forget_ids(&self, noted: &[u128]) {
-        let mut ledger = self.ledger.lock();
+        let mut ledger = self.outlet.ledger.lock();
         noted.iter().for_each(|digest| ledger.seen.forget(*digest));
     }
 
     /// Asks the origins of all holds again, a few at a time; no order of before counts (spec 5.2, `/recover`).
     pub fn recover(&self) {
-        for known in self.ledger.lock().interest.values_mut() {
+        for known in self.outlet.ledger.lock().interest.values_mut() {
             known.forget();
         }
-        for mailbox in &self.mailboxes {
+        for mailbox in &self.outlet.mailboxes {
             mailbox.queue.lock().recover = true;
             mailbox.mail.notify_one();
         }
@@ -248,7 +259,7 @@ impl Hub {
     /// The place of an outpost among the shards: what [`Hub::join`], [`Hub::leave`], [`Hub::mail`] and [`Hub::take`]
     /// know it by.
     pub fn place(&self, outpost: Outpost) -> usize {
-        self.mailboxes.len() - Outpost::ALL.len() + outpost as usize
+        self.outlet.mailboxes.len() - Outpost::ALL.len() + outpost as usize
     }
 
     /// From now on `shard` gets the items of this channel: to be called before a client can know that
@@ -256,13 +267,18 @@ impl Hub {
     /// (spec 4.3), if it does.
     pub fn join(&self, shard: usize, realm: RealmId, channel: &str) -> Option<Duration> {
         let now = self.now_ms();
-        let mut ledger = self.ledger.lock();
+        let mut ledger = self.outlet.ledger.lock();
         let Ledger { interest, lingering, .. } = &mut *ledger;
         let left_ms = match interest.get_mut(&(realm, channel)) {
             Some(known) => {
                 *lingering -= usize::from(known.stay());
                 known.shards |= 1 << shard;
-                (known.first_ms + FIRST_MS).saturating_sub(now)
+                let is_first = !known.is_heard();
+                let left_ms = (known.hear(now) + FIRST_MS).saturating_sub(now);
+                if is_first {
+                    self.note(&mut ledger, realm, channel);
+                }
+                left_ms
             }
             None => {
                 interest.insert(ChannelKey { realm, name: channel.into() }, Interest::new(1 << shard, now));
@@ -276,8 +292,8 @@ impl Hub {
     /// `poll`: the last subscriber here was a long-poll, whose client may be about to ask again: meanwhile the channel
     /// keeps its order.
     pub fn leave(&self, shard: usize, realm: RealmId, channel: &str, poll: bool) {
-        let mut logs = self.log.open();
-        let mut ledger = self.ledger.lock();
+        let mut dispatch = self.dispatch();
+        let mut ledger = self.outlet.ledger.lock();
         let Ledger { interest, lingering, looks, .. } = &mut *ledger;
         let Some(known) = interest.get_mut(&(realm, channel)) else { return };
         known.shards &= !(1 << shard);
@@ -290,8 +306,8 @@ impl Hub {
             known.linger(until_ms);
             self.look_at(looks, realm, channel, known, until_ms);
         } else {
-            self.close(&mut ledger, &mut logs, realm, channel);
-            logs.finish(Durability::Accepted);
+            self.close(&mut ledger, &mut dispatch, realm, channel);
+            dispatch.finish(&mut ledger, Durability::Accepted);
         }
     }
 
@@ -299,7 +315,7 @@ impl Hub {
     /// about again, and until the next item no order counts.
     pub fn contradicts(&self, realm: RealmId, channel: &str, prev_id: &str) -> bool {
         let digest = self.digest(realm, channel, prev_id);
-        let mut ledger = self.ledger.lock();
+        let mut ledger = self.outlet.ledger.lock();
         let Some(known) = ledger.interest.get_mut(&(realm, channel)) else { return false };
         let contradicts = known.last().is_some_and(|last| last != digest);
         if contradicts {
@@ -310,7 +326,7 @@ impl Hub {
 
     /// A subscriber has missed something of this channel: until its next item no order counts.
     pub fn forget(&self, realm: RealmId, channel: &str) {
-        if let Some(known) = self.ledger.lock().interest.get_mut(&(realm, channel)) {
+        if let Some(known) = self.outlet.ledger.lock().interest.get_mut(&(realm, channel)) {
             known.forget();
         }
     }
@@ -340,12 +356,12 @@ impl Hub {
 
     /// Items that wait for their predecessors.
     pub fn waiting(&self) -> usize {
-        self.ledger.lock().waiting.items
+        self.outlet.ledger.lock().waiting.items
     }
 
     /// From now on, [`Self::changes`] tells which channels of the realm get their first subscriber or lose their last.
     pub fn follow(&self, realm: RealmId) {
-        self.ledger.lock().changed = Some(Changed::new(realm));
+        self.outlet.ledger.lock().changed = Some(Changed::new(realm));
     }
 
     /// What has changed since the last call, when there is something; for one who follows. Only the last state of a
@@ -353,7 +369,7 @@ impl Hub {
     pub async fn changes(&self) -> Changes {
         loop {
             self.changed.notified().await;
-            let mut ledger = self.ledger.lock();
+            let mut ledger = self.outlet.ledger.lock();
             let Ledger { interest, changed, .. } = &mut *ledger;
             if let Some(changes) = changed.as_mut().and_then(|changed| changed.take(interest)) {
                 return changes;
@@ -363,51 +379,50 @@ impl Hub {
 
     /// Channels with a subscriber anywhere.
     pub fn channels(&self) -> usize {
-        let ledger = self.ledger.lock();
+        let ledger = self.outlet.ledger.lock();
         ledger.interest.len() - ledger.lingering
     }
 
     /// Resolves when there is mail for `shard`.
     pub async fn mail(&self, shard: usize) {
-        self.mailboxes[shard].mail.notified().await;
+        self.outlet.mailboxes[shard].mail.notified().await;
     }
 
     /// Moves the next batch of `shard` into `batch`; there is mail again if that was not all. A batch is
     /// so small that, coalesced, it does not overflow the queue of a connection that reads. True when
     /// somebody asked for [`Hub::recover`].
     pub fn take(&self, shard: usize, batch: &mut Vec<Arc<Delivery>>) -> bool {
-        let recover = self.mailboxes[shard].take(batch);
+        let recover = self.outlet.mailboxes[shard].take(batch);
         if !batch.is_empty() {
-            self.room.notify_waiters();
+            self.outlet.room.notify_waiters();
         }
         recover
     }
 
     /// Does what is due, within a limit, and says when more is.
     fn look(&self, now_ms: u64) -> Option<u64> {
-        let mut woken = 0;
-        let mut logs = self.log.open();
-        let mut ledger = self.ledger.lock();
+        let mut dispatch = self.dispatch();
+        let mut ledger = self.outlet.ledger.lock();
         for _ in 0..LOOKS {
-            let Ledger { interest, looks, waiting, .. } = &mut *ledger;
+            let Ledger { interest, looks, waiting, held, .. } = &mut *ledger;
             let Some((realm, name)) = looks.pop(now_ms, interest) else { break };
             let Some(known) = interest.get_mut(&(realm, &*name)) else { continue };
             while let Some(early) = known.expire(now_ms) {
-                woken |= self.release(waiting, &mut logs, early, known.shards, Order::Late);
+                self.release((waiting, held), &mut dispatch, early, known.shards, Order::Late);
                 while let Some(early) = known.follow() {
-                    woken |= self.release(waiting, &mut logs, early, known.shards, Order::Held);
+                    self.release((waiting, held), &mut dispatch, early, known.shards, Order::Held);
                 }
             }
             if known.is_over(now_ms) {
-                self.close(&mut ledger, &mut logs, realm, &name);
+                self.close(&mut ledger, &mut dispatch, realm, &name);
             } else if let Some(due_ms) = known.next_ms() {
                 self.look_at(looks, realm, &name, known, due_ms);
             }
         }
         let next = ledger.looks.next_ms();
-        logs.finish(Durability::Accepted);
+        let (woken, _) = dispatch.finish(&mut ledger, Durability::Accepted);
         drop(ledger);
-        self.wake(woken);
+        self.outlet.wake(woken);
         next
     }
 
@@ -419,57 +434,49 @@ impl Hub {
     }
 
     /// Forgets a channel. Nobody is left to give to what waits for it, but for its log.
-    fn close(&self, ledger: &mut Ledger, logs: &mut Appending<'_>, realm: RealmId, channel: &str) {
+    fn close(&self, ledger: &mut Ledger, dispatch: &mut Dispatch<'_>, realm: RealmId, channel: &str) {
         let Some(mut known) = ledger.interest.remove(&(realm, channel)) else { return };
         ledger.lingering -= usize::from(known.stay());
+        let is_heard = known.is_heard();
         for early in known.into_early() {
             if early.record.is_some() {
-                self.release(&mut ledger.waiting, logs, early, 0, Order::Late);
+                let Ledger { waiting, held, .. } = &mut *ledger;
+                self.release((waiting, held), dispatch, early, 0, Order::Late);
                 continue;
             }
-            ledger.waiting.remove(&early);
+            ledger.waiting.remove(early.delivery.bytes);
             self.early.dropped.fetch_add(1, Relaxed);
             early.delivery.say(Order::Dropped);
         }
-        self.note(ledger, realm, channel);
+        if is_heard {
+            self.note(ledger, realm, channel);
+        }
     }
 
-    /// Gives an item that was early to its subscribers. Returns who they are.
+    /// Gives an item that was early to its subscribers, or to its log first.
     fn release(
         &self,
-        waiting: &mut Waiting,
-        logs: &mut Appending<'_>,
+        (waiting, held): (&mut Waiting, &mut Waiting),
+        dispatch: &mut Dispatch<'_>,
         early: Early,
         shards: u64,
         order: Order,
-    ) -> u64 {
-        waiting.remove(&early);
+    ) {
+        let Early { mut delivery, promises, record, id } = early;
+        waiting.remove(delivery.bytes);
         let count = if order == Order::Late { &self.early.late } else { &self.early.in_turn };
         count.fetch_add(1, Relaxed);
-        let Early { mut delivery, promise, record } = early;
         delivery.say(order);
-        let durability = record.as_ref().map_or(Durability::Accepted, Record::durability);
         delivery.slow = record.as_ref().and_then(Record::slow);
-        delivery.place = record.and_then(|record| logs.append(delivery.realm, &delivery.channel, record));
-        if let Some(promise) = promise {
-            delivery.pledge = promise.pass_on(each(shards & self.keepers).count());
-            logs.when(durability, |outcome| {
-                promise.settle(outcome.map_err(|error| Broken(error.to_string().into())));
-            });
-        }
-        self.send(*delivery, shards);
-        shards
+        let appended = dispatch.append(delivery.realm, &delivery.channel, record);
+        // Its publishers may wait for more than its subscribers do.
+        promises.iter().for_each(|(promise, durability)| dispatch.promise(*durability, promise.again()));
+        let promises = promises.into_iter().map(|(promise, _)| promise).collect();
+        dispatch.send(held, appended, Parcel { delivery, promises, id }, shards);
     }
 
-    fn send(&self, delivery: Delivery, shards: u64) {
-        let delivery = Arc::new(delivery);
-        for shard in each(shards) {
-            self.mailboxes[shard].push(Arc::clone(&delivery));
-        }
-    }
-
-    fn wake(&self, shards: u64) {
-        each(shards).for_each(|shard| self.mailboxes[shard].mail.notify_one());
+    fn dispatch(&self) -> Dispatch<'_> {
+        Dispatch::new(&self.outlet, self.log.open())
     }
 
     fn note(&self, ledger: &mut Ledger, realm: RealmId, channel: &str) {
@@ -478,7 +485,7 @@ impl Hub {
         {
             self.changed.notify_one();
         }
-        let subscribed = ledger.interest.contains_key(&(realm, channel));
+        let subscribed = ledger.interest.get(&(realm, channel)).is_some_and(Interest::is_heard);
         if let Some(feed) = ledger.feeds.get_mut(&realm) {
             feed.note(channel, subscribed);
             self.turned.notify_waiters();
@@ -520,11 +527,13 @@ struct Ledger {
     feeds: HashMap<RealmId, Feed>,
     looks: Looks,
     waiting: Waiting,
+    /// What waits for its log to keep it.
+    held: Waiting,
     /// Channels that have no subscriber and keep their order for a while.
     lingering: usize,
 }
 
-/// Early items of all channels.
+/// Items of all channels that are still to be delivered.
 #[derive(Debug, Default)]
 struct Waiting {
     items: usize,
@@ -536,26 +545,15 @@ impl Waiting {
         self.items < MAX_WAITING && self.bytes < MAX_WAITING_BYTES
     }
 
-    fn add(&mut self, early: &Early) {
+    const fn add(&mut self, bytes: usize) {
         self.items += 1;
-        self.bytes += early.delivery.bytes;
+        self.bytes += bytes;
     }
 
-    fn remove(&mut self, early: &Early) {
+    const fn remove(&mut self, bytes: usize) {
         self.items -= 1;
-        self.bytes -= early.delivery.bytes;
+        self.bytes -= bytes;
     }
-}
-
-/// What became of items that came before their predecessors.
-#[derive(Debug, Default)]
-pub struct EarlyCounts {
-    /// Their predecessors came.
-    pub in_turn: AtomicU64,
-    /// They went out without them.
-    pub late: AtomicU64,
-    /// There was no room for them, or nobody left who subscribed.
-    pub dropped: AtomicU64,
 }
 
 fn digest_of(hashes: &[RandomState; 2], realm: RealmId, channel: &str, id: &str) -> u128 {
@@ -582,6 +580,8 @@ const MAX_LINGERING: usize = 200_000;
 /// Early items of all channels together, besides the limit of each.
 const MAX_WAITING: usize = 65_536;
 const MAX_WAITING_BYTES: usize = 64 << 20;
+/// What waits for the disk before it is delivered, besides `hub.mailbox_items`: a mailbox's worth.
+const MAX_HELD_BYTES: usize = 64 << 20;
 /// Channels that are looked at under one lock.
 const LOOKS: usize = 256;
 /// Interest is a bit a shard, and one for each outpost.
@@ -660,7 +660,9 @@ mod tests {
     async fn a_publisher_waits_for_room_and_gives_up() {
         let hub = hub(1, 1);
         hub.join(0, R, "a");
-        let publish = || hub.publish_within(R, vec![item("a", None)], false, None, Duration::from_secs(5));
+        let publish = || {
+            hub.publish_within(R, vec![item("a", None)], false, Durability::Accepted, Duration::from_secs(5))
+        };
         publish().await.unwrap();
         let make_room = async {
             tokio::time::advance(Duration::from_secs(1)).await;
@@ -743,7 +745,7 @@ mod tests {
         let settle = || {
             let mut batch = Vec::new();
             hub.take(webhooks, &mut batch);
-            batch.iter().for_each(|delivery| delivery.kept(Ok(())));
+            batch.iter().for_each(|delivery| delivery.kept(&Ok(())));
         };
         settle();
         assert!(tokio::time::timeout(Duration::ZERO, &mut first.0).await.is_err());
@@ -765,7 +767,7 @@ mod tests {
         let settle = |outcomes: [Result<(), Broken>; 2]| {
             let mut batch = Vec::new();
             hub.take(webhooks, &mut batch);
-            batch.iter().zip(outcomes).for_each(|(delivery, outcome)| delivery.kept(outcome));
+            batch.iter().zip(outcomes).for_each(|(delivery, outcome)| delivery.kept(&outcome));
         };
         let mut kept = publish();
         assert!(tokio::time::timeout(Duration::ZERO, &mut kept.0).await.is_err());

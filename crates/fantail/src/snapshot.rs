@@ -97,8 +97,8 @@ impl Snapshot {
     /// Until when a client's `Grip-Sig` is good, in Unix seconds, if it is (spec 1.4): it is another Fantail's, or
     /// a Pushpin's.
     pub fn trusts(&self, headers: &HeaderMap, now: u64) -> Option<u64> {
-        let token = headers.get(forward::GRIP_SIG)?;
-        self.verifier.as_ref()?.good_until(token.as_bytes(), now)
+        let verifier = self.verifier.as_ref()?;
+        verifier.good_until(headers.get(forward::GRIP_SIG)?.as_bytes(), now)
     }
 }
 

@@ -2,7 +2,9 @@
 //! shares one, because a commit costs an fsync. It never looks at what is written.
 
 use std::{
-    fs, io,
+    fs::{self, OpenOptions},
+    io,
+    os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
     sync::Arc,
     thread,
@@ -118,6 +120,9 @@ impl Store {
 }
 
 fn database(path: &Path, cache_bytes: usize) -> Result<Database, DatabaseError> {
+    // Secrets may be in it: it is this user's alone. An empty file is filled.
+    let made = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path);
+    made.map_err(|error| DatabaseError::Storage(redb::StorageError::Io(error)))?;
     Database::builder().set_cache_size(cache_bytes).set_check_integrity_on_open(true).create(path)
 }
 
@@ -183,6 +188,8 @@ mod tests {
         let path = folder.path().join("new/t.redb");
         let (store, set_aside) = Store::open(&path, 1 << 20).unwrap();
         assert!(set_aside.is_none());
+        let mode = std::os::unix::fs::PermissionsExt::mode(&fs::metadata(&path).unwrap().permissions());
+        assert_eq!(mode & 0o777, 0o600);
         let (sender, done) = std::sync::mpsc::channel();
         for key in 0..100 {
             let sender = sender.clone();

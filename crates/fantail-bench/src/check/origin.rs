@@ -121,7 +121,7 @@ impl<'a> Asked<'a> {
         match self.path {
             "/stream" | "/next" => self.stream(&states),
             "/poll" => Self::poll(&states),
-            "/ws" => Self::websocket(&states, body),
+            "/ws" => self.websocket(&states, body),
             _ => response("", "up\n"),
         }
     }
@@ -189,16 +189,17 @@ impl<'a> Asked<'a> {
         response(&head, "")
     }
 
-    fn websocket(states: &[State<'_>], events: &[u8]) -> Vec<u8> {
+    fn websocket(&self, states: &[State<'_>], events: &[u8]) -> Vec<u8> {
         let mut body = String::new();
         let opening = events.starts_with(b"OPEN\r\n");
         if opening {
             body.push_str("OPEN\r\n");
         }
         let told = states.iter().any(|state| state.broken);
-        // A request without events asks for what is missing.
+        // Of what is open already, only what the server asks for is missing.
+        let asked = |name: &str| opening || self.broken.iter().any(|(broken, _)| *broken == name);
         if opening || events.is_empty() {
-            for state in states {
+            for state in states.iter().filter(|state| asked(state.name)) {
                 state
                     .missed
                     .iter()
@@ -301,6 +302,10 @@ mod tests {
         let opened = answer("POST /ws?ch=origin-1&after=origin-1:0.9 HTTP/1.1\r\n", "OPEN\r\n");
         assert!(opened.contains(&item(10)) && opened.contains(r#""channel":"origin-1","prev-id":"0.10"}"#));
         assert!(opened.ends_with("m:ready\r\n"));
+        let asked = "POST /ws?ch=origin-1&after=origin-1:0.2&ch=origin-2&after=origin-2:0.1 HTTP/1.1\r\n\
+                     Grip-Last: origin-1; last-id=0.9\r\n";
+        let told = answer(asked, "");
+        assert!(told.contains(&item(10)) && !told.contains(&item(9)) && !told.contains("origin-2"), "{told}");
         let first = answer("GET /poll?ch=origin-1 HTTP/1.1\r\n", "");
         assert!(first.ends_with("\r\n\r\nat origin-1 0.10\n"), "{first}");
     }

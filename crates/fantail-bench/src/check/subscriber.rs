@@ -270,6 +270,8 @@ impl<'a> Subscriber<'a> {
                 let line = String::from_utf8_lossy(&line[..end]).into_owned();
                 match line.strip_prefix("data: ") {
                     Some(data) => self.take(data),
+                    // What was the last id is none any more.
+                    None if line == "id" => (0..self.channels.len()).for_each(|index| self.gap(index)),
                     None if line.is_empty() || line.starts_with(':') || line.starts_with("id: ") => {}
                     None => self.take(&line),
                 }

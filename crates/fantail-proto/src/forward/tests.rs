@@ -229,6 +229,26 @@ fn forwarded_for() {
 }
 
 #[test]
+fn who_a_request_is_from() {
+    let peer: IpAddr = "9.9.9.9".parse().unwrap();
+    for (rules, came, expected) in [
+        ("", &["1.1.1.1, 2.2.2.2", "3.3.3.3"][..], "1.1.1.1"),
+        ("append", &["1.1.1.1, 2.2.2.2"], "1.1.1.1"),
+        ("truncate:2,append", &["1.1.1.1, 2.2.2.2", "3.3.3.3"], "2.2.2.2"),
+        ("truncate:9", &[" ,2001:db8::1"], "2001:db8::1"),
+        ("truncate:0,append", &["1.1.1.1"], "9.9.9.9"),
+        ("", &["unknown, 1.1.1.1"], "9.9.9.9"),
+        ("", &[], "9.9.9.9"),
+    ] {
+        let lines: Vec<_> = came.iter().map(|value| ("x-forwarded-for", *value)).collect();
+        let own = ForwardedFor::parse(rules).unwrap();
+        let rules = Rules { forwarded_for_trusted: own, ..Rules::default() };
+        let from = rules.client(true, &headers(&lines), Some(peer));
+        assert_eq!(from, Some(expected.parse().unwrap()), "{came:?}");
+    }
+}
+
+#[test]
 fn loops_are_seen() {
     let rules = Rules { cdn_loop: Some(HeaderValue::from_static("mine")), ..Rules::default() };
     let route = no_grip();

@@ -13,9 +13,15 @@ fn entry(id: Option<&str>, at_s: u32) -> Entry {
 fn ring(ids: std::ops::Range<u32>) -> Ring {
     let mut ring = Ring::new(7);
     for id in ids {
-        ring.push(entry(Some(&id.to_string()), id));
+        keep(&mut ring, entry(Some(&id.to_string()), id));
     }
     ring
+}
+
+fn keep(ring: &mut Ring, entry: Entry) -> Place {
+    let place = ring.push(entry);
+    ring.keep(place.position);
+    place
 }
 
 fn ids(ring: &Ring, from: &Start, now_s: u32) -> Option<Vec<String>> {
@@ -36,8 +42,8 @@ fn what_an_id_proves() {
     log.trim(&Limits { items: 2, ..ROOMY }, 9);
     assert_eq!(ids(&log, &from("3"), 9).unwrap(), ["4"]);
     assert_eq!(ids(&log, &from("2"), 9), None, "what came behind it is there, but it is not known any more");
-    log.push(entry(None, 9));
-    log.push(entry(Some("3"), 9));
+    keep(&mut log, entry(None, 9));
+    keep(&mut log, entry(Some("3"), 9));
     assert!(ids(&log, &from("3"), 9).unwrap().is_empty(), "of repeated ids the newest counts");
     assert_eq!(ids(&log, &from("4"), 9).unwrap(), ["", "3"]);
 }
@@ -104,6 +110,35 @@ fn limits() {
     assert!(log.is_empty() && log.next() == 6 && log.bytes() == 0);
 }
 
+/// Nobody is given what is pending, nothing is dropped for it, and what is not kept leaves no trace.
+#[test]
+fn what_is_pending_is_not_there_yet() {
+    let mut log = ring(0..5);
+    let bytes = log.bytes();
+    let places: Vec<u64> = (5..8).map(|id| log.push(entry(Some(&id.to_string()), id)).position).collect();
+    assert_eq!((log.end(), log.next(), log.len(), log.newest_id()), (6, 9, 8, Some("7")));
+    assert_eq!(ids(&log, &from("2"), 9).unwrap(), ["3", "4"]);
+    assert_eq!(ids(&log, &from("5"), 9), None);
+    assert_eq!(ids(&log, &Start::Last(2), 9).unwrap(), ["3", "4"]);
+    assert_eq!(ids(&log, &Start::Since(3), 9).unwrap(), Vec::<String>::new());
+    assert_eq!(log.trim(&Limits { items: 5, bytes, ..ROOMY }, 9), 0);
+    log.keep(places[1]);
+    assert_eq!(ids(&log, &from("4"), 9).unwrap(), ["5", "6"]);
+    log.trim(&Limits { items: 2, ..ROOMY }, 9);
+    assert_eq!((log.first(), log.len()), (6, 3));
+    assert_eq!(log.drop_pending(), (1, bytes / 5));
+    assert!(!log.has_pending());
+    assert_eq!(ids(&log, &from("5"), 9).unwrap(), ["6"]);
+    assert_eq!(
+        keep(&mut log, entry(Some("8"), 9)).position,
+        places[2],
+        "nobody has seen what had this place"
+    );
+    log.push(entry(Some("9"), 9));
+    log.trim(&Limits { age_s: 0, ..ROOMY }, 9);
+    assert_eq!((log.len(), log.drop_oldest()), (1, 0));
+}
+
 #[test]
 fn patterns() {
     for (pattern, name, expected) in [
@@ -138,7 +173,7 @@ proptest! {
     ) {
         let mut log = Ring::new(1);
         for (n, id) in pushed.iter().enumerate() {
-            let place = log.push(entry(Some(&id.to_string()), n as u32));
+            let place = keep(&mut log, entry(Some(&id.to_string()), n as u32));
             prop_assert_eq!(place, Place { epoch: 1, position: n as u64 + 1 });
             log.trim(&Limits { items, ..ROOMY }, n as u32);
             prop_assert!(log.len() <= items);

@@ -32,6 +32,7 @@ impl From<WsKind> for Opcode {
 pub struct Frame<'p> {
     opcode: Opcode,
     deflated: bool,
+    fin: bool,
     payload: &'p [u8],
 }
 
@@ -59,13 +60,18 @@ impl<'p> Frame<'p> {
     /// A control frame's payload is cut at [`CONTROL_MAX`] bytes.
     pub fn new(opcode: Opcode, payload: &'p [u8]) -> Self {
         let cut = if opcode.is_control() { payload.len().min(CONTROL_MAX) } else { payload.len() };
-        Self { opcode, deflated: false, payload: &payload[..cut] }
+        Self { opcode, deflated: false, fin: true, payload: &payload[..cut] }
     }
 
     /// A text or binary message whose payload is compressed already (RFC 7692 section 6): only for peers
     /// that agreed to permessage-deflate.
     pub fn deflated(opcode: Opcode, payload: &'p [u8]) -> Self {
         Self { deflated: true, ..Self::new(opcode, payload) }
+    }
+
+    /// A part of a message that goes on unless it is the last (RFC 6455 section 5.4).
+    pub fn part(opcode: Opcode, payload: &'p [u8], last: bool) -> Self {
+        Self { fin: last, ..Self::new(opcode, payload) }
     }
 
     /// A server's frame, in one piece of memory that all receivers share.
@@ -100,7 +106,7 @@ impl<'p> Frame<'p> {
     /// The head up to the masking key, and its length in bytes.
     fn head(self, masked: bool) -> ([u8; HEAD_MAX], usize) {
         let mut head = [0; HEAD_MAX];
-        head[0] = FIN | if self.deflated { RSV1 } else { 0 } | self.opcode as u8;
+        head[0] = if self.fin { FIN } else { 0 } | if self.deflated { RSV1 } else { 0 } | self.opcode as u8;
         let size = self.payload.len();
         let (short, len) = match size {
             ..126 => (size as u8, 2),
@@ -161,6 +167,12 @@ mod tests {
         assert_eq!(masked, b"\x81\x85\x37\xfa\x21\x3d\x7f\x9f\x4d\x51\x58");
         let deflated = Frame::deflated(Opcode::Text, b"\xf2\x48\xcd\xc9\xc9\x07\x00");
         assert_eq!(deflated.to_bytes(), &b"\xc1\x07\xf2\x48\xcd\xc9\xc9\x07\x00"[..]);
+    }
+
+    #[test]
+    fn parts() {
+        assert_eq!(Frame::part(Opcode::Text, b"Hel", false).to_bytes(), &b"\x01\x03Hel"[..]);
+        assert_eq!(Frame::part(Opcode::Continuation, b"lo", true).to_bytes(), &b"\x80\x02lo"[..]);
     }
 
     #[test]

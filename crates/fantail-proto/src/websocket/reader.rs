@@ -24,6 +24,7 @@ pub struct Reader {
     role: Role,
     deflate: bool,
     ended: bool,
+    relays: bool,
     /// Something is half-way.
     partial: Option<Box<Partial>>,
 }
@@ -58,6 +59,13 @@ pub enum Event {
     Pong(Bytes),
     /// The last event. `None`: without a code.
     Close(Option<Close>),
+    /// Of a message that is passed on before its end, see [`Reader::relay`]: the parts of a text are UTF-8 together.
+    Part {
+        /// Of the first text or binary, of the others continuation.
+        opcode: Opcode,
+        payload: Bytes,
+        last: bool,
+    },
 }
 
 /// What the peer did wrong: always the end of the connection.
@@ -100,7 +108,26 @@ pub enum Violation {
 impl Reader {
     /// `deflate`: permessage-deflate was agreed on.
     pub fn new(role: Role, deflate: bool) -> Self {
-        Self { role, deflate, ended: false, partial: None }
+        Self { role, deflate, ended: false, relays: false, partial: None }
+    }
+
+    /// From now on, what a message has over the limits is no violation: it comes in [`Event::Part`]s, as it arrives. One
+    /// that is compressed must be had whole all the same.
+    pub fn relay(&mut self, relays: bool) {
+        self.relays = relays;
+    }
+
+    /// Whether there is a message half-way that may come in parts.
+    pub fn may_part(&self) -> bool {
+        let message = self.partial.as_ref().and_then(|partial| partial.message.as_ref());
+        message.is_some_and(|message| message.may_part(self.relays))
+    }
+
+    /// What has arrived of such a message.
+    pub fn take_part(&mut self) -> Option<Event> {
+        let relays = self.relays;
+        let message = self.partial.as_mut()?.message.as_mut().filter(|message| message.may_part(relays))?;
+        message.part(false).ok().flatten()
     }
 
     /// The next event; what was used is taken from the front of `input` (and unmasked where it lies).
@@ -201,6 +228,7 @@ impl Reader {
         let (deflated, kept) = match (head.opcode, message) {
             (Opcode::Continuation, None) => return Err(Violation::NothingToContinue),
             (Opcode::Continuation, Some(_)) if head.deflated => return Err(Violation::ReservedBit),
+            (Opcode::Continuation, Some(message)) if message.may_part(self.relays) => return Ok(()),
             (Opcode::Continuation, Some(message)) if message.fragments >= limits.fragments => {
                 return Err(Violation::TooManyFragments);
             }
@@ -209,7 +237,7 @@ impl Reader {
             (_, None) => (head.deflated, 0),
         };
         let max = if deflated { deflate::compressed_max(limits.message) } else { limits.message };
-        if head.left > max.saturating_sub(kept) as u64 {
+        if head.left > max.saturating_sub(kept) as u64 && (deflated || !self.relays) {
             return Err(Violation::TooLong);
         }
         Ok(())
@@ -245,12 +273,24 @@ impl Reader {
         let partial = self.partial.get_or_insert_default();
         let message = partial.message.get_or_insert_with(|| Message::new(&head));
         message.push(payload)?;
-        if head.left > 0 {
+        let ended = head.left == 0;
+        message.fragments += u32::from(ended);
+        let last = ended && head.fin;
+        let excess = message.data.len() > limits.message || !last && message.fragments >= limits.fragments;
+        let part = if message.is_parted() || excess && message.may_part(self.relays) {
+            Some(message.part(last)?)
+        } else {
+            None
+        };
+        if !ended {
             partial.frame = Some(head);
-            return Ok(None);
+        } else if part.is_some() && last {
+            partial.message = None;
         }
-        message.fragments += 1;
-        if !head.fin {
+        if let Some(part) = part {
+            return Ok(part);
+        }
+        if !last {
             return Ok(None);
         }
         partial.message.take().map(|message| message.finish(limits, inflater)).transpose()

@@ -85,6 +85,8 @@ pub(super) enum Invalid {
     CdnLoop(String),
     #[error(r#""{0}" is not an origin: write "https://example.com", with a port if it is not the usual one"#)]
     Origin(String),
+    #[error(r#""{0}" is no place: write "HOST:PORT""#)]
+    LinkHost(String),
     #[error(r#""{0}" is no level: write "error", "warn", "info", "debug" or "trace""#)]
     Level(String),
     #[error(r#""{0}" is not a realm's id: write 1 to 64 of A–Z, a–z, 0–9, "_" and "-""#)]
@@ -349,10 +351,18 @@ struct Grip {
     max_timeout: String,
     update_on_first_subscription: bool,
     updates_per_second: u32,
+    link_hosts: Vec<String>,
 }
 
 impl Grip {
     fn build(self) -> Result<super::Grip, Invalid> {
+        let is_place = |text: &str| {
+            let (host, port) = text.rsplit_once(':').unwrap_or_default();
+            !host.is_empty() && port.parse::<u16>().is_ok_and(|port| port > 0)
+        };
+        if let Some(text) = self.link_hosts.iter().find(|text| !is_place(text)) {
+            return Err(Invalid::LinkHost(text.clone()));
+        }
         Ok(super::Grip {
             subscriptions: at_least(1, self.subscriptions)?,
             channel_bytes: at_least(1, self.channel_bytes)?,
@@ -360,6 +370,7 @@ impl Grip {
             max_timeout: time_limit(&self.max_timeout)?,
             update_on_first_subscription: self.update_on_first_subscription,
             updates_per_second: at_least(1, self.updates_per_second)?,
+            link_hosts: self.link_hosts,
         })
     }
 }

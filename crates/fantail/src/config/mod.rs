@@ -379,6 +379,8 @@ pub struct Grip {
     pub max_timeout: Duration,
     pub update_on_first_subscription: bool,
     pub updates_per_second: u32,
+    /// `HOST:PORT`s.
+    pub link_hosts: Vec<String>,
 }
 
 #[derive(Clone, Debug)]

@@ -188,6 +188,7 @@ fn bad_files_are_refused() {
         ("[proxy]\ncdn_loop = \"a\\r\\nb\"\n", "CDN-Loop"),
         ("[proxy]\norig_headers_need_mark = [\"a b\"]\n", "not a header's name"),
         ("[proxy]\nx_forwarded_for = \"appendix\"\n", "no rule"),
+        ("[grip]\nlink_hosts = [\"http://a:80/\"]\n", "no place"),
         ("[[realm]]\nid = \"a b\"\n", "fantail.toml:1:1: realm: "),
         (
             "[[realm]]\nid = \"a\"\nkey = \"k\"\n",

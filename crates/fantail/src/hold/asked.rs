@@ -24,12 +24,16 @@ pub struct Asked {
     pub presence: Option<Rc<Presence>>,
     /// Where to go on: of a stream, or of a response that is not held and is continued elsewhere.
     pub next: Option<GripLink>,
+    /// It is the latter: its link is followed at once.
+    pub continues: bool,
     /// Who is to hear when the hold is gone.
     pub gone: Option<GripLink>,
     /// Where filters ask from, if there are any that do.
     pub trail: Option<Rc<Trail>>,
     /// Whose it is, for the server that keeps sessions.
     pub session: Option<String>,
+    /// Its response is a stream of events: a client of it comes back with the id that it has last.
+    pub events: bool,
     /// What it gets of channels that do not say it themselves when it is slow: the route's.
     pub slow: Slow,
 }

@@ -9,7 +9,7 @@ use fantail_pin::{Outcome, Payload, PinId, Tally};
 use fantail_proto::{
     filter::{question::Word, template::TemplateError},
     item::WrittenFor,
-    render::{Chunk, Message, MessagePart, StreamPart},
+    render::{Chunk, Message, MessagePart, Rendered, StreamPart},
 };
 use hashbrown::{HashMap, HashSet};
 use smallvec::SmallVec;
@@ -63,8 +63,8 @@ pub(super) struct Work {
     pub(super) lost: Option<TemplateError>,
     /// What the hold that is being sorted gets.
     gets: Vec<usize>,
-    /// Items that wait for streams, made once for all.
-    parked: HashMap<(usize, Option<usize>), Rc<Parked>>,
+    /// Items that wait for streams, or (true) for WebSockets, made once for all.
+    parked: HashMap<(bool, usize, Option<usize>), Rc<Parked>>,
     /// Lists of targets to be used again: a broadcast allocates nothing per subscriber.
     spare: Vec<Vec<PinId>>,
 }
@@ -186,8 +186,8 @@ impl Holds {
                 }
             }
         }
-        // Items that are nothing to a stream may show one with a position that it has missed others.
-        let counts = |channel| list == List::Streams && self.channels.is_mixed(channel);
+        // Items that are nothing to a hold may show one with a position that it has missed others.
+        let counts = |channel| self.channels.is_mixed(channel);
         by_channel.retain(|(channel, items)| !items.is_empty() || counts(*channel));
         let alone = by_channel.len() == 1;
         for (channel, items) in by_channel {
@@ -228,9 +228,9 @@ impl Holds {
             if self.is_left_to_log(work, id, channel, item) || self.stands_behind(work, id, channel, item) {
                 continue;
             }
-            let looks = list == List::Streams && !work.from_log && self.has_standing(id);
-            let rendered = &work.batch[item].item;
-            let turn = if looks { self.turn_of(id, channel, rendered) } else { Turn::Deliver };
+            let looks = !work.from_log && self.has_standing(id);
+            let turn =
+                if looks { self.turn_in(list, id, channel, &work.batch[item].item) } else { Turn::Deliver };
             let part = work.part(list, item);
             if turn == Turn::Pass {
                 work.receipts[item].recovered += 1;
@@ -240,8 +240,8 @@ impl Holds {
             if turn == Turn::Wait {
                 // What is lost to an error is missing, and found to be.
                 if let Ok(place) = gotten {
-                    let parked = work.parked(item, place);
-                    self.park(id, channel, parked);
+                    let parked = work.parked(list, item, place);
+                    self.set_aside(list, id, channel, parked);
                     work.receipts[item].recovered += u64::from(part.is_some());
                 }
                 continue;
@@ -249,7 +249,7 @@ impl Holds {
             match gotten {
                 Ok(Some(place)) => {
                     work.add(list, &mut gets, place);
-                    if looks {
+                    if looks && list == List::Streams {
                         self.heard(id, channel);
                     }
                 }
@@ -301,6 +301,22 @@ impl Holds {
             }
             Err(error) => Err(error),
         })
+    }
+
+    /// What an item is to a hold that has something particular.
+    fn turn_in(&mut self, list: List, id: PinId, channel: u32, item: &Rendered) -> Turn {
+        match list {
+            List::Streams => self.turn_of(id, channel, item),
+            List::WebSockets | List::SockJs => self.turn_of_message(id, channel, item),
+            List::Polls => Turn::Deliver,
+        }
+    }
+
+    fn set_aside(&mut self, list: List, id: PinId, channel: u32, item: Rc<Parked>) {
+        match list.is_spoken_to() {
+            true => self.park_message(id, channel, item),
+            false => self.park(id, channel, item),
+        }
     }
 
     /// The channel that an item of the batch came on, if a hold has it. A WebSocket may have left it since, and

@@ -3,15 +3,15 @@
 
 use std::{
     collections::{HashMap, VecDeque},
-    hash::{BuildHasher, RandomState},
     rc::Rc,
 };
 
 use bytes::Bytes;
 use fantail_pin::{Form, KeepAlive, Outcome, Payload, PinId, Tally};
 use fantail_proto::{
+    log::Place,
     recovery::{self, Step},
-    render::{Chunk, Rendered, StreamPart},
+    render::{Chunk, Message, Rendered, StreamPart},
 };
 use smallvec::SmallVec;
 
@@ -33,6 +33,8 @@ pub(super) struct Follow {
     heard: SmallVec<[u32; 2]>,
     /// The round that it goes with.
     round: Option<u64>,
+    /// Pages in a row that went on and had next to nothing for the client.
+    scanty: u8,
 }
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -56,20 +58,25 @@ struct Waiting {
 /// An item that waits for many streams.
 #[derive(Debug)]
 pub(super) struct Parked {
-    id: Option<String>,
-    prev_id: Option<String>,
-    part: Option<ParkedPart>,
+    pub(super) id: Option<String>,
+    pub(super) prev_id: Option<String>,
+    /// In the log of its channel.
+    pub(super) place: Option<Place>,
+    pub(super) part: Option<ParkedPart>,
 }
 
 #[derive(Clone, Debug)]
 pub(super) enum ParkedPart {
     Content(Chunk),
     End,
+    Message(Message),
+    /// A WebSocket's end, by this frame.
+    Close(Bytes),
 }
 
 impl Parked {
-    pub(super) fn new(item: &Rendered, part: Option<ParkedPart>) -> Rc<Self> {
-        Rc::new(Self { id: item.id.clone(), prev_id: item.prev_id.clone(), part })
+    pub(super) fn new(item: &Rendered, place: Option<Place>, part: Option<ParkedPart>) -> Rc<Self> {
+        Rc::new(Self { id: item.id.clone(), prev_id: item.prev_id.clone(), place, part })
     }
 }
 
@@ -84,6 +91,7 @@ impl Follow {
             fresh: false,
             heard: SmallVec::new(),
             round: None,
+            scanty: 0,
         }
     }
 
@@ -115,6 +123,8 @@ pub struct Page {
     /// Where to go on from it.
     pub next: Option<GripLink>,
     pub body: Bytes,
+    /// The body has next to nothing for a client.
+    pub scanty: bool,
 }
 
 /// What a page holds its streams with.
@@ -136,43 +146,6 @@ pub struct Fetch {
     /// Not answered by what was asked for before.
     pub fresh: bool,
     pub pins: Vec<PinId>,
-}
-
-/// When links are followed without a cause: streams with the same link and time go in one round, which began with the
-/// first of them.
-#[derive(Debug, Default)]
-pub(super) struct Rounds {
-    /// By what makes them the same: when it began, and how many go with it.
-    rounds: HashMap<u64, (u64, usize)>,
-    hash: RandomState,
-}
-
-impl Rounds {
-    /// Joins a round. Returns which.
-    fn join(&mut self, link: &GripLink, now_ms: u64) -> u64 {
-        let trail =
-            (std::sync::Arc::as_ptr(&link.trail.route).addr(), link.place.authority(), link.place.path());
-        let round = self.hash.hash_one((trail, link.timeout_ms));
-        self.rounds.entry(round).or_insert((now_ms, 0)).1 += 1;
-        round
-    }
-
-    fn leave(&mut self, round: u64) {
-        if let Some((_, streams)) = self.rounds.get_mut(&round) {
-            *streams -= 1;
-            if *streams == 0 {
-                self.rounds.remove(&round);
-            }
-        }
-    }
-
-    /// From `now_ms` to its next turn.
-    fn left_ms(&self, round: u64, timeout_ms: u32, now_ms: u64) -> u32 {
-        let began_ms = self.rounds.get(&round).map_or(now_ms, |(began_ms, _)| *began_ms);
-        let into = (now_ms - began_ms) % u64::from(timeout_ms.max(1));
-        // Less than the time-out.
-        timeout_ms - u32::try_from(into).unwrap_or(0)
-    }
 }
 
 impl Holds {
@@ -223,6 +196,9 @@ impl Holds {
     /// A stream stands in line, and an item came that it may go on from: its page was ahead of its items, or what was
     /// missing was late.
     pub(super) fn rejoin(&mut self, id: PinId) {
+        if self.is_websocket(id) {
+            return self.rejoin_websocket(id);
+        }
         let Some(follow) = self.follow(id).filter(|follow| follow.stage == Stage::Behind) else { return };
         if follow.again {
             return;
@@ -386,8 +362,18 @@ impl Holds {
         pins.iter().filter(|id| self.fetches(**id)).map(|id| self.pins.queue_len(*id)).max()
     }
 
+    /// Subscribes streams to what is new on a page that they are about to get: whoever sees it may count on its channels.
+    /// Items wait until [`Self::page`].
+    pub fn begin_page(&mut self, pins: &[PinId], page: &Page) {
+        let Some(held) = &page.hold else { return };
+        for id in pins.iter().copied().filter(|id| self.fetches(*id)).collect::<Vec<_>>() {
+            self.join_new(id, held);
+        }
+    }
+
     /// Gives streams the page that they have waited for.
     pub fn page(&mut self, pins: &[PinId], page: &Page) {
+        self.begin_page(pins, page);
         let pins: Vec<PinId> = pins.iter().copied().filter(|id| self.fetches(*id)).collect();
         self.write_page(&pins, &page.body);
         for id in pins {
@@ -398,7 +384,13 @@ impl Holds {
                     if let Some(follow) = self.follow(id) {
                         follow.link = Some(next.clone());
                         follow.stage = Stage::Behind;
-                        self.updates.urgent.push(id);
+                        follow.scanty = if page.scanty { follow.scanty.saturating_add(1) } else { 0 };
+                        // Pages that lead in a circle must not be asked for as fast as their origin answers.
+                        if follow.scanty < MAX_SCANTY {
+                            self.updates.urgent.push(id);
+                        } else {
+                            self.updates.push(id, self.now_ms);
+                        }
                     }
                 }
                 (None, None) => _ = self.close_stream(id),
@@ -424,9 +416,30 @@ impl Holds {
         self.collect();
     }
 
-    fn hold_on(&mut self, id: PinId, held: &Held, next: Option<GripLink>) {
-        let Some(Hold { subs, standing: Some(standing), .. }) = self.pins.get_mut(id) else { return };
+    /// Joins those channels of a page that a stream does not have yet. If it is behind there, its link is followed again.
+    fn join_new(&mut self, id: PinId, held: &Held) {
+        let Some(Hold { standing: Some(standing), .. }) = self.pins.get_mut(id) else { return };
         standing.meta.clone_from(&held.meta);
+        let link = standing.follow.as_ref().and_then(|follow| follow.link.as_ref());
+        let Some(realm) = link.map(|link| link.trail.route.realm) else { return };
+        for subscription in &held.subscriptions {
+            let Subscription { channel: name, prev_id, .. } = subscription;
+            let known = self.channels.find(realm, name);
+            let has = |hold: &Hold| hold.subs.iter().any(|sub| Some(sub.channel) == known);
+            if self.pins.get(id).is_none_or(has) {
+                continue;
+            }
+            self.join(id, realm, List::Streams, subscription.clone());
+            if prev_id.as_ref().is_some_and(|prev_id| self.channels.contradicts(realm, name, prev_id))
+                && let Some(follow) = self.follow(id)
+            {
+                follow.again = true;
+            }
+        }
+    }
+
+    fn hold_on(&mut self, id: PinId, held: &Held, next: Option<GripLink>) {
+        let Some(Hold { standing: Some(standing), .. }) = self.pins.get_mut(id) else { return };
         let Some(follow) = standing.follow.as_deref_mut() else { return };
         let same = match (&follow.link, &next) {
             (Some(old), Some(new)) => old.is_like(new),
@@ -440,16 +453,12 @@ impl Holds {
         let mut again = std::mem::take(&mut follow.again);
         follow.stage = Stage::Live;
         let Some(realm) = realm else { return };
-        let (realm, before) = (realm, subs.iter().map(|sub| sub.channel).collect::<Vec<_>>());
         if !same {
             self.leave_round(id);
         }
+        // Those that it had before begin anew: the page has what came until then.
         for subscription in &held.subscriptions {
-            let (channel, prev_id) = (&subscription.channel, &subscription.prev_id);
             self.join(id, realm, List::Streams, subscription.clone());
-            let is_new = self.channels.find(realm, channel).is_none_or(|channel| !before.contains(&channel));
-            let contradicts = |prev_id: &String| self.channels.contradicts(realm, channel, prev_id);
-            again |= is_new && prev_id.as_ref().is_some_and(contradicts);
         }
         let listed = |name: &str| held.subscriptions.iter().any(|s| s.channel == name);
         while let Some(place) = self
@@ -514,7 +523,8 @@ impl Holds {
                     self.close_stream(id);
                     return VecDeque::new();
                 }
-                None => {}
+                // Those are WebSockets'.
+                Some(ParkedPart::Message(_) | ParkedPart::Close(_)) | None => {}
             }
         }
         left.sort_unstable();
@@ -523,7 +533,7 @@ impl Holds {
         waiting.into_iter().filter(keeps).collect()
     }
 
-    fn write_page(&mut self, pins: &[PinId], content: &[u8]) {
+    pub(super) fn write_page(&mut self, pins: &[PinId], content: &[u8]) {
         if content.is_empty() {
             return;
         }
@@ -583,4 +593,6 @@ fn key(link: &GripLink, last_ids: &[(String, String)]) -> String {
 }
 
 /// Items that wait for one stream while its link is followed (spec 4.4).
-const MAX_WAITING: usize = 100;
+pub(super) const MAX_WAITING: usize = 100;
+/// So many [`Page::scanty`] pages are fetched one after another before they wait for their turn.
+const MAX_SCANTY: u8 = 100;

@@ -18,9 +18,7 @@ impl Holds {
                 Box::new(Standing {
                     meta: meta.clone(),
                     debug: *debug,
-                    follow: next
-                        .clone()
-                        .map(|next| Box::new(Follow::new(next, asked.subscriptions.is_empty()))),
+                    follow: next.clone().map(|next| Box::new(Follow::new(next, asked.continues))),
                     gone: gone.clone().map(Box::new),
                     trail: trail.clone(),
                     session: session.clone().map(String::into_boxed_str),
@@ -45,7 +43,7 @@ impl Holds {
                 unproven.push(channel);
             }
         }
-        self.unproven(id, &unproven);
+        self.unproven(id, &unproven, asked.events);
         Some(id)
     }
 
@@ -96,6 +94,7 @@ impl Holds {
             standing.take_line(sub.channel)
         });
         self.disperse(line, list);
+        self.leave_gap(id, sub.channel);
         let moved = self.channels.leave(sub, list, apart);
         if let Some(hold) = moved.and_then(|moved| self.pins.get_mut(moved)) {
             channels::moved(&mut hold.subs, sub);

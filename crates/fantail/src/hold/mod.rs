@@ -14,6 +14,7 @@ mod joining;
 mod onward;
 mod poll;
 mod reached;
+mod rounds;
 mod sockjs;
 mod standing;
 mod updates;
@@ -57,9 +58,9 @@ use crate::{
 use channels::{Channels, List};
 use fanout::{Kept, Work};
 use fill::Fills;
-use follow::Rounds;
 use inquiry::Inquiries;
 use reached::Reached;
+use rounds::Rounds;
 use standing::Standing;
 use updates::Updates;
 use watch::Watch;

@@ -26,6 +26,8 @@ pub struct Poll {
     pub answered: bool,
     /// Its origin is to be asked again, and it waits for its turn.
     pub due: bool,
+    /// Then it is not one that waits for an item: what its client has last, by channel, and no log could go on from.
+    pub missed: Vec<(String, String)>,
     /// What the answer says to pages of other origins.
     pub cors: Option<Box<Cors>>,
     /// The answer is a call of the page's function.

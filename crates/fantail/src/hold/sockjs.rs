@@ -371,7 +371,7 @@ impl Holds {
         let payload = match event {
             reader::Event::Text { payload, .. } if payload.is_empty() => return,
             reader::Event::Text { payload, .. } => payload,
-            reader::Event::Binary(_) => return self.misspoken(id),
+            reader::Event::Binary(_) | reader::Event::Part { .. } => return self.misspoken(id),
             reader::Event::Ping(payload) => {
                 return self.write_to(id, &Frame::new(Opcode::Pong, &payload).to_bytes());
             }

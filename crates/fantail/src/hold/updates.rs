@@ -125,7 +125,7 @@ impl Holds {
     }
 
     /// Nothing can repair what a hold has missed: its client is to hear of that.
-    fn break_off(&mut self, id: PinId) {
+    pub(super) fn break_off(&mut self, id: PinId) {
         self.count_end(id, |counters| &counters.ended_gap);
         if self.is_websocket(id) {
             self.close_websocket(id, &websocket::close_frame(Code::TRY_AGAIN_LATER, ""));
@@ -135,13 +135,17 @@ impl Holds {
     }
 
     /// Of these channels it is not known whether a new hold has missed something: no log shows that it has not.
-    pub(super) fn unproven(&mut self, id: PinId, logged: &[u32]) {
+    /// `events`: its client comes back with the id that it has last, unless it is told that this is of no use.
+    pub(super) fn unproven(&mut self, id: PinId, logged: &[u32], events: bool) {
         let Some(hold) = self.pins.get(id) else { return };
         let Some(standing) = &hold.standing else { return };
         let prev_id = |channel| standing.position(channel);
         if let HoldKind::Stream { .. } = hold.kind
             && let Some(channel) = logged.iter().copied().find(|channel| prev_id(*channel).is_some())
         {
+            if events && !hold.has_link() {
+                self.write_page(&[id], NO_ID);
+            }
             return self.mend(id, channel);
         }
         let contradicts = |(channel, prev_id): (u32, &str)| {
@@ -206,6 +210,11 @@ impl Holds {
                     self.replay(id);
                     continue;
                 }
+            } else if self.is_websocket(id) {
+                if more {
+                    asked += usize::from(self.ask_of_gaps(id));
+                    continue;
+                }
             } else if self.gather(id, &mut fetches, false, more) {
                 continue;
             }
@@ -242,8 +251,9 @@ impl Holds {
         let gone = self.pins.get_mut(id).and_then(|hold| hold.standing.as_mut()?.gone.take());
         let Some((Some(wire), hold)) = self.unsubscribe(id) else { return };
         if let (HoldKind::Poll(poll), Some(client)) = (hold.kind, hold.client) {
-            let Poll { mut request, unread, .. } = *poll;
+            let Poll { mut request, unread, missed, .. } = *poll;
             request.extend_from_slice(&unread);
+            let last_ids = if missed.is_empty() { last_ids } else { missed };
             let replay = Some(Replay { last_ids, gone: gone.map(|gone| *gone) });
             self.onward.push(Onward::Released(Released { wire, client, unread: request, replay }));
         }
@@ -280,5 +290,7 @@ impl Holds {
 
 /// For so long updates are gathered, and so often are they let go (spec 4.3).
 const GATHER_MS: u64 = 100;
+/// What makes a client of events forget the id that it has last (HTML section 9.2.6), whatever line stands before.
+const NO_ID: &[u8] = b"\nid\n\n";
 /// Holds that are looked at in one turn.
 const LOOKS: usize = 4096;

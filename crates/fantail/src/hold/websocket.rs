@@ -164,7 +164,7 @@ impl Holds {
         let pin = far.pin.get();
         self.told_of_gaps(pin, status.is_success());
         let next = self.heard_back(far, actions);
-        self.forget_gaps(pin);
+        self.settle_gaps(pin);
         next
     }
 
@@ -237,11 +237,12 @@ impl Holds {
         if socket.stage != Stage::Open && socket.timers.close_by_ms <= now_ms {
             return self.give_up(id);
         }
-        if socket.timers.is_late(now_ms) {
+        if socket.timers.is_late(now_ms) && !self.part_message(id) {
             self.count_end(id, |counters| &counters.ended_violation);
             self.close_websocket(id, &close_frame(Code::POLICY, ""));
             return self.collect();
         }
+        let Some(socket) = self.socket(id) else { return };
         if let Some(delayed) = socket.timers.take_delayed(now_ms) {
             self.write_message(id, delayed.kind, &delayed.content);
         }
@@ -306,6 +307,9 @@ impl Holds {
                 return;
             }
             socket.timers.heard(now_ms);
+            let relays =
+                socket.sockjs.is_none() && matches!(&socket.far, Far::Native(link) if link.takes_parts());
+            socket.reader.relay(relays);
             match socket.reader.read(&mut input, &limits, &mut self.inflater) {
                 Ok(Some(event)) => {
                     socket.timers.complete_by_ms = u64::MAX;
@@ -344,6 +348,9 @@ impl Holds {
             reader::Event::Pong(payload) if payload == PING => return,
             reader::Event::Pong(payload) => (WsKind::Pong, payload),
             reader::Event::Close(close) => return self.client_closes(id, close.as_ref()),
+            reader::Event::Part { opcode, payload, last } => {
+                return self.say_part(id, opcode, &payload, last);
+            }
         };
         self.say(id, kind, &payload);
     }

@@ -31,6 +31,7 @@ pub enum Refused {
     /// The items come back.
     #[error("a mailbox is full")]
     Full(Vec<Item>),
-    #[error(transparent)]
-    Log(#[from] log::Refused),
+    /// The items come back.
+    #[error("{0}")]
+    Log(log::Refused, Vec<Item>),
 }

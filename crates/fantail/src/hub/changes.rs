@@ -51,12 +51,12 @@ impl Changed {
     pub(super) fn take(&mut self, interest: &HashMap<ChannelKey, Interest>) -> Option<Changes> {
         let names = std::mem::take(&mut self.names);
         if std::mem::take(&mut self.all) {
-            let subscribed = interest.keys().filter(|key| key.realm == self.realm);
-            let change = |key: &ChannelKey| Change { channel: key.name.clone(), subscribed: true };
-            return Some(Changes { channels: subscribed.map(change).collect(), all: true });
+            let heard = interest.iter().filter(|(key, known)| key.realm == self.realm && known.is_heard());
+            let change = |(key, _): (&ChannelKey, _)| Change { channel: key.name.clone(), subscribed: true };
+            return Some(Changes { channels: heard.map(change).collect(), all: true });
         }
         let change = |channel: Box<str>| {
-            let subscribed = interest.contains_key(&(self.realm, &*channel));
+            let subscribed = interest.get(&(self.realm, &*channel)).is_some_and(Interest::is_heard);
             Change { channel, subscribed }
         };
         (!names.is_empty()).then(|| Changes { channels: names.into_iter().map(change).collect(), all: false })

@@ -25,7 +25,8 @@ pub struct Delivery {
     pub(super) bytes: usize,
     slot: usize,
     ballot: Option<Arc<Ballot>>,
-    pub(super) pledge: Option<Arc<Pledge>>,
+    /// To publishers who wait for those that keep it.
+    pub(super) pledges: Vec<Arc<Pledge>>,
     /// Who watches is told who got it.
     pub told: Option<Box<Told>>,
     /// On the shards that have delivered.
@@ -39,7 +40,6 @@ impl Delivery {
         realm: RealmId,
         item: Item,
         (ballot, slot): (&Arc<Ballot>, usize),
-        pledge: Option<Arc<Pledge>>,
         told: Option<Box<Told>>,
     ) -> Self {
         let channel = item.channel.as_str().into();
@@ -56,7 +56,7 @@ impl Delivery {
             slow: None,
             slot,
             ballot,
-            pledge,
+            pledges: Vec::new(),
             told,
             receivers: AtomicU64::new(0),
             published: true,
@@ -66,7 +66,7 @@ impl Delivery {
     /// An item from a log, on its way to who has missed it. Nobody is told what becomes of it.
     pub fn of_log(realm: RealmId, channel: &str, item: Rendered, place: Place) -> Self {
         let (channel, bytes, place) = (channel.into(), weight(&item), Some(place));
-        let (slot, ballot, pledge, told, receivers) = (0, None, None, None, AtomicU64::new(0));
+        let (slot, ballot, pledges, told, receivers) = (0, None, Vec::new(), None, AtomicU64::new(0));
         let number = number();
         Self {
             number,
@@ -78,7 +78,7 @@ impl Delivery {
             slow: None,
             slot,
             ballot,
-            pledge,
+            pledges,
             told,
             receivers,
             published: false,
@@ -86,10 +86,8 @@ impl Delivery {
     }
 
     /// To be said once by each outpost that keeps items: it has kept this one, or cannot.
-    pub fn kept(&self, outcome: Result<(), Broken>) {
-        if let Some(pledge) = &self.pledge {
-            pledge.settle(outcome);
-        }
+    pub fn kept(&self, outcome: &Result<(), Broken>) {
+        self.pledges.iter().for_each(|pledge| pledge.settle(outcome.clone()));
     }
 
     /// How it came in its channel's order.

@@ -159,11 +159,11 @@ impl Hub {
     }
 
     fn with_feed<T>(&self, realm: RealmId, read: impl FnOnce(&Feed) -> T) -> T {
-        let mut ledger = self.ledger.lock();
+        let mut ledger = self.outlet.ledger.lock();
         let super::Ledger { interest, feeds, .. } = &mut *ledger;
         let feed = feeds.entry(realm).or_insert_with(|| {
-            let own = interest.keys().filter(|key| key.realm == realm).map(|key| &*key.name);
-            Feed::new(self.epoch(), own)
+            let own = interest.iter().filter(|(key, known)| key.realm == realm && known.is_heard());
+            Feed::new(self.epoch(), own.map(|(key, _)| &*key.name))
         });
         read(feed)
     }

@@ -1,10 +1,14 @@
 //! What the hub knows of one channel: who gets its items, in which order they come, and when something of that is
 //! over. Owns the plan of when to look at which channel; does nothing itself.
 
-use std::{cmp::Reverse, collections::BinaryHeap};
+use std::{cmp::Reverse, collections::BinaryHeap, sync::atomic::AtomicU64};
 
-use fantail_proto::sequence::{Sequence, Verdict};
+use fantail_proto::{
+    log::Durability,
+    sequence::{Sequence, Verdict},
+};
 use hashbrown::HashMap;
+use smallvec::SmallVec;
 
 use super::{ChannelKey, Delivery, RealmId, pledge::Promise};
 use crate::log::Record;
@@ -13,8 +17,8 @@ use crate::log::Record;
 pub(super) struct Interest {
     /// Which shards have a subscriber: bit N for shard N. 0: the channel lingers.
     pub(super) shards: u64,
-    /// When it got its first subscription.
-    pub(super) first_ms: u64,
+    /// When it got its first subscription; `None`: it has had none, and its log has items that wait.
+    first_ms: Option<u64>,
     /// While it lingers: until when.
     until_ms: Option<u64>,
     /// Only when an item had an id.
@@ -27,15 +31,39 @@ pub(super) struct Interest {
 #[derive(Debug)]
 pub(super) struct Early {
     pub(super) delivery: Box<Delivery>,
-    /// Somebody is to keep it.
-    pub(super) promise: Option<Promise>,
+    /// Somebody is to keep it: to each publisher of it, and how.
+    pub(super) promises: SmallVec<[(Promise, Durability); 1]>,
     /// For its log.
     pub(super) record: Option<Record>,
+    pub(super) id: Option<u128>,
 }
 
 impl Interest {
     pub(super) const fn new(shards: u64, first_ms: u64) -> Self {
-        Self { shards, first_ms, until_ms: None, order: None, look_ms: u64::MAX }
+        Self { shards, first_ms: Some(first_ms), until_ms: None, order: None, look_ms: u64::MAX }
+    }
+
+    /// Nobody subscribes, and the item that came last had this id.
+    pub(super) fn unheard(last: u128, until_ms: u64) -> Self {
+        let until_ms = Some(until_ms);
+        let mut known = Self { shards: 0, first_ms: None, until_ms, order: None, look_ms: u64::MAX };
+        known.pass(Some(last));
+        known
+    }
+
+    /// Whether it has, or has had, a subscriber.
+    pub(super) const fn is_heard(&self) -> bool {
+        self.first_ms.is_some()
+    }
+
+    /// A subscriber has come. Says when the first did.
+    pub(super) fn hear(&mut self, now_ms: u64) -> u64 {
+        *self.first_ms.get_or_insert(now_ms)
+    }
+
+    /// While it lingers, it does so until then at least.
+    pub(super) fn stay_until(&mut self, until_ms: u64) {
+        self.until_ms = self.until_ms.map(|own| own.max(until_ms));
     }
 
     pub(super) fn judge(&self, prev_id: Option<u128>) -> Verdict {
@@ -52,6 +80,10 @@ impl Interest {
 
     pub(super) fn hold(&mut self, id: Option<u128>, prev_id: u128, due_ms: u64, early: Early) {
         self.order.get_or_insert_default().hold(id, prev_id, due_ms, early);
+    }
+
+    pub(super) fn early_mut(&mut self, id: u128) -> Option<&mut Early> {
+        self.order.as_mut()?.early_mut(id)
     }
 
     pub(super) fn follow(&mut self) -> Option<Early> {
@@ -136,4 +168,15 @@ impl Looks {
     pub(super) fn next_ms(&self) -> Option<u64> {
         self.0.peek().map(|Reverse((due_ms, ..))| *due_ms)
     }
+}
+
+/// What became of items that came before their predecessors.
+#[derive(Debug, Default)]
+pub struct EarlyCounts {
+    /// Their predecessors came.
+    pub in_turn: AtomicU64,
+    /// They went out without them.
+    pub late: AtomicU64,
+    /// There was no room for them, or nobody left who subscribed.
+    pub dropped: AtomicU64,
 }

@@ -63,6 +63,11 @@ impl Promise {
         (keepers > 0).then(|| Arc::clone(&self.0))
     }
 
+    /// Another one for the same publisher.
+    pub(super) fn again(&self) -> Self {
+        Self::of(&self.0)
+    }
+
     /// It was kept by the log, or could not be.
     pub(super) fn settle(self, outcome: Result<(), Broken>) {
         if outcome.is_err() {

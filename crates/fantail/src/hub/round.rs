@@ -3,15 +3,17 @@
 use std::sync::{Arc, atomic::Ordering::Relaxed};
 
 use fantail_proto::{item::Item, log::Durability, sequence::Verdict};
+use smallvec::SmallVec;
 
 use super::{
-    Delivery, Hub, Kept, Ledger, Order, RealmId, Receipt, each,
-    interest::Early,
+    Broken, ChannelKey, Delivery, Hub, Kept, Ledger, MAX_LINGERING, Order, RealmId, Receipt, Waiting, each,
+    interest::{Early, Interest},
+    outlet::{Dispatch, Parcel},
     pledge::{Pledge, Promise},
     receipt::Ballot,
 };
 use crate::{
-    log::{Appending, Record},
+    log::{Appended, Record},
     stats::Told,
 };
 
@@ -21,19 +23,26 @@ pub(super) struct Round<'h, 'p> {
     pub(super) realm: RealmId,
     pub(super) ballot: &'h Arc<Ballot>,
     pub(super) pledge: &'p mut Option<(Arc<Pledge>, Kept)>,
-    pub(super) logs: Appending<'h>,
-    /// Who has mail.
-    pub(super) woken: u64,
+    pub(super) dispatch: Dispatch<'h>,
 }
 
 /// What became of one item.
 pub(super) enum Taken {
-    /// It is in the mailboxes, or waits for its predecessor.
+    /// It is in the mailboxes, or waits for its predecessor or for its log.
     Sent,
     /// Nobody has subscribed to its channel.
     Unheard(String),
     /// It is early, and there is no room for it to wait.
     Dropped,
+}
+
+/// An item as it comes in.
+struct Arrival {
+    slot: usize,
+    item: Item,
+    id: Option<u128>,
+    record: Option<Record>,
+    told: Option<Box<Told>>,
 }
 
 impl Round<'_, '_> {
@@ -48,42 +57,47 @@ impl Round<'_, '_> {
     ) -> Taken {
         let (hub, realm, ballot) = (self.hub, self.realm, self.ballot);
         let told = hub.told(realm, &item);
-        let Ledger { interest, looks, waiting, .. } = ledger;
-        let Some(known) = interest.get_mut(&(realm, item.channel.as_str())) else {
-            record.and_then(|record| self.logs.append(realm, &item.channel, record));
-            return Taken::Unheard(item.channel);
+        let prev_id = item.prev_id.as_ref().filter(|_| !item.no_seq);
+        let prev_id = prev_id.map(|prev_id| hub.digest(realm, &item.channel, prev_id));
+        if let Some(prev_id) = prev_id.filter(|_| record.is_some()) {
+            self.recall(ledger, &item.channel, prev_id, now_ms);
+        }
+        let Ledger { interest, looks, waiting, held, .. } = ledger;
+        let arrival = Arrival { slot, item, id, record, told };
+        let Some(known) = interest.get_mut(&(realm, arrival.item.channel.as_str())) else {
+            return self.send(held, 0, arrival);
         };
-        let prev_id = item.prev_id.as_ref().map(|prev_id| hub.digest(realm, &item.channel, prev_id));
         let shards = known.shards;
-        match (if item.no_seq { Verdict::Pass } else { known.judge(prev_id) }, prev_id) {
+        match (known.judge(prev_id), prev_id) {
             (Verdict::Pass, _) => {
-                if !item.no_seq {
+                if !arrival.item.no_seq {
                     known.pass(id);
                 }
-                let unheard = (shards == 0).then(|| item.channel.clone());
-                self.send(shards, (slot, record), item, told);
+                let taken = self.send(held, shards, arrival);
                 while let Some(early) = known.follow() {
-                    hub.release(waiting, &mut self.logs, early, shards, Order::Held);
+                    hub.release((waiting, held), &mut self.dispatch, early, shards, Order::Held);
                 }
-                unheard.map_or(Taken::Sent, Taken::Unheard)
+                taken
             }
             (Verdict::Hold, Some(prev_id)) if waiting.has_room() => {
+                let Arrival { slot, item, id, record, told } = arrival;
                 // Somebody may keep it when its time has come: its publisher is answered after that.
-                let keeps = record.as_ref().is_some_and(|record| record.durability() > Durability::Accepted);
-                let promise = (keeps || shards & hub.keepers != 0).then(|| self.promise());
-                let delivery = Box::new(Delivery::new(realm, item, (ballot, slot), None, told));
+                let durability = record.as_ref().map_or(Durability::Accepted, Record::durability);
+                let keeps = durability > Durability::Accepted || shards & hub.outlet.keepers != 0;
+                let promises = keeps.then(|| (self.promise(), durability)).into_iter().collect();
+                let delivery = Box::new(Delivery::new(realm, item, (ballot, slot), told));
                 let due_ms = now_ms + hub.order_wait_ms;
+                known.stay_until(due_ms);
                 hub.look_at(looks, realm, &delivery.channel, known, due_ms);
-                let early = Early { delivery, promise, record };
-                waiting.add(&early);
-                known.hold(id, prev_id, due_ms, early);
+                waiting.add(delivery.bytes);
+                known.hold(id, prev_id, due_ms, Early { delivery, promises, record, id });
                 Taken::Sent
             }
             // What is kept is not lost for want of room: it goes out as it is.
-            _ if record.is_some() => {
+            _ if arrival.record.is_some() => {
                 hub.early.late.fetch_add(1, Relaxed);
                 ballot.add(slot, Receipt { order: Order::Late, ..Receipt::default() });
-                self.send(shards, (slot, record), item, told);
+                self.send(held, shards, arrival);
                 Taken::Sent
             }
             _ => {
@@ -93,34 +107,65 @@ impl Round<'_, '_> {
         }
     }
 
-    /// Gives an item its place in its log, and itself to its subscribers.
-    fn send(
+    /// An item came again. If the first waits for its predecessor it is in no log yet, and this publisher waits, too.
+    pub(super) fn repeat(
         &mut self,
-        shards: u64,
-        (slot, record): (usize, Option<Record>),
-        item: Item,
-        told: Option<Box<Told>>,
+        ledger: &mut Ledger,
+        channel: &str,
+        id: Option<u128>,
+        record: Option<Record>,
     ) {
-        let (hub, realm) = (self.hub, self.realm);
-        let slow = record.as_ref().and_then(Record::slow);
-        let place = record.and_then(|record| self.logs.append(realm, &item.channel, record));
-        if shards != 0 {
-            let pledge = self.pledge(each(shards & hub.keepers).count());
-            let mut delivery = Delivery::new(realm, item, (self.ballot, slot), pledge, told);
-            (delivery.place, delivery.slow) = (place, slow);
-            hub.send(delivery, shards);
+        let durability = record.map_or(Durability::Accepted, |record| record.durability());
+        let known = ledger.interest.get_mut(&(self.realm, channel));
+        let Some(early) = known.and_then(|known| known.early_mut(id?)) else { return };
+        if early.promises.is_empty() && durability == Durability::Accepted {
+            return;
         }
-        self.woken |= shards;
+        let promise = self.promise();
+        if early.promises.len() < MAX_PROMISES {
+            early.promises.push((promise, durability));
+        } else {
+            promise.settle(Err(Broken("too many wait for this item".into())));
+        }
     }
 
-    /// What so many keepers are to say that they have kept an item, if any are.
-    fn pledge(&mut self, keepers: usize) -> Option<Arc<Pledge>> {
-        if keepers == 0 {
-            return None;
+    /// A channel with a log knows which item came last, also when nobody subscribes: what is early is not to stand in the
+    /// log before its predecessor.
+    fn recall(&mut self, ledger: &mut Ledger, channel: &str, prev_id: u128, now_ms: u64) {
+        let (hub, realm) = (self.hub, self.realm);
+        let known = ledger.interest.get_mut(&(realm, channel));
+        if known.as_ref().is_some_and(|known| known.last().is_some()) {
+            return;
         }
-        let (pledge, _) = self.pledge.get_or_insert_with(Pledge::new);
-        (0..keepers).for_each(|_| pledge.expect());
-        Some(Arc::clone(pledge))
+        let Some(last) = self.dispatch.newest_id(realm, channel) else { return };
+        let last = hub.digest(realm, channel, last);
+        match known {
+            Some(known) => known.pass(Some(last)),
+            None if last != prev_id && ledger.lingering < MAX_LINGERING => {
+                ledger.lingering += 1;
+                let until_ms = now_ms + hub.order_wait_ms;
+                let mut known = Interest::unheard(last, until_ms);
+                hub.look_at(&mut ledger.looks, realm, channel, &mut known, until_ms);
+                ledger.interest.insert(ChannelKey { realm, name: channel.into() }, known);
+            }
+            None => {}
+        }
+    }
+
+    /// Gives an item its place in its log, and itself to its subscribers.
+    fn send(&mut self, held: &mut Waiting, shards: u64, arrival: Arrival) -> Taken {
+        let Arrival { slot, item, id, record, told } = arrival;
+        let slow = record.as_ref().and_then(Record::slow);
+        let appended = self.dispatch.append(self.realm, &item.channel, record);
+        if shards == 0 && matches!(appended, Appended::Now(_)) {
+            return Taken::Unheard(item.channel);
+        }
+        let waits = each(shards & self.hub.outlet.keepers).next().is_some() || appended == Appended::Never;
+        let promises: SmallVec<[Promise; 1]> = waits.then(|| self.promise()).into_iter().collect();
+        let mut delivery = Box::new(Delivery::new(self.realm, item, (self.ballot, slot), told));
+        delivery.slow = slow;
+        self.dispatch.send(held, appended, Parcel { delivery, promises, id }, shards);
+        Taken::Sent
     }
 
     fn promise(&mut self) -> Promise {
@@ -128,3 +173,6 @@ impl Round<'_, '_> {
         Promise::of(pledge)
     }
 }
+
+/// Publishers of one item that wait for it together.
+const MAX_PROMISES: usize = 64;

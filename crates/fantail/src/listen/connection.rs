@@ -52,9 +52,10 @@ impl Connection {
     pub(super) fn start(shard: &Rc<Shard>, socket: Socket, client: Client, tls: Option<&Arc<ServerConfig>>) {
         let shard = Rc::clone(shard);
         match (socket, tls) {
-            (Socket::Tcp(tcp), Some(config)) => {
+            (Socket::Fresh(fresh), Some(config)) => {
                 let config = Arc::clone(config);
                 spawn(async move {
+                    let Ok(tcp) = fresh.into_tcp() else { return };
                     match Box::pin(TlsStream::accept(tcp, config, &shard)).await {
                         Ok(stream) => serve(shard, Socket::Tls(stream), client, None).await,
                         Err(tcp) => linger(Socket::Tcp(tcp)).await,
@@ -93,9 +94,12 @@ async fn serve(shard: Rc<Shard>, socket: Socket, client: Client, held: Option<He
     let Held { unread, replay } = held.unwrap_or(Held { unread: Vec::new(), replay: None });
     let snapshot = shard.snapshot.load_full();
     let config = &snapshot.config.client;
-    let secure = socket.is_tls();
+    let (secure, fresh) = (socket.is_tls(), socket.is_fresh());
     let guard = Guard::new(socket, unread, snapshot.request_limits, snapshot.record_bytes);
     let state = guard.state();
+    if fresh {
+        state.watch_later();
+    }
     let conversation = Conversation::new(Rc::clone(&shard), Rc::clone(&state), client.peer, secure, replay);
     let asked = Rc::clone(&conversation);
     let service = hyper::service::service_fn(move |request| {
@@ -156,33 +160,39 @@ async fn drive(
     let mut draining = false;
     let mut told = false;
     poll_fn(|cx| {
-        // A task is woken by one waker for life: to leave it once is enough.
-        let tells = !mem::replace(&mut told, true) && drained.as_mut().poll(cx).is_ready();
-        let drains = !draining && (tells || shard.is_draining());
-        draining |= drains;
-        if turn(cx, drains).is_ready() {
-            return Poll::Ready(End::Closed);
-        }
-        if state.flushed() {
-            if conversation.is_parked() {
-                return Poll::Ready(End::Held);
+        loop {
+            // A task is woken by one waker for life: to leave it once is enough.
+            let tells = !mem::replace(&mut told, true) && drained.as_mut().poll(cx).is_ready();
+            let drains = !draining && (tells || shard.is_draining());
+            draining |= drains;
+            if turn(cx, drains).is_ready() {
+                return Poll::Ready(End::Closed);
             }
-            if let Some(refusal) = state.refused()
-                && !conversation.is_busy()
-            {
-                return Poll::Ready(End::Refused(refusal.status(), refusal.to_string()));
+            if state.flushed() {
+                if conversation.is_parked() {
+                    return Poll::Ready(End::Held);
+                }
+                if let Some(refusal) = state.refused()
+                    && !conversation.is_busy()
+                {
+                    return Poll::Ready(End::Refused(refusal.status(), refusal.to_string()));
+                }
             }
+            let Some(deadline) = clock.deadline(state) else { return Poll::Pending };
+            if deadline < alarm.deadline() {
+                alarm.as_mut().reset(deadline);
+            }
+            ready!(alarm.as_mut().poll(cx));
+            if Instant::now() < deadline {
+                alarm.as_mut().reset(deadline);
+                return alarm.as_mut().poll(cx).map(|()| End::Closed);
+            }
+            if !clock.slow && matches!(state.wait(), Wait::Unwatched(_)) {
+                state.watch();
+                continue;
+            }
+            return Poll::Ready(late(state, conversation, &clock));
         }
-        let Some(deadline) = clock.deadline(state) else { return Poll::Pending };
-        if deadline < alarm.deadline() {
-            alarm.as_mut().reset(deadline);
-        }
-        ready!(alarm.as_mut().poll(cx));
-        if Instant::now() < deadline {
-            alarm.as_mut().reset(deadline);
-            return alarm.as_mut().poll(cx).map(|()| End::Closed);
-        }
-        Poll::Ready(late(state, conversation, &clock))
     })
     .await
 }
@@ -276,6 +286,7 @@ impl Clock {
             Wait::Request(since) => Some(since + self.idle_timeout),
             Wait::Head(since) => Some(since + self.head_timeout),
             Wait::Body(since) => Some(since + self.body_timeout),
+            Wait::Unwatched(since) => Some(since + WATCH_AFTER),
         }
     }
 }
@@ -317,6 +328,9 @@ async fn linger(mut socket: Socket) {
 
 /// hyper takes no smaller limit for its buffers.
 const HYPER_BUFFER_BYTES: usize = 8192;
+/// How long a client may have left before its origin's answer and nobody notices: most origins answer sooner, and to
+/// watch its socket costs as much as a tenth of the request.
+const WATCH_AFTER: Duration = Duration::from_millis(100);
 /// Enough for a client to read an answer and stop sending.
 const LINGER: Duration = Duration::from_secs(2);
 const LINGER_BYTES: usize = 1 << 20;

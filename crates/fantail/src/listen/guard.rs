@@ -140,6 +140,8 @@ impl<S> Guard<S> {
     fn may_receive(&self) -> bool {
         match self.stage {
             Stage::Head(_) | Stage::Release { .. } | Stage::Body(_) => true,
+            // Nothing that comes would be released: only a departure is looked for.
+            Stage::Between | Stage::Shut if self.state.watches_later() => false,
             Stage::Between | Stage::Shut => {
                 self.state.refused().is_none() && self.held.len() < READ_AHEAD_BYTES
             }
@@ -153,7 +155,14 @@ impl<S> Guard<S> {
             Stage::Head(_) if self.held.is_empty() => self.state.wait_for(Wait::Request),
             Stage::Head(_) => self.state.wait_for(Wait::Head),
             Stage::Release { .. } | Stage::Body(_) => self.state.wait_for(Wait::Body),
+            Stage::Shut if self.state.watches_later() && self.state.refused().is_none() => {
+                self.state.wait_for(Wait::Unwatched);
+            }
             Stage::Shut | Stage::Broken(_) => self.state.wait_for_nothing(),
+            Stage::Between if self.state.watches_later() => {
+                self.state.wait_for(Wait::Unwatched);
+                self.state.wake_when_done(cx.waker());
+            }
             Stage::Between => {
                 self.state.wait_for_nothing();
                 // An empty guard need not be woken by the driver: it waits for the socket.
@@ -165,6 +174,17 @@ impl<S> Guard<S> {
     }
 }
 
+impl<S> Guard<S> {
+    fn wrote(&self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        match &written {
+            Poll::Pending => self.state.watch(),
+            Poll::Ready(Ok(written)) => self.state.wrote(*written),
+            Poll::Ready(Err(_)) => {}
+        }
+        written
+    }
+}
+
 impl<S: AsyncRead + Unpin> Guard<S> {
     /// One read of the socket, passed on as far as possible.
     fn receive(&mut self, cx: &mut Context<'_>, out: &mut ReadBufCursor<'_>) -> Poll<io::Result<()>> {
@@ -172,7 +192,11 @@ impl<S: AsyncRead + Unpin> Guard<S> {
             // No more than hyper takes, so that nothing of a body is left over.
             let room = out.remaining().min(scratch.len());
             let mut buf = ReadBuf::new(&mut scratch[..room]);
-            ready!(Pin::new(&mut self.socket).poll_read(cx, &mut buf))?;
+            let read = Pin::new(&mut self.socket).poll_read(cx, &mut buf);
+            if read.is_pending() {
+                self.state.watch();
+            }
+            ready!(read)?;
             let received = buf.filled();
             self.eof = received.is_empty();
             if self.held.is_empty() {
@@ -231,9 +255,8 @@ impl<S: AsyncWrite + Unpin> hyper::rt::Write for Guard<S> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let guard = self.get_mut();
         guard.state.write_begins();
-        let written = ready!(Pin::new(&mut guard.socket).poll_write(cx, buf))?;
-        guard.state.wrote(written);
-        Poll::Ready(Ok(written))
+        let written = Pin::new(&mut guard.socket).poll_write(cx, buf);
+        guard.wrote(written)
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -269,9 +292,7 @@ impl<S: AsyncWrite + Unpin> hyper::rt::Write for Guard<S> {
         } else {
             socket.poll_write_vectored(cx, bufs)
         };
-        let written = ready!(written)?;
-        guard.state.wrote(written);
-        Poll::Ready(Ok(written))
+        guard.wrote(written)
     }
 }
 

@@ -20,11 +20,15 @@ use std::{
     time::Duration,
 };
 
-use rustix::io::Errno;
+use rustix::{
+    io::Errno,
+    net::{SocketFlags, acceptfrom_with},
+};
 use rustls::ServerConfig;
 use socket2::{Domain, Protocol, TcpKeepalive, Type};
 use tokio::{
-    net::{TcpListener, UnixListener},
+    io::{Interest, unix::AsyncFd},
+    net::UnixListener,
     sync::mpsc,
 };
 
@@ -35,6 +39,7 @@ use crate::{
     shard::{Moved, Shard},
 };
 use connection::Connection;
+use socket::Fresh;
 pub use socket::Socket;
 
 /// An address that is bound, for one shard.
@@ -148,14 +153,16 @@ pub fn go_on(shard: &Rc<Shard>, onward: Onward) {
 }
 
 enum Listener {
-    Tcp(TcpListener),
+    /// Not the runtime's own, which would be told of each connection at once.
+    Tcp(AsyncFd<std::net::TcpListener>),
     Unix(UnixListener),
 }
 
 impl Listener {
     fn new(bound: Bound) -> io::Result<Self> {
         Ok(match bound {
-            Bound::Tcp(bound) => Self::Tcp(TcpListener::from_std(bound)?),
+            #[expect(deprecated, reason = "sound for a socket that is owned; what replaces it is unsafe")]
+            Bound::Tcp(bound) => Self::Tcp(AsyncFd::with_interest(bound, Interest::READABLE)?),
             Bound::Unix(bound) => Self::Unix(UnixListener::from_std(bound)?),
         })
     }
@@ -163,8 +170,11 @@ impl Listener {
     async fn accept(&self) -> io::Result<(Socket, Option<IpAddr>)> {
         match self {
             Self::Tcp(listener) => {
-                let (socket, peer) = listener.accept().await?;
-                Ok((Socket::Tcp(socket), Some(peer.ip().to_canonical())))
+                let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+                let accept = |listener: &std::net::TcpListener| Ok(acceptfrom_with(listener, flags)?);
+                let (socket, peer) = listener.async_io(Interest::READABLE, accept).await?;
+                let peer = peer.ok_or(Errno::CONNABORTED).and_then(SocketAddr::try_from)?;
+                Ok((Socket::Fresh(Fresh::new(socket)), Some(peer.ip().to_canonical())))
             }
             Self::Unix(listener) => Ok((Socket::Unix(listener.accept().await?.0), None)),
         }

@@ -1,6 +1,5 @@
 //! What is found in a folder of logs when it is opened: the entries that prove something, and which files are not whole.
-//! Owns the names of files. Of files it changes only the
-//! end of the one that was written last.
+//! Owns the names of files. Of files it changes only the ends: what was not written whole, or does not count.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -92,6 +91,12 @@ pub(super) fn boot() -> u128 {
     u128::from_str_radix(&digits, 16).unwrap_or_default()
 }
 
+fn header(path: &Path) -> Option<Header> {
+    let mut bytes = [0; Header::BYTES];
+    fs::File::open(path).and_then(|file| file.read_exact_at(&mut bytes, 0)).ok()?;
+    Header::parse(&bytes)
+}
+
 /// Reads everything, file by file.
 pub(super) fn read(folder: &Path, boot: u128) -> Result<Files, OpenError> {
     let failed = OpenError::at(folder);
@@ -108,8 +113,10 @@ pub(super) fn read(folder: &Path, boot: u128) -> Result<Files, OpenError> {
     let mut files = Files::default();
     let mut expected = head.map(|head| head.first);
     let mut last = None;
+    let mut following = numbers.iter().skip(1).copied().collect::<Vec<_>>().into_iter();
     for number in numbers {
         let path = segment(folder, number);
+        let next = following.next();
         if head.is_some_and(|head| number < head.first) {
             // All that was of use has been moved on.
             fs::remove_file(&path).map_err(OpenError::at(&path))?;
@@ -120,7 +127,10 @@ pub(super) fn read(folder: &Path, boot: u128) -> Result<Files, OpenError> {
         }
         expected = Some(number + 1);
         let bytes = fs::read(&path).map_err(OpenError::at(&path))?;
-        let (good, end) = reading.file(&bytes, number, head);
+        // One that was begun and never noted does not count for it.
+        let next = next.filter(|next| head.is_some_and(|head| *next <= head.number));
+        let cut = next.and_then(|next| header(&segment(folder, next))?.cut);
+        let (good, end) = reading.file(&bytes, number, head, cut);
         if end < bytes.len() {
             tracing::warn!(file = %path.display(), bytes = bytes.len() - end, "the end of a log was not written whole: it is cut off");
             let file = OpenOptions::new().write(true).open(&path).map_err(OpenError::at(&path))?;
@@ -208,8 +218,10 @@ impl Reading {
         self.lost = self.order;
     }
 
-    /// Whether the file is whole, and how far it is to be kept.
-    fn file(&mut self, bytes: &[u8], number: u64, head: Option<Head>) -> (bool, usize) {
+    /// Whether the file is whole, and how far it is to be kept. `cut`: the next one says how far it counts.
+    fn file(&mut self, bytes: &[u8], number: u64, head: Option<Head>, cut: Option<u32>) -> (bool, usize) {
+        let cut = cut.map(|cut| usize::try_from(cut).unwrap_or(usize::MAX));
+        let bytes = &bytes[..cut.unwrap_or(usize::MAX).min(bytes.len())];
         let Some(header) = Header::parse(bytes).filter(|header| header.number == number) else {
             self.lose();
             return (false, bytes.len());
@@ -221,9 +233,9 @@ impl Reading {
                     .unwrap_or(usize::MAX)
             }
             Some(head) if number > head.number => Header::BYTES,
-            _ => bytes.len(),
+            _ => cut.unwrap_or(bytes.len()),
         };
-        let (mut good, mut sealed) = (true, false);
+        let (mut good, mut sealed) = (true, cut.is_some());
         for piece in Pieces::new(bytes, header) {
             self.order += 1;
             match piece {

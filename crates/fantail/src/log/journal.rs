@@ -1,6 +1,11 @@
 //! The logs on disk: one thread that appends what was published to the last of some files. What waits at the same time
 //! is written together, and one fsync serves all who want it. When most of what the oldest file holds is gone, the
 //! rest is moved on and the file is removed. It never reads for a subscriber.
+//!
+//! What a log promises to keep is shown to nobody before it is kept; what the disk refuses is taken back. After an fsync
+//! that failed nothing is known of what was written since the last: all of that is written again, into another file.
+
+mod moving;
 
 use std::{
     collections::VecDeque,
@@ -15,9 +20,10 @@ use std::{
 };
 
 use fantail_proto::{
-    journal::{Entry, Head, Header, Piece, Pieces, Record},
+    journal::{Entry, Head, Header, Record},
     log::{Durability, Place},
 };
+use moving::Moving;
 use parking_lot::{Condvar, Mutex};
 use rustix::fs::{FlockOperation, flock};
 use tokio::time::Instant;
@@ -48,6 +54,7 @@ struct Queue {
     jobs: Vec<Job>,
     /// Of entries that are not written yet.
     bytes: usize,
+    /// Nothing can be promised. It changes only while the rings are locked: who appends then knows.
     failed: Option<StoreError>,
     disk_bytes: u64,
     closing: bool,
@@ -63,6 +70,8 @@ enum Job {
     Entry {
         realm: Arc<str>,
         channel: Arc<str>,
+        /// In the rings.
+        slot: u32,
         at: Place,
         promised: Durability,
         at_ms: u64,
@@ -77,75 +86,74 @@ enum Job {
     Wait(Durability, Done),
 }
 
+impl Job {
+    /// Whether it must not be written when its publisher was told that it is not.
+    fn is_promised(&self) -> bool {
+        matches!(self, Self::Entry { promised, .. } if *promised > Durability::Accepted)
+    }
+
+    /// Where it is, if it is kept when an fsync has come back.
+    const fn to_sync(&self) -> Option<(u32, Place)> {
+        match self {
+            Self::Entry { slot, at, promised: Durability::Synced, .. } => Some((*slot, *at)),
+            _ => None,
+        }
+    }
+
+    fn weight(&self) -> usize {
+        match self {
+            Self::Entry { record, .. } => record.len() + ENTRY_COST,
+            _ => 0,
+        }
+    }
+
+    fn write(&self, salt: u64, out: &mut Vec<u8>) {
+        match self {
+            Self::Entry { realm, channel, at, promised, at_ms, record, .. } => {
+                let (copied, promised, at_ms) = (false, *promised, *at_ms);
+                let Place { epoch, position } = *at;
+                let entry = Entry { copied, promised, realm, channel, epoch, position, at_ms, record };
+                Record::Entry(entry).append(salt, out);
+            }
+            Self::Forget { realm, channel, epoch } => {
+                Record::Forget { realm, channel, epoch: *epoch }.append(salt, out);
+            }
+            Self::Wait(..) => {}
+        }
+    }
+}
+
 /// Opens or makes the folder's logs and starts their thread. Blocks for as long as reading takes.
 pub(super) fn open(
     folder: &Path,
     rings: &Arc<Mutex<Rings>>,
     counts: &Arc<Process>,
 ) -> Result<(Journal, Found), OpenError> {
-    let folder = folder.join("log");
-    let failed = OpenError::at(&folder);
-    fs::create_dir_all(&folder).map_err(&failed)?;
-    let lock = File::create(folder.join("lock")).map_err(&failed)?;
-    if flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
-        return Err(OpenError::InUse(folder));
-    }
-    let boot = files::boot();
-    let Files { segments, damaged, found } = files::read(&folder, boot)?;
-    let head = OpenOptions::new().write(true).create(true).truncate(false).open(files::head(&folder));
-    let head = head.map_err(&failed)?;
-    let shared = Arc::new(Shared::default());
-    let number = segments.last().map_or(1, |(number, _)| number + 1);
-    let first = segments.first().map_or(number, |(number, _)| *number);
-    let (file, header) = begin(&folder, number).map_err(&failed)?;
-    let writer = Writer {
-        end: Head {
-            number,
-            first,
-            written: Header::BYTES as u64,
-            synced: Header::BYTES as u64,
-            boot,
-            closed: false,
-        },
-        shared: Arc::clone(&shared),
-        rings: Arc::clone(rings),
-        counts: Arc::clone(counts),
-        _lock: lock,
-        folder,
-        head,
-        file,
-        header,
-        segments: segments.into(),
-        damaged,
-        unwritten: Vec::new(),
-        buffer: Vec::new(),
-        dirty: None,
-        broken: false,
-        moving: None,
-    };
-    writer.note_end().map_err(&failed)?;
-    writer.head.sync_all().map_err(&failed)?;
-    counts.log_damaged.add(writer.damaged.len() as u64);
+    let (writer, found) = Writer::open(folder.join("log"), rings, counts)?;
+    let (shared, failed) = (Arc::clone(&writer.shared), OpenError::at(&writer.folder));
     let thread = thread::Builder::new().name("log".into()).spawn(move || writer.run()).map_err(&failed)?;
     Ok((Journal { shared, thread: Mutex::new(Some(thread)) }, found))
 }
 
 impl Journal {
-    /// To be called in the order of the channel. False if too much waits for the disk: then this entry is not kept.
+    /// To be called in the order of the channel. False: this entry will not be kept, because too much waits for the disk.
+    /// What is promised is only refused when the disk takes nothing, or the process ends.
     pub(super) fn append(
         &self,
-        (realm, channel): (&Arc<str>, &Arc<str>),
+        (realm, channel, slot): (&Arc<str>, &Arc<str>, u32),
         at: Place,
         promised: Durability,
         record: Arc<[u8]>,
     ) -> bool {
         let mut queue = self.shared.queue.lock();
-        if queue.bytes >= QUEUE_BYTES || queue.closing {
+        let refused = if promised > Durability::Accepted { queue.failed.is_some() } else { queue.is_full() };
+        if refused || queue.closing {
             return false;
         }
-        queue.bytes += record.len() + ENTRY_COST;
-        let (realm, channel) = (Arc::clone(realm), Arc::clone(channel));
-        queue.jobs.push(Job::Entry { realm, channel, at, promised, at_ms: files::now_ms(), record });
+        let (realm, channel, at_ms) = (Arc::clone(realm), Arc::clone(channel), files::now_ms());
+        let job = Job::Entry { realm, channel, slot, at, promised, at_ms, record };
+        queue.bytes += job.weight();
+        queue.jobs.push(job);
         true
     }
 
@@ -156,7 +164,13 @@ impl Journal {
 
     /// Says when all that was appended so far is kept like this, or that it is not.
     pub(super) fn wait(&self, durability: Durability, done: Done) {
-        self.shared.queue.lock().jobs.push(Job::Wait(durability, done));
+        let mut queue = self.shared.queue.lock();
+        if queue.closing {
+            drop(queue);
+            return done(Err(stopping()));
+        }
+        queue.jobs.push(Job::Wait(durability, done));
+        drop(queue);
         self.wake();
     }
 
@@ -167,21 +181,37 @@ impl Journal {
     /// Why nothing can be promised at the moment.
     pub(super) fn refusal(&self) -> Option<StoreError> {
         let queue = self.shared.queue.lock();
-        queue.failed.clone().or_else(|| (queue.bytes >= QUEUE_BYTES).then_some(StoreError::Full))
+        let full = || queue.is_full().then_some(StoreError::Full);
+        queue.failed.clone().or_else(full).or_else(|| queue.closing.then(stopping))
     }
 
     pub(super) fn disk_bytes(&self) -> usize {
         usize::try_from(self.shared.queue.lock().disk_bytes).unwrap_or(usize::MAX)
     }
 
+    /// From now on nothing is taken. To be called while the rings are locked.
+    pub(super) fn refuse(&self) {
+        self.shared.queue.lock().closing = true;
+    }
+
     /// Writes what waits and says that this is all. Blocks.
     pub(super) fn close(&self) {
-        self.shared.queue.lock().closing = true;
+        self.refuse();
         self.wake();
         if let Some(thread) = self.thread.lock().take() {
             drop(thread.join());
         }
     }
+}
+
+impl Queue {
+    const fn is_full(&self) -> bool {
+        self.bytes >= QUEUE_BYTES
+    }
+}
+
+fn stopping() -> StoreError {
+    StoreError::Disk("the server is stopping".into())
 }
 
 impl Drop for Journal {
@@ -207,23 +237,69 @@ struct Writer {
     damaged: Vec<u64>,
     /// What the disk has not taken.
     unwritten: Vec<Job>,
+    /// What was written since the last fsync: if the next one fails, it is written again.
+    unsynced: Vec<Job>,
     buffer: Vec<u8>,
     /// Since when there is something that was written and not synced.
     dirty: Option<Instant>,
-    /// An fsync has failed: what is on disk cannot be known any more.
+    /// Behind what was synced, the file cannot be trusted: another one is to be begun.
     broken: bool,
+    /// When the disk took nothing, the last time.
+    refused: Option<Instant>,
+    /// The log of the process says so.
+    complained: bool,
     moving: Option<Moving>,
 }
 
-/// The oldest file while what is of use in it is moved on.
-struct Moving {
-    number: u64,
-    file: Vec<u8>,
-    header: Option<Header>,
-    at: usize,
-}
+type Waiting = Vec<(Durability, Done)>;
 
 impl Writer {
+    fn open(
+        folder: PathBuf,
+        rings: &Arc<Mutex<Rings>>,
+        counts: &Arc<Process>,
+    ) -> Result<(Self, Found), OpenError> {
+        let failed = OpenError::at(&folder);
+        fs::create_dir_all(&folder).map_err(&failed)?;
+        let lock = File::create(folder.join("lock")).map_err(&failed)?;
+        if flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
+            return Err(OpenError::InUse(folder));
+        }
+        let boot = files::boot();
+        let Files { segments, damaged, found } = files::read(&folder, boot)?;
+        let head = OpenOptions::new().write(true).create(true).truncate(false).open(files::head(&folder));
+        let head = head.map_err(&failed)?;
+        let number = segments.last().map_or(1, |(number, _)| number + 1);
+        let first = segments.first().map_or(number, |(number, _)| *number);
+        let (file, header) = begin(&folder, number, None).map_err(&failed)?;
+        let bytes = Header::BYTES as u64;
+        let writer = Self {
+            end: Head { number, first, written: bytes, synced: bytes, boot, closed: false },
+            shared: Arc::default(),
+            rings: Arc::clone(rings),
+            counts: Arc::clone(counts),
+            _lock: lock,
+            folder,
+            head,
+            file,
+            header,
+            segments: segments.into(),
+            damaged,
+            unwritten: Vec::new(),
+            unsynced: Vec::new(),
+            buffer: Vec::new(),
+            dirty: None,
+            broken: false,
+            refused: None,
+            complained: false,
+            moving: None,
+        };
+        writer.note_end().map_err(&failed)?;
+        writer.head.sync_all().map_err(&failed)?;
+        counts.log_damaged.add(writer.damaged.len() as u64);
+        Ok((writer, found))
+    }
+
     fn run(mut self) {
         loop {
             let (jobs, closing) = self.next_jobs();
@@ -235,6 +311,7 @@ impl Writer {
                 return;
             }
             if !self.broken
+                && self.refused.is_none()
                 && let Err(error) = self.move_on()
             {
                 tracing::error!(%error, "a file of logs cannot be removed");
@@ -248,11 +325,11 @@ impl Writer {
         let mut queue = self.shared.queue.lock();
         queue.disk_bytes = self.end.written + self.segments.iter().map(|(_, bytes)| bytes).sum::<u64>();
         if queue.jobs.is_empty() && !queue.closing {
-            let wait = match (&self.moving, self.dirty) {
-                (Some(_), _) => Duration::ZERO,
-                _ if !self.unwritten.is_empty() => RETRY_EVERY,
-                (None, Some(since)) => SYNC_WITHIN.saturating_sub(since.elapsed()),
-                (None, None) => LOOK_EVERY,
+            let wait = match (&self.moving, self.dirty, self.refused) {
+                (_, _, Some(since)) => RETRY_EVERY.saturating_sub(since.elapsed()),
+                (Some(_), ..) => Duration::ZERO,
+                (None, Some(since), None) => SYNC_WITHIN.saturating_sub(since.elapsed()),
+                (None, None, None) => LOOK_EVERY,
             };
             if !wait.is_zero() {
                 self.shared.wake.wait_for(&mut queue, wait);
@@ -261,7 +338,7 @@ impl Writer {
         (std::mem::take(&mut queue.jobs), queue.closing)
     }
 
-    /// Writes what is given, behind what could not be written before, and answers who waits.
+    /// Writes what is given, behind what could not be written before, and answers who waits, in their order.
     fn write(&mut self, jobs: Vec<Job>) -> Result<(), StoreError> {
         let mut waiting = Vec::new();
         for job in jobs {
@@ -270,38 +347,82 @@ impl Writer {
                 job => self.unwritten.push(job),
             }
         }
-        let written = self.write_unwritten();
-        let wanted = waiting.iter().any(|(durability, _)| *durability == Durability::Synced);
+        let synced: Vec<_> = self.unwritten.iter().filter_map(Job::to_sync).collect();
+        if let Err(error) = self.write_unwritten() {
+            return self.refuse(&error, waiting, false);
+        }
+        // Those that stand behind one who waits for the fsync wait, too: so each channel keeps its order.
+        let ready = waiting.iter().position(|(durability, _)| *durability == Durability::Synced);
+        let wanted = ready.is_some() || !synced.is_empty();
+        let rest = waiting.split_off(ready.unwrap_or(waiting.len()));
+        waiting.into_iter().for_each(|(_, done)| done(Ok(())));
         let overdue = self.dirty.is_some_and(|since| since.elapsed() >= SYNC_WITHIN);
-        let outcome = match written {
-            Ok(()) if wanted || overdue => self.sync(),
-            written => written,
-        };
-        let outcome = outcome.map_err(|error| StoreError::Disk(error.to_string().into()));
-        self.say(&outcome);
-        waiting.into_iter().for_each(|(_, done)| done(outcome.clone()));
-        outcome
+        if (wanted || overdue)
+            && let Err(error) = self.sync()
+        {
+            tracing::error!(%error, "an fsync of logs has failed: another file is begun");
+            if let Err(error) = self.begin_another() {
+                return self.refuse(&error, rest, true);
+            }
+        }
+        if !synced.is_empty() {
+            let mut rings = self.rings.lock();
+            synced.into_iter().for_each(|(slot, at)| rings.keep(slot, at));
+        }
+        rest.into_iter().for_each(|(_, done)| done(Ok(())));
+        self.accept();
+        Ok(())
     }
 
-    /// Publishers are refused as long as this fails, and the log says so once.
-    fn say(&self, outcome: &Result<(), StoreError>) {
-        let mut queue = self.shared.queue.lock();
-        match outcome {
-            Ok(()) if queue.failed.take().is_some() => tracing::info!("logs are written again"),
-            Ok(()) => {}
-            Err(error) => {
-                self.counts.log_failures.add(1);
-                if queue.failed.is_none() {
-                    tracing::error!(%error, folder = %self.folder.display(), "logs cannot be written");
+    /// The disk takes nothing. What it was to keep, and does not, never was there, and its publishers are told; the rest is
+    /// tried again. `written`: all was written, and only the fsync has failed.
+    fn refuse(&mut self, error: &io::Error, waiting: Waiting, written: bool) -> Result<(), StoreError> {
+        self.counts.log_failures.add(1);
+        let error = StoreError::Disk(error.to_string().into());
+        if !std::mem::replace(&mut self.complained, true) {
+            tracing::error!(%error, folder = %self.folder.display(), "logs cannot be written");
+        }
+        self.refused = Some(Instant::now());
+        let behind = {
+            let mut rings = self.rings.lock();
+            let mut queue = self.shared.queue.lock();
+            queue.failed = Some(error.clone());
+            rings.drop_pending();
+            let mut behind = Vec::new();
+            for job in std::mem::take(&mut queue.jobs) {
+                match job {
+                    Job::Wait(_, done) => behind.push(done),
+                    job => self.unwritten.push(job),
                 }
-                queue.failed = Some(error.clone());
             }
+            let dropped = self.unwritten.extract_if(.., |job| job.is_promised());
+            queue.bytes -= dropped.map(|job| job.weight()).sum::<usize>();
+            behind
+        };
+        self.unsynced.retain(|job| job.to_sync().is_none());
+        for (durability, done) in waiting {
+            let kept = written && durability < Durability::Synced;
+            done(if kept { Ok(()) } else { Err(error.clone()) });
+        }
+        behind.into_iter().for_each(|done| done(Err(error.clone())));
+        Err(error)
+    }
+
+    /// The disk takes what it is given, or it is time to try.
+    fn accept(&mut self) {
+        if self.refused.take().is_some() {
+            let _rings = self.rings.lock();
+            self.shared.queue.lock().failed = None;
         }
     }
 
     fn write_unwritten(&mut self) -> io::Result<()> {
         if self.broken {
-            return Err(io::Error::other("an fsync has failed, and only a restart tells what is there"));
+            let early = self.refused.is_some_and(|since| since.elapsed() < RETRY_EVERY);
+            if early {
+                return Err(io::Error::other("an fsync has failed, and no other file can be written"));
+            }
+            self.begin_another()?;
         }
         if self.unwritten.is_empty() {
             return Ok(());
@@ -310,54 +431,94 @@ impl Writer {
             self.roll()?;
         }
         let mut buffer = std::mem::take(&mut self.buffer);
-        let mut bytes = 0;
-        for job in &self.unwritten {
-            match job {
-                Job::Entry { realm, channel, at, promised, at_ms, record } => {
-                    bytes += record.len() + ENTRY_COST;
-                    let (copied, promised, at_ms) = (false, *promised, *at_ms);
-                    let Place { epoch, position } = *at;
-                    let entry = Entry { copied, promised, realm, channel, epoch, position, at_ms, record };
-                    Record::Entry(entry).append(self.header.salt, &mut buffer);
-                }
-                Job::Forget { realm, channel, epoch } => {
-                    Record::Forget { realm, channel, epoch: *epoch }.append(self.header.salt, &mut buffer);
-                }
-                Job::Wait(..) => {}
-            }
-        }
+        self.unwritten.iter().for_each(|job| job.write(self.header.salt, &mut buffer));
         let outcome = self.put(&buffer);
         buffer.clear();
         buffer.shrink_to(BUFFER_KEPT);
         self.buffer = buffer;
         outcome?;
         self.counts.log_writes.add(1);
-        self.unwritten.clear();
-        let mut queue = self.shared.queue.lock();
-        queue.bytes = queue.bytes.saturating_sub(bytes);
+        if std::mem::take(&mut self.complained) {
+            tracing::info!("logs are written again");
+        }
+        {
+            let mut rings = self.rings.lock();
+            let mut queue = self.shared.queue.lock();
+            for job in &self.unwritten {
+                queue.bytes = queue.bytes.saturating_sub(job.weight());
+                if let Job::Entry { slot, at, promised: Durability::Logged, .. } = job {
+                    rings.keep(*slot, *at);
+                }
+            }
+        }
+        self.unsynced.append(&mut self.unwritten);
         Ok(())
     }
 
-    /// Puts bytes behind the last; what was half written before is written over.
+    /// Puts bytes behind the last, all of them or none.
     fn put(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.file.write_all_at(bytes, self.end.written)?;
-        self.end.written += bytes.len() as u64;
-        self.dirty.get_or_insert_with(Instant::now);
-        self.note_end()
+        let before = self.end.written;
+        let outcome = self.file.write_all_at(bytes, before).and_then(|()| {
+            self.end.written += bytes.len() as u64;
+            self.note_end()
+        });
+        match outcome {
+            Ok(()) => _ = self.dirty.get_or_insert_with(Instant::now),
+            Err(_) => {
+                self.end.written = before;
+                self.broken |= self.file.set_len(before).is_err();
+            }
+        }
+        outcome
     }
 
     fn sync(&mut self) -> io::Result<()> {
-        if self.end.synced == self.end.written {
+        let before = self.end.synced;
+        if before == self.end.written {
             return Ok(());
         }
-        if let Err(error) = self.file.sync_data() {
+        let outcome = self.file.sync_data().and_then(|()| {
+            self.end.synced = self.end.written;
+            self.note_end()
+        });
+        if outcome.is_err() {
+            self.end.synced = before;
             self.broken = true;
-            return Err(error);
+            return outcome;
         }
         self.counts.log_syncs.add(1);
-        self.end.synced = self.end.written;
         self.dirty = None;
-        self.note_end()
+        self.unsynced.clear();
+        Ok(())
+    }
+
+    /// Goes on in another file with all that was written since the last fsync, when nothing is known of it any more: a
+    /// second fsync would not say whether it is there.
+    fn begin_another(&mut self) -> io::Result<()> {
+        self.broken = true;
+        let number = self.end.number + 1;
+        let cut = u32::try_from(self.end.synced).map_err(io::Error::other)?;
+        let (file, header) = begin(&self.folder, number, Some(cut))?;
+        let mut bytes = Vec::new();
+        self.unsynced.iter().for_each(|job| job.write(header.salt, &mut bytes));
+        file.write_all_at(&bytes, Header::BYTES as u64)?;
+        file.sync_all()?;
+        let length = (Header::BYTES + bytes.len()) as u64;
+        let before = self.end;
+        self.end = Head { number, written: length, synced: length, ..before };
+        // From here on the file counts.
+        if let Err(error) = self.note_end().and_then(|()| self.head.sync_all()) {
+            self.end = before;
+            return Err(error);
+        }
+        self.segments.push_back((before.number, before.synced));
+        (self.file, self.header) = (file, header);
+        (self.broken, self.dirty) = (false, None);
+        self.counts.log_syncs.add(1);
+        self.unsynced.clear();
+        // What was copied may be gone, too.
+        self.moving = None;
+        Ok(())
     }
 
     fn note_end(&self) -> io::Result<()> {
@@ -371,7 +532,7 @@ impl Writer {
         self.put(&seal)?;
         self.sync()?;
         let number = self.end.number + 1;
-        let (file, header) = begin(&self.folder, number)?;
+        let (file, header) = begin(&self.folder, number, None)?;
         self.segments.push_back((self.end.number, self.end.written));
         (self.file, self.header) = (file, header);
         let bytes = Header::BYTES as u64;
@@ -389,85 +550,13 @@ impl Writer {
             tracing::error!(%error, "logs are not closed in order");
         }
     }
-
-    /// Does a bit of moving what is of use out of the oldest file, if it is time for that.
-    fn move_on(&mut self) -> io::Result<()> {
-        let Some(mut moving) = self.moving.take().map_or_else(|| self.next_moving(), |m| Ok(Some(m)))? else {
-            return Ok(());
-        };
-        let done = self.copy_some(&mut moving)?;
-        if !done {
-            self.moving = Some(moving);
-            return Ok(());
-        }
-        self.sync()?;
-        self.segments.pop_front();
-        self.end.first = self.segments.front().map_or(self.end.number, |(number, _)| *number);
-        self.note_end()?;
-        self.head.sync_all()?;
-        let path = files::segment(&self.folder, moving.number);
-        if self.damaged.contains(&moving.number) {
-            let aside = files::aside(&self.folder, moving.number);
-            fs::rename(&path, &aside)?;
-            tracing::error!(file = %aside.display(), "a damaged file of logs was set aside");
-            self.damaged.retain(|number| *number != moving.number);
-        } else {
-            fs::remove_file(&path)?;
-        }
-        Ok(())
-    }
-
-    fn next_moving(&self) -> io::Result<Option<Moving>> {
-        let Some((number, _)) = self.segments.front() else { return Ok(None) };
-        let used = self.end.written + self.segments.iter().map(|(_, bytes)| bytes).sum::<u64>();
-        // Copying what is of use costs as much writing as it frees, at most.
-        let due =
-            used > 4 * SEGMENT_BYTES && used > 2 * self.rings.lock().bytes_on_disk() + 2 * SEGMENT_BYTES;
-        if !due && self.damaged.is_empty() {
-            return Ok(None);
-        }
-        let file = fs::read(files::segment(&self.folder, *number))?;
-        let header = Header::parse(&file);
-        Ok(Some(Moving { number: *number, file, header, at: Header::BYTES }))
-    }
-
-    /// True when the file is done.
-    fn copy_some(&mut self, moving: &mut Moving) -> io::Result<bool> {
-        let Some(header) = moving.header else { return Ok(true) };
-        if self.end.written >= SEGMENT_BYTES {
-            self.roll()?;
-        }
-        let mut copies = Vec::new();
-        let upto = moving.at.saturating_add(MOVED_AT_ONCE);
-        let mut pieces = Pieces::from(&moving.file, header, moving.at);
-        let done = loop {
-            match pieces.next() {
-                Some(Piece::Record(Record::Entry(entry), range)) => {
-                    moving.at = range.end;
-                    let at = Place { epoch: entry.epoch, position: entry.position };
-                    if self.rings.lock().has(entry.realm, entry.channel, at) {
-                        Record::Entry(Entry { copied: true, ..entry }).append(self.header.salt, &mut copies);
-                    }
-                }
-                Some(Piece::Record(_, range) | Piece::Damage(range)) => moving.at = range.end,
-                None => break true,
-            }
-            if moving.at >= upto {
-                break false;
-            }
-        };
-        if !copies.is_empty() {
-            self.put(&copies)?;
-        }
-        Ok(done)
-    }
 }
 
 /// Makes a file that is there whatever happens.
-fn begin(folder: &Path, number: u64) -> io::Result<(File, Header)> {
+fn begin(folder: &Path, number: u64, cut: Option<u32>) -> io::Result<(File, Header)> {
     let mut salt = [0; 8];
     aws_lc_rs::rand::fill(&mut salt).map_err(io::Error::other)?;
-    let header = Header { number, salt: u64::from_le_bytes(salt) };
+    let header = Header { number, salt: u64::from_le_bytes(salt), cut };
     let path = files::segment(folder, number);
     let file = OpenOptions::new().write(true).create(true).truncate(true).open(path)?;
     file.write_all_at(&header.to_bytes(), 0)?;
@@ -482,8 +571,6 @@ const QUEUE_BYTES: usize = 64 << 20;
 const ENTRY_COST: usize = 128;
 /// One file; so much is read at once when it is looked through.
 const SEGMENT_BYTES: u64 = 16 << 20;
-/// Of a file that is moved on, between two looks at what is published: a millisecond.
-const MOVED_AT_ONCE: usize = 256 << 10;
 const BUFFER_KEPT: usize = 4 << 20;
 /// What nobody waits for is on disk so soon.
 const SYNC_WITHIN: Duration = Duration::from_secs(1);
@@ -491,3 +578,6 @@ const SYNC_WITHIN: Duration = Duration::from_secs(1);
 const RETRY_EVERY: Duration = Duration::from_millis(500);
 /// Entries grow old by themselves.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
+
+#[cfg(test)]
+mod tests;

@@ -62,6 +62,11 @@ impl Rule {
     fn fits(&self, realm: RealmId, channel: &str) -> bool {
         self.realm == realm && self.pattern.fits(channel)
     }
+
+    /// Whether items are delivered only when they are kept.
+    fn waits(&self) -> bool {
+        self.on_disk && self.durability > Durability::Accepted
+    }
 }
 
 /// Why nothing of a publish was accepted.
@@ -143,19 +148,14 @@ impl Log {
         Appending { log: self, rings: None }
     }
 
-    /// Makes the records of items, before any lock is held.
+    /// Makes the records of items, before any lock is held. `least` is the durability that their publisher wants.
     ///
     /// # Errors
-    /// Their publisher asks for what cannot be had. Without a publisher who is answered, nothing is refused.
-    pub fn prepare(
-        &self,
-        realm: RealmId,
-        items: &[Item],
-        asked: Option<Durability>,
-    ) -> Result<Batch, Refused> {
+    /// It asks for what cannot be had, or what is promised cannot be kept.
+    pub fn prepare(&self, realm: RealmId, items: &[Item], least: Durability) -> Result<Batch, Refused> {
         let rules = self.rules.load();
-        let least = asked.unwrap_or_default();
-        let mut batch = Batch { records: Vec::new(), strongest: least, weakest: Durability::Synced };
+        let weakest = Durability::Synced;
+        let mut batch = Batch { records: Vec::new(), strongest: least, weakest, waits: false };
         if items.is_empty() || (rules.is_empty() && least == Durability::Accepted) {
             return Ok(Batch { strongest: Durability::Accepted, weakest: Durability::Accepted, ..batch });
         }
@@ -166,6 +166,7 @@ impl Log {
                 return Err(Refused::NoDisk(item.channel.as_str().into()));
             }
             let durability = rule.map_or(Durability::Accepted, |rule| rule.durability.max(least));
+            batch.waits |= rule.is_some_and(|rule| rule.waits());
             batch.strongest = batch.strongest.max(durability);
             batch.weakest = batch.weakest.min(durability);
             batch.records.push(rule.map(|rule| Record {
@@ -175,7 +176,7 @@ impl Log {
             }));
         }
         match self.journal.get().and_then(Journal::refusal) {
-            Some(why) if batch.strongest > Durability::Accepted && asked.is_some() => Err(Refused::Disk(why)),
+            Some(why) if batch.strongest > Durability::Accepted => Err(Refused::Disk(why)),
             _ => Ok(batch),
         }
     }
@@ -233,8 +234,17 @@ impl Log {
     /// Writes what waits, and that the end was in order. Blocks.
     pub fn close(&self) {
         if let Some(journal) = self.journal.get() {
+            // Whoever appends meanwhile knows, or is done.
+            let rings = self.rings.lock();
+            journal.refuse();
+            drop(rings);
             journal.close();
         }
+    }
+
+    /// Whether a channel's items are delivered only when they are kept.
+    pub fn waits(&self, realm: RealmId, channel: &str) -> bool {
+        self.rules.load().iter().find(|rule| rule.fits(realm, channel)).is_some_and(|rule| rule.waits())
     }
 
     /// Seconds of a clock that never goes back and that began long before the process, so that older entries have a time.
@@ -250,6 +260,7 @@ pub struct Batch {
     records: Vec<Option<Record>>,
     strongest: Durability,
     weakest: Durability,
+    waits: bool,
 }
 
 impl Batch {
@@ -263,10 +274,26 @@ impl Batch {
         self.strongest
     }
 
+    /// Some items are delivered only when they are kept.
+    pub const fn waits(&self) -> bool {
+        self.waits
+    }
+
     /// What the log of the item in this slot is to be given.
     pub fn take(&mut self, slot: usize) -> Option<Record> {
         self.records.get_mut(slot)?.take()
     }
+}
+
+/// What became of an item on the way into its log.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Appended {
+    /// It may be delivered, and has this place if it has a log.
+    Now(Option<Place>),
+    /// It may be delivered when it is kept like this, and no sooner: [`Appending::when`].
+    When(Place, Durability),
+    /// It will not be kept as was promised, because the process ends.
+    Never,
 }
 
 /// An item as its log keeps it.
@@ -283,6 +310,11 @@ impl Record {
         self.durability
     }
 
+    /// Whether its item is delivered only when it is kept.
+    pub fn waits(&self) -> bool {
+        self.rule.waits()
+    }
+
     /// What slow subscribers of its channel get, if its rule says so.
     pub fn slow(&self) -> Option<Slow> {
         self.rule.slow
@@ -297,14 +329,40 @@ pub struct Appending<'l> {
 }
 
 impl Appending<'_> {
-    /// The place that an item gets in the log of its channel.
-    pub fn append(&mut self, realm: RealmId, channel: &str, record: Record) -> Option<Place> {
+    fn rings(&mut self) -> &mut Rings {
         let log = self.log;
-        let rings = self.rings.get_or_insert_with(|| log.rings.lock());
-        rings.append(&record.rule, (realm, channel), record.bytes, log.now_s(), log.journal.get())
+        self.rings.get_or_insert_with(|| log.rings.lock())
     }
 
-    /// Calls `done` when all that was appended so far is kept like this, or cannot be.
+    /// To be called before items are appended that wait for the disk: from then on it does not refuse them.
+    ///
+    /// # Errors
+    /// It does.
+    pub fn admit(&mut self) -> Result<(), Refused> {
+        self.rings();
+        let refusal = self.log.journal.get().and_then(Journal::refusal);
+        refusal.map_or(Ok(()), |why| Err(Refused::Disk(why)))
+    }
+
+    /// Why an item was [`Appended::Never`].
+    pub fn refusal(&self) -> StoreError {
+        let why = self.log.journal.get().and_then(Journal::refusal);
+        why.unwrap_or_else(|| StoreError::Disk("the log was changed".into()))
+    }
+
+    /// What becomes of an item that has its place in the order of its channel.
+    pub fn append(&mut self, realm: RealmId, channel: &str, record: Record) -> Appended {
+        let (now_s, journal) = (self.log.now_s(), self.log.journal.get());
+        self.rings().append(&record.rule, (realm, channel), record.bytes, now_s, journal)
+    }
+
+    /// The id of the item that came last on a channel with a log, if it had one.
+    pub fn newest_id(&mut self, realm: RealmId, channel: &str) -> Option<&str> {
+        self.rings().newest_id((realm, channel))
+    }
+
+    /// Calls `done` when all that was appended so far is kept like this, or cannot be; in the order of these calls, and on
+    /// another thread, unless there is nothing to wait for.
     pub fn when(&self, durability: Durability, done: impl FnOnce(Result<(), StoreError>) + Send + 'static) {
         match self.log.journal.get().filter(|_| durability > Durability::Accepted) {
             Some(journal) => journal.wait(durability, Box::new(done)),
@@ -338,7 +396,7 @@ impl Kept {
     /// Resolves when they do.
     ///
     /// # Errors
-    /// They may not; they stay accepted, and are written when the disk can.
+    /// They may not. Those whose log promises that they would were not delivered either.
     pub async fn wait(self) -> Result<(), StoreError> {
         self.0.await.unwrap_or_else(|_| Err(StoreError::Disk("the server is stopping".into())))
     }

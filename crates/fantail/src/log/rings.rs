@@ -3,12 +3,12 @@
 
 use std::{collections::VecDeque, sync::Arc};
 
-use fantail_proto::log::{Entry, Place, Ring, Start};
+use fantail_proto::log::{Durability, Entry, Place, Ring, Start};
 use hashbrown::HashMap;
 use slab::Slab;
 
 use super::{
-    Rule, Span,
+    Appended, Rule, Span,
     files::{Found, Logged},
     journal::Journal,
 };
@@ -89,7 +89,8 @@ impl Rings {
             let mut ring = Ring::at(place);
             for (at_ms, record) in entries {
                 let age_s = u32::try_from(now_ms.saturating_sub(at_ms) / 1000).unwrap_or(u32::MAX);
-                ring.push(Entry::new(record, now_s.saturating_sub(age_s)));
+                let at = ring.push(Entry::new(record, now_s.saturating_sub(age_s)));
+                ring.keep(at.position);
             }
             ring.trim(&rule.limits, now_s);
             if !ring.is_empty() {
@@ -101,7 +102,7 @@ impl Rings {
         self.sweep(now_s);
     }
 
-    /// The place of a new entry, and none if it cannot be kept.
+    /// The place of a new entry, if it has a log.
     pub(super) fn append(
         &mut self,
         rule: &Arc<Rule>,
@@ -109,11 +110,14 @@ impl Rings {
         record: Arc<[u8]>,
         now_s: u32,
         journal: Option<&Journal>,
-    ) -> Option<Place> {
+    ) -> Appended {
         let place = match self.rules.get(rule.place) {
             Some(shelf) if Arc::ptr_eq(&shelf.rule, rule) => rule.place,
             // There are other rules since the record was made.
-            _ => self.rules.iter().position(|shelf| shelf.rule.fits(realm, channel))?,
+            _ => match self.rules.iter().position(|shelf| shelf.rule.fits(realm, channel)) {
+                Some(place) => place,
+                None => return Appended::Now(None),
+            },
         };
         let known = self.by_name.get(&(realm, channel)).copied();
         let slot = known.unwrap_or_else(|| {
@@ -123,26 +127,71 @@ impl Rings {
         });
         let shelf = &mut self.rules[place];
         let rule = Arc::clone(&shelf.rule);
-        let log = self.all.get_mut(slot as usize)?;
+        let Some(log) = self.all.get_mut(slot as usize) else { return Appended::Now(None) };
         let bytes = record.len();
+        // Nothing passes what is pending, whatever another rule promises now.
+        let promised = rule.durability.max(if log.ring.has_pending() {
+            Durability::Logged
+        } else {
+            Durability::Accepted
+        });
+        let waits = rule.on_disk && promised > Durability::Accepted;
         if rule.on_disk {
             let at = Place { epoch: log.ring.epoch(), position: log.ring.next() };
-            let taken = journal.is_some_and(|journal| {
-                journal.append((&rule.realm_name, &log.name), at, rule.durability, Arc::clone(&record))
-            });
+            let named = (&rule.realm_name, &log.name, slot);
+            let taken =
+                journal.is_some_and(|journal| journal.append(named, at, promised, Arc::clone(&record)));
+            if !taken && waits {
+                return Appended::Never;
+            }
             if !taken {
                 self.forget(slot, Some(&rule), journal);
-                return None;
+                return Appended::Now(None);
             }
         }
         let at = log.ring.push(Entry::new(record, now_s));
+        if !waits {
+            log.ring.keep(at.position);
+        }
         let before = log.ring.len();
         let freed = log.ring.trim(&rule.limits, now_s);
         shelf.items = shelf.items + 1 + log.ring.len() - before;
         shelf.bytes = shelf.bytes + bytes - freed;
         shelf.note(Ticket::new(slot, at), &self.all);
         self.shorten(place, now_s);
-        Some(at)
+        if waits { Appended::When(at, promised) } else { Appended::Now(Some(at)) }
+    }
+
+    /// Entries are kept as was promised: they may be given to subscribers.
+    pub(super) fn keep(&mut self, slot: u32, at: Place) {
+        let Some(log) = self.all.get_mut(slot as usize).filter(|log| log.ring.epoch() == at.epoch) else {
+            return;
+        };
+        log.ring.keep(at.position);
+        let Some(shelf) = self.rules.get_mut(log.rule) else { return };
+        let before = log.ring.len();
+        // What is too old is swept.
+        shelf.bytes -= log.ring.trim(&shelf.rule.limits, 0);
+        shelf.items -= before - log.ring.len();
+    }
+
+    /// What is pending cannot be kept: nobody has seen it, and it has never been there.
+    pub(super) fn drop_pending(&mut self) {
+        let mut empty = Vec::new();
+        for (slot, log) in self.all.iter_mut().filter(|(_, log)| log.ring.has_pending()) {
+            let (items, bytes) = log.ring.drop_pending();
+            if let Some(shelf) = self.rules.get_mut(log.rule) {
+                shelf.items -= items;
+                shelf.bytes -= bytes;
+            }
+            empty.extend(log.ring.is_empty().then(|| u32::try_from(slot).unwrap_or(u32::MAX)));
+        }
+        empty.into_iter().for_each(|slot| _ = self.remove(slot));
+    }
+
+    /// The id of a channel's newest entry, pending or not.
+    pub(super) fn newest_id(&self, channel: (RealmId, &str)) -> Option<&str> {
+        self.ring(channel)?.newest_id()
     }
 
     pub(super) fn span(
@@ -168,7 +217,7 @@ impl Rings {
         }
         let position = after + count;
         let through = Place { epoch: ring.epoch(), position };
-        Some(Span { after, through, whole: position + 1 == ring.next() })
+        Some(Span { after, through, whole: position + 1 == ring.end() })
     }
 
     pub(super) fn entries(&self, channel: (RealmId, &str), span: Span) -> Vec<Entry> {
@@ -254,14 +303,12 @@ impl Rings {
             let Some(ticket) = shelf.order.front().copied() else { break };
             let log = self.all.get_mut(ticket.channel as usize).filter(|log| log.rule == place);
             let is_oldest = |log: &Channel| {
-                ticket.epoch == log.ring.epoch() as u32 && ticket.position == log.ring.first() as u32
+                let at_first = ticket.position == log.ring.first() as u32 && !log.ring.is_empty();
+                at_first && ticket.epoch == log.ring.epoch() as u32
             };
             if let Some(log) = log.filter(|log| is_oldest(log)) {
-                let old = log
-                    .ring
-                    .behind(log.ring.first() - 1)
-                    .next()
-                    .is_some_and(|entry| now_s.saturating_sub(entry.at_s) >= shelf.rule.limits.age_s);
+                let Some(oldest) = log.ring.oldest() else { break };
+                let old = now_s.saturating_sub(oldest.at_s) >= shelf.rule.limits.age_s;
                 if !old && shelf.bytes <= shelf.rule.total_bytes {
                     break;
                 }
@@ -286,8 +333,7 @@ impl Rings {
             let first = log.ring.first();
             self.rules[log.rule].bytes += log.ring.bytes();
             self.rules[log.rule].items += log.ring.len();
-            let entries = log.ring.behind(first - 1).zip(first..);
-            all[log.rule].extend(entries.map(|(entry, position)| {
+            all[log.rule].extend(log.ring.all().zip(first..).map(|(entry, position)| {
                 (entry.at_s, Ticket::new(slot, Place { epoch: log.ring.epoch(), position }))
             }));
         }

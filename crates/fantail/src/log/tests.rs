@@ -46,9 +46,13 @@ fn item(channel: &str, id: u64) -> Item {
 /// Appends an item; what there is to wait for.
 fn append(log: &Log, channel: &str, id: u64) -> (Option<Place>, Option<Kept>) {
     let items = [item(channel, id)];
-    let mut batch = log.prepare(R, &items, Some(Durability::Accepted)).unwrap();
+    let mut batch = log.prepare(R, &items, Durability::Accepted).unwrap();
     let mut logs = log.open();
-    let place = batch.take(0).and_then(|record| logs.append(R, channel, record));
+    let place = batch.take(0).and_then(|record| match logs.append(R, channel, record) {
+        Appended::Now(place) => place,
+        Appended::When(place, _) => Some(place),
+        Appended::Never => None,
+    });
     (place, logs.finish(batch.strongest()))
 }
 
@@ -102,7 +106,7 @@ fn channels_without_a_rule_have_no_log() {
     assert_eq!(after(&log, "room-1", 1), Some(vec![2, 3]));
     assert_eq!(after(&log, "hall", 1), None);
     assert!(log.keeps(R, "room-2") && !log.keeps(RealmId(1), "room-2"));
-    let asked = log.prepare(R, &[item("room-1", 9)], Some(Durability::Synced));
+    let asked = log.prepare(R, &[item("room-1", 9)], Durability::Synced);
     assert!(matches!(asked, Err(Refused::NoDisk(channel)) if *channel == *"room-1"));
 }
 
@@ -166,7 +170,9 @@ fn an_orderly_end_keeps_everything() {
         assert_eq!(after(&log, &rule.text, 2), Some(vec![3, 4, 5]), "{}", rule.text);
     }
     assert_eq!(behind(&log, "synced", &Start::Place(place)), Some(vec![]));
-    let next = append(&log, "synced", 7).0.unwrap();
+    let (next, kept) = append(&log, "synced", 7);
+    kept.unwrap().0.blocking_recv().unwrap().unwrap();
+    let next = next.unwrap();
     assert_eq!((next.epoch, next.position), (place.epoch, place.position + 1));
     let mut ids = Vec::new();
     log.ids(|_, channel, id| ids.push(format!("{channel}{id}")));
@@ -299,9 +305,10 @@ fn old_files_go_and_what_is_of_use_stays() {
     let big = Bytes::from(vec![b'x'; 1 << 20]);
     for id in 0..200 {
         let items = [Item { stream: Some(HttpStream::Send(big.clone())), ..item("busy", id) }];
-        let mut batch = log.prepare(R, &items, Some(Durability::Logged)).unwrap();
+        let mut batch = log.prepare(R, &items, Durability::Logged).unwrap();
         let mut logs = log.open();
-        assert!(logs.append(R, "busy", batch.take(0).unwrap()).is_some());
+        let appended = logs.append(R, "busy", batch.take(0).unwrap());
+        assert!(matches!(appended, Appended::When(_, Durability::Logged)));
         logs.finish(batch.strongest()).unwrap().0.blocking_recv().unwrap().unwrap();
     }
     let journal = log.journal.get().unwrap();

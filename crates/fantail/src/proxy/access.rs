@@ -57,7 +57,7 @@ impl Entry {
                 (false, true) => "https",
                 (false, false) => "http",
             },
-            from: conversation.peer(),
+            from: conversation.client(),
             replay,
             target: String::new(),
             over_http: false,
@@ -67,6 +67,10 @@ impl Entry {
 
     pub(super) fn route(&mut self, route: &Arc<Route>) {
         self.route = Some(Arc::clone(route));
+    }
+
+    pub(super) fn from(&mut self, client: Option<IpAddr>) {
+        self.from = client;
     }
 
     pub(super) fn target(&mut self, target: &Target) {

@@ -9,7 +9,7 @@ use fantail_proto::{
     grip, jsonp,
     route::{Address, Asked, Target},
     test_origin,
-    websocket::{handshake, over_http::is_events},
+    websocket::over_http::is_events,
     zhttp::Flags,
 };
 use http::{
@@ -64,12 +64,13 @@ impl Found {
             exchange.conversation.is_tls() || (proxy.forward.accept_protocol && forward::claims_tls(headers));
         let route = {
             let name = name(&host);
-            let id = headers.get(PUSHPIN_ROUTE).filter(|_| proxy.forward.accept_pushpin_route);
+            let accepts = proxy.forward.accept_pushpin_route;
+            let id = accepts.then(|| headers.get(PUSHPIN_ROUTE)).flatten();
             let asked = Asked {
                 host: &name,
                 path: uri.path(),
                 tls,
-                ws: handshake::is_upgrade(headers),
+                ws: exchange.is_upgrade(headers),
                 id: id.and_then(|id| id.to_str().ok()).filter(|id| !id.is_empty()),
             };
             Arc::clone(snapshot.routes.find(asked).ok_or(Fault::NoRoute)?)
@@ -163,9 +164,12 @@ impl Ask {
     ) -> Result<Self, Fault> {
         let snapshot = Arc::clone(&exchange.snapshot);
         let proxy = &snapshot.config.proxy;
-        let websocket = handshake::is_upgrade(&head.headers);
+        let websocket = exchange.is_upgrade(&head.headers);
         let shape = found.shape(exchange, &head);
         let Found { route, host, path_and_query, tls } = found;
+        let now = unix_time();
+        let trusted_until = exchange.trusts(&head.headers, now);
+        let trusted = trusted_until.is_some();
         if !websocket && exchange.shard().notes.is_some() {
             let size = request_head(&head.method, &head.uri, &head.headers);
             exchange.conversation.arrive(&route.rule.id, size);
@@ -188,9 +192,6 @@ impl Ask {
             script_body = asked.body;
             exchange.jsonp = Some(Box::new(asked.call));
         }
-        let now = unix_time();
-        let trusted_until = snapshot.trusts(&head.headers, now);
-        let trusted = trusted_until.is_some();
         let signature = if trusted { None } else { exchange.sign(&route, now) };
         let request::Parts { method, mut headers, .. } = head;
         let is_empty = body.as_ref().is_none_or(Incoming::is_end_stream);
@@ -245,7 +246,12 @@ impl Ask {
 
     /// What another request must be like to be the same.
     pub(super) fn key(&self) -> Key {
+        let headers = self.request.headers().iter().filter(|(name, _)| !says_who(name.as_str()));
+        let mut headers: Vec<_> = headers.map(|(name, value)| (name.clone(), value.clone())).collect();
+        // Several of one name keep their order.
+        headers.sort_by(|(a, _), (b, _)| a.as_str().cmp(b.as_str()));
         Key {
+            headers,
             route: Arc::as_ptr(&self.route).addr(),
             method: self.request.method().clone(),
             host: Bytes::copy_from_slice(self.host.as_bytes()),
@@ -447,6 +453,27 @@ fn keeps_alive(head: &request::Parts) -> bool {
     };
     if head.version == Version::HTTP_11 { !says("close") } else { says("keep-alive") }
 }
+
+/// Of headers in lower case that say who asks and by which way, not for what: requests that differ only in them are the
+/// same, unless an answer names one of them in `Vary`.
+pub(super) fn says_who(name: &str) -> bool {
+    WHO.contains(&name) || name.starts_with("sec-ch-")
+}
+
+const WHO: [&str; 12] = [
+    "dnt",
+    "forwarded",
+    "grip-sig",
+    "priority",
+    "referer",
+    "traceparent",
+    "tracestate",
+    "user-agent",
+    "via",
+    "x-forwarded-for",
+    "x-real-ip",
+    "x-request-id",
+];
 
 /// Headers that make an answer one client's own.
 const PERSONAL: [HeaderName; 4] = [header::AUTHORIZATION, header::COOKIE, header::RANGE, forward::GRIP_LAST];

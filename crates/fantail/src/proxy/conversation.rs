@@ -27,6 +27,8 @@ pub struct Conversation {
     shard: Rc<Shard>,
     state: Rc<State>,
     peer: Option<IpAddr>,
+    /// Of the request: the peer, or whom the request says.
+    client: Cell<Option<IpAddr>>,
     tls: bool,
     /// For the first request only.
     replay: RefCell<Option<Replay>>,
@@ -66,6 +68,7 @@ impl Conversation {
             shard,
             state,
             peer,
+            client: Cell::new(peer),
             tls,
             replay: RefCell::new(replay),
             farewell: RefCell::new(farewell),
@@ -107,6 +110,15 @@ impl Conversation {
         self.peer
     }
 
+    /// Who the request is from, as logs and statistics say it (spec 1.9).
+    pub(super) fn client(&self) -> Option<IpAddr> {
+        self.client.get()
+    }
+
+    pub(super) fn set_client(&self, client: Option<IpAddr>) {
+        self.client.set(client);
+    }
+
     /// Whether the client speaks TLS to us.
     pub(super) fn is_tls(&self) -> bool {
         self.tls
@@ -139,7 +151,7 @@ impl Conversation {
     /// Notes a request, by the id of its route.
     pub(super) fn arrive(&self, route: &str, head: u64) {
         let Some(notes) = &self.shard.notes else { return };
-        let presence = notes.arrive(None, (self.peer, self.tls), route);
+        let presence = notes.arrive(None, (self.client(), self.tls), route);
         presence.traffic().client.header_received.add(head);
         self.presence.replace(Some(presence));
     }

@@ -4,7 +4,12 @@
 use std::{rc::Rc, sync::Arc};
 
 use bytes::Bytes;
-use fantail_proto::{forward::Forward, link::Place, test_origin};
+use fantail_proto::{
+    forward::Forward,
+    link::Place,
+    route::{Address, Target},
+    test_origin,
+};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, header, response, uri::PathAndQuery};
 use http_body_util::BodyExt;
 
@@ -54,14 +59,29 @@ pub(super) async fn ask(shard: &Rc<Shard>, snapshot: &Snapshot, errand: Errand<'
     let rule = &trail.route.rule;
     let config = &snapshot.config.origin;
     if !place.is_beside(&trail.home) {
+        let is_own = |target: &Target| match &target.address {
+            Address::Tcp(host, port) => {
+                !target.untrusted && host.eq_ignore_ascii_case(place.host()) && *port == place.port()
+            }
+            Address::Test | Address::Workers(_) => false,
+        };
+        let own = rule.targets.iter().any(is_own);
+        let listed = |known: &String| {
+            // As `HOST:PORT`, in lower case.
+            known.rsplit_once(':').is_some_and(|(host, port)| {
+                place.host().eq_ignore_ascii_case(host.trim_matches(['[', ']']))
+                    && port.parse() == Ok(place.port())
+            })
+        };
         let to = Peer::Server(Destination {
             host: place.host().to_owned(),
             addresses: Vec::new(),
             port: place.port(),
-            untrusted: rule.targets[trail.target].untrusted,
+            untrusted: !own && !snapshot.config.grip.link_hosts.iter().any(listed),
             tls: place.tls().then(|| Tls { name: place.host().to_owned(), insecure: false, identity: None }),
         });
-        let request = request(shard, snapshot, &errand, place.path_and_query(), place.authority());
+        let signature = if own { sign(shard, &trail.route, unix_time()) } else { None };
+        let request = request(snapshot, &errand, place.path_and_query(), place.authority(), signature);
         return send(shard, &to, request, config)
             .await
             .map_err(|unanswered| Lost::Upstream(unanswered.failure));
@@ -70,7 +90,8 @@ pub(super) async fn ask(shard: &Rc<Shard>, snapshot: &Snapshot, errand: Errand<'
         let outgoing = rule.outgoing(target, place.path_and_query(), place.authority());
         let rewritten = place.path().starts_with(rule.path_beg.as_str());
         let path_and_query = if rewritten { &outgoing.path_and_query } else { place.path_and_query() };
-        let request = request(shard, snapshot, &errand, path_and_query, outgoing.host);
+        let signature = sign(shard, &trail.route, unix_time());
+        let request = request(snapshot, &errand, path_and_query, outgoing.host, signature);
         let Some(to) = destination(&trail.route, index, outgoing.host) else {
             let (head, ready) =
                 test_origin::answer(request.uri().path(), request.uri().query(), 0).into_parts();
@@ -95,13 +116,13 @@ async fn send(
     Ok(Answer { head, ready: Bytes::new(), download: Some(download) })
 }
 
-/// Nothing of the client's is said.
+/// Nothing of the client's is said. `signature`: ours, for who is the route's own.
 fn request(
-    shard: &Rc<Shard>,
     snapshot: &Snapshot,
     errand: &Errand<'_>,
     path_and_query: &str,
     host: &str,
+    signature: Option<HeaderValue>,
 ) -> Box<Request<Upload>> {
     let Errand { trail, place, method, last_ids, fields, body } = errand;
     let upload = if body.is_empty() { Upload::Empty } else { Upload::Whole(body.clone()) };
@@ -114,7 +135,7 @@ fn request(
         tls: place.tls(),
         websocket: false,
         peer: None,
-        signature: sign(shard, &trail.route, unix_time()),
+        signature,
         last_ids,
         route: &trail.route.rule,
         rules: &snapshot.config.proxy.forward,

@@ -8,9 +8,13 @@ use fantail_pin::Form;
 use fantail_proto::{
     filter::{self, Filter},
     grip::{self, Hold, Instruct, InstructError, KeepAlive, Reply},
+    log::Start,
     route,
 };
-use http::{HeaderValue, Response, StatusCode, header::CONTENT_ENCODING};
+use http::{
+    HeaderValue, Response, StatusCode,
+    header::{CONTENT_ENCODING, CONTENT_TYPE},
+};
 use http_body_util::BodyExt;
 use tokio::time::timeout;
 
@@ -76,9 +80,18 @@ pub(super) async fn take(exchange: &mut Exchange, mut answer: Answer) -> Result<
     }
     let asked = asked(exchange, &answer, &instruct, (pages, streams)).map_err(|error| at(&answer, error))?;
     let asked = Asked { session, ..asked };
+    let missed = match hold {
+        Hold::Stream { .. } if !pages && !exchange.replayed => unproven(exchange.shard(), &answer, &instruct),
+        _ => Vec::new(),
+    };
     match hold {
         Hold::Stream { .. } if has_no_body(&answer, instruct.reply.code) => {
             Ok(exchange.reply(instruct.reply, VecDeque::new()))
+        }
+        // As for a long-poll: the origin may know what the log does not.
+        Hold::Stream { .. } if !missed.is_empty() && exchange.conversation.state().has_record() => {
+            let asked = Asked { subscriptions: Vec::new(), ..asked };
+            park_poll(exchange, answer, instruct, asked, (Bytes::new(), missed), 0).await
         }
         Hold::Stream { keep_alive } => {
             let why = broken_continuity(exchange.shard(), &answer.route, &instruct).filter(|_| !pages);
@@ -87,7 +100,7 @@ pub(super) async fn take(exchange: &mut Exchange, mut answer: Answer) -> Result<
         Hold::Response { timeout } => {
             let timeout_ms = u32::try_from(timeout.min(config.max_timeout).as_millis()).unwrap_or(u32::MAX);
             let body = ready.into_iter().next().unwrap_or_default();
-            park_poll(exchange, answer, instruct, asked, body, timeout_ms).await
+            park_poll(exchange, answer, instruct, asked, (body, Vec::new()), timeout_ms).await
         }
     }
 }
@@ -133,11 +146,9 @@ fn hold_stream(
 ) -> Result<Response<Relay>, Fault> {
     if let Some(why) = why_not {
         tracing::info!(target: "fantail::proxy", why, "stream not held");
-        if exchange.debug && rest.is_none() {
-            ready.push_back(Bytes::from(format!("\n\n{why}\n")));
-        }
+        let told = if exchange.debug { format!("\n\n{why}\n") } else { String::new() };
         let body = Relay::new(Rc::clone(&exchange.conversation), ready, rest, exchange.entry.take());
-        return Ok(exchange.with_head(reply, body));
+        return Ok(exchange.with_head(reply, body.ending(told.into())));
     }
     let form = if shape.http11 { Form::Coded } else { Form::Plain };
     let id = exchange.shard().holds(|holds| holds.reserve_stream(asked, form, shape.keep_alive));
@@ -154,7 +165,7 @@ async fn park_poll(
     answer: Answer,
     instruct: Instruct,
     asked: Asked,
-    body: Bytes,
+    (body, missed): (Bytes, Vec<(String, String)>),
     timeout_ms: u32,
 ) -> Result<Response<Relay>, Fault> {
     let mut request = exchange.conversation.state().take_record().ok_or(Fault::RequestTooLarge)?;
@@ -170,7 +181,8 @@ async fn park_poll(
         unread: Vec::new(),
         shape: answer.shape.into(),
         answered: false,
-        due: false,
+        due: !missed.is_empty(),
+        missed,
         cors: exchange.cors.clone(),
         jsonp: exchange.jsonp.take(),
         reply,
@@ -224,12 +236,33 @@ fn asked(
         uri,
         debug: exchange.debug,
         next,
+        continues: pages,
         gone,
         trail: trail.filter(|_| asks),
         session: None,
         presence: exchange.conversation.presence(),
+        events: instruct.reply.headers.get(CONTENT_TYPE).is_some_and(is_events),
         slow: rule.slow,
     })
+}
+
+fn is_events(content_type: &HeaderValue) -> bool {
+    let essence = content_type.as_bytes().split(|byte| *byte == b';').next().unwrap_or_default();
+    essence.trim_ascii().eq_ignore_ascii_case(b"text/event-stream")
+}
+
+/// What a stream's client has, by channel, where neither a log nor a link leads on from there.
+fn unproven(shard: &Shard, answer: &Answer, instruct: &Instruct) -> Vec<(String, String)> {
+    if instruct.next.is_some() {
+        return Vec::new();
+    }
+    let (realm, prefix, log) = (answer.route.realm, &answer.route.rule.prefix, shard.hub.log());
+    let proves = |name: &str, id: &str| log.span(realm, name, &Start::Id(id.into()), 1, 1).is_some();
+    let missed = instruct.channels.iter().filter_map(|channel| {
+        let (id, name) = (channel.prev_id.as_ref()?, format!("{prefix}{}", channel.name));
+        (log.keeps(realm, &name) && !proves(&name, id)).then(|| (channel.name.clone(), id.clone()))
+    });
+    missed.collect()
 }
 
 /// Where the links of an answer lead.

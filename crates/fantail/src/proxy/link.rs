@@ -134,6 +134,12 @@ impl Chase {
 
     async fn give(&self, page: &upstream::Page) {
         match self.read(&page.head, page.body.clone(), true) {
+            // The next is not asked for before its clients have taken this one.
+            Ok(mut page) if page.hold.is_none() && page.next.is_some() => {
+                if self.pour(&std::mem::take(&mut page.body)).await {
+                    self.turn(&page).await;
+                }
+            }
             Ok(page) => self.turn(&page).await,
             Err(error) => self.refuse(&error).await,
         }
@@ -145,6 +151,10 @@ impl Chase {
             Ok(page) => page,
             Err(error) => return self.refuse(&error).await,
         };
+        for pins in self.fetch.pins.chunks(CHUNK) {
+            self.shard.holds(|holds| holds.begin_page(pins, &page));
+            yield_between(&self.fetch.pins).await;
+        }
         if !self.pour(&ready).await {
             return;
         }
@@ -248,7 +258,8 @@ impl Chase {
                 Some(Held { subscriptions, meta: instruct.meta.clone(), keep_alive })
             }
         };
-        Ok(Page { hold, next, body: instruct.reply.body })
+        let scanty = whole && instruct.reply.body.len() < SCANTY_BYTES;
+        Ok(Page { hold, next, body: instruct.reply.body, scanty })
     }
 }
 
@@ -262,9 +273,8 @@ pub(super) fn follow(
     link: &fantail_proto::grip::Link,
 ) -> Result<GripLink, InstructError> {
     let timeout_ms = u32::try_from(link.timeout.as_millis()).unwrap_or(u32::MAX);
-    let place = document
-        .resolve(&link.uri)
-        .ok_or_else(|| InstructError("Grip-GripLink contains invalid link".into()))?;
+    let place =
+        document.resolve(&link.uri).ok_or_else(|| InstructError("Grip-Link contains invalid link".into()))?;
     Ok(GripLink { trail: Rc::clone(trail), place, timeout_ms })
 }
 
@@ -309,4 +319,6 @@ const PAUSE: Duration = Duration::from_millis(2);
 const LONGEST_PAUSE: Duration = Duration::from_millis(50);
 /// Gone holds of a shard whose origins are still to hear of it: a thousand a second, for ten seconds.
 const MAX_DEPARTURES: usize = 10_000;
+/// A page of less is [`Page::scanty`].
+const SCANTY_BYTES: usize = 1024;
 const RETRIEVE: &str = "Failed to retrieve next link.";

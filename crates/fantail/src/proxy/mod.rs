@@ -69,6 +69,8 @@ pub fn answer(
     if let Some(notes) = &conversation.shard().notes {
         notes.request();
     }
+    let forward = &snapshot.config.proxy.forward;
+    conversation.set_client(forward.client(false, request.headers(), conversation.peer()));
     let mut exchange = Exchange {
         entry: Entry::of(&conversation, &request, replay.is_some()),
         closes: conversation.state().upgrade(),
@@ -80,12 +82,13 @@ pub fn answer(
         jsonp: None,
         session: None,
         farewell: conversation.take_farewell(),
+        replayed: replay.is_some(),
         conversation,
         snapshot,
     };
     let way = if let Some(found) = sockjs::find(&exchange, &request) {
         Ok(Way::SockJs(sockjs::Visit::new(found, request)))
-    } else if handshake::is_upgrade(request.headers()) {
+    } else if exchange.is_upgrade(request.headers()) {
         Ok(Way::Open(Box::new(request)))
     } else {
         Ask::new(&mut exchange, request, replay.as_ref()).map(Way::Ask)
@@ -156,6 +159,8 @@ struct Exchange {
     jsonp: Option<Box<Call>>,
     /// Only of a route with `session`.
     session: Option<Box<Found>>,
+    /// It was asked before, and its origin is told what its client has.
+    replayed: bool,
     /// Of a long-poll that was held before: who is to hear when it is not held again.
     farewell: Option<Box<link::Farewell>>,
 }
@@ -259,6 +264,11 @@ impl Exchange {
         response
     }
 
+    /// Whether these, of the request itself, ask for a WebSocket. Most do not even name an upgrade, which the guard saw.
+    fn is_upgrade(&self, headers: &HeaderMap) -> bool {
+        self.conversation.state().upgrade() && handshake::is_upgrade(headers)
+    }
+
     /// `Grip-Sig` for the origin, if the route's requests are signed.
     fn sign(&self, route: &Route, now: u64) -> Option<HeaderValue> {
         sign(self.shard(), route, now)
@@ -273,6 +283,17 @@ impl Exchange {
         if let Some(entry) = &mut self.entry {
             entry.route(route);
         }
+    }
+
+    /// Until when its client is trusted, in Unix seconds; then also to say whom the request is from.
+    fn trusts(&mut self, headers: &HeaderMap, now: u64) -> Option<u64> {
+        let until = self.snapshot.trusts(headers, now)?;
+        let client = self.snapshot.config.proxy.forward.client(true, headers, self.conversation.peer());
+        self.conversation.set_client(client);
+        if let Some(entry) = &mut self.entry {
+            entry.from(client);
+        }
+        Some(until)
     }
 
     /// When the log is to say who subscribes to what.

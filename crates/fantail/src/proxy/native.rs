@@ -71,7 +71,8 @@ pub(super) async fn open(exchange: &Exchange, ask: &Ask, target: usize, to: &Pee
         forward::hide_grip(&mut head.headers);
     }
     let trail = trail(exchange, ask.route(), target, (ask.host(), ask.path_and_query()));
-    let link = Link::new(config.websocket.buffer_bytes as usize, trail.map(Rc::new));
+    let takes_parts = matches!(to, Peer::Server(_));
+    let link = Link::new(config.websocket.buffer_bytes as usize, takes_parts, trail.map(Rc::new));
     Ok(Tried::Open(Opening {
         far: Far::Native(Rc::clone(&link)),
         headers: head.headers,

@@ -1,7 +1,7 @@
 //! WebSockets whose origins are asked by POSTs of events (spec 7.2). What is to be said, and what an answer means,
 //! is the session's; this sends it. A task exists only while there is something to send.
 
-use std::{num::NonZeroU32, rc::Rc, sync::Arc, time::Duration};
+use std::{cell::Cell, num::NonZeroU32, rc::Rc, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use fantail_proto::{
@@ -15,6 +15,7 @@ use http::{
     HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, header, response,
     uri::PathAndQuery,
 };
+use http_body::Body;
 use http_body_util::BodyExt;
 use tokio::sync::oneshot;
 
@@ -200,6 +201,7 @@ impl First {
     /// `None` when the client has left and its origin is not to hear of that.
     async fn send(&mut self, body: Bytes) -> Option<Result<Response<Download>, Unanswered>> {
         let Self { shard, snapshot, to, far, tell } = self;
+        let body = Upload::pieces(body, &Rc::default());
         let request = request(shard, &far.call, body, |headers| far.write_headers(headers));
         let mut sent = std::pin::pin!(shard.upstream.ask(to, request, &snapshot.config.origin));
         tokio::select! {
@@ -237,7 +239,8 @@ fn opening(ask: &Ask, head: &response::Parts, far: Rc<OverHttp>, actions: Vec<Ac
 
 async fn post_events(shard: &Rc<Shard>, far: &Rc<OverHttp>, body: Bytes) -> Next {
     let call = &far.call;
-    let request = request(shard, call, body, |headers| {
+    let taken = Rc::new(Cell::new(false));
+    let request = request(shard, call, Upload::pieces(body, &taken), |headers| {
         far.write_headers(headers);
         shard.holds(|holds| holds.write_gaps(far, headers));
     });
@@ -266,7 +269,9 @@ async fn post_events(shard: &Rc<Shard>, far: &Rc<OverHttp>, body: Bytes) -> Next
         }
         Err(Unanswered { failure, request }) => {
             tracing::info!(target: "fantail::websocket", %failure, "an origin of a WebSocket does not answer");
-            shard.holds(|holds| holds.unanswered(far, severity(&failure, request.is_some())))
+            let answered = matches!(failure, Failure::Malformed(_));
+            let is_unsent = request.is_some() || !answered && !taken.get();
+            shard.holds(|holds| holds.unanswered(far, severity(&failure, is_unsent)))
         }
     }
 }
@@ -356,7 +361,7 @@ fn call(ask: &Ask, target: usize, tls: bool) -> Call {
 fn request(
     shard: &Shard,
     call: &Call,
-    body: Bytes,
+    body: Upload,
     session: impl FnOnce(&mut HeaderMap),
 ) -> Box<Request<Upload>> {
     let mut lines = call.request.split(|byte| *byte == b'\n');
@@ -364,8 +369,8 @@ fn request(
     let mut parts = http::uri::Parts::default();
     // It was one when it was kept, and so were the headers.
     parts.path_and_query = Some(path.unwrap_or_else(|| PathAndQuery::from_static("/")));
-    let is_empty = body.is_empty();
-    let mut request = Box::new(Request::new(if is_empty { Upload::Empty } else { Upload::Whole(body) }));
+    let is_empty = body.is_end_stream();
+    let mut request = Box::new(Request::new(body));
     *request.method_mut() = Method::POST;
     *request.uri_mut() = Uri::from_parts(parts).unwrap_or_default();
     let headers = request.headers_mut();

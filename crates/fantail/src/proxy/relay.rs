@@ -24,6 +24,8 @@ pub struct Relay {
     ready: VecDeque<Bytes>,
     /// What follows.
     download: Option<Download>,
+    /// What is sent last, if all came.
+    last: Bytes,
     /// At the end the request is held, and the body never ends.
     parks: bool,
     conversation: Rc<Conversation>,
@@ -47,6 +49,7 @@ impl Relay {
         Self {
             ready,
             download,
+            last: Bytes::new(),
             parks: false,
             conversation,
             entry,
@@ -59,6 +62,12 @@ impl Relay {
 
     pub(super) fn parking(mut self) -> Self {
         self.parks = true;
+        self
+    }
+
+    /// Adds something behind what comes from the origin.
+    pub(super) fn ending(mut self, last: Bytes) -> Self {
+        self.last = last;
         self
     }
 
@@ -86,7 +95,8 @@ impl Relay {
                 None => self.download = None,
             }
         }
-        Poll::Ready(None)
+        let last = std::mem::take(&mut self.last);
+        Poll::Ready(Some(last).filter(|last| !last.is_empty()).map(Ok))
     }
 }
 
@@ -126,14 +136,17 @@ impl Body for Relay {
     }
 
     fn is_end_stream(&self) -> bool {
-        !self.parks && self.ready.is_empty() && self.download.as_ref().is_none_or(Body::is_end_stream)
+        !self.parks
+            && self.ready.is_empty()
+            && self.last.is_empty()
+            && self.download.as_ref().is_none_or(Body::is_end_stream)
     }
 
     fn size_hint(&self) -> SizeHint {
         if self.parks {
             return SizeHint::default();
         }
-        let ready = self.ready.iter().map(|data| data.len() as u64).sum::<u64>();
+        let ready = self.ready.iter().chain([&self.last]).map(|data| data.len() as u64).sum::<u64>();
         let mut hint = SizeHint::new();
         let rest = self.download.as_ref().map_or_else(|| SizeHint::with_exact(0), Body::size_hint);
         hint.set_lower(rest.lower().saturating_add(ready));

@@ -1,14 +1,15 @@
 //! Request sharing (`proxy.share_requests`, spec 1.10): concurrent requests of one shard for the same
 //! become one request to the origin. Only GET and HEAD without a body, and only answers that fit into
-//! memory: whoever waited for one that does not asks for itself.
+//! memory and are for anybody: whoever waited for another asks for itself.
 
 use bytes::Bytes;
+use http::{HeaderMap, HeaderName, header};
 use http_body::Body;
 use http_body_util::BodyExt;
 
 use super::{
     Exchange,
-    ask::{Answer, Ask},
+    ask::{Answer, Ask, says_who},
 };
 use crate::{
     error::Fault,
@@ -32,7 +33,9 @@ async fn lead(mut ask: Ask, exchange: &mut Exchange, lead: Lead) -> Result<Answe
     let limit = exchange.snapshot.config.grip.instruct_bytes;
     let mut answer = ask.send(exchange).await?;
     let fits = |download: &Download| download.size_hint().exact().is_some_and(|size| size <= limit as u64);
-    if answer.download.as_ref().is_some_and(|download| !fits(download)) {
+    if !is_for_anybody(&answer.head.headers)
+        || answer.download.as_ref().is_some_and(|download| !fits(download))
+    {
         return Ok(answer);
     }
     if let Some(mut download) = answer.download.take() {
@@ -47,4 +50,19 @@ async fn lead(mut ask: Ask, exchange: &mut Exchange, lead: Lead) -> Result<Answe
     let head = Box::new(answer.head.clone());
     lead.land(Landed::Shared { head, body: answer.ready.clone(), target: answer.target });
     Ok(answer)
+}
+
+/// Whether an answer is for all whose requests have the same key.
+fn is_for_anybody(headers: &HeaderMap) -> bool {
+    let listed = |name: HeaderName| {
+        let values = headers.get_all(name).into_iter().map(|value| value.to_str().unwrap_or("*"));
+        values.flat_map(|value| value.split(',')).map(|part| part.trim().to_ascii_lowercase())
+    };
+    let is_own = |directive: &str| {
+        let name = directive.split('=').next().unwrap_or_default().trim_end();
+        matches!(name, "private" | "no-store" | "*")
+    };
+    !headers.contains_key(header::SET_COOKIE)
+        && !listed(header::CACHE_CONTROL).any(|directive| is_own(&directive))
+        && !listed(header::VARY).any(|name| name == "*" || says_who(&name))
 }

@@ -192,7 +192,7 @@ fn present(exchange: &Exchange, ask: &Ask, far: &Far) -> Option<Rc<Presence>> {
         Far::OverHttp(far) => far.call.connection_id,
         _ => over_http::random_uuid(),
     };
-    let client = (exchange.conversation.peer(), exchange.conversation.is_tls());
+    let client = (exchange.conversation.client(), exchange.conversation.is_tls());
     let presence = notes.arrive(Some(u128::from_be_bytes(id)), client, &ask.route().rule.id);
     let request = ask.request();
     let size = request_head(request.method(), request.uri(), request.headers());
@@ -211,10 +211,11 @@ pub(super) fn hold_of(
     let Opening { far, grip, actions, link, channels, .. } = opening;
     let route = ask.route();
     let mut subscriptions: Vec<Subscription> = Vec::new();
-    let prefixed = channels.iter().map(|name| format!("{}{name}", route.rule.prefix));
-    for name in route.rule.targets[target].subs.iter().cloned().chain(prefixed) {
-        let is_new = subscriptions.iter().all(|subscription| subscription.channel != name);
-        if is_new && subscriptions.len() < exchange.snapshot.config.grip.subscriptions.max(1) {
+    // The route's are as many as it has (spec 2.4); those that a client may name are not.
+    let most = exchange.snapshot.config.grip.subscriptions;
+    let named = channels.iter().take(most).map(|name| format!("{}{name}", route.rule.prefix));
+    for name in route.rule.targets[target].subs.iter().cloned().chain(named) {
+        if subscriptions.iter().all(|subscription| subscription.channel != name) {
             subscriptions.push(Subscription::implicit(&name));
         }
     }
@@ -227,9 +228,11 @@ pub(super) fn hold_of(
         debug: exchange.debug,
         presence,
         next: None,
+        continues: false,
         gone: None,
         trail: None,
         session: None,
+        events: false,
         slow: route.rule.slow,
     };
     let opened = Opened {

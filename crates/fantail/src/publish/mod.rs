@@ -92,8 +92,7 @@ impl Publisher {
         let Wanted { receipts, durability } = wanted;
         let names = if receipts { items.iter().map(Name::of).collect() } else { Vec::new() };
         let count = items.len();
-        let accepted =
-            self.hub.publish_within(realm, items, receipts, Some(durability), self.patience).await?;
+        let accepted = self.hub.publish_within(realm, items, receipts, durability, self.patience).await?;
         self.count(count, &accepted);
         if let Some(kept) = accepted.kept {
             let patience = self.patience + self.hub.order_wait();
@@ -104,7 +103,8 @@ impl Publisher {
             }
         }
         if let Some(on_disk) = accepted.on_disk {
-            // The ids stay: whoever repeats such items waits for the disk again, and nobody gets them twice.
+            // What was not delivered may be published again. The ids of the rest stay: whoever repeats them waits for the
+            // disk again, and nobody gets them twice.
             timeout(self.patience, on_disk.wait()).await.map_err(|_| Refusal::Slow)??;
         }
         let pending = accepted.receipts.map(|receipts| Pending { names, receipts });
@@ -194,7 +194,7 @@ impl From<Refused> for Refusal {
     fn from(refused: Refused) -> Self {
         match refused {
             Refused::Full(_) => Self::Full,
-            Refused::Log(refused) => Self::Log(refused),
+            Refused::Log(refused, _) => Self::Log(refused),
         }
     }
 }

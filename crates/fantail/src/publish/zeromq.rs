@@ -173,8 +173,7 @@ impl Inputs {
     async fn publish(&self, role: Role, messages: &[Vec<Bytes>]) {
         let items: Vec<Item> = messages.iter().filter_map(|message| self.item(role, message)).collect();
         self.counts.zeromq_accepted.add(items.len() as u64);
-        // Nobody is answered: it is delivered all the same.
-        if self.publisher.publish_all(items, None).await.is_err() {
+        if self.publisher.publish_all(items).await.is_err() {
             self.counts.zeromq_unkept.add(1);
         }
     }
@@ -233,21 +232,28 @@ enum Lost {
 }
 
 impl Publisher {
-    /// Hands items to the default realm, all of them, in their order, however long their mailboxes are full. `asked` is
-    /// as for [`Hub::publish_at`].
-    async fn publish_all(&self, mut items: Vec<Item>, asked: Option<Durability>) -> Result<(), Refusal> {
-        let count = items.len();
+    /// Hands items to the default realm, all of them, in their order, however long their mailboxes are full. When the disk
+    /// takes nothing, items that are to be kept are lost: nobody can be told, and the others are not to wait.
+    async fn publish_all(&self, mut items: Vec<Item>) -> Result<(), Refusal> {
+        let mut count = items.len();
         let realm = self.default_realm();
+        let mut outcome = Ok(());
         let accepted = loop {
-            match self.hub.publish_within(realm, items, false, asked, self.patience).await {
+            match self.hub.publish_within(realm, items, false, Durability::Accepted, self.patience).await {
                 Ok(accepted) => break accepted,
                 Err(Refused::Full(again)) => {
                     self.counts.zeromq_waits.add(1);
                     items = again;
                 }
-                Err(Refused::Log(refused)) => {
-                    self.counts.items_refused.add(count as u64);
-                    return Err(Refusal::Log(refused));
+                Err(Refused::Log(refused, mut again)) => {
+                    again.retain(|item| !self.hub.log().waits(realm, &item.channel));
+                    self.counts.items_refused.add((count - again.len()) as u64);
+                    outcome = Err(Refusal::Log(refused));
+                    if again.is_empty() || again.len() == count {
+                        return outcome;
+                    }
+                    count = again.len();
+                    items = again;
                 }
             }
         };
@@ -255,7 +261,7 @@ impl Publisher {
         if let Some(on_disk) = accepted.on_disk {
             timeout(self.patience, on_disk.wait()).await.map_err(|_| Refusal::Slow)??;
         }
-        Ok(())
+        outcome
     }
 
     fn default_realm(&self) -> crate::hub::RealmId {

@@ -28,6 +28,12 @@ pub enum Upload {
     #[default]
     Empty,
     Whole(Bytes),
+    /// In pieces, so that who keeps `taken` learns whether the connection took the last of them: as long as it did not,
+    /// nobody can have the body whole.
+    Pieces {
+        left: Bytes,
+        taken: Rc<Cell<bool>>,
+    },
     Stream {
         body: Pin<Box<dyn Body<Data = Bytes, Error = UploadError>>>,
         progress: Rc<Cell<Progress>>,
@@ -56,7 +62,18 @@ impl Upload {
     pub(super) fn progress(&self) -> Option<Rc<Cell<Progress>>> {
         match self {
             Self::Stream { progress, .. } => Some(Rc::clone(progress)),
-            Self::Empty | Self::Whole(_) => None,
+            Self::Empty | Self::Whole(_) | Self::Pieces { .. } => None,
+        }
+    }
+
+    /// In pieces if there is more than one.
+    pub fn pieces(body: Bytes, taken: &Rc<Cell<bool>>) -> Self {
+        match body.len() {
+            ..=PIECE_BYTES => {
+                taken.set(true);
+                if body.is_empty() { Self::Empty } else { Self::Whole(body) }
+            }
+            _ => Self::Pieces { left: body, taken: Rc::clone(taken) },
         }
     }
 }
@@ -128,6 +145,11 @@ impl Body for Upload {
                 *self = Self::Empty;
                 Poll::Ready((!bytes.is_empty()).then(|| Ok(Frame::data(bytes))))
             }
+            Self::Pieces { left, taken } => {
+                let piece = left.split_to(left.len().min(PIECE_BYTES));
+                taken.set(left.is_empty());
+                Poll::Ready((!piece.is_empty()).then(|| Ok(Frame::data(piece))))
+            }
             Self::Stream { body, progress } => {
                 let frame = body.as_mut().poll_frame(cx);
                 progress.set(match frame {
@@ -142,7 +164,7 @@ impl Body for Upload {
     fn is_end_stream(&self) -> bool {
         match self {
             Self::Empty => true,
-            Self::Whole(bytes) => bytes.is_empty(),
+            Self::Whole(left) | Self::Pieces { left, .. } => left.is_empty(),
             Self::Stream { body, .. } => body.is_end_stream(),
         }
     }
@@ -150,7 +172,7 @@ impl Body for Upload {
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::Empty => SizeHint::with_exact(0),
-            Self::Whole(bytes) => SizeHint::with_exact(bytes.len() as u64),
+            Self::Whole(left) | Self::Pieces { left, .. } => SizeHint::with_exact(left.len() as u64),
             Self::Stream { body, .. } => body.size_hint(),
         }
     }
@@ -161,6 +183,7 @@ impl std::fmt::Debug for Upload {
         f.write_str(match self {
             Self::Empty => "Empty",
             Self::Whole(_) => "Whole",
+            Self::Pieces { .. } => "Pieces",
             Self::Stream { .. } => "Stream",
         })
     }
@@ -334,3 +357,6 @@ impl Drop for Connection {
         }
     }
 }
+
+/// A piece of a body: few copies, and not much that a connection has taken and not sent.
+const PIECE_BYTES: usize = 16 << 10;

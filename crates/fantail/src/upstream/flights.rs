@@ -4,7 +4,7 @@
 use std::{cell::RefCell, collections::HashMap, rc::Rc};
 
 use bytes::Bytes;
-use http::{Method, response};
+use http::{HeaderName, HeaderValue, Method, response};
 use tokio::sync::Notify;
 
 /// A shard's requests under way, by what they ask for.
@@ -19,6 +19,8 @@ pub struct Key {
     pub method: Method,
     pub host: Bytes,
     pub path_and_query: String,
+    /// Names and values that an answer may depend on, sorted.
+    pub headers: Vec<(HeaderName, HeaderValue)>,
 }
 
 /// How a request ended for those who waited.
@@ -29,7 +31,7 @@ pub enum Landed {
         body: Bytes,
         target: usize,
     },
-    /// Its answer is too large to keep, or it failed: everybody asks for themselves.
+    /// Its answer is one client's own or too large to keep, or it failed: everybody asks for themselves.
     Alone,
 }
 

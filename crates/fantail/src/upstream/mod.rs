@@ -230,10 +230,12 @@ impl Upstream {
             },
             Err(failure) => Err(Unanswered { failure, request: Some(request) }),
         };
-        let (response, link) = switched.inspect_err(|unanswered| self.count(&unanswered.failure))?;
+        let (response, mut link) = switched.inspect_err(|unanswered| self.count(&unanswered.failure))?;
         self.counters.origin_latency.observe(asked.elapsed());
-        if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-            let parts = link.connection.into_parts();
+        if response.status() == StatusCode::SWITCHING_PROTOCOLS
+            && let Some(connection) = link.connection.take()
+        {
+            let parts = connection.into_parts();
             let (head, _) = response.into_parts();
             return Ok(Switched::Yes { head, wire: Box::new(parts.io.into_inner()), unread: parts.read_buf });
         }
@@ -268,11 +270,12 @@ impl Upstream {
         mut request: Box<Request<Upload>>,
         config: &config::Origin,
     ) -> Result<(Response<hyper::body::Incoming>, Box<Link>), Unanswered> {
+        // Who found one connection closed may find the others so, too.
+        let mut idle = origin.checkout();
         loop {
-            let idle = origin.checkout();
             let again = if idle.is_some() { repeatable(&request) } else { None };
             let reused = idle.is_some();
-            let mut link = match idle {
+            let mut link = match idle.take() {
                 Some(link) => link,
                 None => match Box::pin(self.connect(to, config)).await {
                     Ok(link) => link,
@@ -309,7 +312,7 @@ impl Upstream {
         };
         let (sender, connection) = http1::Builder::new()
             .title_case_headers(true)
-            .max_headers(ANSWER_HEADERS)
+            // Without a number of headers it is 100, and hyper's slots for them are on the stack.
             .max_buf_size(ANSWER_HEAD_BYTES)
             // Most requests are a small head: one buffer, one plain send.
             .writev(false)
@@ -318,7 +321,7 @@ impl Upstream {
             .map_err(Failure::Broken)?;
         Ok(Box::new(Link {
             sender,
-            connection,
+            connection: Some(connection),
             alarm: Box::pin(tokio::time::sleep(config.response_timeout)),
         }))
     }
@@ -387,15 +390,11 @@ struct Idle {
 }
 
 impl Origin {
-    /// The newest idle connection that is still open.
+    /// The newest idle connection. Whether the origin has closed it since, the exchange finds out.
     fn checkout(&self) -> Option<Box<Link>> {
-        loop {
-            let mut link = self.idle.borrow_mut().pop_back()?.link;
-            self.all_idle.set(self.all_idle.get() - 1);
-            if link.settle() {
-                return Some(link);
-            }
-        }
+        let idle = self.idle.borrow_mut().pop_back()?;
+        self.all_idle.set(self.all_idle.get() - 1);
+        Some(idle.link)
     }
 }
 
@@ -403,7 +402,8 @@ impl Origin {
 #[derive(Debug)]
 struct Link {
     sender: http1::SendRequest<Upload>,
-    connection: http1::Connection<connect::Stream, Upload>,
+    /// None when it ended without an answer to who asked.
+    connection: Option<http1::Connection<connect::Stream, Upload>>,
     /// For the answer that is awaited. It is only ever put off when it rings, for most answers come long before:
     /// so a request arms no timer.
     alarm: Pin<Box<Sleep>>,
@@ -416,8 +416,8 @@ impl Link {
     }
 
     /// Ready when the connection has ended; why it did shows in the exchange.
-    fn poll_connection(&mut self, cx: &mut Context<'_>) -> Poll<hyper::Result<()>> {
-        Future::poll(Pin::new(&mut self.connection), cx)
+    fn poll_connection(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        poll_connection(&mut self.connection, cx)
     }
 
     async fn exchange(
@@ -433,15 +433,17 @@ impl Link {
             alarm.as_mut().reset(asked + patience);
         }
         let mut answer = std::pin::pin!(sender.try_send_request(*request));
-        let mut connection = Pin::new(connection);
         let mut sent = false;
-        let mut ended = false;
         // Until the answer's head is here this future drives the connection; its body does later.
         let mut drive = move |cx: &mut Context<'_>| {
-            if !ended {
-                ended = connection.as_mut().poll(cx).is_ready();
+            let ended = poll_connection(connection, cx).is_ready();
+            let mut answered = answer.as_mut().poll(&mut quiet());
+            if ended && answered.is_pending() {
+                // It has not taken the request, and gives it back when it is dropped.
+                *connection = None;
+                answered = answer.as_mut().poll(&mut quiet());
             }
-            answer.as_mut().poll(&mut quiet())
+            answered
         };
         let exchange = std::future::poll_fn(|cx| {
             if mem::replace(&mut sent, true)
@@ -496,11 +498,23 @@ impl InUse {
     /// Keeps the connection for the next request if it is ready for one; closes it if not.
     fn release(mut self) {
         let all_idle = &self.origin.all_idle;
-        if all_idle.get() < MAX_IDLE && self.link.settle() {
+        // The poll that gave the end of the body has mostly made it ready.
+        let settled = |link: &mut Link| link.sender.is_ready() || link.settle();
+        if all_idle.get() < MAX_IDLE && settled(&mut self.link) {
             all_idle.set(all_idle.get() + 1);
             let idle = Idle { link: self.link, since: Instant::now() };
             self.origin.idle.borrow_mut().push_back(idle);
         }
+    }
+}
+
+fn poll_connection<C>(connection: &mut Option<C>, cx: &mut Context<'_>) -> Poll<()>
+where
+    C: Future + Unpin,
+{
+    match connection {
+        Some(connection) => Pin::new(connection).poll(cx).map(drop),
+        None => Poll::Ready(()),
     }
 }
 
@@ -549,6 +563,5 @@ async fn wait(permits: Arc<Semaphore>, patience: Duration) -> Option<OwnedSemaph
 
 /// Unused connections of a shard at most: as many descriptors as are worth an early answer.
 const MAX_IDLE: usize = 1024;
-/// An answer's head: lines, and bytes of the buffer that must hold it.
-const ANSWER_HEADERS: usize = 200;
+/// Bytes of the buffer that must hold an answer's head.
 const ANSWER_HEAD_BYTES: usize = 64 << 10;

@@ -94,6 +94,41 @@ fn the_origin_is_told_that_the_client_left() {
     server.wait_metric("fantail_connections", &[], 0.0);
 }
 
+/// The socket of a new connection, or of one that comes from a hold, is not watched before its request has waited for a
+/// while: the departure is seen all the same, and behind what the client sent ahead.
+#[test]
+fn a_client_that_leaves_a_slow_origin_is_noticed_whatever_came_before() {
+    let (tell, told) = std::sync::mpsc::channel();
+    let tell = std::sync::Mutex::new(tell);
+    let origin = Origin::scripted(move |exchange| {
+        if exchange.request.target() == "/poll" {
+            exchange.send(hold("response", "c", &[], ""));
+            return Then::Next;
+        }
+        let left = exchange.proxy_leaves();
+        tell.lock().expect("no panic holds it").send(left).expect("the test waits");
+        Then::Close
+    });
+    let server = TestServer::before(&origin);
+    for (polls, ahead) in [(0, ""), (0, "GET /next HTTP/1.1\r\nHost: h\r\n\r\n"), (0, "G"), (2, "")] {
+        let mut client = server.connect();
+        for _ in 0..polls {
+            client.get("/poll");
+            server.wait_pins("poll", 1);
+            server.publish(&json!([poll_item("c", "x")]));
+            assert_eq!(client.response().text(), "x");
+            server.wait_pins("poll", 0);
+        }
+        origin.forget();
+        client.get("/slow");
+        origin.wait_requests(1);
+        client.send_part(ahead);
+        drop(client);
+        assert!(told.recv_timeout(Duration::from_secs(10)).expect("a report"), "{polls} {ahead:?}");
+        server.wait_metric("fantail_connections", &[], 0.0);
+    }
+}
+
 /// Those who remain get what is published while others leave in the middle of it.
 #[test]
 fn those_who_stay_miss_nothing_when_others_leave() {

@@ -1,13 +1,17 @@
 //! Gaps that are filled from the logs of channels, on every transport: what was missed comes in order, before what is
 //! published, once; what no log can prove is repaired by the origin or ends.
 
-use std::{thread, time::Duration};
+use std::{
+    sync::{Arc, Condvar, Mutex},
+    thread,
+    time::Duration,
+};
 
 use fantail_proto::{item::WsKind, websocket::events::Event};
 use serde_json::{Value, json};
 
 use crate::harness::{
-    Client, JSON, Origin, Request, TestServer, WebSocket, hold,
+    Client, JSON, Origin, Request, TestServer, WebSocket, answer, hold,
     websocket::{close, control, events, native, opened, over_http, text},
 };
 
@@ -76,6 +80,7 @@ fn a_stream_that_no_log_vouches_for_ends() {
     let server = logging(&origin, "[[log]]\nmatch = \"c*\"\nitems = 2\n");
     publish(&server, 1..=5);
     for id in ["1", "3", "9"] {
+        // Its origin is asked once more, and says the same.
         let mut client = server.stream(&format!("/stream?prev-id={id}"));
         client.expect_end();
     }
@@ -84,6 +89,41 @@ fn a_stream_that_no_log_vouches_for_ends() {
     server.wait_metric("fantail_pins_ended_total", &["cause=\"gap\""], 3.0);
     server.wait_metric("fantail_log_fills_total", &["result=\"unproven\""], 3.0);
     server.wait_pins("stream", 1);
+}
+
+/// An origin that is told may know what the log does not, or tell its client.
+#[test]
+fn an_origin_is_told_of_what_its_stream_may_have_missed() {
+    let origin = Origin::answering(|r| match (r.target(), r.head.field("grip-last")) {
+        ("/stream?prev-id=x", Some(_)) => hold("stream", "c", &[], "what was missed;"),
+        _ => hold("stream", &channel(r), &[], "first;"),
+    });
+    let server = logging(&origin, MEMORY);
+    publish(&server, 1..=2);
+    let mut client = server.stream("/stream?prev-id=x");
+    client.expect("what was missed;");
+    publish(&server, 3..=3);
+    client.expect("3;");
+    let requests = origin.requests();
+    assert_eq!(requests[1].head.all("grip-last"), ["c; last-id=x"]);
+    assert_eq!(requests.len(), 2);
+    server.wait_metric("fantail_pins_ended_total", &["cause=\"gap\""], 0.0);
+}
+
+/// Else its client would come back with the same id for ever.
+#[test]
+fn a_client_of_events_forgets_an_id_that_is_of_no_use() {
+    let origin = Origin::answering(|r| {
+        let (events, channel) = ("Text/Event-Stream; charset=utf-8", channel(r));
+        let fields = [("Content-Type", events), ("Grip-Hold", "stream"), ("Grip-Channel", &channel)];
+        answer("200 OK", &fields, ":\n\n")
+    });
+    let server = logging(&origin, MEMORY);
+    publish(&server, 1..=2);
+    let mut client = server.stream("/stream?prev-id=x");
+    client.expect(":\n\n\nid\n\n").expect_end();
+    assert_eq!(origin.requests().len(), 2, "it was asked once more");
+    server.wait_metric("fantail_pins_ended_total", &["cause=\"gap\""], 1.0);
 }
 
 #[test]
@@ -189,6 +229,78 @@ fn an_origin_is_told_of_what_its_websocket_may_have_missed() {
     let requests = origin.wait_requests(3);
     assert!(requests[2].head.all("grip-last").is_empty(), "it has had its say");
     server.wait_metric("fantail_updates_total", &["cause=\"gap\""], 1.0);
+}
+
+/// Without a log its origin says what was missed: nothing that is published comes before it has, nor twice.
+#[test]
+fn what_is_published_waits_for_what_the_origin_says() {
+    let gate = Arc::new((Mutex::new(0), Condvar::new()));
+    let opens = Arc::clone(&gate);
+    let subscribe = |id: u32| control(&format!(r#"{{"type":"subscribe","channel":"c","prev-id":"{id}"}}"#));
+    let said = move |id: u32| Event::Message(WsKind::Text, format!("m:{id};").into());
+    let origin = over_http(
+        move |_| opened(&[subscribe(3)]),
+        move |request, _| {
+            let Some(last) = request.head.field("grip-last") else { return events(&[]) };
+            // Whatever else it is asked: it knows nothing new.
+            if !["c; last-id=3", "c; last-id=7", "c; last-id=10"].contains(&last) {
+                return events(&[]);
+            }
+            let (open, rung) = &*gate;
+            let mut open = rung.wait_while(open.lock().unwrap(), |open| *open == 0).unwrap();
+            *open -= 1;
+            match last {
+                "c; last-id=3" => events(&[said(4), said(5), subscribe(5)]),
+                "c; last-id=7" => events(&[said(8), said(9), said(10), subscribe(10)]),
+                _ => events(&[]),
+            }
+        },
+    );
+    let server = TestServer::start(&[&format!("* {origin},over_http")], |_| {});
+    let chained = |id: u32| {
+        let mut item = item(id);
+        item["prev-id"] = (id - 1).to_string().into();
+        item["no-seq"] = true.into();
+        item
+    };
+    let goes_on = || {
+        *opens.0.lock().unwrap() += 1;
+        opens.1.notify_all();
+    };
+    let mut client = WebSocket::open(&server, "/");
+    origin.wait_requests(2);
+    server.publish(&json!([chained(4), chained(5), chained(6)]));
+    goes_on();
+    // What was said and published comes once, and then what follows.
+    client.expect_text("4;").expect_text("5;").expect_text("6;");
+    server.publish(&json!([chained(6), chained(7)]));
+    client.expect_text("7;");
+    // It knows of more than was published, and a part of that comes later.
+    server.publish(&json!([chained(9)]));
+    origin.wait_requests(3);
+    goes_on();
+    client.expect_text("8;").expect_text("9;").expect_text("10;");
+    server.publish(&json!([chained(10), chained(11)]));
+    goes_on();
+    client.expect_text("11;");
+    let mut loose = item(12);
+    loose.as_object_mut().unwrap().remove("id");
+    server.publish(&json!([loose, chained(20)]));
+    client.expect_text("12;").expect_text("20;");
+}
+
+/// An origin that cannot say what is missing does not leave a hole.
+#[test]
+fn a_websocket_is_closed_when_its_origin_does_not_know() {
+    let origin = over_http(subscribing(r#","prev-id":"3""#), |_, _| events(&[]));
+    let server = TestServer::start(&[&format!("* {origin},over_http")], |_| {});
+    let mut client = WebSocket::open(&server, "/");
+    origin.wait_requests(2);
+    let mut late = item(9);
+    late["prev-id"] = "8".into();
+    server.publish(&json!([late]));
+    client.expect(close(1013, ""));
+    server.wait_metric("fantail_pins_ended_total", &["cause=\"gap\""], 1.0);
 }
 
 #[test]

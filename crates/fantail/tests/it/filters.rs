@@ -141,7 +141,7 @@ fn failures_are_told_with_debug() {
     let server = TestServer::start(&[&format!("*,debug {}", origin.address())], |_| {});
     let mut client = server.stream("/ann");
     server.publish(&json!([item("1", "first;"), item("2", "%(none)s")]));
-    client.expect("first;");
+    client.expect("first;\n\nfilter error: 'none' is not defined\n");
     client.expect_end();
 
     let origin = by_user("response", "c; filter=var-subst");

@@ -338,7 +338,9 @@ fn a_url_may_lead_elsewhere() {
     let origin = Origin::answering(move |_| {
         hold("stream", "c; filter=http-check", &[("Grip-Set-Meta", url.as_str())], "")
     });
-    let server = TestServer::before(&origin);
+    let server = TestServer::start(&[&format!("* {}", origin.address())], |options| {
+        options.set("grip.link_hosts", &format!("[\"{}\"]", other.address()));
+    });
     let mut client = server.stream("/");
     server.publish(&json!([item("1")]));
     client.expect("[1]");

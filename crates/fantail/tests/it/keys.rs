@@ -21,14 +21,14 @@ use serde_json::Value;
 
 use crate::harness::{Origin, TestServer, answer, find, hold};
 
-struct Files(tempfile::TempDir);
+pub struct Files(tempfile::TempDir);
 
 impl Files {
-    fn new() -> Self {
+    pub fn new() -> Self {
         Self(tempfile::tempdir().expect("a folder"))
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub fn path(&self, name: &str) -> PathBuf {
         self.0.path().join(name)
     }
 
@@ -56,7 +56,7 @@ impl Files {
     }
 
     /// `NAME.key` and `NAME.crt`, which vouches for itself.
-    fn certificate(&self, name: &str) {
+    pub fn certificate(&self, name: &str) {
         self.openssl(&format!(
             "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 30 -subj /CN={name} \
              -addext subjectAltName=DNS:{name} -addext basicConstraints=critical,CA:FALSE \
@@ -196,7 +196,7 @@ fn an_origin_may_want_a_certificate() {
 }
 
 /// An origin with the certificate `origin.example`, for whoever has the certificate `client`, if one is named.
-fn tls_origin(files: &Files, client: Option<&str>) -> SocketAddr {
+pub fn tls_origin(files: &Files, client: Option<&str>) -> SocketAddr {
     let certificate = |name: &str| {
         CertificateDer::from_pem_file(files.path(&format!("{name}.crt"))).expect("a certificate")
     };

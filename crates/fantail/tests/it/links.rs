@@ -379,6 +379,47 @@ fn a_page_replaces_the_hold() {
     assert_eq!(origin.requests().len(), 2, "there is no link any more");
 }
 
+/// Whoever sees the beginning of a page may count on the channels that it adds.
+#[test]
+fn what_a_page_adds_is_joined_before_it_is_seen() {
+    const SIZE: usize = 8 << 20;
+    let origin = Origin::scripted(|exchange| {
+        let held = |channels: &str, size: usize| {
+            let link = "Grip-Link: </next>; rel=next\r\n";
+            format!(
+                "HTTP/1.1 200 OK\r\nGrip-Hold: stream\r\nGrip-Channel: {channels}\r\n{link}Content-Length: {size}\r\n\r\n"
+            )
+        };
+        if exchange.request.target() == "/" {
+            exchange.send(held("a", 6) + "first;");
+        } else {
+            exchange.send(held("a, d; prev-id=4, e", SIZE));
+            exchange.send(vec![b'x'; SIZE]);
+        }
+        Then::Next
+    });
+    let server = TestServer::before(&origin);
+    let mut client = server.connect();
+    client.narrow().get("/");
+    client.head();
+    client.expect("first;");
+    server.publish(&json!([{ "channel": "a", "formats": { "http-stream": { "action": "hint" } } }]));
+    client.expect("x");
+    server.wait_metric("fantail_subscriptions", &[], 3.0);
+    let numbered = |id: u32| {
+        let mut item = item(id);
+        item["channel"] = "d".into();
+        item
+    };
+    server.publish(&json!([numbered(4), stream_item("e", "e;"), numbered(5)]));
+    let content = client.content(SIZE - 1);
+    assert!(content.len() == SIZE - 1 && content.iter().all(|byte| *byte == b'x'));
+    client.expect("e;[5]");
+    server.publish(&json!([numbered(6)]));
+    client.expect("[6]");
+    server.wait_metric("fantail_subscriptions", &[], 3.0);
+}
+
 /// A link to the host of the request takes its route, whatever the path; another goes to where it says.
 #[test]
 fn links_take_the_route_or_go_elsewhere() {
@@ -402,9 +443,106 @@ fn links_take_the_route_or_go_elsewhere() {
         client.send(format!("GET {target} HTTP/1.1\r\nHost: example.com\r\n\r\n"));
         client.response().text()
     };
-    let server = TestServer::start(&[&route("")], |_| {});
+    let server = TestServer::start(&[&route("")], |o| {
+        o.set("grip.link_hosts", &format!("[\"{elsewhere}\"]"));
+    });
     assert_eq!(ask(&server, "/api/x"), format!("x;z;{elsewhere}"));
     assert_eq!(ask(&server, "/api/rel"), "rel;/v2/y");
+    assert!(origin.requests().iter().all(|request| request.head.has("grip-sig")));
+    assert!(!other.request().head.has("grip-sig"), "that is for the route's targets");
+}
+
+/// A link is no way to the inside: not to the machine itself, and not by a name of it.
+#[test]
+fn links_do_not_lead_to_private_addresses() {
+    let inside = Origin::answering(|_| answer("200 OK", &[], "secret"));
+    let port = inside.address().port();
+    let own = Arc::new(std::sync::OnceLock::new());
+    let its_own = Arc::clone(&own);
+    let origin = Origin::answering(move |request| {
+        let own: &String = its_own.get().unwrap();
+        let link = match request.target() {
+            "/address" => format!("<http://127.0.0.1:{port}/>; rel=next"),
+            "/name" => format!("<http://localhost:{port}/>; rel=next"),
+            "/own" => format!("<http://{own}/page>; rel=next"),
+            _ => return answer("200 OK", &[], "page"),
+        };
+        answer("200 OK", &[("Grip-Link", &link)], "first;")
+    });
+    own.set(origin.address().to_string()).unwrap();
+    let server = TestServer::before(&origin);
+    let refused: Vec<_> = ["/address", "/name"]
+        .map(|target| {
+            let mut client = server.connect();
+            client.send(format!("GET {target} HTTP/1.1\r\nHost: example.com\r\n\r\n"));
+            client.head();
+            client.expect("first;");
+            client
+        })
+        .into();
+    server.wait_metric("fantail_link_retries_total", &[], 2.0);
+    assert!(inside.requests().is_empty());
+    drop(refused);
+    let mut client = server.connect();
+    client.send("GET /own HTTP/1.1\r\nHost: example.com\r\n\r\n");
+    assert_eq!(client.response().text(), "first;page", "the route's own targets");
+    assert!(origin.requests().last().unwrap().head.has("grip-sig"));
+}
+
+/// Pages without content that lead in a circle are not asked for as fast as their origin answers.
+#[test]
+fn a_circle_of_pages_has_a_rate() {
+    let origin = Origin::answering(|_| answer("200 OK", &[("Grip-Link", "</>; rel=next")], ""));
+    let server = TestServer::start(&[&format!("* {origin}")], |o| {
+        o.set("grip.updates_per_second", "10").set("server.shards", "1");
+    });
+    let mut client = server.connect();
+    client.get("/").head();
+    // The request, and as many pages as are fetched at once.
+    origin.wait_requests(101);
+    let began = Instant::now();
+    origin.wait_requests(104);
+    assert!(began.elapsed() >= Duration::from_millis(250), "{:?}", began.elapsed());
+}
+
+/// Small pages wait for their client as a large one does.
+#[test]
+fn a_chain_of_pages_waits_for_its_client() {
+    const PAGES: usize = 400;
+    const SIZE: usize = 60_000;
+    let origin = Origin::answering(|request| {
+        let page: usize = request.target()[1..].parse().unwrap();
+        let link = format!("</{}>; rel=next", page + 1);
+        let link = [("Grip-Link", link.as_str())];
+        answer("200 OK", &link[..usize::from(page < PAGES)], vec![b'x'; SIZE])
+    });
+    let server = TestServer::before(&origin);
+    let mut client = server.connect();
+    client.narrow().get("/1");
+    client.head();
+    origin.wait_requests(5);
+    assert!(!origin.requests().iter().any(|request| request.target() == format!("/{PAGES}")));
+    let content = client.content(PAGES * SIZE);
+    assert!(content.iter().all(|byte| *byte == b'x'));
+    client.expect_end();
+    assert_eq!(origin.requests().len(), PAGES);
+}
+
+/// A hold without channels is one all the same: its link is followed in its time (spec 3.10 c).
+#[test]
+fn a_stream_without_channels_waits_for_its_time() {
+    let origin = Origin::answering(|request| match request.target() {
+        "/" => {
+            let fields = [("Grip-Hold", "stream"), ("Grip-Link", "</next>; rel=next; timeout=2")];
+            answer("200 OK", &fields, "first;")
+        }
+        _ => answer("200 OK", &[], "next"),
+    });
+    let server = TestServer::before(&origin);
+    let began = Instant::now();
+    let mut client = server.stream("/");
+    client.expect("first;next").expect_end();
+    assert!(began.elapsed() >= Duration::from_secs(1), "{:?}", began.elapsed());
 }
 
 /// What is told of a hold that is gone: once, whatever ended it.

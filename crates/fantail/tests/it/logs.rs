@@ -1,20 +1,25 @@
 //! Logs of channels on disk: what a publisher is told, what survives a kill, what happens when the disk is full.
 
-use std::{path::Path, process::Command, time::Duration};
+use std::{path::Path, process::Command, thread, time::Duration};
 
 use serde_json::{Value, json};
 
-use crate::harness::{JSON, TestServer, stream_item};
+use crate::harness::{JSON, Origin, TestServer, hold, stream_item};
 
 fn logging(data: &Path) -> TestServer {
+    with_logs(&["* test"], data)
+}
+
+fn with_logs(routes: &[&str], data: &Path) -> TestServer {
     let toml = format!(
-        "[server]\ndata_dir = \"{}\"\n\
+        "[server]\ndata_dir = \"{}\"\n[hub]\norder_wait = \"1m\"\n\
          [[log]]\nmatch = \"synced-*\"\nstorage = \"disk\"\nbytes = 4000000\ndurability = \"synced\"\n\
          [[log]]\nmatch = \"logged-*\"\nstorage = \"disk\"\nbytes = 4000000\n\
+         [[log]]\nmatch = \"accepted-*\"\nstorage = \"disk\"\ndurability = \"accepted\"\n\
          [[log]]\nmatch = \"memory-*\"\n",
         data.display()
     );
-    TestServer::start(&["* test"], |o| {
+    TestServer::start(routes, |o| {
         o.config(toml);
     })
 }
@@ -84,6 +89,35 @@ fn what_was_acknowledged_survives_a_kill() {
     assert_eq!([&receipts[0]["duplicate"], &receipts[1]["duplicate"]], [&json!(true), &json!(false)]);
 }
 
+/// An item that waits for its predecessor is in no log yet: who repeats it waits, too, with or without subscribers.
+#[test]
+fn what_is_early_is_kept_in_its_turn() {
+    let data = tempfile::tempdir().unwrap();
+    let server = logging(data.path());
+    let chained = |id: u32| {
+        let mut item = item("synced-1", &id.to_string());
+        item["prev-id"] = (id - 1).to_string().into();
+        item
+    };
+    server.publish(&json!([chained(1)]));
+    thread::scope(|scope| {
+        let early = || publish(&server, "", &json!([chained(3)]));
+        let first = scope.spawn(early);
+        server.wait_metric("fantail_items_waiting", &[], 1.0);
+        let again = scope.spawn(early);
+        server.wait_metric("fantail_items_total", &["result=\"duplicate\""], 1.0);
+        assert!(!first.is_finished() && !again.is_finished());
+        server.publish(&json!([chained(2)]));
+        for answer in [first.join().unwrap(), again.join().unwrap()] {
+            assert_eq!((answer.0, answer.2.as_deref()), (200, Some("synced")), "{}", answer.1);
+        }
+    });
+    assert!(server.terminate().success());
+    let origin = Origin::answering(|_| hold("stream", "synced-1; prev-id=1", &[], ""));
+    let server = with_logs(&[&format!("* {origin}")], data.path());
+    server.stream("/").expect("2;3;");
+}
+
 /// A file system of two megabytes, unmounted when it is dropped.
 struct Small(tempfile::TempDir);
 
@@ -109,8 +143,14 @@ fn a_full_disk_refuses_what_cannot_be_kept() {
         eprintln!("skipped: a tmpfs cannot be mounted here");
         return;
     };
-    let server = logging(disk.0.path());
-    let mut client = server.stream("/stream");
+    let origin = Origin::answering(|r| hold("stream", r.target().trim_start_matches('/'), &[], "held;"));
+    let server = with_logs(&[&format!("* {origin}")], disk.0.path());
+    let mut client = server.stream("/test");
+    let mut promised = server.stream("/synced-2");
+    let mut accepted = server.stream("/accepted-1");
+    client.expect("held;");
+    promised.expect("held;");
+    accepted.expect("held;");
     let big = "x".repeat(100_000);
     let mut kept = Vec::new();
     let refused = (0..60).find_map(|n| {
@@ -128,16 +168,25 @@ fn a_full_disk_refuses_what_cannot_be_kept() {
     assert!(text.starts_with("Not kept: the disk has failed: ") && text.contains("space"), "{text}");
     assert!(kept.len() > 10);
     assert!(server.metric("fantail_log_failures_total", &[]) >= 1.0);
-    let (status, ..) = publish(&server, "", &json!([item("synced-1", "next")]));
+    let (status, ..) = publish(
+        &server,
+        "",
+        &json!([{ "channel": "synced-2", "id": "1", "http-stream": { "content": big } }]),
+    );
     assert_eq!(status, 503);
+    // Nobody has seen what was refused; what is promised less goes on.
+    server.publish(&json!([item("accepted-1", "1")]));
+    accepted.expect("1;");
+    assert!(!promised.hears_within(Duration::ZERO));
     server.publish_stream("test", "goes on");
-    client.expect("[stream opened]\ngoes on");
+    client.expect("goes on");
     server.publish(&json!([item("memory-1", "1")]));
     let made_room = Command::new("mount").args(["-o", "remount,size=8m"]).arg(disk.0.path()).status();
     assert!(made_room.is_ok_and(|status| status.success()));
     server.wait_until(Duration::from_secs(20), "the disk has room", || {
-        publish(&server, "", &json!([item("synced-1", "next")])).0 == 200
+        publish(&server, "", &json!([item("synced-2", "1")])).0 == 200
     });
+    promised.expect("1;");
     server.log_text("logs are written again");
     assert!(server.terminate().success());
     let server = logging(disk.0.path());

@@ -85,6 +85,20 @@ fn garbage() -> Vec<Vec<u8>> {
 }
 
 #[test]
+fn an_answer_has_at_most_100_headers() {
+    let origin = Origin::scripted(|exchange| {
+        let fields: usize = exchange.request.target().trim_start_matches('/').parse().expect("a number");
+        let fields: String = (1..fields).map(|n| format!("X-{n}: v\r\n")).collect();
+        exchange.send(format!("HTTP/1.1 200 OK\r\n{fields}Content-Length: 4\r\n\r\nwell"));
+        Then::Next
+    });
+    let server = TestServer::before(&origin);
+    for (fields, status) in [(100, 200), (101, 502), (100, 200)] {
+        assert_eq!(server.get(&format!("/{fields}")).status(), status, "{fields}");
+    }
+}
+
+#[test]
 fn garbage_is_answered_with_502() {
     let replies = garbage();
     let count = replies.len();
@@ -309,4 +323,29 @@ fn a_cut_instruct_is_no_hold() {
     let server = TestServer::before(&origin);
     assert_eq!(server.get("/").status(), 502);
     server.wait_pins("poll", 0);
+}
+
+/// Where one idle connection is found closed, others may be, too: the request is sent once more, on a new one.
+#[test]
+fn a_request_is_sent_no_more_than_twice() {
+    let known = std::sync::Mutex::new(std::collections::HashSet::new());
+    let origin = Origin::scripted(move |exchange| {
+        let is_new = known.lock().unwrap().insert(exchange.request.connection);
+        match exchange.request.target() {
+            "/again" if !is_new => return Then::Close,
+            "/again" => {}
+            _ => exchange.pause(Duration::from_millis(300)),
+        }
+        exchange.send(answer("200 OK", &[], "ok"));
+        Then::Next
+    });
+    let server = TestServer::start(&[&format!("* {origin}")], |o| {
+        o.set("server.shards", "1");
+    });
+    let mut clients: Vec<_> = (0..4).map(|_| server.connect()).collect();
+    clients.iter_mut().for_each(|client| _ = client.get("/at-once"));
+    clients.iter_mut().for_each(|client| assert_eq!(client.response().status(), 200));
+    assert_eq!(server.get("/again").status(), 200);
+    let again = origin.requests().iter().filter(|request| request.target() == "/again").count();
+    assert_eq!(again, 2);
 }

@@ -186,7 +186,16 @@ fn no_route_is_told_the_same_way_with_and_without_debug() {
     }
 }
 
-/// Check 10, without the TLS listener that does not exist yet.
+/// Check 9: nobody but the origin answers it (D8).
+#[test]
+fn pushpin_check_is_a_header_like_any_other() {
+    let origin = ok();
+    let server = TestServer::before(&origin);
+    let got = server.request("GET", "/", &[("Pushpin-Check", "true")], b"");
+    assert_eq!((got.status(), origin.request().head.field("pushpin-check")), (200, Some("true")));
+}
+
+/// Check 10, of clients that came by TLS to who is in front; `tls.rs` has those that come by it themselves.
 #[test]
 fn x_forwarded_proto_is_ours_to_set() {
     let origin = ok();

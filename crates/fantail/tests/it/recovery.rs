@@ -195,3 +195,19 @@ fn updates_have_a_rate() {
     assert!(took >= Duration::from_millis(1900), "{POLLS} in {took:?}");
     server.wait_metric("fantail_updates_total", &["cause=\"gap\""], POLLS as f64);
 }
+
+/// What has nothing for a long-poll counts for its place all the same: the next item is no gap.
+#[test]
+fn an_item_that_is_nothing_to_a_poll_moves_it_on() {
+    for action in ["close", "refresh"] {
+        let origin = Origin::fixed(hold("response", "c; prev-id=1", &[], ""));
+        let server = TestServer::before(&origin);
+        let mut client = poll(&server, "/");
+        server.wait_pins("poll", 1);
+        let nothing = json!({ "channel": "c", "id": "2", "prev-id": "1",
+                              "formats": { "http-response": { "action": action } } });
+        server.publish(&json!([nothing, item("3", Some("2"))]));
+        assert_eq!(client.response().text(), "item 3", "{action}");
+        assert_eq!(origin.requests().len(), 1, "{action}");
+    }
+}

@@ -225,6 +225,21 @@ fn a_reload_changes_the_limits_of_clients() {
     assert!(!server.log().iter().any(|line| line.contains("client.headers")), "{:?}", server.log());
 }
 
+/// Behind a balancer lines say whom it has a request from, if what it says is believed (spec 1.9).
+#[test]
+fn access_lines_name_the_client() {
+    for (rules, from) in
+        [("", "192.0.2.1"), ("truncate:1,append", "192.0.2.2"), ("truncate:0,append", "127.0.0.1")]
+    {
+        let server = TestServer::start(&["* test"], |o| {
+            o.set("proxy.x_forwarded_for", rules);
+        });
+        server.request("GET", "/", &[("X-Forwarded-For", "192.0.2.1, 192.0.2.2")], b"");
+        let line = server.log_line(|line| line.get("from").is_some());
+        assert_eq!(line["from"], from, "{rules}: {line}");
+    }
+}
+
 /// Each line says whose request it was.
 #[test]
 fn access_lines_name_the_realm() {

@@ -21,8 +21,12 @@ fn sharing(origin: &Origin) -> TestServer {
 }
 
 fn ask(server: &TestServer, fields: &str) -> Client {
+    ask_for(server, "/a?b=c", fields)
+}
+
+fn ask_for(server: &TestServer, target: &str, fields: &str) -> Client {
     let mut client = server.connect();
-    client.send(format!("GET /a?b=c HTTP/1.1\r\nHost: h\r\n{fields}\r\n"));
+    client.send(format!("GET {target} HTTP/1.1\r\nHost: h\r\n{fields}\r\n"));
     client
 }
 
@@ -52,4 +56,55 @@ fn requests_that_say_who_asks_are_not_shared() {
         assert_eq!(client.response().text(), "the same");
     }
     assert_eq!(origin.requests().len(), 8);
+}
+
+/// A session that is begun for one client is no other's.
+#[test]
+fn answers_that_are_one_clients_own_are_not_shared() {
+    let own = [
+        ("Set-Cookie", "session=1"),
+        ("Cache-Control", "max-age=5, Private"),
+        ("Cache-Control", "no-store"),
+        ("Cache-Control", "private=\"x-name\""),
+        ("Vary", "Accept, User-Agent"),
+        ("Vary", "*"),
+    ];
+    let origin = Origin::scripted(move |exchange| {
+        let place: usize = exchange.request.target()[1..].parse().unwrap();
+        exchange.pause(Duration::from_millis(400));
+        exchange.send(answer("200 OK", &[own[place]], "own"));
+        Then::Next
+    });
+    let server = sharing(&origin);
+    let targets: Vec<_> = (0..own.len()).map(|place| format!("/{place}")).collect();
+    let mut clients: Vec<_> =
+        targets.iter().chain(&targets).map(|target| ask_for(&server, target, "")).collect();
+    for client in &mut clients {
+        assert_eq!(client.response().text(), "own");
+    }
+    assert_eq!(origin.requests().len(), 2 * own.len());
+}
+
+/// What an answer may depend on makes requests different; who asks does not, unless the answer says so.
+#[test]
+fn requests_are_the_same_if_their_answers_may_be() {
+    let origin = Origin::scripted(|exchange| {
+        let key = exchange.request.head.field("x-api-key").unwrap_or("none").to_owned();
+        exchange.pause(Duration::from_millis(400));
+        exchange.send(answer("200 OK", &[("Vary", "Accept-Language"), ("Cache-Control", "public")], key));
+        Then::Next
+    });
+    let server = sharing(&origin);
+    let fields = [
+        ("User-Agent: a\r\nX-Forwarded-For: 192.0.2.1\r\nAccept-Language: de\r\n", "none"),
+        ("Accept-Language: de\r\nUser-Agent: b\r\nX-Forwarded-For: 192.0.2.2\r\n", "none"),
+        ("Accept-Language: en\r\n", "none"),
+        ("Accept-Language: de\r\nX-Api-Key: 1\r\n", "1"),
+        ("Accept-Language: de\r\nX-Api-Key: 2\r\n", "2"),
+    ];
+    let mut clients: Vec<_> = fields.iter().map(|(fields, _)| ask(&server, fields)).collect();
+    for (client, (_, expected)) in clients.iter_mut().zip(fields) {
+        assert_eq!(client.response().text(), expected);
+    }
+    assert_eq!(origin.requests().len(), 4);
 }

@@ -265,3 +265,15 @@ fn a_held_head_stream_has_no_body() {
     server.publish_stream("c", "not for HEAD");
     assert_eq!(client.get("/").response().text(), "after");
 }
+
+/// A beginning that is too large to be collected is told, too, why it does not go on.
+#[test]
+fn a_stream_that_cannot_go_on_is_told_behind_a_large_beginning() {
+    let origin = Origin::fixed(hold("stream", "c; prev-id=1", &[], "x".repeat(300_000)));
+    for (flag, told) in [("", ""), (",debug", "\n\nchannel 'c' specifies prev-id, but no next link found\n")]
+    {
+        let server = TestServer::start(&[&format!("*{flag} {origin}")], |_| {});
+        let got = server.get("/").text();
+        assert_eq!(got, format!("{}{told}", "x".repeat(300_000)));
+    }
+}

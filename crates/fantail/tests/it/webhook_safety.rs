@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use crate::{
     harness::{DEADLINE, Origin, TestServer, answer},
+    keys::{Files, tls_origin},
     webhook::{arrived, ask, folder, item, of, receiver, subscribe},
 };
 
@@ -126,6 +127,28 @@ fn redirects_lead_to_no_private_address() {
         server.wait_metric("fantail_webhook_tries_total", &[&format!("result=\"{result}\"")], 1.0);
     }
     assert!(trap.requests().is_empty());
+}
+
+/// Over https the certificate must be good for the host, by the system's authorities or those that are named.
+#[test]
+fn certificates_of_endpoints_are_verified() {
+    let (folder, files) = (folder(), Files::new());
+    files.certificate("origin.example");
+    let port = tls_origin(&files, None).port();
+    let authority = files.path("origin.example.crt").display().to_string();
+    let known: &[(&str, &str)] = &[("webhooks.ca_file", &authority)];
+    for (keys, host, result) in [
+        (known, "origin.example", "delivered"),
+        (known, "other.example", "unreachable"),
+        (&[], "origin.example", "unreachable"),
+    ] {
+        let folder = tempfile::tempdir_in(folder.path()).expect("a folder");
+        let server = start(&folder, "127.0.0.1 origin.example other.example\n", "127.0.0.1", keys);
+        subscribe(&server, "c", &json!({ "url": format!("https://{host}:{port}/") }));
+        server.publish(&json!([item("c", "")]));
+        let least = if result == "delivered" { 1.0 } else { 3.0 };
+        server.wait_metric("fantail_webhook_tries_total", &[&format!("result=\"{result}\"")], least);
+    }
 }
 
 /// Why the webhook of channel `c` to this URL was given up, when it is.

@@ -415,16 +415,111 @@ fn prefixes_of_channels_and_limits() {
             o.set("grip.subscriptions", "3").set("grip.channel_bytes", "12");
         });
         let mut client = WebSocket::open(&server, "/");
-        let all = [subscribe("much-too-long"), subscribe("a"), subscribe("b"), subscribe("c")];
+        let names = ["much-too-long", "a", "b", "c", "d"];
+        let all = names.map(subscribe);
         instruct(&mut client, &all);
-        for (channel, count) in [("p-a", 1), ("a", 0), ("p-b", 1), ("p-c", 0), ("p-much-too-long", 0)] {
+        for (channel, count) in
+            [("p-a", 1), ("a", 0), ("p-b", 1), ("p-c", 1), ("p-d", 0), ("p-much-too-long", 0)]
+        {
             if channel.len() <= 12 {
                 assert_eq!(publish(&server, &item(channel, channel)), count, "{mode:?} {channel}");
             }
         }
-        client.expect_text("p-a").expect_text("p-b");
-        assert_eq!(server.metric("fantail_subscriptions", &[]), 3.0);
+        client.expect_text("p-a").expect_text("p-b").expect_text("p-c");
+        assert_eq!(server.metric("fantail_subscriptions", &[]), 4.0, "that of the route is not counted");
     }
+}
+
+/// The limit is for channels that an origin names, not for those of the route (spec 2.4).
+#[test]
+fn a_route_may_have_many_channels() {
+    for mode in BOTH {
+        let origin = puppet(mode, "grip");
+        let subs: String = (0..25).map(|n| format!(",sub=c{n}")).collect();
+        let server = TestServer::start(&[&route(mode, &origin, &subs)], |_| {});
+        let mut client = WebSocket::open(&server, "/");
+        assert_eq!(publish(&server, &item("c24", "the last")), 1, "{mode:?}");
+        client.expect_text("the last");
+        instruct(&mut client, &[subscribe("more")]);
+        assert_eq!(publish(&server, &item("more", "more")), 1, "{mode:?}");
+        client.expect_text("more");
+    }
+}
+
+/// A value may be as long as the limit allows, and be replaced by another; over the limit the client does not go on
+/// with less than its filters are to know.
+#[test]
+fn meta_has_a_limit() {
+    for mode in BOTH {
+        let origin = puppet(mode, "grip");
+        let server = TestServer::start(&[&route(mode, &origin, "").replacen('*', "*,debug", 1)], |_| {});
+        let mut client = WebSocket::open(&server, "/");
+        let user = |letter: &str, n| json!({ "type": "set-meta", "name": "user", "value": letter.repeat(n) });
+        let filtered = json!({ "type": "subscribe", "channel": "c", "filters": ["var-subst"] });
+        instruct(&mut client, &[user("a", 6000), user("b", 8000), filtered]);
+        server.publish(&json!([item("c", "%(user)s")]));
+        client.expect_text(&"b".repeat(8000));
+        client.text(&format!("c:{}", user("c", 8189)));
+        client.expect(close(1011, "too much is noted by set-meta"));
+    }
+}
+
+/// Frames of any size and messages of any length pass where nothing looks at them (spec 7.8).
+#[test]
+fn long_messages_are_relayed() {
+    let (mut client, mut far, _server, _origin) = joined("", &[("websocket.message_bytes", "1000")]);
+    let long = "Zeit und Länge; ".repeat(300_000);
+    let relays = |from: &mut WebSocket, to: &mut WebSocket| {
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                from.text(&long).send(Opcode::Ping, "between").send(Opcode::Binary, vec![7; 70_000]);
+            });
+            to.expect(text(&*long)).expect(Said::Ping(b"between".to_vec()));
+            to.expect(Said::Binary(vec![7; 70_000]));
+        });
+    };
+    relays(&mut client, &mut far);
+    relays(&mut far, &mut client);
+}
+
+/// Where items may come between, or a prefix decides, an origin's message is had whole, and has its limit.
+#[test]
+fn long_messages_that_are_looked_at_have_a_limit() {
+    for (grip, sub) in [("grip", ""), ("", ",sub=c")] {
+        let (origin, told) = in_hand(grip);
+        let line = route(Mode::Native, &origin, sub);
+        let server = TestServer::start(&[&line], |o| {
+            o.set("websocket.message_bytes", "1000");
+        });
+        let mut client = WebSocket::open(&server, "/");
+        let mut far = told.recv_timeout(DEADLINE).expect("a connection");
+        client.text(&"x".repeat(5000));
+        far.expect_text(&"x".repeat(5000));
+        far.text(&format!("m:{}", "x".repeat(1000)));
+        client.expect(close(1011, ""));
+    }
+}
+
+/// A message may take its time: what has come of it is passed on.
+#[test]
+fn slow_messages_are_relayed() {
+    let (mut client, mut far, _server, _origin) = joined("grip", &[("websocket.message_timeout", "1s")]);
+    let part = |first: u8, client: &WebSocket, payload: &[u8]| {
+        let mut frame = client.frame(Opcode::Text, payload);
+        frame[0] = first;
+        frame
+    };
+    let begin = part(0x01, &client, b"slow");
+    client.send_raw(&begin);
+    far.expect_silence(Duration::from_millis(1500));
+    let middle = part(0x00, &client, b"ly ");
+    client.send_raw(&middle).send(Opcode::Ping, "p");
+    far.expect(Said::Ping(b"p".to_vec()));
+    let end = part(0x80, &client, b"said");
+    client.send_raw(&end);
+    far.expect_text("slowly said");
+    client.text("next");
+    far.expect_text("next");
 }
 
 #[test]

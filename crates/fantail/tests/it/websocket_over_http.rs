@@ -2,7 +2,11 @@
 //! answers mean to them, and how it all ends (checks 61–67 and 70).
 
 use std::{
-    sync::{Arc, Condvar, Mutex, mpsc},
+    sync::{
+        Arc, Condvar, Mutex,
+        atomic::{AtomicBool, Ordering::SeqCst},
+        mpsc,
+    },
     time::Duration,
 };
 
@@ -353,6 +357,33 @@ fn an_origin_that_comes_back_hears_of_clients_that_left() {
     let requests = reborn.wait_requests(2);
     assert_eq!(requests[0].body, b"TEXT a\r\nlast words\r\n");
     server.wait_until(DEADLINE, "DISCONNECT", || reborn.requests()[1].body == b"DISCONNECT\r\n");
+}
+
+/// Nobody can have acted on what did not arrive whole.
+#[test]
+fn a_request_that_an_origin_does_not_take_whole_is_sent_again() {
+    const SIZE: usize = 12 << 20;
+    let breaks_off = AtomicBool::new(true);
+    let origin = Origin::scripted(move |exchange| {
+        let length = exchange.request.head.field("content-length").unwrap().parse::<usize>().unwrap();
+        if length > SIZE && breaks_off.swap(false, SeqCst) {
+            return Then::Reset;
+        }
+        if exchange.read_body().is_err() {
+            return Then::Close;
+        }
+        let said = events_of(&exchange.request);
+        exchange.send(if said == [Event::Open] { opened(&[]) } else { events(&[message("m:heard")]) });
+        Then::Next
+    });
+    let server = TestServer::start(&[&format!("* {origin},over_http")], |o| {
+        o.set("websocket.message_bytes", "20000000").set("websocket.buffer_bytes", "20000000");
+    });
+    let mut client = WebSocket::open(&server, "/");
+    client.send(Opcode::Binary, vec![7; SIZE]).expect_text("heard");
+    let requests = origin.requests();
+    assert_eq!(requests.len(), 3);
+    assert!(requests[2].body.len() > SIZE);
 }
 
 /// Answers that are faults of the origin: its client is dropped without a close frame, and it hears of that

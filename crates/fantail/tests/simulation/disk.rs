@@ -1,11 +1,13 @@
 //! What a disk has when a process or a machine ends: the files, cut behind what was promised, and sometimes torn there.
 
 use std::{
-    fs,
+    fs::{self, File},
+    io::Write,
     path::{Path, PathBuf},
+    process::Command,
 };
 
-use fantail_proto::journal::Head;
+use fantail_proto::{journal::Head, log::Durability};
 use tempfile::TempDir;
 
 use super::world::Dice;
@@ -70,13 +72,23 @@ impl Disk {
         self.marks.push(Mark { bytes, head });
     }
 
+    /// What has been written by now was promised to be this durable.
+    pub(crate) fn promise(&mut self, durability: Durability) {
+        self.note();
+        match durability {
+            Durability::Synced => self.promise_synced(),
+            Durability::Logged => self.promise_written(),
+            Durability::Accepted => {}
+        }
+    }
+
     /// What has been written by now was promised to survive the process.
-    pub(crate) fn promise_written(&mut self) {
+    fn promise_written(&mut self) {
         self.promised = self.marks.len().saturating_sub(1);
     }
 
     /// What has been written by now was promised to survive the machine.
-    pub(crate) fn promise_synced(&mut self) {
+    fn promise_synced(&mut self) {
         self.promise_written();
         let Some(mark) = self.marks.last() else { return };
         assert!(mark.synced() >= mark.bytes, "acknowledged as synced, and it was not");
@@ -166,7 +178,47 @@ impl Disk {
     }
 }
 
-/// In memory, where there is such a place: an fsync costs nothing there.
+/// In memory, where there is such a place: an fsync costs nothing there. Where it may be mounted, it is a small one.
 fn folder() -> TempDir {
-    tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap()
+    let small = SMALL.with(|small| small.as_ref().map(|small| tempfile::tempdir_in(small.0.path()).unwrap()));
+    small.unwrap_or_else(|| tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap())
+}
+
+/// A file system of four megabytes, unmounted when it is dropped.
+struct Small(TempDir);
+
+impl Small {
+    fn mount() -> Option<Self> {
+        let folder = tempfile::tempdir().unwrap();
+        let status =
+            Command::new("mount").args(["-t", "tmpfs", "-o", "size=4m", "tmpfs"]).arg(folder.path()).status();
+        status.is_ok_and(|status| status.success()).then_some(Self(folder))
+    }
+}
+
+impl Drop for Small {
+    fn drop(&mut self) {
+        drop(Command::new("umount").arg("-l").arg(self.0.path()).status());
+    }
+}
+
+thread_local! {
+    static SMALL: Option<Small> = Small::mount();
+}
+
+/// Takes all the room that there is, until it is dropped.
+pub(crate) struct Ballast(PathBuf);
+
+impl Drop for Ballast {
+    fn drop(&mut self) {
+        fs::remove_file(&self.0).unwrap();
+    }
+}
+
+/// `None` where no file system of our own may be filled.
+pub(crate) fn fill() -> Option<Ballast> {
+    let ballast = SMALL.with(|small| small.as_ref().map(|small| Ballast(small.0.path().join("ballast"))))?;
+    let mut file = File::create(&ballast.0).unwrap();
+    while file.write_all(&[0; 4096]).is_ok() {}
+    Some(ballast)
 }

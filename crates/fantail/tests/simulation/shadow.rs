@@ -2,10 +2,13 @@
 
 /// An item by its number: its id.
 #[derive(Clone, Copy, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each is true of an item, in any combination")]
 pub(crate) struct Said {
     pub(crate) id: u64,
     /// Its publisher was told that it is kept as promised.
     pub(crate) acked: bool,
+    /// A subscriber has it.
+    pub(crate) shown: bool,
     /// A crash took it, and was allowed to.
     pub(crate) gone: bool,
     /// The log has it, or has had it and let it go for newer ones.
@@ -17,7 +20,7 @@ pub(crate) struct Shadow(pub Vec<Said>);
 
 impl Shadow {
     pub(crate) fn push(&mut self, id: u64, acked: bool) {
-        self.0.push(Said { id, acked, gone: false, logged: true });
+        self.0.push(Said { id, acked, shown: false, gone: false, logged: true });
     }
 
     pub(crate) fn end(&self) -> usize {

@@ -1,6 +1,6 @@
 //! Everything together: what happens, one step after another as the seed has it, and what must be true after each.
 
-use std::{collections::HashSet, path::Path, sync::Arc, time::Duration};
+use std::{collections::HashSet, path::Path, sync::Arc, thread, time::Duration};
 
 use bytes::Bytes;
 use fantail::{
@@ -17,7 +17,7 @@ use fantail_proto::{
 use tokio::runtime::Runtime;
 
 use super::{
-    disk::{Crash, Disk},
+    disk::{self, Crash, Disk},
     pin::{Phase, Pin},
     shadow::Shadow,
 };
@@ -33,6 +33,8 @@ pub(crate) struct World {
     pins: Vec<Pin>,
     figures: Figures,
     aloud: bool,
+    /// There is no room on the disk.
+    full: bool,
 }
 
 struct Channel {
@@ -73,10 +75,12 @@ pub(crate) struct Figures {
     overflows: u64,
     passed_over: u64,
     delivered: u64,
+    full_disks: u64,
+    refused: u64,
 }
 
 impl Figures {
-    fn fields(&mut self) -> [&mut u64; 19] {
+    fn fields(&mut self) -> [&mut u64; 21] {
         let Self {
             steps,
             published,
@@ -97,6 +101,8 @@ impl Figures {
             overflows,
             passed_over,
             delivered,
+            full_disks,
+            refused,
         } = self;
         [
             steps,
@@ -118,6 +124,8 @@ impl Figures {
             overflows,
             passed_over,
             delivered,
+            full_disks,
+            refused,
         ]
     }
 
@@ -128,6 +136,10 @@ impl Figures {
 
     pub(crate) fn reaches_everything(&self) -> bool {
         let mut copy = *self;
+        if disk::fill().is_none() {
+            eprintln!("skipped: full disks, because a tmpfs cannot be mounted here");
+            (copy.full_disks, copy.refused) = (1, 1);
+        }
         copy.fields().iter().all(|count| **count > 0)
     }
 }
@@ -156,7 +168,7 @@ impl World {
         let mut disk = Disk::new();
         let hub = runtime.block_on(async { open(disk.path(), &channels) });
         disk.opened();
-        Self { dice, runtime, disk, hub, channels, pins, figures: Figures::default(), aloud }
+        Self { dice, runtime, disk, hub, channels, pins, figures: Figures::default(), aloud, full: false }
     }
 
     /// As many steps as the seed says, and then everybody comes to the end of everything.
@@ -192,7 +204,8 @@ impl World {
                 self.say(|_| format!("pin {pin} leaves"));
                 self.leave(pin);
             }
-            91..93 => self.begin_anew(channel),
+            91..92 => self.begin_anew(channel),
+            92..93 => self.full_disk(channel),
             93..95 => self.crash(Crash::Killed, false),
             95..97 => self.crash(Crash::PowerLost, false),
             97..98 => self.crash(Crash::Orderly, false),
@@ -222,8 +235,8 @@ impl World {
     fn answer_again(&mut self, channel: usize) {
         let Some(id) = self.channels[channel].open.first().copied() else { return };
         let lost = self.channels[channel].shadow.find(id).is_none();
-        // An item is shown before it is kept. If a crash takes it then, its id stands for its second place from now on,
-        // and who has it from before cannot be told from who has it from there.
+        // Where less is promised than the crash would ask for, one who has it from before cannot be told from one who has
+        // it from its second place in the log.
         let shown = self.pins.iter().any(|pin| pin.channel == channel && pin.last == Some(id));
         if lost && shown {
             return;
@@ -239,8 +252,40 @@ impl World {
         self.hand_over(channel, &[id], true, false);
     }
 
-    /// `reversed`: what follows comes before what it follows.
-    fn hand_over(&mut self, channel: usize, ids: &[u64], answered: bool, reversed: bool) {
+    /// There is no room on the disk until something was refused. Nobody has seen that, and it may come again.
+    fn full_disk(&mut self, channel: usize) {
+        let Some(ballast) = disk::fill() else { return };
+        self.say(|_| "the disk is full".into());
+        let most = if self.channels[channel].durability == Durability::Accepted { 3 } else { 100 };
+        for _ in 0..most {
+            let id = self.channels[channel].next;
+            self.channels[channel].next += 1;
+            self.full = true;
+            let taken = self.hand_over(channel, &[id], true, false);
+            if !taken {
+                self.figures.refused += 1;
+                break;
+            }
+        }
+        drop(ballast);
+        self.figures.full_disks += 1;
+        self.full = false;
+        // It is tried again when something else is to be written.
+        while !self.is_writable() {
+            let item = Item { channel: NUDGE.into(), id: None, ..item("", 0) };
+            self.hub.publish(R, vec![item], false).unwrap();
+            thread::yield_now();
+        }
+        self.barrier();
+    }
+
+    fn is_writable(&self) -> bool {
+        let item = Item { channel: BARRIER.into(), ..item("", 0) };
+        self.hub.log().prepare(R, &[item], Durability::Logged).is_ok()
+    }
+
+    /// `reversed`: what follows comes before what it follows. False: it was refused.
+    fn hand_over(&mut self, channel: usize, ids: &[u64], answered: bool, reversed: bool) -> bool {
         let Channel { name, durability, last, .. } = &self.channels[channel];
         let (name, durability, last) = (name.clone(), *durability, *last);
         let mut items: Vec<Item> = ids.iter().map(|id| item(&name, *id)).collect();
@@ -250,8 +295,8 @@ impl World {
             self.figures.reversed += 1;
         }
         let Self { hub, runtime, disk, .. } = self;
-        let duplicates = runtime.block_on(async {
-            let accepted = hub.publish_at(R, items, false, Some(Durability::Accepted)).unwrap();
+        let outcome = runtime.block_on(async {
+            let accepted = hub.publish_at(R, items, false, Durability::Accepted).map_err(drop)?;
             let duplicates = accepted.duplicates;
             while hub.waiting() > 0 {
                 // Time passes for those that are early.
@@ -259,23 +304,26 @@ impl World {
             }
             let kept = accepted.on_disk.is_some() || accepted.kept.is_some();
             if let Some(kept) = accepted.on_disk {
-                kept.wait().await.unwrap();
+                kept.wait().await.map_err(drop)?;
             }
             if let Some(kept) = accepted.kept {
-                kept.wait().await.unwrap();
+                kept.wait().await.map_err(drop)?;
             }
-            let told = kept && answered;
-            if told {
-                disk.note();
+            if kept && answered {
+                disk.promise(durability);
             }
-            match durability {
-                Durability::Synced if told => disk.promise_synced(),
-                Durability::Logged if told => disk.promise_written(),
-                _ => {}
-            }
-            duplicates
+            Ok::<_, ()>(duplicates)
         });
-        self.barrier();
+        let Ok(duplicates) = outcome else {
+            assert!(self.full && durability > Durability::Accepted, "refused, and there is room");
+            assert!(self.witnessed().is_empty(), "refused, and shown");
+            self.say(|_| format!("refused {ids:?} on {name}"));
+            self.channels[channel].open.extend(ids);
+            return false;
+        };
+        if !self.full {
+            self.barrier();
+        }
         self.figures.duplicates += duplicates as u64;
         let order = self.witnessed();
         self.say(|_| {
@@ -303,6 +351,7 @@ impl World {
             channel.last = Some(id);
             self.figures.published += 1;
         }
+        true
     }
 
     /// What one who is always there has got since the last time.
@@ -338,7 +387,7 @@ impl World {
         runtime.block_on(async {
             let item = Item { channel: BARRIER.into(), ..item("", 0) };
             let item = Item { id: None, ..item };
-            let accepted = hub.publish_at(R, vec![item], false, Some(Durability::Logged)).unwrap();
+            let accepted = hub.publish_at(R, vec![item], false, Durability::Logged).unwrap();
             accepted.on_disk.expect("its log is on disk").wait().await.unwrap();
         });
         disk.note();
@@ -520,6 +569,7 @@ impl World {
         while let Some((id, place)) = self.pins[pin].take_kept() {
             let Pin { channel, has, .. } = self.pins[pin];
             let has = self.channels[channel].shadow.later(has, id, &format!("pin {pin}"));
+            self.channels[channel].shadow.0[has - 1].shown = true;
             let pin = &mut self.pins[pin];
             (pin.has, pin.last, pin.place) = (has, Some(id), place);
             self.figures.delivered += 1;
@@ -529,6 +579,7 @@ impl World {
     fn give(&mut self, pin: usize, id: u64) {
         let Pin { channel, has, .. } = self.pins[pin];
         let has = self.channels[channel].shadow.next(has, id, &format!("pin {pin}"));
+        self.channels[channel].shadow.0[has - 1].shown = true;
         (self.pins[pin].has, self.pins[pin].last) = (has, Some(id));
         self.figures.delivered += 1;
     }
@@ -577,10 +628,10 @@ impl Channel {
         for (at, said) in shadow.0.iter_mut().enumerate() {
             let kept = seen.contains(&said.id);
             let behind = there[at + 1..].iter().filter(|there| **there).count();
-            let due = survives && said.acked && !said.gone && said.logged && behind < *items;
+            let due = survives && (said.acked || said.shown) && !said.gone && said.logged && behind < *items;
             assert!(
                 kept || !due,
-                "{} of {name} was acknowledged, and is not in the log after {crash:?}: there are {seen:?}",
+                "{} of {name} was acknowledged or shown, and is not in the log after {crash:?}: there are {seen:?}",
                 said.id
             );
             said.gone |= !kept && !said.acked;
@@ -607,7 +658,8 @@ fn rules(channels: &[Channel]) -> Vec<config::Log> {
     let ours = channels
         .iter()
         .map(|channel| rule(&channel.name, channel.items, channel.storage, channel.durability));
-    ours.chain([rule(BARRIER, 1, Storage::Disk, Durability::Logged)]).collect()
+    let barrier = rule(BARRIER, 1, Storage::Disk, Durability::Logged);
+    ours.chain([barrier, rule(NUDGE, 1, Storage::Disk, Durability::Accepted)]).collect()
 }
 
 fn item(channel: &str, id: u64) -> Item {
@@ -658,5 +710,7 @@ impl Dice {
 
 /// Its items mark what was written before them.
 const BARRIER: &str = "barrier";
+/// Its items have the disk tried again.
+const NUDGE: &str = "nudge";
 /// Of all channels; each is on a shard of its own.
 const PINS: usize = 6;

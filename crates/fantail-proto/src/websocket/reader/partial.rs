@@ -41,6 +41,8 @@ pub(super) struct Message {
     pub data: Vec<u8>,
     /// Bytes of `data` known to be UTF-8, if it is text as it stands.
     valid: usize,
+    /// It has been passed on so far, but for `data`.
+    parted: bool,
 }
 
 impl Partial {
@@ -97,7 +99,14 @@ impl Head {
 impl Message {
     /// One that begins with this frame.
     pub(super) fn new(head: &Head) -> Self {
-        Self { opcode: head.opcode, deflated: head.deflated, fragments: 0, data: Vec::new(), valid: 0 }
+        Self {
+            opcode: head.opcode,
+            deflated: head.deflated,
+            fragments: 0,
+            data: Vec::new(),
+            valid: 0,
+            parted: false,
+        }
     }
 
     /// Fails as soon as a text cannot become valid, wherever it was cut.
@@ -112,6 +121,32 @@ impl Message {
             Err(_) => return Err(Violation::Utf8),
         }
         Ok(())
+    }
+
+    pub(super) fn is_parted(&self) -> bool {
+        self.parted
+    }
+
+    /// Whether it need not be had whole.
+    pub(super) fn may_part(&self, relays: bool) -> bool {
+        self.parted || relays && !self.deflated
+    }
+
+    /// What has come, but for a character that goes on; nothing is a part only if it is the last.
+    pub(super) fn part(&mut self, last: bool) -> Result<Option<Event>, Violation> {
+        let end = if self.opcode == Opcode::Text { self.valid } else { self.data.len() };
+        if last && end < self.data.len() {
+            return Err(Violation::Utf8);
+        }
+        if end == 0 && !last {
+            return Ok(None);
+        }
+        let rest = self.data.split_off(end);
+        let payload = std::mem::replace(&mut self.data, rest).into();
+        (self.valid, self.fragments) = (0, 0);
+        let opcode = if self.parted { Opcode::Continuation } else { self.opcode };
+        self.parted = true;
+        Ok(Some(Event::Part { opcode, payload, last }))
     }
 
     pub(super) fn finish(self, limits: &Limits, inflater: &mut Inflater) -> Result<Event, Violation> {

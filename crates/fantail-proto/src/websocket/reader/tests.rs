@@ -322,3 +322,104 @@ proptest! {
         prop_assert_eq!((events, violation), whole);
     }
 }
+
+/// What a reader that relays makes of messages: each kind and its parts, whatever they are.
+fn relayed(input: &[u8], step: usize, limits: &Limits) -> (Vec<(Opcode, Vec<u8>)>, Option<Violation>) {
+    let mut reader = Reader::new(Role::Server, false);
+    reader.relay(true);
+    let (events, violation) = outcome(&mut reader, input, step, limits);
+    let mut messages: Vec<(Opcode, Vec<u8>)> = Vec::new();
+    let mut open = None;
+    for event in events {
+        match event {
+            Event::Text { payload, .. } => messages.push((Opcode::Text, payload.to_vec())),
+            Event::Binary(payload) => messages.push((Opcode::Binary, payload.to_vec())),
+            Event::Part { opcode, payload, last } => {
+                match opcode {
+                    Opcode::Continuation => {
+                        let (_, message): &mut (Opcode, Vec<u8>) = open.as_mut().expect("one has begun");
+                        message.extend_from_slice(&payload);
+                    }
+                    first => assert!(open.replace((first, payload.to_vec())).is_none(), "one at a time"),
+                }
+                if last {
+                    messages.extend(open.take());
+                }
+            }
+            other => messages.push((Opcode::Ping, format!("{other:?}").into())),
+        }
+    }
+    (messages, violation)
+}
+
+#[test]
+fn what_is_over_the_limits_comes_in_parts() {
+    let limits = Limits { message: 4, fragments: 3 };
+    let frames: Frames<'_> = &[
+        (0x01, "aé".as_bytes()),
+        (0x00, b"bcdef\xc3"),
+        (0x00, b"\xa9"),
+        (0x00, b""),
+        (0x80, b"g"),
+        (0x82, &[7; 100]),
+        (0x81, b"x"),
+    ];
+    for step in [1, 2, 3, usize::MAX] {
+        let (messages, violation) = relayed(&sent(frames), step, &limits);
+        let expected = [
+            (Opcode::Text, "aébcdefég".as_bytes().to_vec()),
+            (Opcode::Binary, vec![7; 100]),
+            (Opcode::Text, b"x".to_vec()),
+        ];
+        assert_eq!((messages, violation), (expected.to_vec(), None), "{step}");
+    }
+    for end in [&b"\xc3"[..], b"\xff"] {
+        let cut = sent(&[(0x01, b"abcdef"), (0x80, end)]);
+        assert_eq!(relayed(&cut, 1, &limits).1, Some(Violation::Utf8));
+    }
+    // Compressed, it must be had whole.
+    let mut reader = Reader::new(Role::Server, true);
+    reader.relay(true);
+    let deflated = sent(&[(0x41, &[1; 200])]);
+    assert_eq!(outcome(&mut reader, &deflated, usize::MAX, &limits).1, Some(Violation::TooLong));
+}
+
+#[test]
+fn what_has_come_may_be_passed_on() {
+    let mut reader = Reader::new(Role::Server, false);
+    let take = |reader: &mut Reader, input: &[u8]| {
+        assert_eq!(outcome(reader, input, usize::MAX, &LIMITS), (vec![], None));
+        (reader.may_part(), reader.take_part())
+    };
+    let part = |opcode, payload: &'static str| {
+        Some(Event::Part { opcode, payload: Bytes::from_static(payload.as_bytes()), last: false })
+    };
+    assert_eq!(take(&mut reader, &frame(0x01, b"a")), (false, None));
+    reader.relay(true);
+    assert_eq!(take(&mut reader, b""), (true, part(Opcode::Text, "a")));
+    assert_eq!(take(&mut reader, b""), (true, None));
+    assert_eq!(
+        outcome(&mut reader, &frame(0x00, b"b\xc3"), usize::MAX, &LIMITS).0,
+        [part(Opcode::Continuation, "b").unwrap()]
+    );
+    let end =
+        Event::Part {
+            opcode: Opcode::Continuation, payload: Bytes::from_static("é".as_bytes()), last: true
+        };
+    assert_eq!(outcome(&mut reader, &frame(0x80, b"\xa9"), usize::MAX, &LIMITS).0, [end]);
+    assert!(!reader.is_partial());
+}
+
+proptest! {
+    /// Relayed or not, a message is the same.
+    #[test]
+    fn parts_are_the_message(payloads in vec(vec(any::<u8>(), 0..12), 1..8), step in 1..20_usize, most in 1..20_usize) {
+        let last = payloads.len() - 1;
+        let input: Vec<u8> = payloads.iter().enumerate().flat_map(|(at, payload)| {
+            frame(if at == 0 { 0x02 } else { 0 } | if at == last { 0x80 } else { 0 }, payload)
+        }).collect();
+        let (messages, violation) = relayed(&input, step, &Limits { message: most, fragments: 4 });
+        prop_assert_eq!(violation, None);
+        prop_assert_eq!(messages, [(Opcode::Binary, payloads.concat())]);
+    }
+}

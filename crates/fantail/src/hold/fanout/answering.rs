@@ -75,7 +75,7 @@ impl Holds {
             }
         }
         if item.response.is_none() {
-            return self.pass_over(id, channel, item);
+            return self.pass(id, channel, item);
         }
         if !self.passes(hold, channel, item) {
             return self.keep_from(work, id, channel, place);
@@ -103,7 +103,8 @@ impl Holds {
                 Cause::Hint.count(&self.counters);
                 return self.replay(id);
             }
-            _ => return,
+            // There is nothing in it for a long-poll (spec 5.4), which has it nevertheless.
+            Some(HttpResponse::Close | HttpResponse::Refresh) | None => return self.pass(id, channel, item),
         };
         let receipt = &mut work.receipts[place];
         match self.finish_poll(id, response) {
@@ -131,10 +132,11 @@ impl Holds {
         work.receipts[place].filtered += 1;
         self.counters.filtered.add(1);
         let delivery = Arc::clone(&work.batch[place]);
-        self.pass_over(id, channel, &delivery.item);
+        self.pass(id, channel, &delivery.item);
     }
 
-    fn pass_over(&mut self, id: PinId, channel: u32, item: &Rendered) {
+    /// The item was nothing to a long-poll: the next one follows it.
+    fn pass(&mut self, id: PinId, channel: u32, item: &Rendered) {
         if let Some(standing) = self.pins.get_mut(id).and_then(|hold| hold.standing.as_mut()) {
             standing.advance(channel, item.id.as_deref());
             self.reach(id, channel, item.id.as_deref());

@@ -79,6 +79,7 @@ impl Shard {
             shape,
             answered: false,
             due: false,
+            missed: Vec::new(),
             cors: None,
             jsonp: None,
         };
@@ -125,9 +126,11 @@ impl Subscriber {
             uri: None,
             debug: false,
             next: None,
+            continues: false,
             gone: None,
             trail: None,
             session: None,
+            events: false,
             slow: Slow::default(),
         }
     }

@@ -113,6 +113,7 @@ impl Holds {
                 _ if !debug => {}
                 true => self.fail(id, &format!("filter error: {error}")),
                 false => {
+                    self.write_page(&[id], format!("\n\nfilter error: {error}\n").as_bytes());
                     self.close_stream(id);
                 }
             }
@@ -223,17 +224,26 @@ impl Work {
         }
     }
 
-    /// An item, or what filters made of it, for streams that it waits for; without a place nothing of it is for them.
-    pub(super) fn parked(&mut self, item: usize, place: Option<usize>) -> Rc<Parked> {
-        if let Some(known) = self.parked.get(&(item, place)) {
+    /// An item, or what filters made of it, for holds that it waits for; without a place nothing of it is for them.
+    pub(super) fn parked(&mut self, list: List, item: usize, place: Option<usize>) -> Rc<Parked> {
+        let key = (list.is_spoken_to(), item, place);
+        if let Some(known) = self.parked.get(&key) {
             return Rc::clone(known);
         }
-        let part = place.and_then(|place| match self.chunk(place) {
-            Some(chunk) => Some(ParkedPart::Content(chunk.clone())),
-            None => (self.part(List::Streams, item) == Some(Part::End)).then_some(ParkedPart::End),
+        let delivery = &self.batch[item];
+        let part = place.and_then(|place| match list {
+            List::WebSockets | List::SockJs => match (self.message(place), &delivery.item.message) {
+                (Some(message), _) => Some(ParkedPart::Message(message.clone())),
+                (None, Some(MessagePart::Close(frame))) => Some(ParkedPart::Close(frame.clone())),
+                (None, _) => None,
+            },
+            List::Streams | List::Polls => match self.chunk(place) {
+                Some(chunk) => Some(ParkedPart::Content(chunk.clone())),
+                None => (self.part(List::Streams, item) == Some(Part::End)).then_some(ParkedPart::End),
+            },
         });
-        let parked = Parked::new(&self.batch[item].item, part);
-        self.parked.insert((item, place), Rc::clone(&parked));
+        let parked = Parked::new(&delivery.item, delivery.place, part);
+        self.parked.insert(key, Rc::clone(&parked));
         parked
     }
 

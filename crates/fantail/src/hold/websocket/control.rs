@@ -98,7 +98,8 @@ impl Holds {
         let Hold { subs, kind: HoldKind::WebSocket(socket), .. } = hold else { return };
         let list = hold.kind.list();
         let (name, realm) = (format!("{}{channel}", socket.prefix()), socket.realm);
-        if socket.stage != Stage::Open || subs.len() >= most || name.len() > channel_bytes {
+        let own = subs.len().saturating_sub(usize::from(socket.implicit));
+        if socket.stage != Stage::Open || own >= most || name.len() > channel_bytes {
             tracing::debug!(target: "fantail::websocket", name, "a subscription over the limit is ignored");
             return;
         }
@@ -122,6 +123,7 @@ impl Holds {
             None => false,
         };
         if let Some(prev_id) = prev_id.filter(|_| !proven) {
+            self.track(id, joined, prev_id);
             self.tell_of_gap(id, joined, channel, prev_id);
         }
     }
@@ -131,7 +133,7 @@ impl Holds {
     fn tell_of_gap(&mut self, id: PinId, joined: u32, channel: &str, prev_id: &str) {
         match self.far(id) {
             Some(Far::OverHttp(_)) => {
-                if self.note_gap(id, channel, prev_id) {
+                if self.note_gap(id, joined, channel, prev_id) {
                     Cause::Gap.count(&self.counters);
                     self.refresh(id);
                 }
@@ -151,13 +153,14 @@ impl Holds {
 
     fn set_meta(&mut self, id: PinId, name: String, value: Option<String>) {
         let Some(Standing { meta, .. }) = self.standing(id) else { return };
-        let bytes: usize = meta.iter().map(|(name, value)| name.len() + value.len()).sum();
         meta.retain(|(known, _)| *known != name);
-        if let Some(value) = value
-            && meta.len() < MAX_META
-            && bytes + name.len() + value.len() <= MAX_META_BYTES
-        {
-            meta.push((name, value));
+        let Some(value) = value else { return };
+        meta.push((name, value));
+        let bytes: usize = meta.iter().map(|(name, value)| name.len() + value.len()).sum();
+        // Without what a filter is to read, it would let through what it should not.
+        if meta.len() > MAX_META || bytes > MAX_META_BYTES {
+            tracing::info!(target: "fantail::websocket", "an origin notes too much of a client");
+            self.fail(id, "too much is noted by set-meta");
         }
     }
 

@@ -25,7 +25,7 @@ use tokio::sync::Notify;
 
 use super::{BEHIND, Message, Stage, WsKind};
 use crate::{
-    hold::{Holds, Trail},
+    hold::{Hold, HoldKind, Holds, Trail},
     route::Route,
 };
 
@@ -160,13 +160,15 @@ pub struct Link {
     written: Notify,
     pub(super) drained: Notify,
     limit: usize,
+    takes_parts: bool,
     /// Where filters ask from.
     pub(super) trail: Option<Rc<Trail>>,
 }
 
 impl Link {
-    /// `limit`: bytes of frames that may wait before the client is read no more.
-    pub fn new(limit: usize, trail: Option<Rc<Trail>>) -> Rc<Self> {
+    /// `limit`: bytes of frames that may wait before the client is read no more. `takes_parts`: the origin takes messages
+    /// in more than one frame.
+    pub fn new(limit: usize, takes_parts: bool, trail: Option<Rc<Trail>>) -> Rc<Self> {
         Rc::new(Self {
             pin: Cell::new(None),
             out: RefCell::default(),
@@ -177,7 +179,12 @@ impl Link {
             drained: Notify::new(),
             limit,
             trail,
+            takes_parts,
         })
+    }
+
+    pub(super) fn takes_parts(&self) -> bool {
+        self.takes_parts
     }
 
     /// What is to be written to the origin next; `None` when that was all for ever. Waits.
@@ -218,8 +225,12 @@ impl Link {
     }
 
     pub(super) fn send(&self, opcode: Opcode, payload: &[u8]) {
+        self.send_frame(Frame::new(opcode, payload));
+    }
+
+    pub(super) fn send_frame(&self, frame: Frame<'_>) {
         if !self.ended.get() {
-            Frame::new(opcode, payload).append_masked(key(), &mut self.out.borrow_mut());
+            frame.append_masked(key(), &mut self.out.borrow_mut());
             self.written.notify_one();
         }
     }
@@ -253,6 +264,7 @@ impl Holds {
     ) -> Result<(), Violation> {
         let limits = self.limits();
         while !bytes.is_empty() {
+            reader.relay(link.pin.get().is_some_and(|id| self.is_verbatim(id)));
             match reader.read(&mut bytes, &limits, &mut self.inflater) {
                 Ok(Some(event)) => self.linked(link, event),
                 Ok(None) => break,
@@ -280,6 +292,13 @@ impl Holds {
             reader::Event::Close(close) => {
                 return self.origin_closes(id, close.as_ref().map(|close| (close.code, &*close.reason)));
             }
+            reader::Event::Part { opcode, payload, last } => {
+                if last {
+                    self.counters.messages_origin.add(1);
+                    self.watch_word(id, payload.len());
+                }
+                return self.write_to(id, &Frame::part(opcode, &payload, last).to_bytes());
+            }
         };
         self.origin_says(id, Message { kind, content, fragmented });
     }
@@ -304,6 +323,41 @@ impl Holds {
             self.go_on_reading(id);
             self.collect();
         }
+    }
+
+    /// Passes on a part of a message, which has begun when it comes to an end.
+    pub(super) fn say_part(&mut self, id: PinId, opcode: Opcode, payload: &Bytes, last: bool) {
+        if last {
+            self.counters.messages_client.add(1);
+            self.watch_message(id, payload.len());
+        }
+        if let Some(Far::Native(link)) = self.far(id) {
+            link.send_frame(Frame::part(opcode, payload, last));
+            if !link.has_room() {
+                self.pins.set_reading(id, false);
+            }
+        }
+    }
+
+    /// What a client's message has so far is passed on, if it may be. False if it must be had whole.
+    pub(super) fn part_message(&mut self, id: PinId) -> bool {
+        let Some(socket) = self.socket(id) else { return false };
+        if !socket.reader.may_part() {
+            return false;
+        }
+        socket.timers.complete_by_ms = u64::MAX;
+        if let Some(part) = socket.reader.take_part() {
+            self.client_says(id, part);
+        }
+        true
+    }
+
+    /// Whether what its origin says goes to the client as it is, and nothing else does: then a message may come in parts.
+    fn is_verbatim(&self, id: PinId) -> bool {
+        let Some(Hold { subs, kind: HoldKind::WebSocket(socket), .. }) = self.pins.get(id) else {
+            return false;
+        };
+        socket.grip.is_none() && socket.sockjs.is_none() && socket.stage == Stage::Open && subs.is_empty()
     }
 
     /// Whether so much waits for a link's client that its origin is not to be read.

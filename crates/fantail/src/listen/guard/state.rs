@@ -16,6 +16,8 @@ use super::Stage;
 pub struct State {
     refused: Cell<Option<Refusal>>,
     wait: Cell<Wait>,
+    /// Nobody waits for the socket yet, nor need anybody while its request is answered.
+    later: Cell<bool>,
     message: Cell<Message>,
     upgrade: Cell<bool>,
     /// `None` when too large or taken.
@@ -38,6 +40,9 @@ pub enum Wait {
     /// Bytes of a body, since hyper wanted more and there were none. A body that nobody reads is not
     /// waited for.
     Body(Instant),
+    /// Nothing: it is being answered, and its socket not even watched, so that its departure would go unnoticed.
+    /// See [`State::watch`].
+    Unwatched(Instant),
 }
 
 /// How far the newest released message is.
@@ -56,6 +61,7 @@ impl State {
         Self {
             refused: Cell::default(),
             wait: Cell::new(Wait::Request(Instant::now())),
+            later: Cell::default(),
             message: Cell::new(Message::Done),
             upgrade: Cell::default(),
             record: RefCell::default(),
@@ -75,6 +81,21 @@ impl State {
 
     pub fn wait(&self) -> Wait {
         self.wait.get()
+    }
+
+    /// The socket is one whose readiness nobody is told of before a read or a write has found it not to be ready: it
+    /// need not be read while its request is answered, until [`Self::watch`].
+    pub fn watch_later(&self) {
+        self.later.set(true);
+    }
+
+    /// From the next poll of hyper on the socket is read whatever is to be done, and so watched.
+    pub fn watch(&self) {
+        self.later.set(false);
+    }
+
+    pub(super) fn watches_later(&self) -> bool {
+        self.later.get()
     }
 
     /// The current message has arrived whole, or there is none.
@@ -110,6 +131,11 @@ impl State {
     /// `None` when it is larger than the limit, has not arrived whole, or was taken.
     pub fn take_record(&self) -> Option<Vec<u8>> {
         if self.is_complete() { self.record.take() } else { None }
+    }
+
+    /// Whether [`Self::take_record`] has it.
+    pub fn has_record(&self) -> bool {
+        self.is_complete() && self.record.borrow().is_some()
     }
 
     /// False from the first attempt to write until a flush succeeded. hyper flushes its socket only
@@ -175,7 +201,9 @@ impl State {
         let wait = self.wait.get();
         let since = match wait {
             Wait::Nothing => None,
-            Wait::Request(since) | Wait::Head(since) | Wait::Body(since) => Some(since),
+            Wait::Request(since) | Wait::Head(since) | Wait::Body(since) | Wait::Unwatched(since) => {
+                Some(since)
+            }
         };
         if since.map(what) != Some(wait) {
             self.wait.set(what(Instant::now()));

@@ -154,6 +154,37 @@ fn read_ahead_is_bounded() {
 }
 
 #[test]
+fn a_socket_that_is_watched_later_is_read_for_requests_only() {
+    let mut guard = guard(GET);
+    let state = guard.state();
+    state.watch_later();
+    assert_eq!(released(&mut guard), GET);
+    guard.socket.input.extend(NEXT);
+    assert!(read(&mut guard, 8192).is_pending());
+    assert!(matches!(state.wait(), Wait::Unwatched(_)));
+    assert_eq!(guard.socket.input.len(), NEXT.len(), "nobody needs it yet");
+    state.watch();
+    assert!(read(&mut guard, 8192).is_pending());
+    assert_eq!(state.wait(), Wait::Nothing);
+    assert!(guard.socket.input.is_empty(), "a departure behind it would not show");
+    state.message_done();
+    assert_eq!(released(&mut guard), NEXT);
+}
+
+/// Whoever found the socket empty is woken by it from then on: there is nothing more to put off.
+#[test]
+fn a_socket_that_was_waited_for_is_watched() {
+    let mut guard = guard(&GET[..9]);
+    let state = guard.state();
+    state.watch_later();
+    assert!(read(&mut guard, 8192).is_pending());
+    guard.socket.input.extend(&GET[9..]);
+    assert_eq!(released(&mut guard), GET);
+    assert!(read(&mut guard, 8192).is_pending());
+    assert_eq!(state.wait(), Wait::Nothing);
+}
+
+#[test]
 fn a_refused_head_is_not_released() {
     let mut guard = guard(b"GET / HTTP/1.1\r\nHost: a\nX: b\r\n\r\n");
     let state = guard.state();
@@ -278,8 +309,12 @@ fn messages() -> impl Strategy<Value = Vec<u8>> {
 ///
 /// hyper goes to the next request when a body ends, even with a response in its buffer.
 fn park(socket: Dribble, size: usize) -> (Vec<u8>, Vec<u8>) {
+    let later = socket.random.is_multiple_of(2);
     let guard = Guard::new(socket, Vec::new(), LIMITS, 200);
     let state = guard.state();
+    if later {
+        state.watch_later();
+    }
     let parked = Rc::new(Cell::new(false));
     let body = Rc::new(RefCell::new(None));
     let service = service_fn(|request: Request<Incoming>| {
@@ -325,6 +360,9 @@ proptest! {
         let mut whole = guard(&input);
         let expected = drain(&mut whole, 8192);
         let mut split = Guard::new(Dribble::new(&input, most, seed), Vec::new(), LIMITS, 200);
+        if seed.is_multiple_of(2) {
+            split.state().watch_later();
+        }
         prop_assert_eq!(drain(&mut split, room), expected);
     }
 

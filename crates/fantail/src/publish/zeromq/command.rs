@@ -5,7 +5,6 @@ use std::{sync::Arc, time::Duration};
 
 use fantail_proto::{
     item::{Item, ItemError, WsMessage, decode_list},
-    log::Durability,
     tnetstring::{self, Value},
 };
 use tokio::time::timeout;
@@ -27,7 +26,7 @@ impl Inputs {
         let outcome = match *method {
             b"get-zmq-uris" => Ok(self.uris()),
             b"publish" => match self.items(args) {
-                Ok(items) => match self.publisher.publish_all(items, Some(Durability::Accepted)).await {
+                Ok(items) => match self.publisher.publish_all(items).await {
                     Ok(()) => Ok(Value::Null),
                     Err(why) => {
                         text = why.to_string();
@@ -131,7 +130,7 @@ impl Inputs {
         let Ok(channel) = str::from_utf8(channel) else { return Err(Failed("bad-request", None)) };
         let message = Some(WsMessage::Refresh);
         let item = Item { channel: channel.into(), message, ..Item::default() };
-        drop(self.publisher.publish_all(vec![item], None).await);
+        drop(self.publisher.publish_all(vec![item]).await);
         Ok(Value::Null)
     }
 }

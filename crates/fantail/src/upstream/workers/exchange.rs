@@ -72,7 +72,7 @@ impl Asked {
         headers.remove(header::TRANSFER_ENCODING);
         let body = match &self.body {
             Upload::Whole(body) => &body[..],
-            Upload::Empty | Upload::Stream { .. } => &[],
+            Upload::Empty | Upload::Pieces { .. } | Upload::Stream { .. } => &[],
         };
         Said::Request {
             method: self.head.method.as_str(),
@@ -97,6 +97,14 @@ pub(super) fn uri(uri: &Uri, headers: &HeaderMap, scheme: &str) -> String {
 /// Waits for bodies that are to be in the first packet: all for `zhttpreq`, else short ones, so that a worker
 /// who hears nothing but first packets gets them.
 async fn gather(body: Upload, protocol: Protocol) -> Result<Upload, Failure> {
+    let body = match body {
+        // They go in one packet.
+        Upload::Pieces { left, taken } => {
+            taken.set(true);
+            Upload::Whole(left)
+        }
+        body => body,
+    };
     let size = body.size_hint().exact();
     let limit = match protocol {
         Protocol::Whole => MAX_WHOLE_BYTES,

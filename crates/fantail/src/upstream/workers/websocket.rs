@@ -218,7 +218,7 @@ impl Carrier {
                 payload.is_empty() || self.talk.room() > 0
             }
             Some(Event::Ping(payload) | Event::Pong(payload)) => payload.len() <= self.talk.room(),
-            Some(Event::Close(_)) => true,
+            Some(Event::Close(_) | Event::Part { .. }) => true,
         }
     }
 
@@ -245,6 +245,8 @@ impl Carrier {
                 Event::Ping(payload) => self.talk.say(Said::Ping(payload), payload.len()),
                 Event::Pong(payload) => self.talk.say(Said::Pong(payload), payload.len()),
                 Event::Close(close) => self.talk.say(Said::Close(close.as_ref().map(parts)), 0),
+                // It is not asked for.
+                Event::Part { .. } => true,
             };
             if !said {
                 return;

@@ -24,7 +24,7 @@ impl Desk {
             Err(error) => {
                 return batch
                     .iter()
-                    .for_each(|delivery| delivery.kept(Err(Broken(error.to_string().into()))));
+                    .for_each(|delivery| delivery.kept(&Err(Broken(error.to_string().into()))));
             }
         };
         let (mut changes, mut to, mut kept) = (Vec::new(), Vec::new(), Vec::new());
@@ -36,15 +36,15 @@ impl Desk {
                     }
                     kept.push(delivery);
                 }
-                Err(broken) => delivery.kept(Err(broken)),
+                Err(broken) => delivery.kept(&Err(broken)),
             }
         }
         if changes.is_empty() {
-            return kept.iter().for_each(|delivery| delivery.kept(Ok(())));
+            return kept.iter().for_each(|delivery| delivery.kept(&Ok(())));
         }
         self.write(changes, to, move |outcome| {
             let outcome = outcome.map_err(|error| Broken(error.to_string().into()));
-            kept.iter().for_each(|delivery: &Arc<Delivery>| delivery.kept(outcome.clone()));
+            kept.iter().for_each(|delivery: &Arc<Delivery>| delivery.kept(&outcome));
         });
     }
 

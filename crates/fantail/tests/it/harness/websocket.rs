@@ -193,6 +193,7 @@ fn said(event: reader::Event) -> Said {
         reader::Event::Ping(payload) => Said::Ping(payload.into()),
         reader::Event::Pong(payload) => Said::Pong(payload.into()),
         reader::Event::Close(close) => Said::Close(close.map(|close| (close.code.get(), close.reason))),
+        reader::Event::Part { .. } => panic!("parts are not asked for"),
     }
 }
 
