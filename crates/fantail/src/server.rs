@@ -41,6 +41,7 @@ use crate::{
         Publisher,
         zeromq::{self, Inputs, Sockets},
     },
+    session::Sessions,
     shard::{Moved, Neighbours, Parts, Shard},
     snapshot::{AllInvalid, Snapshot},
     stats::{Notes, Stats},
@@ -222,14 +223,16 @@ impl Server {
         let publisher =
             Publisher::new(Arc::clone(&hub), Arc::clone(&self.snapshot), Arc::clone(&process), patience);
         let publisher = Arc::new(publisher);
-        let inputs = Inputs::new(&publisher, &hub, &process, &config.zeromq, board);
+        let sessions = config.zeromq.session.as_ref().map(|_| Arc::<Sessions>::default());
+        let told = (board, sessions.clone());
+        let inputs = Inputs::new(&publisher, &hub, &process, &config.zeromq, told);
         // What they got of the hub would be lost from then on, and publishers would wait in vain.
         let (lost, outposts) = mpsc::channel(OUTPOSTS);
         let begin = Ending::later(WEBHOOKS, &lost);
         let (webhooks, delivering) = webhook::start(&self.snapshot, &hub, &process, begin)?;
         let (stop, stopping) = watch::channel(false);
         let shards = self
-            .start_shards((&hub, &workers), stats.as_ref(), &counters, output, &stopping)
+            .start_shards((&hub, &workers), (stats.as_ref(), sessions.as_ref()), &counters, output, &stopping)
             .map_err(ServerError::Start)?;
         let timed = Arc::clone(&hub);
         let parts = xmpp::Parts {
@@ -286,7 +289,7 @@ impl Server {
     fn start_shards(
         &self,
         (hub, workers): (&Arc<Hub>, &Arc<Workers>),
-        stats: Option<&Arc<Stats>>,
+        (stats, sessions): (Option<&Arc<Stats>>, Option<&Arc<Sessions>>),
         counters: &[Arc<Counters>],
         output: &Output,
         stopping: &watch::Receiver<bool>,
@@ -306,6 +309,7 @@ impl Server {
                 hub: Arc::clone(hub),
                 workers: Arc::clone(workers),
                 notes: stats.map(|stats| stats.shard(index)),
+                sessions: sessions.map(Arc::clone),
                 pages: Arc::clone(&pages),
                 snapshot: Arc::clone(&self.snapshot),
                 counters: Arc::clone(counted),
@@ -496,6 +500,7 @@ struct Thread {
     hub: Arc<Hub>,
     workers: Arc<Workers>,
     notes: Option<Arc<Notes>>,
+    sessions: Option<Arc<Sessions>>,
     pages: Arc<Pages>,
     snapshot: Arc<ArcSwap<Snapshot>>,
     counters: Arc<Counters>,
@@ -522,6 +527,7 @@ impl Thread {
             hub,
             workers,
             notes,
+            sessions,
             pages,
             snapshot,
             counters,
@@ -537,9 +543,19 @@ impl Thread {
             Holds::new(Arc::clone(&hub), index, fan_out, &snapshot.load().config, Arc::clone(&counters))?;
         let holds = holds.watched(notes);
         let access = output.access();
-        let parts =
-            Parts { index, hub, snapshot, counters, connections, access, holds, workers, pages, neighbours };
-        let shard = Shard::new(parts);
+        let shard = Shard::new(Parts {
+            index,
+            hub,
+            snapshot,
+            counters,
+            connections,
+            access,
+            holds,
+            workers,
+            pages,
+            sessions,
+            neighbours,
+        });
         tokio::task::spawn_local(listen::adopt(Rc::clone(&shard), moving));
         for (bound, tls) in bounds {
             tokio::task::spawn_local(listen::accept(Rc::clone(&shard), bound, tls));

@@ -446,6 +446,8 @@ impl Holds {
             _ => false,
         };
         let realm = follow.link.as_ref().map(|link| link.trail.route.realm);
+        standing.trail =
+            follow.link.as_ref().map(|link| Rc::clone(&link.trail)).or_else(|| standing.trail.take());
         follow.link = next;
         let waiting = std::mem::take(&mut follow.waiting);
         let mut again = std::mem::take(&mut follow.again);
