@@ -2,6 +2,8 @@
 //! runtime, reloads on demand, and stops in order. It owns the threads and decides nothing else.
 
 mod descriptors;
+mod ending;
+mod opening;
 mod watchers;
 mod watching;
 
@@ -49,10 +51,9 @@ use crate::{
     webhook::{self, Delivering},
     xmpp::{self, Xmpp, XmppError},
 };
+use ending::Ending;
 use watchers::Watchers;
 use watching::{Watching, files};
-
-mod opening;
 
 /// Serves until it is told to stop.
 pub fn run(config: Config, log: &Output) -> ExitCode {
@@ -224,8 +225,7 @@ impl Server {
             Publisher::new(Arc::clone(&hub), Arc::clone(&self.snapshot), Arc::clone(&process), patience);
         let publisher = Arc::new(publisher);
         let sessions = config.zeromq.session.as_ref().map(|_| Arc::<Sessions>::default());
-        let told = (board, sessions.clone());
-        let inputs = Inputs::new(&publisher, &hub, &process, &config.zeromq, told);
+        let inputs = Inputs::new(&publisher, &hub, &process, &config.zeromq, (board, sessions.clone()));
         // What they got of the hub would be lost from then on, and publishers would wait in vain.
         let (lost, outposts) = mpsc::channel(OUTPOSTS);
         let begin = Ending::later(WEBHOOKS, &lost);
@@ -235,20 +235,14 @@ impl Server {
             .start_shards((&hub, &workers), (stats.as_ref(), sessions.as_ref()), &counters, output, &stopping)
             .map_err(ServerError::Start)?;
         let timed = Arc::clone(&hub);
-        let parts = xmpp::Parts {
-            hub: Arc::clone(&hub),
-            snapshot: Arc::clone(&self.snapshot),
-            publisher: Arc::clone(&publisher),
-            counts: Arc::clone(&process),
-            workers: Arc::clone(&workers),
-        };
+        let parts = opening::xmpp((&hub, &publisher), &self.snapshot, (&process, &workers));
         let (component, desk) = self.xmpp.take().unzip();
         // It has subscribers as long as anybody can publish.
         let (part, parting) = watch::channel(false);
         let component = component.map(|xmpp| start_component(xmpp, parts, parting, Ending(XMPP, lost)));
         let component = component.transpose().map_err(ServerError::Start)?;
-        let state =
-            admin::State::new(publisher, hub, counters, process, output.clone(), (&config.control, webhooks));
+        let asked = (&config.control, webhooks);
+        let state = admin::State::new(publisher, hub, counters, process, output.clone(), asked);
         let state = Arc::new(state.with_xmpp(desk));
         let end = runtime.block_on(async {
             let control = TcpListener::from_std(control).map_err(ServerError::Start)?;
@@ -579,24 +573,6 @@ impl Thread {
         while shard.is_busy() && timeout_at(deadline, shard.connections.room()).await.is_ok() {}
         shard.tidy();
         Ok(())
-    }
-}
-
-/// Says whose thread has ended.
-struct Ending<T: Copy>(T, mpsc::Sender<T>);
-
-impl<T: Copy + Send + 'static> Ending<T> {
-    /// For a thread that may not begin.
-    fn later(of: T, lost: &mpsc::Sender<T>) -> impl FnOnce() -> Self + Send + 'static + use<T> {
-        let lost = lost.clone();
-        move || Self(of, lost)
-    }
-}
-
-impl<T: Copy> Drop for Ending<T> {
-    fn drop(&mut self) {
-        // One place a thread: there is room, or nobody listens any more.
-        _ = self.1.try_send(self.0);
     }
 }
 

@@ -62,10 +62,9 @@ pub(super) struct Work {
     failed: Vec<(PinId, TemplateError)>,
     /// It is what a log has for one subscriber, not what was published.
     pub(super) from_log: bool,
-    /// It is one item, whose turn has come in a line.
-    pub(super) is_turn: bool,
-    /// What origins have said of it, in the order of the filters that ask; or why they have not.
-    pub(super) words: Vec<Word>,
+    /// It is one item, whose turn has come in a line: what origins have said of it, in the order of the filters that
+    /// ask; or why they have not.
+    pub(super) turn: Option<Vec<Word>>,
     pub(super) lost: Option<TemplateError>,
     /// What the hold that is being sorted gets.
     gets: Vec<usize>,

@@ -86,7 +86,7 @@ impl Holds {
 
     /// Puts an item behind those that wait, if any do. Who has too many waiting has lost this one.
     pub(super) fn stands_behind(&mut self, work: &mut Work, id: PinId, channel: u32, item: usize) -> bool {
-        if work.is_turn || !self.is_in_line(id, channel) {
+        if work.turn.is_some() || !self.is_in_line(id, channel) {
             return false;
         }
         let Some(hold) = self.pins.get(id) else { return false };
@@ -117,14 +117,14 @@ impl Holds {
         let Some(hold) = self.pins.get(id) else { return };
         let last_ids = self.last_ids(hold);
         let delivery = &work.batch[item];
-        let key = key((list, delivery.number), &work.words, hold.filters(channel), &wording, &last_ids);
+        let key = key((list, delivery.number), work.words(), hold.filters(channel), &wording, &last_ids);
         let inquiry = match self.inquiries.by_key.get(&key) {
             Some(inquiry) => *inquiry,
             None => {
                 self.inquiries.last += 1;
                 let inquiry = self.inquiries.last;
                 let mut own = Box::new(Work::of_turn(Arc::clone(delivery), work.from_log));
-                own.words.clone_from(&work.words);
+                own.turn = Some(work.words().to_vec());
                 let open = Inquiry { key: key.clone(), list, channel, work: own, waiting: Vec::new() };
                 self.inquiries.open.insert(inquiry, open);
                 self.inquiries.by_key.insert(key.clone(), inquiry);
@@ -152,7 +152,7 @@ impl Holds {
         let Some(mut open) = self.inquiries.open.remove(&inquiry) else { return false };
         if self.inquiries.by_key.remove(&open.key).is_some() {
             match word {
-                Ok(word) => open.work.words.push(word.clone()),
+                Ok(word) => open.work.turn.get_or_insert_default().push(word.clone()),
                 Err(error) => open.work.lost = Some(error.clone()),
             }
         }

@@ -144,9 +144,6 @@ impl Rings {
             let taken =
                 journal.is_some_and(|journal| journal.append(named, at, promised, Arc::clone(&record)));
             if !taken && waits {
-                if log.ring.next() == 1 {
-                    self.remove(slot);
-                }
                 return Appended::Never;
             }
             if !taken {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use fantail_pin::PinId;
 use fantail_proto::item::WrittenFor;
 
-use super::{Hold, Holds, List, Work, Write};
+use super::{Hold, Holds, List, Word, Work, Write};
 use crate::hub::{Delivery, Receipt};
 
 impl Holds {
@@ -70,7 +70,11 @@ impl Work {
 
     /// One item, whose turn has come.
     pub(in crate::hold) fn of_turn(item: Arc<Delivery>, from_log: bool) -> Self {
-        Self { from_log, is_turn: true, ..Self::of(vec![item]) }
+        Self { from_log, turn: Some(Vec::new()), ..Self::of(vec![item]) }
+    }
+
+    pub(in crate::hold) fn words(&self) -> &[Word] {
+        self.turn.as_deref().unwrap_or_default()
     }
 
     fn of(batch: Vec<Arc<Delivery>>) -> Self {

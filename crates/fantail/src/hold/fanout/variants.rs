@@ -146,7 +146,7 @@ impl Holds {
         }
         let own = item.id.as_deref().map(|id| (channel, id));
         let ids = |name: &str| self.id_of(hold, standing, own, name);
-        Ok(match filter::apply(filters, &work.words, &body, &standing.meta, ids)? {
+        Ok(match filter::apply(filters, work.words(), &body, &standing.meta, ids)? {
             Applied::Content(Cow::Borrowed(_)) => Answering::With(body),
             Applied::Content(Cow::Owned(filtered)) => Answering::With(filtered.into()),
             Applied::Skipped => Answering::Not,
@@ -293,7 +293,7 @@ impl Work {
             self.filtered += looked_at;
             return known.clone();
         }
-        let made = match filter::apply(&key.2, &self.words, content, meta, &ids) {
+        let made = match filter::apply(&key.2, self.words(), content, meta, &ids) {
             Err(error) => Err(error),
             Ok(Applied::Skipped) => Ok(Made::Skipped),
             Ok(Applied::Asks(filter, content)) => {
