@@ -32,6 +32,7 @@ pub use pledge::{Broken, Kept};
 use receipt::Ballot;
 pub use receipt::{Order, Receipt, Receipts};
 use round::{Round, Taken};
+use unkept::Unkept;
 
 pub use crate::channel::{ChannelKey, RealmId};
 use crate::{
@@ -52,6 +53,7 @@ mod outlet;
 mod pledge;
 mod receipt;
 mod round;
+mod unkept;
 
 /// Shared by all threads. Its lock is held for the time of some hash lookups, by publishers and by a
 /// shard whose first subscriber of a channel comes or last one goes; never by a delivery.
@@ -96,6 +98,7 @@ impl Hub {
                 looks: Looks::default(),
                 waiting: Waiting::default(),
                 held: Waiting::default(),
+                unkept: Unkept::default(),
                 lingering: 0,
             }),
             mailboxes: (0..shards + Outpost::ALL.len()).map(|_| Mailbox::default()).collect(),
@@ -161,7 +164,7 @@ impl Hub {
         let (mut duplicates, mut dropped) = (0, 0);
         let said = logging::says_channels();
         let mut unheard = Vec::new();
-        let mut noted = SmallVec::new();
+        let mut noted = SmallVec::<[u128; 2]>::new();
         let mut ledger = self.outlet.ledger.lock();
         let fits = items.iter().all(|item| {
             let shards = ledger.interest.get(&(realm, item.channel.as_str())).map_or(0, |known| known.shards);
@@ -173,7 +176,7 @@ impl Hub {
         if !fits || waits && (held.items + items.len() > self.mailbox_items || held.bytes >= MAX_HELD_BYTES) {
             return Err(Refused::Full(items));
         }
-        if logged.waits()
+        if (logged.waits() || logged.strongest() > Durability::Accepted)
             && let Err(refused) = round.dispatch.admit()
         {
             return Err(Refused::Log(refused, items));
@@ -185,6 +188,7 @@ impl Hub {
                 ballot.add(slot, Receipt { duplicate: true, ..Receipt::default() });
                 duplicates += 1;
                 round.repeat(&mut ledger, &item.channel, id, logged.take(slot));
+                noted.extend(id.filter(|id| round.keep_again(&mut ledger, slot, item, *id)));
                 continue;
             }
             match round.take(&mut ledger, (slot, logged.take(slot)), item, id, now) {
@@ -205,6 +209,7 @@ impl Hub {
         let Round { dispatch, .. } = round;
         // A repeated item waits, too: the first may not be on disk yet.
         let (woken, on_disk) = dispatch.finish(&mut ledger, logged.strongest());
+        ledger.note_unkept(&noted, pledge.as_ref(), now);
         drop(ledger);
         self.outlet.wake(woken);
         unheard.iter().for_each(|channel| logging::published(channel, 0));
@@ -212,7 +217,7 @@ impl Hub {
             pledge.settle(Ok(()));
             kept
         });
-        Ok(Accepted { duplicates, dropped, receipts: answer.map(Receipts), kept, noted, durability, on_disk })
+        Ok(Accepted { duplicates, dropped, receipts: answer.map(Receipts), kept, durability, on_disk })
     }
 
     /// Like [`Hub::publish`], but waits for room, at most `patience`.
@@ -237,12 +242,6 @@ impl Hub {
                 return Err(Refused::Full(items));
             }
         }
-    }
-
-    /// Lets items be published again whose publisher was told that they are not kept: [`Accepted::noted`].
-    pub fn forget_ids(&self, noted: &[u128]) {
-        let mut ledger = self.outlet.ledger.lock();
-        noted.iter().for_each(|digest| ledger.seen.forget(*digest));
     }
 
     /// Asks the origins of all holds of a realm again, a few at a time; no order of before counts (spec 5.2, `/recover`).
@@ -528,6 +527,8 @@ struct Ledger {
     waiting: Waiting,
     /// What waits for its log to keep it.
     held: Waiting,
+    /// What its keepers have not kept.
+    unkept: Unkept,
     /// Channels that have no subscriber and keep their order for a while.
     lingering: usize,
 }
@@ -799,6 +800,54 @@ mod tests {
         let kept = publish();
         drop(hub);
         assert!(kept.wait().await.is_err());
+    }
+
+    #[tokio::test]
+    async fn who_repeats_an_item_waits_for_who_keeps_it() {
+        let hub = hub(1, 10);
+        let webhooks = hub.place(Outpost::Webhooks);
+        hub.join(0, R, "c");
+        hub.join(webhooks, R, "c");
+        let publish = || hub.publish(R, vec![item("c", Some("1"))], false).unwrap().kept;
+        let settle = |outcome: Result<(), Broken>| {
+            let mut batch = Vec::new();
+            hub.take(webhooks, &mut batch);
+            batch.iter().for_each(|delivery| delivery.kept(&outcome));
+            batch.len()
+        };
+        let first = publish().unwrap();
+        assert_eq!(taken(&hub, 0), ["c:1"]);
+        let mut second = publish().unwrap();
+        assert!(tokio::time::timeout(Duration::ZERO, &mut second.0).await.is_err());
+        // Nobody waits for the first any more.
+        drop(first);
+        let broken = Broken("the disk is full".into());
+        assert_eq!(settle(Err(broken.clone())), 1);
+        assert_eq!(second.wait().await, Err(broken.clone()));
+        for outcome in [Err(broken), Ok(())] {
+            let again = publish().unwrap();
+            assert_eq!(settle(outcome.clone()), 1, "it is to be kept once more");
+            assert_eq!(again.wait().await, outcome);
+        }
+        assert!(publish().is_none());
+        assert_eq!(settle(Ok(())), 0);
+        assert!(taken(&hub, 0).is_empty(), "subscribers have it");
+    }
+
+    #[test]
+    fn what_is_kept_is_forgotten() {
+        let hub = hub(1, 10_000);
+        let webhooks = hub.place(Outpost::Webhooks);
+        hub.join(webhooks, R, "c");
+        for n in 0..10_000 {
+            hub.publish(R, vec![item("c", Some(&n.to_string()))], false).unwrap();
+            let mut batch = Vec::new();
+            hub.take(webhooks, &mut batch);
+            // Every other one is not kept; of these, no more than ids are.
+            let outcome = if n % 2 == 0 { Ok(()) } else { Err(Broken("the disk is full".into())) };
+            batch.iter().for_each(|delivery| delivery.kept(&outcome));
+        }
+        assert!(hub.outlet.ledger.lock().unkept.len() <= 2 * 1024);
     }
 
     #[tokio::test]

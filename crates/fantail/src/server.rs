@@ -3,10 +3,10 @@
 
 mod descriptors;
 mod watchers;
+mod watching;
 
 use std::{
     io::{self, IsTerminal},
-    path::PathBuf,
     pin::pin,
     process::ExitCode,
     rc::Rc,
@@ -41,7 +41,6 @@ use crate::{
         Publisher,
         zeromq::{self, Inputs, Sockets},
     },
-    route::Watch,
     shard::{Moved, Neighbours, Parts, Shard},
     snapshot::{AllInvalid, Snapshot},
     stats::{Notes, Stats},
@@ -50,16 +49,20 @@ use crate::{
     xmpp::{self, Xmpp, XmppError},
 };
 use watchers::Watchers;
+use watching::{Watching, files};
 
 mod opening;
 
 /// Serves until it is told to stop.
 pub fn run(config: Config, log: &Output) -> ExitCode {
+    let watching = Watching::new(files(&config));
+    // It may have changed before it was watched.
+    let config = config.reload().unwrap_or(config);
     if let Some(file) = &config.file {
         tracing::info!("using config: {}", file.display());
     }
     say_notices(&config, &[]);
-    let end = Server::bind(config).and_then(|server| server.serve(log));
+    let end = Server::bind(config).and_then(|server| server.serve(log, watching));
     match end {
         Ok(()) => ExitCode::SUCCESS,
         Err(ServerError::Invalid(invalid)) => cli::refuse(invalid.0),
@@ -116,6 +119,8 @@ enum ServerError {
     Start(io::Error),
     #[error("shard {0} has stopped")]
     Shard(usize),
+    #[error("{0} have stopped")]
+    Outpost(&'static str),
 }
 
 impl Server {
@@ -200,7 +205,7 @@ impl Server {
     }
 
     /// Serves until a signal stops the process, and returns when all is let go.
-    fn serve(mut self, output: &Output) -> Result<(), ServerError> {
+    fn serve(mut self, output: &Output, watching: Watching) -> Result<(), ServerError> {
         let config = self.snapshot().config.clone();
         let runtime = control_runtime().map_err(ServerError::Start)?;
         let control = self.control.try_clone().map_err(ServerError::Start)?;
@@ -218,7 +223,10 @@ impl Server {
             Publisher::new(Arc::clone(&hub), Arc::clone(&self.snapshot), Arc::clone(&process), patience);
         let publisher = Arc::new(publisher);
         let inputs = Inputs::new(&publisher, &hub, &process, &config.zeromq, board);
-        let (webhooks, delivering) = webhook::start(&self.snapshot, &hub, &process)?;
+        // What they got of the hub would be lost from then on, and publishers would wait in vain.
+        let (lost, outposts) = mpsc::channel(OUTPOSTS);
+        let begin = Ending::later(WEBHOOKS, &lost);
+        let (webhooks, delivering) = webhook::start(&self.snapshot, &hub, &process, begin)?;
         let (stop, stopping) = watch::channel(false);
         let shards = self
             .start_shards((&hub, &workers), stats.as_ref(), &counters, output, &stopping)
@@ -232,7 +240,9 @@ impl Server {
             workers: Arc::clone(&workers),
         };
         let (component, desk) = self.xmpp.take().unzip();
-        let component = component.map(|xmpp| start_component(xmpp, parts, stopping.clone()));
+        // It has subscribers as long as anybody can publish.
+        let (part, parting) = watch::channel(false);
+        let component = component.map(|xmpp| start_component(xmpp, parts, parting, Ending(XMPP, lost)));
         let component = component.transpose().map_err(ServerError::Start)?;
         let state =
             admin::State::new(publisher, hub, counters, process, output.clone(), (&config.control, webhooks));
@@ -252,7 +262,8 @@ impl Server {
             // The shards have their own: when the last of them stops listening, nobody is kept waiting.
             drop((self.clients, self.control));
             let (output, logs) = (output.clone(), Arc::clone(&log));
-            let life = Life { snapshot: self.snapshot, signals, shards, output, workers, logs };
+            let snapshot = self.snapshot;
+            let life = Life { snapshot, watching, signals, shards, outposts, output, workers, logs };
             let end = life.run(&state, &stop).await;
             close.send_replace(true);
             sockets.abort();
@@ -264,11 +275,8 @@ impl Server {
             end
         });
         runtime.shutdown_timeout(DRAIN_GRACE);
-        // What waits for the XMPP server may still be written.
-        let until = Instant::now() + DRAIN_GRACE;
-        while component.as_ref().is_some_and(|thread| !thread.is_finished()) && Instant::now() < until {
-            thread::sleep(TIDY_EVERY / 10);
-        }
+        part.send_replace(true);
+        component.iter().for_each(await_component);
         // Last: publishers may have been waiting for it.
         delivering.into_iter().for_each(Delivering::stop);
         log.close();
@@ -331,9 +339,12 @@ fn control_runtime() -> io::Result<runtime::Runtime> {
 /// A running server, until it has stopped.
 struct Life {
     snapshot: Arc<ArcSwap<Snapshot>>,
+    watching: Watching,
     signals: Signals,
     /// Which shard has ended.
     shards: mpsc::Receiver<usize>,
+    /// Who else has, that the hub has mail for.
+    outposts: mpsc::Receiver<&'static str>,
     output: Output,
     workers: Arc<Workers>,
     logs: Arc<Log>,
@@ -341,8 +352,6 @@ struct Life {
 
 impl Life {
     async fn run(mut self, state: &admin::State, stop: &watch::Sender<bool>) -> Result<(), ServerError> {
-        // Kept: it watches while it lives.
-        let (mut _watches, mut changes) = self.watch();
         let mut look = interval(LOOK_EVERY);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut sweep = interval(SWEEP_EVERY);
@@ -363,15 +372,12 @@ impl Life {
                         self.reload();
                     }
                 },
-                Some(()) = changes.recv() => {
-                    self.reload();
-                    // The files may be others now.
-                    (_watches, changes) = self.watch();
-                }
+                () = self.watching.changed() => self.reload(),
                 _ = look.tick() => if self.has_other_certificates().await {
                     tracing::info!("certificates have changed");
                     self.reload();
                 },
+                Some(outpost) = self.outposts.recv() => break Err(ServerError::Outpost(outpost)),
                 shard = self.shards.recv() => break Err(ServerError::Shard(shard.unwrap_or_default())),
             }
         };
@@ -388,53 +394,47 @@ impl Life {
         end
     }
 
-    /// Watches the files that a reload reads.
-    fn watch(&self) -> (Vec<Watch>, mpsc::Receiver<()>) {
-        let (tell, changes) = mpsc::channel(1);
-        let config = &self.snapshot.load().config;
-        let watch = |file: &PathBuf| {
-            let tell = tell.clone();
-            // A full channel says already that something has changed.
-            let watch = Watch::new(file, move || _ = tell.try_send(()));
-            watch.inspect_err(|error| tracing::warn!(%error, file = %file.display(), "not watched")).ok()
-        };
-        let files = [&config.file, &config.routes.file].into_iter().flatten();
-        (files.filter_map(watch).collect(), changes)
-    }
-
     /// Certificates may be links to anywhere, so that no watch on a folder sees all changes.
     async fn has_other_certificates(&self) -> bool {
         let snapshot = self.snapshot.load_full();
         tokio::task::spawn_blocking(move || snapshot.certificates.have_changed()).await.unwrap_or(false)
     }
 
-    /// All or nothing: a configuration with errors changes nothing, and the log says what is wrong.
-    fn reload(&self) {
-        let old = self.snapshot.load_full();
-        let config = match old.config.reload() {
-            Ok(config) => config,
-            Err(problems) => return tracing::error!("not reloaded, nothing has changed: {problems}"),
-        };
-        say_notices(&config, &old.config.notices);
-        let restart = old.config.restart_needed(&config);
-        if !restart.is_empty() {
-            tracing::warn!("only a restart changes {}", restart.join(", "));
-        }
-        match Snapshot::load(config, Some(&old)) {
-            Ok(new) => {
-                if let Err(error) = self.logs.configure(&new.config.logs, |realm| new.realms.get(realm)) {
-                    return tracing::error!("not reloaded, nothing has changed: {error}");
-                }
-                complain(&new);
-                for error in self.workers.open(new.routes.workers(), &runtime::Handle::current()) {
-                    tracing::error!("{error}");
-                }
-                let new = Arc::new(new);
-                self.snapshot.store(Arc::clone(&new));
-                say_routes(&new);
+    fn reload(&mut self) {
+        let Self { snapshot, watching, workers, logs, .. } = self;
+        watching.read_again(|| {
+            load(snapshot, workers, logs);
+            files(&snapshot.load().config)
+        });
+    }
+}
+
+/// All or nothing: a configuration with errors changes nothing, and the log says what is wrong.
+fn load(snapshot: &ArcSwap<Snapshot>, workers: &Arc<Workers>, logs: &Log) {
+    let old = snapshot.load_full();
+    let config = match old.config.reload() {
+        Ok(config) => config,
+        Err(problems) => return tracing::error!("not reloaded, nothing has changed: {problems}"),
+    };
+    say_notices(&config, &old.config.notices);
+    let restart = old.config.restart_needed(&config);
+    if !restart.is_empty() {
+        tracing::warn!("only a restart changes {}", restart.join(", "));
+    }
+    match Snapshot::load(config, Some(&old)) {
+        Ok(new) => {
+            if let Err(error) = logs.configure(&new.config.logs, |realm| new.realms.get(realm)) {
+                return tracing::error!("not reloaded, nothing has changed: {error}");
             }
-            Err(invalid) => tracing::error!("not reloaded, nothing has changed: {invalid}"),
+            complain(&new);
+            for error in workers.open(new.routes.workers(), &runtime::Handle::current()) {
+                tracing::error!("{error}");
+            }
+            let new = Arc::new(new);
+            snapshot.store(Arc::clone(&new));
+            say_routes(&new);
         }
+        Err(invalid) => tracing::error!("not reloaded, nothing has changed: {invalid}"),
     }
 }
 
@@ -443,12 +443,22 @@ fn start_component(
     xmpp: Xmpp,
     parts: xmpp::Parts,
     stopping: watch::Receiver<bool>,
+    ending: Ending<&'static str>,
 ) -> io::Result<thread::JoinHandle<()>> {
     thread::Builder::new().name("xmpp".into()).spawn(move || {
+        let _ending = ending;
         if let Err(error) = xmpp.run(parts, stopped(stopping)) {
             tracing::error!(%error, "the XMPP component has failed");
         }
     })
+}
+
+/// What waits for the XMPP server may still be written.
+fn await_component(thread: &thread::JoinHandle<()>) {
+    let until = Instant::now() + DRAIN_GRACE;
+    while !thread.is_finished() && Instant::now() < until {
+        thread::sleep(TIDY_EVERY / 10);
+    }
 }
 
 /// Names the certificates that stay as they were, or away.
@@ -500,7 +510,10 @@ struct Thread {
 impl Thread {
     fn run(self, bounds: Vec<(Bound, Option<Arc<ServerConfig>>)>) -> io::Result<()> {
         let runtime = runtime::Builder::new_current_thread().enable_all().build_local(Default::default())?;
-        runtime.block_on(self.serve(bounds))
+        let end = runtime.block_on(self.serve(bounds));
+        // Look-ups may block their threads for long.
+        runtime.shutdown_background();
+        end
     }
 
     async fn serve(self, bounds: Vec<(Bound, Option<Arc<ServerConfig>>)>) -> io::Result<()> {
@@ -553,16 +566,27 @@ impl Thread {
     }
 }
 
-/// Says that a shard's thread has ended.
-struct Ending(usize, mpsc::Sender<usize>);
+/// Says whose thread has ended.
+struct Ending<T: Copy>(T, mpsc::Sender<T>);
 
-impl Drop for Ending {
+impl<T: Copy + Send + 'static> Ending<T> {
+    /// For a thread that may not begin.
+    fn later(of: T, lost: &mpsc::Sender<T>) -> impl FnOnce() -> Self + Send + 'static + use<T> {
+        let lost = lost.clone();
+        move || Self(of, lost)
+    }
+}
+
+impl<T: Copy> Drop for Ending<T> {
     fn drop(&mut self) {
-        // One place a shard: there is room, or nobody listens any more.
+        // One place a thread: there is room, or nobody listens any more.
         _ = self.1.try_send(self.0);
     }
 }
 
+const WEBHOOKS: &str = "webhooks";
+const XMPP: &str = "XMPP subscriptions";
+const OUTPOSTS: usize = 2;
 /// Publishing decodes JSON and little else.
 const CONTROL_THREADS: usize = 2;
 /// How much later than `server.drain_timeout` the process ends at last.

@@ -50,6 +50,8 @@ pub struct Shard {
     /// Origins that are being told of holds that are gone, and their turns.
     pub departures: Cell<usize>,
     pub departing: Semaphore,
+    /// Origins that are asked about WebSockets whose clients have left meanwhile.
+    pub lone: Cell<usize>,
     pub neighbours: Neighbours,
     /// Turns at the arithmetic of handshakes.
     pub handshakes: Semaphore,
@@ -112,6 +114,11 @@ impl Neighbours {
         usize::try_from(self.seed.hash_one(name) % shards).unwrap_or_default()
     }
 
+    /// Whether a connection is on its way to a shard, or has a place for that.
+    fn expects(&self, shard: usize) -> bool {
+        self.doors.get(shard).is_some_and(|door| door.capacity() < door.max_capacity())
+    }
+
     /// A place on the way to a shard, when there is one; `None` if that is gone.
     pub async fn place(&self, shard: usize) -> Option<mpsc::OwnedPermit<Moved>> {
         self.doors.get(shard)?.clone().reserve_owned().await.ok()
@@ -135,6 +142,7 @@ impl Shard {
             pages: parts.pages,
             departures: Cell::new(0),
             departing: Semaphore::new(DEPARTURES_AT_ONCE),
+            lone: Cell::new(0),
             neighbours: parts.neighbours,
             handshakes: Semaphore::new(HANDSHAKES_AT_ONCE),
             scratch: RefCell::default(),
@@ -210,9 +218,10 @@ impl Shard {
         self.holds(Holds::drain);
     }
 
-    /// Whether a client is still there, or an origin is still to hear of one.
+    /// Whether a client is still there or on its way here, or an origin is still to hear of one.
     pub fn is_busy(&self) -> bool {
-        self.connections.open() > 0 || self.holds.borrow().has_partings() || self.departures.get() > 0
+        let told = self.holds.borrow().has_partings() || self.departures.get() > 0 || self.lone.get() > 0;
+        self.connections.open() > 0 || told || self.neighbours.expects(self.index)
     }
 
     pub fn is_draining(&self) -> bool {
@@ -280,3 +289,18 @@ const MOVING: usize = 1024;
 const HANDSHAKES_AT_ONCE: usize = 8;
 /// Requests about holds that are gone: an origin has more to do.
 const DEPARTURES_AT_ONCE: usize = 32;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What has left one shard is another's before that takes it in.
+    #[tokio::test]
+    async fn a_connection_on_its_way_is_expected() {
+        let (neighbours, _takers) = Neighbours::new(2);
+        let place = neighbours.place(1).await.unwrap();
+        assert!(neighbours.expects(1) && !neighbours.expects(0));
+        drop(place);
+        assert!(!neighbours.expects(1));
+    }
+}

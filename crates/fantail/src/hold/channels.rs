@@ -141,10 +141,16 @@ impl Channels {
         self.hub.log().span(realm, name, from, items, bytes)
     }
 
-    /// The entries of what was found; none if they are gone meanwhile.
-    pub(super) fn entries(&self, channel: u32, span: Span) -> Vec<Entry> {
+    /// The same, with its entries.
+    pub(super) fn stretch(
+        &self,
+        channel: u32,
+        from: &Start,
+        items: usize,
+        bytes: usize,
+    ) -> Option<(Span, Vec<Entry>)> {
         let (realm, name) = self.key(channel);
-        self.hub.log().entries(realm, name, span)
+        self.hub.log().stretch(realm, name, from, (items, bytes))
     }
 
     pub(super) fn is(&self, channel: u32, realm: RealmId, name: &str) -> bool {

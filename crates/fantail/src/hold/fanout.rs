@@ -44,7 +44,9 @@ pub(super) struct Work {
     polls: Vec<Vec<PinId>>,
     /// The place in `writes` of what gets these items.
     by_items: HashMap<(List, Vec<usize>), usize>,
-    /// Of the holds with several channels, those that were seen to: they are on several lists.
+    /// The items are of several channels, and a hold may be on several lists.
+    mixed: bool,
+    /// Then, of the holds that are looked at one by one, those that were seen to.
     met: HashSet<PinId>,
     /// What filters made of items, each for all subscribers of whom they read the same; items are known by their place
     /// in `batch`, and these by theirs here behind all of those.
@@ -119,6 +121,7 @@ impl Holds {
         work.channels
             .extend(work.batch.iter().map(|delivery| self.channels.find(delivery.realm, &delivery.channel)));
         self.watch_items(&work);
+        work.mixed = false;
         self.list_writes(&mut work, List::Streams);
         self.list_writes(&mut work, List::WebSockets);
         self.list_writes(&mut work, List::SockJs);
@@ -191,6 +194,7 @@ impl Holds {
         let counts = |channel| self.channels.is_mixed(channel);
         by_channel.retain(|(channel, items)| !items.is_empty() || counts(*channel));
         let alone = by_channel.len() == 1;
+        work.mixed |= by_channel.len() > 1;
         for (channel, items) in by_channel {
             let subscribers = self.channels.subscribers(channel, list);
             if subscribers.is_empty() {
@@ -217,7 +221,8 @@ impl Holds {
             work.writes[plain].targets.push(id);
             return 1;
         };
-        if hold.subs.len() > 1 {
+        // However many channels it has left: it may have left some since the batch began.
+        if work.mixed {
             work.met.insert(id);
         }
         let cost = cost(work.batch.len(), hold);
@@ -319,6 +324,10 @@ impl Holds {
         }
         let from = from.min(write.targets.len());
         let mut spent = 0;
+        if write.list == List::WebSockets && self.deflating > 0 {
+            // A log's outlives the moment: when it was made nobody may have wanted it compressed.
+            write.payload.take_if(|payload| payload.coded.is_empty());
+        }
         let payload = write.payload.get_or_insert_with(|| {
             spent += write.items.len() / CONSIDERED;
             match write.list {

@@ -30,8 +30,9 @@ pub(super) struct Behind {
 impl Behind {
     /// Whether the subscriber has an item of this place, or is going to have it from the log.
     pub(super) fn has(&self, place: Option<Place>) -> bool {
-        let known =
-            |place: Place| place.epoch == self.through.epoch && place.position <= self.through.position;
+        // Items of the log before this one came before it, too.
+        let through = (self.through.epoch, self.through.position);
+        let known = |place: Place| (place.epoch, place.position) <= through;
         self.reading || place.is_some_and(known)
     }
 }
@@ -49,15 +50,15 @@ impl Holds {
     /// Gives a subscriber of a channel what its log has from there on, and then what is published. False if the log
     /// cannot show that this is everything.
     pub(super) fn begin_at(&mut self, id: PinId, channel: u32, from: &Start) -> bool {
-        let Some(span) = self.channels.span(channel, from, FILL_ITEMS, FILL_BYTES) else {
+        let late = matches!(from, Start::Last(_) | Start::Since(_));
+        let Some((span, work)) = self.stretch(channel, from, late) else {
             self.counters.fills_unproven.add(1);
             return false;
         };
         self.counters.fills_proven.add(1);
-        let late = matches!(from, Start::Last(_) | Start::Since(_));
         let behind = Behind { channel, through: span.through, reading: !span.whole, late };
         self.begin_behind(id, behind);
-        self.give_span(id, channel, span, late);
+        self.give_span(id, channel, (span, late), work);
         true
     }
 
@@ -107,7 +108,7 @@ impl Holds {
         let next = standing.and_then(|standing| standing.behind.iter().find(|behind| behind.reading));
         let Some(Behind { channel, through, late, .. }) = next.copied() else { return };
         let from = Start::Place(through);
-        let Some(span) = self.channels.span(channel, &from, FILL_ITEMS, FILL_BYTES) else {
+        let Some((span, work)) = self.stretch(channel, &from, late) else {
             // It was too slow: the log has let go what it needs.
             self.counters.fills_unproven.add(1);
             self.end_behind(id, channel);
@@ -116,16 +117,12 @@ impl Holds {
         if let Some(behind) = self.behind_mut(id, channel) {
             (behind.through, behind.reading) = (span.through, !span.whole);
         }
-        self.give_span(id, channel, span, late);
+        self.give_span(id, channel, (span, late), work);
     }
 
-    fn give_span(&mut self, id: PinId, channel: u32, span: Span, late: bool) {
+    fn give_span(&mut self, id: PinId, channel: u32, (span, late): (Span, bool), mut work: Box<Work>) {
         self.fills.used_ms = self.now_ms;
         if span.through.position > span.after {
-            let mut work = match self.fills.stretches.remove(&(span, late)) {
-                Some(work) => work,
-                None => self.stretch(channel, span, late),
-            };
             self.counters.fill_items.add(work.len() as u64);
             work.begin_alone(channel, self.channels.changes());
             match self.pins.get(id).map(|hold| hold.kind.list()) {
@@ -140,11 +137,16 @@ impl Holds {
         }
     }
 
-    /// The items of a stretch, rendered once for all.
-    fn stretch(&mut self, channel: u32, span: Span, late: bool) -> Box<Work> {
-        self.counters.fill_reads.add(1);
+    /// What the log has for a subscriber now, and the items of that, rendered once for all: had before anything is promised,
+    /// because the log may let them go at any time.
+    fn stretch(&mut self, channel: u32, from: &Start, late: bool) -> Option<(Span, Box<Work>)> {
+        let span = self.channels.span(channel, from, FILL_ITEMS, FILL_BYTES)?;
+        if let Some(work) = self.fills.stretches.remove(&(span, late)) {
+            return Some((span, work));
+        }
+        let (span, entries) = self.channels.stretch(channel, from, FILL_ITEMS, FILL_BYTES)?;
+        self.counters.fill_reads.add(u64::from(!entries.is_empty()));
         let (realm, name) = self.channels.key(channel);
-        let entries = self.channels.entries(channel, span);
         let bytes: usize = entries.iter().map(|entry| entry.record.len()).sum();
         let items = entries.iter().zip(span.after + 1..).filter_map(|(entry, position)| {
             let item = Item::from_record(name, &entry.record)?;
@@ -161,7 +163,7 @@ impl Holds {
             self.fills.bytes = 0;
         }
         self.fills.bytes += bytes;
-        work
+        Some((span, work))
     }
 
     fn begin_behind(&mut self, id: PinId, behind: Behind) {
@@ -234,3 +236,16 @@ const FILLS_AT_ONCE: usize = 32;
 const KEPT_BYTES: usize = 16 << 20;
 /// So long after it was of use for the last time: clients that lose their connections together come back together.
 const IDLE_MS: u64 = 2000;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_older_logs_items_are_had() {
+        let place = |epoch, position| Place { epoch, position };
+        let behind = Behind { channel: 0, through: place(5, 2), reading: false, late: false };
+        assert!([place(5, 1), place(5, 2), place(4, 9)].into_iter().all(|place| behind.has(Some(place))));
+        assert!(!behind.has(Some(place(5, 3))) && !behind.has(Some(place(6, 1))) && !behind.has(None));
+    }
+}

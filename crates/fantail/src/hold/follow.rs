@@ -476,6 +476,9 @@ impl Holds {
         if again && self.is_due(id, true) {
             self.fall_behind(id);
             self.stand_in_line(id, Cause::Gap);
+        } else if again && self.follow(id).is_some_and(|follow| follow.link.is_none()) {
+            // There is no next page that could have it.
+            self.break_off(id);
         }
     }
 

@@ -434,7 +434,12 @@ impl Holds {
         if let Some(Hold { kind: HoldKind::Receiver(receiver), .. }) = self.pins.get(id)
             && let Some(session) = receiver.session
         {
+            let waits = self.pins.queue_len(session) > 0;
             self.feed(session);
+            if !waits {
+                // Its origin may have waited for the receiver alone.
+                self.drained(session);
+            }
         }
     }
 

@@ -1,7 +1,6 @@
 //! What a publisher is told: that the hub has taken its items, and what is still to be waited for, or that it has not.
 
 use fantail_proto::{item::Item, log::Durability};
-use smallvec::SmallVec;
 
 use super::{Kept, Receipts};
 use crate::log;
@@ -9,7 +8,7 @@ use crate::log;
 /// A publish that the hub has taken.
 #[derive(Debug)]
 pub struct Accepted {
-    /// Items whose id was seen within `hub.id_ttl`; nothing else happened to them.
+    /// Items whose id was seen within `hub.id_ttl`; nothing else happened to them, unless they were still to be kept.
     pub duplicates: usize,
     /// Items that came before their predecessors and had no room to wait for them: the same.
     pub dropped: usize,
@@ -17,8 +16,6 @@ pub struct Accepted {
     pub receipts: Option<Receipts>,
     /// What to wait for before the publisher is answered.
     pub kept: Option<Kept>,
-    /// For [`super::Hub::forget_ids`], if that fails.
-    pub noted: SmallVec<[u128; 2]>,
     /// This, too: the logs have the items as was promised.
     pub on_disk: Option<log::Kept>,
     /// What can then be said of all of them.

@@ -14,7 +14,18 @@ use tokio::sync::oneshot;
 pub(super) struct Pledge {
     /// Keepers that have not said anything yet, and the hub itself while it counts them.
     open: AtomicUsize,
-    answer: Mutex<Option<oneshot::Sender<Result<(), Broken>>>>,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+enum State {
+    Open {
+        answer: oneshot::Sender<Result<(), Broken>>,
+        /// Of publishers who have repeated an item of it meanwhile.
+        others: Vec<Promise>,
+    },
+    Kept,
+    Broken,
 }
 
 /// The publisher's side.
@@ -29,7 +40,8 @@ pub struct Broken(pub Arc<str>);
 impl Pledge {
     pub(super) fn new() -> (Arc<Self>, Kept) {
         let (sender, receiver) = oneshot::channel();
-        (Arc::new(Self { open: AtomicUsize::new(1), answer: Mutex::new(Some(sender)) }), Kept(receiver))
+        let state = State::Open { answer: sender, others: Vec::new() };
+        (Arc::new(Self { open: AtomicUsize::new(1), state: Mutex::new(state) }), Kept(receiver))
     }
 
     /// One more will keep an item.
@@ -40,10 +52,42 @@ impl Pledge {
     /// One of them has, or cannot: the first failure is the answer.
     pub(super) fn settle(&self, outcome: Result<(), Broken>) {
         let last = self.open.fetch_sub(1, AcqRel) == 1;
-        if outcome.is_err() || last {
-            // The publisher may have gone.
-            self.answer.lock().take().map(|answer| answer.send(outcome));
+        if outcome.is_ok() && !last {
+            return;
         }
+        let before = {
+            let mut state = self.state.lock();
+            if !matches!(*state, State::Open { .. }) {
+                return;
+            }
+            std::mem::replace(&mut *state, if outcome.is_ok() { State::Kept } else { State::Broken })
+        };
+        if let State::Open { answer, others } = before {
+            others.into_iter().for_each(|other| other.settle(outcome.clone()));
+            // The publisher may have gone.
+            _ = answer.send(outcome);
+        }
+    }
+
+    pub(super) fn is_kept(&self) -> bool {
+        matches!(*self.state.lock(), State::Kept)
+    }
+
+    /// Another publisher's promise ends as this pledge does. It comes back if this one is broken already.
+    pub(super) fn include(&self, promise: Promise) -> Option<Promise> {
+        match &mut *self.state.lock() {
+            State::Broken => return Some(promise),
+            State::Kept => {}
+            State::Open { others, .. } if others.len() < MAX_OTHERS => {
+                others.push(promise);
+                return None;
+            }
+            State::Open { .. } => {
+                promise.settle(Err(Broken("too many wait for this item".into())));
+                return None;
+            }
+        }
+        None
     }
 }
 
@@ -92,3 +136,6 @@ impl Kept {
         self.0.await.unwrap_or_else(|_| Err(Broken("The server is stopping.".into())))
     }
 }
+
+/// Publishers that wait for one pledge besides its own.
+const MAX_OTHERS: usize = 64;

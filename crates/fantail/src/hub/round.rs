@@ -129,6 +129,19 @@ impl Round<'_, '_> {
         }
     }
 
+    /// An item came again. If those who keep it have not said so yet, this publisher waits for them, too; if they could not,
+    /// they get it once more, and nobody else does. True then.
+    pub(super) fn keep_again(&mut self, ledger: &mut Ledger, slot: usize, item: Item, id: u128) -> bool {
+        let Some(first) = ledger.unkept.get(id) else { return false };
+        let Some(promise) = first.include(self.promise()) else { return false };
+        let known = ledger.interest.get(&(self.realm, item.channel.as_str()));
+        let keepers = known.map_or(0, |known| known.shards) & self.hub.outlet.keepers;
+        let delivery = Box::new(Delivery::new(self.realm, item, (self.ballot, slot), None));
+        let parcel = Parcel { delivery, promises: SmallVec::from_iter([promise]), id: None };
+        self.dispatch.send(&mut ledger.held, Appended::Now(None), parcel, keepers);
+        true
+    }
+
     /// A channel with a log knows which item came last, also when nobody subscribes: what is early is not to stand in the
     /// log before its predecessor.
     fn recall(&mut self, ledger: &mut Ledger, channel: &str, prev_id: u128, now_ms: u64) {

@@ -196,6 +196,22 @@ impl Log {
         self.rings.lock().span((realm, channel), from, (items, bytes), now_s)
     }
 
+    /// As [`Self::span`], with all its entries.
+    pub fn stretch(
+        &self,
+        realm: RealmId,
+        channel: &str,
+        from: &Start,
+        most: (usize, usize),
+    ) -> Option<(Span, Vec<Entry>)> {
+        let now_s = self.now_s();
+        // Both under one lock: the log may let go what it had a moment ago.
+        let rings = self.rings.lock();
+        let span = rings.span((realm, channel), from, most, now_s)?;
+        let entries = rings.entries((realm, channel), span);
+        Some((span, entries))
+    }
+
     /// What [`Self::span`] has found; nothing if it is gone.
     pub fn entries(&self, realm: RealmId, channel: &str, span: Span) -> Vec<Entry> {
         self.rings.lock().entries((realm, channel), span)

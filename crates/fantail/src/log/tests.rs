@@ -386,3 +386,18 @@ fn a_publisher_cannot_forge_entries() {
     let header = Header::parse(&file).unwrap();
     assert!(header.salt != 0 && Pieces::new(&file, header).count() == 1);
 }
+
+#[test]
+fn a_stretch_has_all_that_it_says() {
+    let mut three = rule("c", Storage::Memory, Durability::Accepted);
+    three.limits.items = 3;
+    let log = open(Path::new("/nowhere"), &[three]);
+    keep(&log, "c", 1..4);
+    let found = |span: Span| log.entries(R, "c", span).len() as u64 == span.through.position - span.after;
+    let span = log.span(R, "c", &Start::Last(3), usize::MAX, usize::MAX).unwrap();
+    assert!(found(span));
+    keep(&log, "c", 4..5);
+    assert!(!found(span), "what is found by two questions may be gone");
+    let (span, entries) = log.stretch(R, "c", &Start::Last(3), (usize::MAX, usize::MAX)).unwrap();
+    assert_eq!(entries.len() as u64, span.through.position - span.after);
+}

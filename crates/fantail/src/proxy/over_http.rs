@@ -58,8 +58,8 @@ pub fn ask(shard: &Rc<Shard>, asking: Asking) {
     });
 }
 
-/// Asks the origin for the first time. That goes on when the client leaves meanwhile: an origin that takes it in
-/// is to hear that it has gone.
+/// Asks the origin for the first time. That goes on when the client leaves meanwhile, within a limit: an origin that
+/// takes it in is to hear that it has gone.
 pub(super) async fn open(exchange: &Exchange, ask: &Ask, target: usize, to: &Peer) -> Result<Tried, Fault> {
     let config = &exchange.snapshot.config.websocket;
     let session = Session::new(config.buffer_bytes, ask.route().rule.targets[target].one_event);
@@ -70,7 +70,7 @@ pub(super) async fn open(exchange: &Exchange, ask: &Ask, target: usize, to: &Pee
         snapshot: Arc::clone(&exchange.snapshot),
         to: to.clone(),
         far,
-        tell,
+        client: Waiting { shard: Rc::clone(exchange.shard()), tell, lone: None },
     };
     tokio::task::spawn_local(first.ask());
     match answer.await {
@@ -123,7 +123,50 @@ struct First {
     snapshot: Arc<Snapshot>,
     to: Peer,
     far: Rc<OverHttp>,
+    client: Waiting,
+}
+
+/// The client that waits for the origin's first answer, until it leaves.
+struct Waiting {
+    shard: Rc<Shard>,
     tell: oneshot::Sender<Result<Heard, Fault>>,
+    /// It has left.
+    lone: Option<Lone>,
+}
+
+impl Waiting {
+    /// Goes on with something when the client leaves meanwhile, if so few have left that there is a place for that.
+    async fn without_it<T>(&mut self, most: usize, work: impl Future<Output = T>) -> Option<T> {
+        let mut work = std::pin::pin!(work);
+        if self.lone.is_none() {
+            tokio::select! {
+                biased;
+                done = &mut work => return Some(done),
+                () = self.tell.closed() => {}
+            }
+            self.lone = Some(Lone::new(&self.shard, most)?);
+        }
+        Some(work.await)
+    }
+}
+
+/// A place among the sessions whose clients left before their origins had answered.
+struct Lone(Rc<Shard>);
+
+impl Lone {
+    fn new(shard: &Rc<Shard>, most: usize) -> Option<Self> {
+        let lone = shard.lone.get();
+        (lone < most).then(|| {
+            shard.lone.set(lone + 1);
+            Self(Rc::clone(shard))
+        })
+    }
+}
+
+impl Drop for Lone {
+    fn drop(&mut self) {
+        self.0.lone.set(self.0.lone.get() - 1);
+    }
 }
 
 impl First {
@@ -133,7 +176,7 @@ impl First {
             let Some(body) = self.far.next(self.shard.now_ms()) else {
                 match self.wait().await {
                     Some(heard) => break Err(heard),
-                    None if self.tell.is_closed() => {
+                    None if self.client.tell.is_closed() => {
                         let Self { shard, far, .. } = self;
                         return drop(Accepted { shard, far: Some(far) });
                     }
@@ -146,7 +189,7 @@ impl First {
             }
         };
         // What a client that has left does not claim, drops.
-        drop(self.tell.send(heard));
+        drop(self.client.tell.send(heard));
     }
 
     /// Waits as long as the origin has asked for, or the client is there (spec 7.2.3).
@@ -155,16 +198,14 @@ impl First {
         let wait = Duration::from_millis(due_ms.saturating_sub(self.shard.now_ms()).max(1));
         tokio::select! {
             () = tokio::time::sleep(wait) => {}
-            () = self.tell.closed() => {}
+            () = self.client.tell.closed() => {}
         }
         None
     }
 
     /// `None` when the origin wants to be asked again.
     async fn post(&mut self, body: Bytes, reached: bool) -> Option<Result<Heard, Fault>> {
-        let Some(sent) = self.send(body).await else {
-            return Some(Err(self.not_opened("too many clients have left".into())));
-        };
+        let Some(sent) = self.send(body).await else { return Some(Err(self.too_many())) };
         let (head, mut download) = match sent {
             Ok(response) => response.into_parts(),
             Err(Unanswered { failure, .. }) if failure.is_unreached() && !reached => {
@@ -177,9 +218,11 @@ impl First {
         if head.status != StatusCode::OK || !over_http::is_events(&head.headers) {
             return Some(Ok(Heard::Refused { head, download }));
         }
-        let body = match collect(&mut download).await {
-            Ok(body) => body,
-            Err(error) => {
+        let most = self.most_lone();
+        let body = match self.client.without_it(most, collect(&mut download)).await {
+            None => return Some(Err(self.too_many())),
+            Some(Ok(body)) => body,
+            Some(Err(error)) => {
                 self.far.spoilt(error.cause());
                 drop(Accepted { shard: Rc::clone(&self.shard), far: Some(Rc::clone(&self.far)) });
                 return Some(Err(self.not_opened(error.to_string())));
@@ -200,16 +243,20 @@ impl First {
 
     /// `None` when the client has left and its origin is not to hear of that.
     async fn send(&mut self, body: Bytes) -> Option<Result<Response<Download>, Unanswered>> {
-        let Self { shard, snapshot, to, far, tell } = self;
+        let most = self.most_lone();
+        let Self { shard, snapshot, to, far, client } = self;
         let body = Upload::pieces(body, &Rc::default());
         let request = request(shard, &far.call, body, |headers| far.write_headers(headers));
-        let mut sent = std::pin::pin!(shard.upstream.ask(to, request, &snapshot.config.origin));
-        tokio::select! {
-            biased;
-            sent = &mut sent => return Some(sent),
-            () = tell.closed() => {}
-        }
-        if shard.holds(|holds| holds.may_part()) { Some(sent.await) } else { None }
+        client.without_it(most, shard.upstream.ask(to, request, &snapshot.config.origin)).await
+    }
+
+    /// Others have their origin's connections, too.
+    fn most_lone(&self) -> usize {
+        (self.snapshot.config.origin.connections / LONE_SHARE).max(1)
+    }
+
+    fn too_many(&self) -> Fault {
+        self.not_opened("too many clients have left".into())
     }
 
     fn not_opened(&self, why: String) -> Fault {
@@ -417,6 +464,8 @@ fn hyphenated(id: [u8; 16]) -> HeaderValue {
     HeaderValue::try_from(text).expect("hexadecimal digits and hyphens are visible ASCII")
 }
 
+/// The part of `origin.connections` that may be in use, in all, for clients that have left before they were answered.
+const LONE_SHARE: usize = 4;
 const GRIP_SIG: HeaderName = HeaderName::from_static("grip-sig");
 const CONNECTION_ID: HeaderName = HeaderName::from_static("connection-id");
 /// Said anew in each request, by the session or by what frames it, or never.

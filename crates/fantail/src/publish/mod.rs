@@ -116,11 +116,8 @@ impl Publisher {
         self.count(count, &accepted);
         if let Some(kept) = accepted.kept {
             let patience = self.patience + self.hub.order_wait();
-            let kept = timeout(patience, kept.wait()).await.map_err(|_| Refusal::Slow);
-            if let Err(refusal) = kept.and_then(|kept| kept.map_err(Refusal::from)) {
-                self.hub.forget_ids(&accepted.noted);
-                return Err(refusal);
-            }
+            // Whoever repeats such items waits for those who keep them, and only they may get them again.
+            timeout(patience, kept.wait()).await.map_err(|_| Refusal::Slow)??;
         }
         if let Some(on_disk) = accepted.on_disk {
             // What was not delivered may be published again. The ids of the rest stay: whoever repeats them waits for the

@@ -25,7 +25,8 @@ pub struct Desk {
     linger: Duration,
     from: String,
     /// A note that somebody has left may be lost: who is not there any more is found to be gone all the same.
-    connections: HashMap<Id, Weak<Who>>,
+    /// With their routes.
+    connections: HashMap<Id, (Weak<Who>, Arc<str>)>,
     /// When connections are told again, and when their next minute begins; the oldest first.
     again: VecDeque<(Instant, Id)>,
     minutes: VecDeque<(Instant, Id)>,
@@ -92,7 +93,7 @@ impl Desk {
 
     /// Whether a connection is there, as of the last look.
     pub fn has(&self, id: Id) -> bool {
-        self.connections.get(&id).is_some_and(|who| who.strong_count() > 0)
+        self.connections.get(&id).is_some_and(|(who, _)| who.strong_count() > 0)
     }
 
     /// Takes all notes. `keep_alives`: how many were written since the start.
@@ -108,7 +109,7 @@ impl Desk {
             for event in events {
                 match event {
                     Event::Came(who) => self.came(&who, now, telling),
-                    Event::Left(who) => self.left(&who, telling),
+                    Event::Left(who) => self.left(who.id, telling),
                 }
             }
             for (mode, subscribers) in Mode::ALL.into_iter().zip(subscribers) {
@@ -129,7 +130,7 @@ impl Desk {
     }
 
     fn came(&mut self, who: &Arc<Who>, now: Instant, telling: &mut Telling<'_>) {
-        self.connections.insert(who.id, Arc::downgrade(who));
+        self.connections.insert(who.id, (Arc::downgrade(who), who.route.clone()));
         self.again.push_back((now + again(self.config.connection_ttl), who.id));
         self.minutes.push_back((now + MINUTE, who.id));
         self.stats.minutes.add(1);
@@ -140,16 +141,14 @@ impl Desk {
         self.connection(who, telling);
     }
 
-    fn left(&mut self, who: &Who, telling: &mut Telling<'_>) {
-        if self.connections.remove(&who.id).is_none() {
-            return;
-        }
-        if let Some(route) = self.routes.get_mut(&who.route) {
+    fn left(&mut self, id: Id, telling: &mut Telling<'_>) {
+        let Some((_, route)) = self.connections.remove(&id) else { return };
+        if let Some(route) = self.routes.get_mut(&route) {
             route.open = route.open.saturating_sub(1);
         }
         if self.config.connections {
-            let id = who.id.to_string();
-            let mut members = self.members(&who.route);
+            let id = id.to_string();
+            let mut members = self.members(&route);
             members.extend([("id", Member::from(&*id)), ("unavailable", Member::Truth(true))]);
             self.tell("conn", &members, telling);
         }
@@ -270,17 +269,18 @@ impl Desk {
     /// What is told again, and the minutes that begin.
     fn again(&mut self, now: Instant, telling: &mut Telling<'_>) {
         while let Some((_, id)) = self.again.pop_front_if(|(due, _)| *due <= now) {
-            match self.connections.get(&id).map(Weak::upgrade) {
+            match self.connections.get(&id).map(|(who, _)| who.upgrade()) {
                 Some(Some(who)) => {
                     self.again.push_back((now + again(self.config.connection_ttl), id));
                     self.connection(&who, telling);
                 }
-                Some(None) => _ = self.connections.remove(&id),
+                // There was no room to note that.
+                Some(None) => self.left(id, telling),
                 None => {}
             }
         }
         while let Some((_, id)) = self.minutes.pop_front_if(|(due, _)| *due <= now) {
-            let Some(who) = self.connections.get(&id).and_then(Weak::upgrade) else { continue };
+            let Some(who) = self.connections.get(&id).and_then(|(who, _)| who.upgrade()) else { continue };
             self.minutes.push_back((now + MINUTE, id));
             self.stats.minutes.add(1);
             self.routes.entry(who.route.clone()).or_default().minutes += 1;
@@ -504,8 +504,10 @@ mod tests {
         drop(room.stats.shard(0).arrive(Some(7), (None, false), ""));
         room.stats.shard(0).open.lock().events.truncate(1);
         assert!(room.after(0)[0].contains(r#""type":"ws""#));
-        room.after(90_000);
+        let gone = r#"conn J{"id":"fantail:7","unavailable":true}"#;
+        assert!(room.after(90_000).iter().any(|told| told == gone));
         assert!(room.desk.connections.is_empty());
+        assert_eq!(room.desk.routes[""].open, 0);
     }
 
     #[test]

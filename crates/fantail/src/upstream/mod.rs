@@ -261,6 +261,8 @@ impl Upstream {
     pub fn forget(&self) {
         self.trust.borrow_mut().forget();
         self.sweep(Duration::ZERO);
+        // Those that are in use come back to what is not asked any more.
+        self.origins.borrow_mut().drain().for_each(|(_, origin)| origin.stale.set(true));
     }
 
     async fn exchange(
@@ -347,6 +349,7 @@ impl Upstream {
         }
         let origin = Rc::new(Origin {
             idle: RefCell::default(),
+            stale: Cell::new(false),
             all_idle: Rc::clone(&self.idle),
             permits: RefCell::default(),
         });
@@ -378,6 +381,8 @@ impl Upstream {
 struct Origin {
     /// Oldest first; the newest is used first.
     idle: RefCell<VecDeque<Idle>>,
+    /// A reload came: its connections are not used again.
+    stale: Cell<bool>,
     all_idle: Rc<Cell<usize>>,
     /// Its permits of [`Upstream::permits`], with the limit that they are for.
     permits: RefCell<Option<(usize, Arc<Semaphore>)>>,
@@ -500,7 +505,7 @@ impl InUse {
         let all_idle = &self.origin.all_idle;
         // The poll that gave the end of the body has mostly made it ready.
         let settled = |link: &mut Link| link.sender.is_ready() || link.settle();
-        if all_idle.get() < MAX_IDLE && settled(&mut self.link) {
+        if !self.origin.stale.get() && all_idle.get() < MAX_IDLE && settled(&mut self.link) {
             all_idle.set(all_idle.get() + 1);
             let idle = Idle { link: self.link, since: Instant::now() };
             self.origin.idle.borrow_mut().push_back(idle);

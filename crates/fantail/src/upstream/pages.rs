@@ -10,7 +10,14 @@ use tokio::{sync::watch, time::Instant};
 
 /// All shards' fetches, by what makes them the same.
 #[derive(Debug, Default)]
-pub struct Pages(Mutex<HashMap<String, Entry>>);
+pub struct Pages(Mutex<Fetches>);
+
+#[derive(Debug, Default)]
+struct Fetches {
+    entries: HashMap<String, Entry>,
+    /// Of the last fetch of all: one that was forgotten is not taken for the next of its key.
+    number: u64,
+}
 
 #[derive(Debug)]
 struct Entry {
@@ -61,20 +68,21 @@ impl Pages {
     pub fn board(self: &Arc<Self>, key: &str, fresh: bool) -> Seat {
         let mut pages = self.0.lock();
         if !fresh
-            && let Some(entry) = pages.get(key)
+            && let Some(entry) = pages.entries.get(key)
             && entry.is_good()
         {
             return Seat::Wait(Waiting(entry.news.clone()));
         }
         let (tell, news) = watch::channel(None);
-        let number = pages.get(key).map_or(0, |entry| entry.number.wrapping_add(1));
-        pages.insert(key.to_owned(), Entry { news, landed: None, number });
+        pages.number += 1;
+        let number = pages.number;
+        pages.entries.insert(key.to_owned(), Entry { news, landed: None, number });
         Seat::Lead(Lead { pages: Arc::clone(self), key: key.to_owned(), number, tell })
     }
 
     /// Forgets what was answered a moment ago.
     pub fn sweep(&self) {
-        self.0.lock().retain(|_, entry| entry.is_good());
+        self.0.lock().entries.retain(|_, entry| entry.is_good());
     }
 }
 
@@ -92,7 +100,7 @@ impl Lead {
         self.tell.send_replace(Some(landed));
         let mut pages = self.pages.0.lock();
         if keep
-            && let Some(entry) = pages.get_mut(&self.key)
+            && let Some(entry) = pages.entries.get_mut(&self.key)
             && entry.number == self.number
         {
             entry.landed = Some(Instant::now());
@@ -102,7 +110,7 @@ impl Lead {
 
 impl Drop for Lead {
     fn drop(&mut self) {
-        let mut pages = self.pages.0.lock();
+        let pages = &mut self.pages.0.lock().entries;
         if pages.get(&self.key).is_some_and(|entry| entry.number == self.number && entry.landed.is_none()) {
             pages.remove(&self.key);
         }
@@ -121,3 +129,26 @@ impl Waiting {
 /// A page answers those whose shard found a little later that they miss the same. If it is older than what they miss,
 /// they see that it is, and ask again.
 const KEPT: Duration = Duration::from_millis(500);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_late_lead_is_not_taken_for_its_successor() {
+        let pages = Arc::new(Pages::default());
+        let lead = |fresh| match pages.board("key", fresh) {
+            Seat::Lead(lead) => lead,
+            Seat::Wait(_) => panic!("somebody else leads"),
+        };
+        let late = lead(false);
+        let head = http::Response::new(()).into_parts().0;
+        lead(true).land(Landed::Page(Arc::new(Page { head, body: Bytes::new() })));
+        tokio::time::advance(KEPT).await;
+        pages.sweep();
+        let next = lead(false);
+        drop(late);
+        assert!(matches!(pages.board("key", false), Seat::Wait(_)), "the next is still under way");
+        drop(next);
+    }
+}

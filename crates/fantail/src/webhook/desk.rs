@@ -15,7 +15,7 @@ use arc_swap::ArcSwap;
 use fantail_proto::webhook::retry::MAX_DELAY;
 use tokio::{
     sync::{mpsc, oneshot, watch},
-    task::JoinSet,
+    task::{self, JoinSet},
     time::{Instant, MissedTickBehavior, interval, sleep_until, timeout_at},
 };
 
@@ -35,7 +35,7 @@ use crate::{
     snapshot::Snapshot,
     store::{Store, StoreError},
 };
-use tries::Landing;
+use tries::{Flight, Landing};
 
 pub(super) struct Desk {
     store: Store,
@@ -72,6 +72,8 @@ pub(super) struct Desk {
     overflowed: usize,
     flushing: bool,
     flights: JoinSet<Landing>,
+    /// What each of them is about, for those that do not land.
+    aloft: HashMap<task::Id, Flight>,
     errands: JoinSet<()>,
     /// Where the search for endpoints whose time is over goes on.
     swept: u128,
@@ -166,6 +168,7 @@ impl Desk {
             overflowed: 0,
             flushing: false,
             flights: JoinSet::new(),
+            aloft: HashMap::new(),
             errands: JoinSet::new(),
             swept: 0,
             store,
@@ -262,9 +265,9 @@ impl Desk {
                 () = self.hub.mail(self.place), if self.pending.is_empty() && self.may_take() => self.take(),
                 () = std::future::ready(()), if !self.pending.is_empty() && self.may_take() => self.take(),
                 Some(event) = heard.recv() => self.hear(event),
-                Some(landed) = self.flights.join_next(), if !self.flights.is_empty() => {
+                Some(landed) = self.flights.join_next_with_id(), if !self.flights.is_empty() => {
                     self.land(landed);
-                    while let Some(landed) = self.flights.try_join_next() {
+                    while let Some(landed) = self.flights.try_join_next_with_id() {
                         self.land(landed);
                     }
                 }
@@ -278,7 +281,7 @@ impl Desk {
             }
         }
         let deadline = Instant::now() + LAST_TRIES;
-        while let Ok(Some(landed)) = timeout_at(deadline, self.flights.join_next()).await {
+        while let Ok(Some(landed)) = timeout_at(deadline, self.flights.join_next_with_id()).await {
             self.land(landed);
         }
         let changes = std::mem::take(&mut self.changes);

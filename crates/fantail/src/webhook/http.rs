@@ -91,11 +91,11 @@ impl Subscriptions {
         &self,
         parts: &HashMap<String, String>,
         headers: &HeaderMap,
-    ) -> Result<(&Webhooks, Place), Refused> {
+    ) -> Result<(&Arc<Webhooks>, Place), Refused> {
         let part = |name: &str| parts.get(name).cloned();
         let realm = part("realm").unwrap_or_else(|| DEFAULT_REALM.into());
         self.publisher.authorize(&realm, headers.get(AUTHORIZATION)).map_err(|_| Refused::Denied)?;
-        let webhooks = self.webhooks.as_deref().ok_or(Refused::NoFolder)?;
+        let webhooks = self.webhooks.as_ref().ok_or(Refused::NoFolder)?;
         let text = |name| part(name).unwrap_or_default();
         let (channel, url, dead) = (text("channel"), text("url"), text("dead"));
         if channel.len() > self.publisher.channel_bytes() {

@@ -27,7 +27,7 @@ use parking_lot::Mutex;
 use serde_json::Value;
 use tokio::{
     runtime,
-    sync::{mpsc, oneshot, watch},
+    sync::{Semaphore, mpsc, oneshot, watch},
 };
 
 use crate::{
@@ -48,6 +48,8 @@ pub struct Webhooks {
     store: Store,
     salt: Salt,
     orders: mpsc::Sender<Order>,
+    /// Changes that go on to their end although who asked may have left.
+    changes: Arc<Semaphore>,
     snapshot: Arc<ArcSwap<Snapshot>>,
     config: config::Webhooks,
 }
@@ -136,14 +138,16 @@ struct Replayed {
     left: usize,
 }
 
-/// Opens the queue and starts to deliver, if the configuration has a folder for data.
+/// Opens the queue and starts to deliver, if the configuration has a folder for data. What `begin` makes is dropped when
+/// nobody delivers any more, whatever the reason.
 ///
 /// # Errors
 /// The file cannot be used.
-pub fn start(
+pub fn start<E>(
     snapshot: &Arc<ArcSwap<Snapshot>>,
     hub: &Arc<Hub>,
     counts: &Arc<Process>,
+    begin: impl FnOnce() -> E + Send + 'static,
 ) -> Result<(Option<Arc<Webhooks>>, Option<Delivering>), StartError> {
     let Some(folder) = snapshot.load().config.server.data_dir.clone() else { return Ok((None, None)) };
     let (store, damaged) = Store::open(&folder.join(FILE), CACHE)?;
@@ -166,6 +170,7 @@ pub fn start(
     };
     let runtime = || runtime::Builder::new_current_thread().enable_all().build_local(Default::default());
     let thread = thread::Builder::new().name("webhooks".into()).spawn(move || {
+        let _ending = begin();
         let runtime = match runtime() {
             Ok(runtime) => runtime,
             Err(error) => return drop(ready.send(Err(error.into()))),
@@ -184,7 +189,8 @@ pub fn start(
     })?;
     let ended = || StartError::Thread(io::Error::other("the thread has ended"));
     let salt = started.recv().map_err(|_| ended())??;
-    let webhooks = Webhooks { store, salt, orders, snapshot: Arc::clone(snapshot), config };
+    let changes = Arc::new(Semaphore::new(CHANGES));
+    let webhooks = Webhooks { store, salt, orders, changes, snapshot: Arc::clone(snapshot), config };
     Ok((Some(Arc::new(webhooks)), Some(Delivering { thread, stop })))
 }
 
@@ -200,7 +206,12 @@ impl Delivering {
 
 impl Webhooks {
     /// Subscribes a URL to a channel, or changes the endpoint that it is already, which is enabled by that.
-    async fn subscribe(&self, realm: &str, channel: &str, wish: Wish) -> Result<(Id, Endpoint), Trouble> {
+    async fn subscribe(
+        self: &Arc<Self>,
+        realm: &str,
+        channel: &str,
+        wish: Wish,
+    ) -> Result<(Id, Endpoint), Trouble> {
         let target = Target::parse(wish.url.as_deref().unwrap_or_default())?;
         self.judge(&target)?;
         let snapshot = self.snapshot.load_full();
@@ -210,10 +221,11 @@ impl Webhooks {
         }
         let limit = own.map(|own| own.webhook_endpoints).filter(|limit| *limit > 0).unwrap_or(u64::MAX);
         let (most, now) = (self.config.endpoints, now());
-        let made = channel.to_owned();
-        let fresh = Endpoint::new(channel, &target, now);
-        let edited = self
-            .edit((realm, channel, &target.url()), self.config.channel_endpoints, move |old, own, all| {
+        let (webhooks, realm, channel) = (Arc::clone(self), realm.to_owned(), channel.to_owned());
+        let (url, fresh) = (target.url(), Endpoint::new(&channel, &target, now));
+        self.whole(async move {
+            let most_here = webhooks.config.channel_endpoints;
+            let edited = webhooks.edit((&realm, &channel, &url), most_here, move |old, own, all| {
                 if old.is_none() && (own >= limit || all >= most) {
                     return Err(Trouble::Many);
                 }
@@ -221,13 +233,13 @@ impl Webhooks {
                 endpoint.wish(&wish, now)?;
                 endpoint.disabled = None;
                 Ok(Some(endpoint))
-            })
-            .await?;
-        self.look(realm, &made).await?;
-        let (id, endpoint) = edited;
-        let endpoint = endpoint.ok_or(Trouble::Absent)?;
-        self.order(Order::Enabled { id }).await?;
-        Ok((id, endpoint))
+            });
+            let (id, endpoint) = edited.await?;
+            webhooks.look(&realm, &channel).await?;
+            webhooks.order(Order::Enabled { id }).await?;
+            Ok((id, endpoint.ok_or(Trouble::Absent)?))
+        })
+        .await
     }
 
     /// Changes an endpoint that is there.
@@ -248,22 +260,45 @@ impl Webhooks {
         Ok((id, endpoint.ok_or(Trouble::Absent)?))
     }
 
-    async fn enable(&self, realm: &str, channel: &str, url: &str) -> Result<(), Trouble> {
+    async fn enable(self: &Arc<Self>, realm: &str, channel: &str, url: &str) -> Result<(), Trouble> {
         let enable = |endpoint: &mut Endpoint| {
             endpoint.disabled = None;
             Ok(())
         };
-        let (id, _) = self.change(realm, channel, url, enable).await?;
-        self.order(Order::Enabled { id }).await
+        let webhooks = Arc::clone(self);
+        let (realm, channel, url) = (realm.to_owned(), channel.to_owned(), url.to_owned());
+        self.whole(async move {
+            let (id, _) = webhooks.change(&realm, &channel, &url, enable).await?;
+            webhooks.order(Order::Enabled { id }).await
+        })
+        .await
     }
 
     /// Removes an endpoint with all that waits for it.
-    async fn unsubscribe(&self, realm: &str, channel: &str, url: &str) -> Result<(), Trouble> {
+    async fn unsubscribe(self: &Arc<Self>, realm: &str, channel: &str, url: &str) -> Result<(), Trouble> {
         let url = Target::parse(url).map_err(|_| Trouble::Absent)?.url();
-        let remove = |old: Option<Endpoint>, _, _| old.ok_or(Trouble::Absent).map(|_| None);
-        let removed = self.edit((realm, channel, &url), usize::MAX, remove).await?;
-        self.order(Order::Gone { id: removed.0 }).await?;
-        self.look(realm, channel).await
+        let (webhooks, realm, channel) = (Arc::clone(self), realm.to_owned(), channel.to_owned());
+        self.whole(async move {
+            let remove = |old: Option<Endpoint>, _, _| old.ok_or(Trouble::Absent).map(|_| None);
+            let removed = webhooks.edit((&realm, &channel, &url), usize::MAX, remove);
+            let (id, _) = removed.await?;
+            webhooks.order(Order::Gone { id }).await?;
+            webhooks.look(&realm, &channel).await
+        })
+        .await
+    }
+
+    /// Does a change to its end: what is on disk, the desk hears of, even if who asked has left meanwhile.
+    async fn whole<T: Send + 'static>(
+        &self,
+        change: impl Future<Output = Result<T, Trouble>> + Send + 'static,
+    ) -> Result<T, Trouble> {
+        let place = Arc::clone(&self.changes).try_acquire_owned().map_err(|_| StoreError::Full)?;
+        let change = async move {
+            let _place = place;
+            change.await
+        };
+        tokio::spawn(change).await.map_err(|_| Trouble::Stopping)?
     }
 
     fn find(&self, realm: &str, channel: &str, url: &str) -> Result<(Id, Endpoint, Page), Trouble> {
@@ -385,3 +420,63 @@ const FILE: &str = "webhooks.redb";
 const CACHE: usize = 64 << 20;
 /// Requests that wait for the desk.
 const ORDERS: usize = 1024;
+/// Endpoints that are being changed at once: over it, the disk is too slow.
+const CHANGES: usize = 1024;
+
+#[cfg(test)]
+mod tests {
+    use std::task::{Context, Waker};
+
+    use tokio::time::Instant;
+
+    use super::*;
+    use crate::{
+        config::{Config, Flag, Sources},
+        hub::RealmId,
+    };
+
+    const PATIENCE: Duration = Duration::from_secs(20);
+
+    async fn until(what: &str, mut is_so: impl FnMut() -> bool) {
+        let deadline = Instant::now() + PATIENCE;
+        while !is_so() {
+            assert!(Instant::now() < deadline, "{what}");
+            tokio::task::yield_now().await;
+        }
+    }
+
+    /// Who is on disk gets its items, although nobody waited for that.
+    #[tokio::test]
+    async fn a_change_goes_on_without_who_asked() {
+        let folder = tempfile::tempdir().unwrap();
+        let value = folder.path().to_string_lossy().as_ref().into();
+        let flags = vec![Flag { name: "--data-dir", key: "server.data_dir", value }];
+        let config = Config::load(Sources { flags, ..Sources::default() }).unwrap();
+        let hub = Arc::new(Hub::new(1, &config.hub));
+        let snapshot = Arc::new(ArcSwap::from_pointee(Snapshot::load(config, None).unwrap()));
+        let (webhooks, delivering) = start(&snapshot, &hub, &Arc::default(), || ()).unwrap();
+        let webhooks = webhooks.unwrap();
+        let url = "http://192.0.2.1/";
+        let shows = || webhooks.list(config::DEFAULT_REALM, Some("c"), None, 1).unwrap().len() == 1;
+        let is_heard = || {
+            let item =
+                serde_json::json!({ "items": [{ "channel": "c", "http-stream": { "content": "x" } }] });
+            let items = fantail_proto::item::decode(item.to_string().as_bytes(), None).unwrap();
+            // Full of what is kept.
+            hub.publish(RealmId::default(), items, false).map_or(true, |accepted| accepted.kept.is_some())
+        };
+        let mut context = Context::from_waker(Waker::noop());
+        let mut subscribing =
+            Box::pin(webhooks.subscribe(config::DEFAULT_REALM, "c", Wish::of_url(url.into())));
+        assert!(subscribing.as_mut().poll(&mut context).is_pending());
+        until("the endpoint is on disk", shows).await;
+        drop(subscribing);
+        until("its items are kept", is_heard).await;
+        let mut unsubscribing = Box::pin(webhooks.unsubscribe(config::DEFAULT_REALM, "c", url));
+        assert!(unsubscribing.as_mut().poll(&mut context).is_pending());
+        until("the endpoint is gone", || !shows()).await;
+        drop(unsubscribing);
+        until("nobody keeps the channel's items", || !is_heard()).await;
+        delivering.unwrap().stop();
+    }
+}

@@ -48,6 +48,8 @@ impl Names {
             let entry = known.entry(name.to_owned()).or_default();
             let fresh = entry.at.is_some_and(|at| now - at < self.fresh);
             let usable = entry.at.is_some_and(|at| now - at < STALE) && !entry.found.is_empty();
+            // Its task may have ended before its time.
+            entry.asking.take_if(|asking| asking.has_changed().is_err());
             if !fresh && entry.asking.is_none() {
                 self.ask(name, entry);
             }
@@ -118,3 +120,17 @@ const SLOW: Duration = Duration::from_secs(1);
 const STALE: Duration = Duration::from_secs(600);
 /// Names that are remembered.
 const MOST: usize = 16_384;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_question_whose_task_has_failed_is_asked_again() {
+        let names = Names::new(Duration::from_secs(60));
+        let asking = Some(watch::channel(()).1);
+        names.known.borrow_mut().insert("localhost".into(), Entry { asking, ..Entry::default() });
+        let found = tokio::task::LocalSet::new().run_until(names.find("localhost")).await;
+        assert!(found.is_some_and(|found| found.iter().all(IpAddr::is_loopback)));
+    }
+}

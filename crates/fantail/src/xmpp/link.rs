@@ -189,6 +189,10 @@ async fn write_on(
             continue;
         }
         if *stopped.borrow() {
+            // Published before that, and perhaps not taken yet.
+            if component.take() {
+                continue;
+            }
             write.write_all(stream::CLOSING.as_bytes()).await?;
             return Ok(write.shutdown().await?);
         }

@@ -30,6 +30,7 @@ use fantail_proto::xmpp::{
     pubsub::Shows,
     xml::Element,
 };
+use hashbrown::{HashMap, hash_map::Entry};
 use tokio::{
     runtime,
     sync::{Semaphore, mpsc, oneshot},
@@ -126,6 +127,8 @@ impl Xmpp {
             tokio::task::spawn_local(Rc::clone(&component).tidy());
             link::keep(&component, stopping).await;
         });
+        // Look-ups may block their threads for long.
+        runtime.shutdown_background();
         Ok(())
     }
 }
@@ -187,6 +190,17 @@ impl Desk {
     }
 }
 
+/// An address and a channel.
+type Changed = (RealmId, Box<str>, Box<str>);
+
+/// What of a subscription is on its way to the disk.
+#[derive(Clone, Copy, Debug, Default)]
+struct Changing {
+    writes: usize,
+    /// One of them has failed.
+    failed: bool,
+}
+
 /// The component, on its thread.
 #[derive(Debug)]
 struct Component {
@@ -200,6 +214,7 @@ struct Component {
     counts: Arc<Process>,
     store: Store,
     subscribers: RefCell<Subscribers>,
+    changing: RefCell<HashMap<Changed, Changing>>,
     presences: RefCell<Presences>,
     outbox: RefCell<Outbox>,
     lanes: RefCell<Lanes>,
@@ -220,6 +235,7 @@ impl Component {
             store,
             secret,
             subscribers: RefCell::default(),
+            changing: RefCell::default(),
             presences: RefCell::default(),
             outbox: RefCell::new(Outbox::new(&config, Arc::clone(&counts))),
             lanes: RefCell::default(),
@@ -262,18 +278,22 @@ impl Component {
     }
 
     async fn take_items(self: Rc<Self>) {
-        let mut batch = Vec::new();
         loop {
             self.hub.mail(self.place).await;
-            self.hub.take(self.place, &mut batch);
-            {
-                let (mut outbox, subscribers) = (self.outbox.borrow_mut(), self.subscribers.borrow());
-                for delivery in batch.drain(..) {
-                    outbox.deliver(&delivery, &subscribers, unix_ms());
-                }
-            }
-            self.note_gaps();
+            self.take();
         }
+    }
+
+    /// Takes a batch of items. False if there is none.
+    fn take(&self) -> bool {
+        let mut batch = Vec::new();
+        self.hub.take(self.place, &mut batch);
+        {
+            let (mut outbox, subscribers) = (self.outbox.borrow_mut(), self.subscribers.borrow());
+            batch.iter().for_each(|delivery| outbox.deliver(delivery, &subscribers, unix_ms()));
+        }
+        self.note_gaps();
+        !batch.is_empty()
     }
 
     async fn take_orders(self: Rc<Self>, mut orders: mpsc::Receiver<Order>) {
@@ -345,7 +365,9 @@ impl Component {
         if terms.is_empty() {
             terms = Terms::default();
         }
-        if before.unwrap_or_default() == terms {
+        let key: Changed = (place.realm, place.channel.as_str().into(), jid.into());
+        // What is there already may be on its way to the disk yet: who repeats it waits for that, too.
+        if before.unwrap_or_default() == terms && !self.changing.borrow().contains_key(&key) {
             return Ok(terms);
         }
         if before.is_none() && self.subscribers.borrow().len() >= self.config.subscriptions {
@@ -353,13 +375,29 @@ impl Component {
         }
         self.set(place, jid, terms);
         self.note_gaps();
-        match self.store.write(subscribers::write(place, jid, terms)).await {
-            Ok(()) => Ok(before.unwrap_or_default()),
-            Err(error) => {
-                self.set(place, jid, before.unwrap_or_default());
-                Err(error.into())
-            }
+        self.changing.borrow_mut().entry(key.clone()).or_default().writes += 1;
+        let written = self.store.write(subscribers::write(place, jid, terms)).await;
+        if self.is_settled(key, written.is_err()) {
+            // Whoever failed: the disk has the last that did not.
+            let kept = subscribers::kept(&self.store, place, jid);
+            self.set(place, jid, kept.unwrap_or_else(|_| before.unwrap_or_default()));
         }
+        written?;
+        Ok(before.unwrap_or_default())
+    }
+
+    /// A change has been written, or not. True when it was the last under way, and one of them has failed.
+    fn is_settled(&self, key: Changed, failed: bool) -> bool {
+        let mut changing = self.changing.borrow_mut();
+        let Entry::Occupied(mut entry) = changing.entry(key) else { return false };
+        let change = entry.get_mut();
+        change.writes -= 1;
+        change.failed |= failed;
+        let Changing { writes, failed } = *change;
+        if writes == 0 {
+            entry.remove();
+        }
+        writes == 0 && failed
     }
 
     fn set(&self, place: &Place, jid: &str, terms: Terms) {
@@ -443,3 +481,116 @@ const TARGET: &str = "fantail::xmpp";
 const CACHE_BYTES: usize = 16 << 20;
 /// Orders that wait, and that are carried out at a time: they share commits.
 const ORDERS: usize = 1024;
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        sync::mpsc::{Receiver, Sender, channel},
+        task::{Context, Waker},
+    };
+
+    use super::*;
+    use crate::config::{Flag, Sources};
+
+    /// A component whose store does only what it is let.
+    struct Room {
+        component: Rc<Component>,
+        _folder: tempfile::TempDir,
+    }
+
+    impl Room {
+        fn new() -> Self {
+            let folder = tempfile::tempdir().unwrap();
+            let flag = |key, value: &str| Flag { name: "--key", key, value: value.into() };
+            let flags = vec![
+                flag("server.data_dir", &folder.path().to_string_lossy()),
+                flag("xmpp.server", "127.0.0.1:1"),
+                flag("xmpp.domain", "push.test"),
+                flag("xmpp.secret", "secret"),
+            ];
+            let config = Config::load(Sources { flags, ..Sources::default() }).unwrap();
+            let (Xmpp { config: own, secret, store, .. }, _) = Xmpp::open(&config).unwrap().unwrap();
+            let (hub, counts) = (Arc::new(Hub::new(1, &config.hub)), Arc::new(Process::default()));
+            let snapshot = Arc::new(ArcSwap::from_pointee(Snapshot::load(config, None).unwrap()));
+            let (of, patience) = (Arc::clone(&snapshot), Duration::from_secs(1));
+            let publisher = Arc::new(Publisher::new(Arc::clone(&hub), of, Arc::clone(&counts), patience));
+            let parts = Parts { hub, snapshot, publisher, counts, workers: Arc::default() };
+            Self { component: Component::new(own, secret, store, parts), _folder: folder }
+        }
+
+        /// Occupies the store until something is sent; then its commit fails, or not. Returns when it is occupied, or
+        /// in line for that.
+        fn occupy(&self, fails: bool) -> (Sender<()>, Receiver<()>) {
+            let ((go, going), (begun, begins)) = (channel(), channel());
+            let work = Box::new(move |_: &redb::WriteTransaction| {
+                begun.send(()).unwrap();
+                going.recv().unwrap();
+                if fails { Err(redb::Error::Corrupted("on purpose".into())) } else { Ok(()) }
+            });
+            self.component.store.submit(work, Box::new(drop));
+            (go, begins)
+        }
+
+        fn terms(&self) -> Terms {
+            let subscribers = self.component.subscribers.borrow();
+            subscribers.get(RealmId::default(), "c", "a@b").unwrap_or_default()
+        }
+    }
+
+    fn place() -> Place {
+        Place { realm: RealmId::default(), realm_name: config::DEFAULT_REALM.into(), channel: "c".into() }
+    }
+
+    fn stanza(terms: Terms) -> Terms {
+        Terms { stanza: true, ..terms }
+    }
+
+    #[tokio::test]
+    async fn who_repeats_a_change_waits_for_the_disk_too() {
+        let room = Room::new();
+        let (place, jid) = (place(), Jid::parse("a@b").unwrap());
+        let (go, begins) = room.occupy(false);
+        begins.recv().unwrap();
+        let mut context = Context::from_waker(Waker::noop());
+        let mut first = Box::pin(room.component.change(&place, &jid, stanza));
+        assert!(first.as_mut().poll(&mut context).is_pending());
+        let mut second = Box::pin(room.component.change(&place, &jid, stanza));
+        assert!(second.as_mut().poll(&mut context).is_pending());
+        go.send(()).unwrap();
+        assert!(!first.await.unwrap().stanza);
+        assert!(second.await.unwrap().stanza);
+        assert!(room.component.changing.borrow().is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_change_that_fails_leaves_a_later_one_alone() {
+        let room = Room::new();
+        let (place, jid) = (place(), Jid::parse("a@b").unwrap());
+        let (go, begins) = room.occupy(false);
+        begins.recv().unwrap();
+        let mut context = Context::from_waker(Waker::noop());
+        let mut first = Box::pin(room.component.change(&place, &jid, stanza));
+        assert!(first.as_mut().poll(&mut context).is_pending());
+        // Of the same commit as the first.
+        let (fail, fails) = room.occupy(true);
+        go.send(()).unwrap();
+        fails.recv().unwrap();
+        let mut second = Box::pin(room.component.change(&place, &jid, |terms| Terms { node: true, ..terms }));
+        assert!(second.as_mut().poll(&mut context).is_pending());
+        fail.send(()).unwrap();
+        first.await.unwrap_err();
+        second.await.unwrap();
+        assert!(room.terms().stanza && room.terms().node);
+
+        let (fail, fails) = room.occupy(true);
+        fails.recv().unwrap();
+        fail.send(()).unwrap();
+        let (fail, fails) = room.occupy(true);
+        fails.recv().unwrap();
+        let mut last = Box::pin(room.component.change(&place, &jid, |_| Terms::default()));
+        assert!(last.as_mut().poll(&mut context).is_pending());
+        fail.send(()).unwrap();
+        last.await.unwrap();
+        assert!(room.terms().is_empty());
+    }
+}

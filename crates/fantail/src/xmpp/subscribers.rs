@@ -174,6 +174,20 @@ pub(super) fn write(place: &Place, jid: &str, terms: Terms) -> Work {
     })
 }
 
+/// What an address gets of a channel, as it is on disk, which this reads.
+pub(super) fn kept(store: &Store, place: &Place, jid: &str) -> Result<Terms, StoreError> {
+    let read = || -> Result<Terms, redb::Error> {
+        let transaction = store.read().map_err(|error| redb::Error::Corrupted(error.to_string()))?;
+        let table = match transaction.open_table(TABLE) {
+            Err(redb::TableError::TableDoesNotExist(_)) => return Ok(Terms::default()),
+            table => table?,
+        };
+        let row = table.get((jid, place.realm_name.as_str(), place.channel.as_str()))?;
+        Ok(row.map(|bits| Terms::from_bits(bits.value())).unwrap_or_default())
+    };
+    Ok(read()?)
+}
+
 /// A subscription of an address: with which resource, to what.
 #[derive(Clone, Debug)]
 pub(super) struct Kept {

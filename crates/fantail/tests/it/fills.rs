@@ -474,3 +474,20 @@ fn another_log_is_not_mistaken_for_the_old_one() {
     server.stream("/stream?prev-id=3").expect_end();
     server.stream("/stream?prev-id=5").expect("");
 }
+
+/// What was read for one who takes it as it is, is compressed for the next who wants that.
+#[test]
+fn a_stretch_is_compressed_for_who_comes_later() {
+    let origin = over_http(subscribing(r#","last":5"#), |_, _| events(&[]));
+    let server = TestServer::start(&[&format!("* {origin},over_http")], |o| {
+        o.config(format!("[server]\nshards = 1\n[websocket]\ndeflate = true\n{MEMORY}"));
+    });
+    let content = |id: u32| format!("{id} {}", "again and again ".repeat(20));
+    let items = (1..=5)
+        .map(|id| json!({ "channel": "c", "id": id.to_string(), "ws-message": { "content": content(id) } }));
+    server.publish(&json!(items.collect::<Vec<_>>()));
+    for fields in [&[][..], &[("Sec-WebSocket-Extensions", "permessage-deflate")]] {
+        let mut client = WebSocket::open_with(server.client, "/", fields);
+        (1..=5).for_each(|id| _ = client.expect_text(&content(id)));
+    }
+}

@@ -590,3 +590,28 @@ fn the_origin_hears_of_holds_that_are_gone() {
     gone(&["/gone/stream?x", "/gone/poll", "/gone/pages"]);
     server.wait_metric("fantail_gone_links_total", &["result=\"told\""], 3.0);
 }
+
+/// More than can wait for a page, and no page behind that: the stream ends, it does not go on with a hole.
+#[test]
+fn what_does_not_fit_behind_the_last_page_ends_the_stream() {
+    let (go, going) = std::sync::mpsc::channel();
+    let going = std::sync::Mutex::new(going);
+    let origin = Origin::answering(move |request| {
+        if request.target() == "/" {
+            return hold("stream", "c", &[("Grip-Link", "</next>; rel=next; timeout=0")], "first;");
+        }
+        going.lock().expect("no panic holds it").recv().expect("the test goes on");
+        hold("stream", "c", &[], "page;")
+    });
+    let server = TestServer::before(&origin);
+    let mut client = server.stream("/");
+    client.expect("first;");
+    server.publish(&json!([{ "channel": "c", "formats": { "http-stream": { "action": "hint" } } }]));
+    origin.wait_requests(2);
+    let items: Vec<Value> = (0..101).map(|n| stream_item("c", &format!("{n};"))).collect();
+    assert_eq!(server.receipts(&json!(items)).len(), items.len());
+    go.send(()).expect("the origin waits");
+    client.expect("page;").expect(&(0..100).map(|n| format!("{n};")).collect::<String>());
+    while client.chunk().is_some() {}
+    server.wait_metric("fantail_pins_ended_total", &["cause=\"gap\""], 1.0);
+}

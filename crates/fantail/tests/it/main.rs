@@ -46,3 +46,4 @@ mod websocket_native;
 mod websocket_over_http;
 mod websocket_publish;
 mod websocket_trust;
+mod xmpp;

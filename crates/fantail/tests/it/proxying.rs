@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
 use serde_json::{Value, json};
 
-use crate::harness::{Client, Framing, Origin, TestServer, Then, answer, hold};
+use crate::harness::{Client, DEADLINE, Framing, Origin, TestServer, Then, answer, hold};
 
 fn ok() -> Origin {
     Origin::fixed(answer("200 OK", &[], "fine"))
@@ -563,4 +563,37 @@ fn an_upload_may_take_longer_than_the_origin() {
     }
     assert_eq!(client.response().status(), 200);
     assert_eq!(origin.request().body, b"abcd");
+}
+
+/// After a reload, also those connections that were in use then.
+#[test]
+fn connections_of_before_a_reload_are_not_used_again() {
+    let (go, going) = std::sync::mpsc::channel();
+    let going = std::sync::Mutex::new(going);
+    let origin = Origin::scripted(move |exchange| {
+        if exchange.request.target() == "/slow" {
+            exchange.send("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nbe");
+            going.lock().expect("no panic holds it").recv().expect("the test goes on");
+            exchange.send("gun");
+        } else {
+            exchange.send(answer("200 OK", &[], "quick"));
+        }
+        Then::Next
+    });
+    let server = TestServer::start(&[&format!("* {origin}")], |options| {
+        options.set("server.shards", "1");
+    });
+    let mut slow = server.connect();
+    slow.get("/slow");
+    let first = origin.wait_requests(1)[0].connection;
+    let quick = || {
+        assert_eq!(server.get("/").text(), "quick");
+        origin.requests().last().expect("it was asked").connection
+    };
+    let idle = quick();
+    server.signal(rustix::process::Signal::HUP);
+    server.wait_until(DEADLINE, "idle ones are closed", || quick() != idle);
+    go.send(()).expect("the origin waits");
+    assert_eq!(slow.response().text(), "begun");
+    assert!((0..3).all(|_| quick() != first));
 }

@@ -425,3 +425,37 @@ fn the_test_origin_echoes() {
     client.send(upgrade("/elsewhere", &[]));
     assert_eq!(client.response().status(), 404);
 }
+
+/// An origin that waits until its client has read is asked when the receiver has, though nothing else waits.
+#[test]
+fn an_origin_is_asked_when_the_receiver_has_read() {
+    let origin = over_http(|_| opened(&[subscribe("all")]), |_, _| events(&[]));
+    let server = started(&origin, |options| {
+        options.set("sockjs.stream_bytes", "100000000").set("sockjs.heartbeat", "1h");
+        options.set("client.queue_bytes", "100000000");
+    });
+    let mut receiver = server.connect();
+    receiver.narrow().request("POST", "/chat/000/s/xhr_streaming", &[], b"");
+    assert_eq!(receiver.head().status(), 200);
+    receiver
+        .expect(&format!(
+            "{}
+",
+            "h".repeat(2048)
+        ))
+        .expect(
+            "o
+",
+        );
+    let (large, count) = ("x".repeat(500_000), 20);
+    for _ in 0..count {
+        assert_eq!(server.receipts(&published(&large)).len(), 1);
+    }
+    says(&server, "s", r#"["hi"]"#);
+    assert!(!heard(&origin).contains(&message("hi")), "its client is behind");
+    let mut read = 0;
+    while read < count * large.len() {
+        read += receiver.chunk().expect("there is more").len();
+    }
+    server.wait_until(DEADLINE, "it is asked", || heard(&origin).contains(&message("hi")));
+}

@@ -11,7 +11,7 @@ use std::{
 use serde_json::{Value, json};
 
 use crate::{
-    harness::{DEADLINE, Origin, Then, answer},
+    harness::{DEADLINE, Origin, TestServer, Then, answer, hold},
     webhook::{arrived, ask, bodies, folder, item, of, receiver, server, subscribe},
 };
 
@@ -208,4 +208,35 @@ fn many_endpoints_of_one_channel() {
     refusing.store(0, SeqCst);
     server.wait_metric("fantail_webhook_queue", &[], 0.0);
     server.wait_metric("fantail_webhook_tries_total", &["result=\"delivered\""], 18.0);
+}
+
+/// A publisher may repeat an item until there is room for its webhooks: nobody else hears of that.
+#[test]
+fn an_item_that_is_not_kept_is_delivered_once() {
+    let folder = folder();
+    let silent = Origin::scripted(|_| Then::Hang);
+    let holding = Origin::answering(|_| hold("stream", "c", &[], ""));
+    let server = TestServer::start(&[&format!("* {holding}")], |options| {
+        options.set("server.data_dir", &folder.path().to_string_lossy()).set("webhooks.allow", "127.0.0.1");
+        options.set("webhooks.realm_queue_items", "2").set("webhooks.timeout", "1h");
+    });
+    let [full, own] = ["full", "c"].map(|name| format!("http://{silent}/{name}"));
+    subscribe(&server, "full", &json!({ "url": full }));
+    subscribe(&server, "c", &json!({ "url": own }));
+    server.publish(&json!([item("full", "1"), item("full", "2")]));
+    let mut stream = server.stream("/");
+    let mut news = item("c", "news");
+    news["id"] = "1".into();
+    news["formats"]["http-stream"] = json!({ "content": "news;" });
+    for _ in 0..3 {
+        assert_eq!(server.try_publish(&json!([news])).0, 503);
+    }
+    assert_eq!(server.control("DELETE", &of("full", &full), &[], b"").status(), 200);
+    server.wait_metric("fantail_webhook_queue", &[], 0.0);
+    server.publish(&json!([news]));
+    server.wait_metric("fantail_webhook_queue", &[], 1.0);
+    server.publish(&json!([news]));
+    server.publish_stream("c", "end;");
+    stream.expect("news;end;");
+    server.wait_metric("fantail_webhook_queue", &[], 1.0);
 }

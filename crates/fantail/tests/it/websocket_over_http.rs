@@ -842,3 +842,28 @@ fn nothing_leaks_when_many_come_and_go() {
     });
     server.wait_until(DEADLINE, "the descriptors of before", || server.open_files() <= files + 8);
 }
+
+/// An origin is asked about clients that have left meanwhile, but not about as many as there are connections to it.
+#[test]
+fn clients_that_have_left_use_a_part_of_the_connections() {
+    let (tell, told) = mpsc::channel();
+    let tell = Mutex::new(tell);
+    let origin = Origin::scripted(move |exchange| {
+        if exchange.proxy_leaves() {
+            tell.lock().expect("no panic holds it").send(()).expect("the test waits");
+        }
+        Then::Close
+    });
+    let server = TestServer::start(&[&format!("* {origin},over_http")], |o| {
+        o.set("server.shards", "1").set("origin.connections", "8").set("origin.response_timeout", "1h");
+    });
+    for n in 1..=3 {
+        let mut client = server.connect();
+        client.send(upgrade("/", &[]));
+        origin.wait_requests(n);
+        drop(client);
+        server.wait_metric("fantail_connections", &[], 0.0);
+    }
+    told.recv_timeout(DEADLINE).expect("one has no place");
+    assert!(told.try_recv().is_err(), "two have");
+}

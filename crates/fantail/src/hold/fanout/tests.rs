@@ -352,3 +352,20 @@ fn a_batch_for_sorted_streams_is_cut_into_chunks() {
         assert_eq!(read(client), wanted);
     }
 }
+
+/// It is on the lists of both channels, whatever it has left since these were made.
+#[test]
+fn who_leaves_a_channel_while_a_batch_is_sorted_gets_the_other_once() {
+    let mut shard = Shard::new();
+    let (id, mut client) = shard.stream(&Subscriber { channels: vec![(0, true), (1, true)] });
+    // Sorted before it, so that there is time to leave.
+    let crowd = Subscriber { channels: vec![(1, true)] };
+    let crowd: Vec<_> = (0..2 * CHUNK).map(|_| shard.stream(&crowd)).collect();
+    let items = [0, 1].map(|channel| Published { channel, skip: false, close: false }.item(channel.into()));
+    let accepted = shard.hub.publish(RealmId(0), items.into(), true).unwrap();
+    let mut leaving = Some(id);
+    shard.deliver(|holds| leaving.take().into_iter().for_each(|id| holds.leave(id, 0)));
+    assert_eq!(read(&mut client), "[1]");
+    let receipts = waited(accepted.receipts.unwrap().wait()).unwrap();
+    assert_eq!(receipts[1].delivered, crowd.len() as u64 + 1);
+}

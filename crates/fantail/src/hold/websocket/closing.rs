@@ -51,7 +51,7 @@ impl Holds {
     }
 
     /// Whether one more origin can be told of a client that is gone.
-    pub fn may_part(&self) -> bool {
+    fn may_part(&self) -> bool {
         self.partings < MAX_PARTINGS
     }
 

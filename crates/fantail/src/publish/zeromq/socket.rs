@@ -5,6 +5,7 @@ use std::{
     fmt, io,
     os::unix::fs::{FileTypeExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
+    pin::pin,
     sync::Arc,
     time::Duration,
 };
@@ -15,7 +16,7 @@ use socket2::{SockRef, TcpKeepalive};
 use tokio::{
     io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
     net::{TcpListener, TcpStream, UnixListener, UnixStream},
-    sync::{broadcast::error::RecvError, mpsc},
+    sync::{Notify, broadcast::error::RecvError, mpsc},
     task::JoinSet,
     time::{sleep, timeout},
 };
@@ -214,7 +215,8 @@ async fn converse(inputs: &Arc<Inputs>, role: Role, mut stream: Stream) -> Resul
         }
         _ => (None, None),
     };
-    let read = async {
+    let gone = Notify::new();
+    let mut read = pin!(async {
         loop {
             loop {
                 let messages = decode(&mut decoder, &mut input, &say)?;
@@ -224,11 +226,16 @@ async fn converse(inputs: &Arc<Inputs>, role: Role, mut stream: Stream) -> Resul
                 hear(inputs, role, &messages, (&say, reader.as_deref())).await?;
             }
             input.reserve(READ);
-            if reading.read_buf(&mut input).await? == 0 {
+            let read = tokio::select! {
+                biased;
+                () = gone.notified() => 0,
+                read = reading.read_buf(&mut input) => read?,
+            };
+            if read == 0 {
                 return Err(Ended::Io(io::ErrorKind::UnexpectedEof.into()));
             }
         }
-    };
+    });
     let feed = (role == Role::Sub).then(|| inputs.interest.join());
     let writer = async {
         match (&reader, packets) {
@@ -236,10 +243,14 @@ async fn converse(inputs: &Arc<Inputs>, role: Role, mut stream: Stream) -> Resul
             _ => write(writing, said, feed).await,
         }
     };
-    tokio::select! {
-        ended = read => ended,
+    let ended = tokio::select! {
+        ended = &mut read => return ended,
         ended = writer => ended,
-    }
+    };
+    // What it has said is heard to its end.
+    gone.notify_one();
+    drop(read.await);
+    ended
 }
 
 /// The next messages of what was read, a batch of them at most.

@@ -17,7 +17,10 @@ use fantail_proto::{
 };
 use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 use serde_json::json;
-use tokio::{task::JoinError, time::Instant};
+use tokio::{
+    task::{self, JoinError},
+    time::Instant,
+};
 
 use super::{Desk, lost, ms};
 use crate::webhook::{
@@ -27,12 +30,17 @@ use crate::webhook::{
     lines::Class,
 };
 
-/// The end of a try.
-pub(super) struct Landing {
+/// What a try is about.
+#[derive(Clone, Copy)]
+pub(super) struct Flight {
     id: Id,
     seq: u64,
     class: Class,
     failed: u32,
+}
+
+/// The end of a try.
+pub(super) struct Landing {
     took: Duration,
     outcome: Result<(), Fault>,
 }
@@ -68,11 +76,12 @@ impl Desk {
             match job.and_then(|page| self.job(page, id, seq)) {
                 Ok(Job::Send { url, call, failed }) => {
                     let courier = Rc::clone(&self.courier);
-                    self.flights.spawn_local(async move {
+                    let flight = self.flights.spawn_local(async move {
                         let begun = Instant::now();
                         let outcome = courier.deliver(&url, call).await;
-                        Landing { id, seq, class, failed, took: begun.elapsed(), outcome }
+                        Landing { took: begun.elapsed(), outcome }
                     });
+                    self.aloft.insert(flight.id(), Flight { id, seq, class, failed });
                 }
                 Ok(Job::Nobody) => {
                     self.lines.landed(id, class, class, 0);
@@ -115,10 +124,18 @@ impl Desk {
         Ok(Job::Send { url: endpoint.url, call, failed })
     }
 
-    pub(super) fn land(&mut self, landed: Result<Landing, JoinError>) {
-        let Landing { id, seq, class, failed, took, outcome } = match landed {
-            Ok(landing) => landing,
-            Err(error) => return tracing::error!(%error, "a try of a webhook has failed"),
+    pub(super) fn land(&mut self, landed: Result<(task::Id, Landing), JoinError>) {
+        let (flight, landing) = match landed {
+            Ok((flight, landing)) => (flight, Some(landing)),
+            Err(error) => {
+                tracing::error!(%error, "a try of a webhook has failed");
+                (error.id(), None)
+            }
+        };
+        let Some(Flight { id, seq, class, failed }) = self.aloft.remove(&flight) else { return };
+        // A fault of ours is one more reason to try again, and no less to let the next one go.
+        let Some(Landing { took, outcome }) = landing else {
+            return self.failed(id, seq, class, failed + 1, &Fault::Broken);
         };
         self.counts.webhook_latency.observe(took);
         match outcome {
