@@ -329,6 +329,7 @@ impl World {
         self.say(|_| {
             format!("published {ids:?} on {name} ({durability:?}), answered: {answered}; in order {order:?}")
         });
+        let mark = self.disk.mark();
         let channel = &mut self.channels[channel];
         let mut new: Vec<u64> = ids.iter().copied().filter(|id| !channel.seen.contains(id)).collect();
         assert_eq!(new.len() + duplicates, ids.len(), "a repeated id was taken, or a new one was not");
@@ -347,7 +348,7 @@ impl World {
         }
         for id in order {
             channel.seen.insert(id);
-            channel.shadow.push(id, answered);
+            channel.shadow.push(id, answered, mark);
             channel.last = Some(id);
             self.figures.published += 1;
         }
@@ -569,7 +570,7 @@ impl World {
         while let Some((id, place)) = self.pins[pin].take_kept() {
             let Pin { channel, has, .. } = self.pins[pin];
             let has = self.channels[channel].shadow.later(has, id, &format!("pin {pin}"));
-            self.channels[channel].shadow.0[has - 1].shown = true;
+            self.show(channel, has - 1);
             let pin = &mut self.pins[pin];
             (pin.has, pin.last, pin.place) = (has, Some(id), place);
             self.figures.delivered += 1;
@@ -579,9 +580,19 @@ impl World {
     fn give(&mut self, pin: usize, id: u64) {
         let Pin { channel, has, .. } = self.pins[pin];
         let has = self.channels[channel].shadow.next(has, id, &format!("pin {pin}"));
-        self.channels[channel].shadow.0[has - 1].shown = true;
+        self.show(channel, has - 1);
         (self.pins[pin].has, self.pins[pin].last) = (has, Some(id));
         self.figures.delivered += 1;
+    }
+
+    /// A subscriber has got this. Where a log promises to keep it, it was written before.
+    fn show(&mut self, channel: usize, at: usize) {
+        let Channel { durability, shadow, .. } = &mut self.channels[channel];
+        let said = &mut shadow.0[at];
+        said.shown = true;
+        if *durability > Durability::Accepted {
+            self.disk.show(said.mark);
+        }
     }
 
     /// From the hub into what waits for a pin.
@@ -634,6 +645,7 @@ impl Channel {
                 "{} of {name} was acknowledged or shown, and is not in the log after {crash:?}: there are {seen:?}",
                 said.id
             );
+            said.mark = 0;
             said.gone |= !kept && !said.acked;
             said.logged &= kept;
         }
