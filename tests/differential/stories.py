@@ -33,6 +33,11 @@ def get(target="/", who=0):
     return lambda run: run.get(target, who)
 
 
+def send(target, body=b"", who=0, kind="text/plain", method="POST"):
+    """A client asks for something that is not held."""
+    return lambda run: run.send(method, target, body, who, kind)
+
+
 def hear(content, who=0):
     """A client of a stream has this, or what it has instead after a while."""
     return lambda run: run.hear(len(content), who)
@@ -80,6 +85,13 @@ class Run:
         sock.sendall(request(target=target, fields=[("Host", self.story.host)]))
         self.origin.wait(before + 1)
         time.sleep(SETTLE)
+
+    def send(self, method, target, body, who, kind):
+        if who not in self.clients:
+            sock = socket.create_connection(self.system.client, 5)
+            self.clients[who] = sock, Reader(sock, PATIENCE)
+        fields = [("Host", self.story.host), ("Content-Type", kind)]
+        self.clients[who][0].sendall(request(method, target.replace(CHANNEL, self.channel), fields, body))
 
     def hear(self, count, who):
         _, reader = self.clients[who]
@@ -162,7 +174,17 @@ def page(prev, body, next="/next"):
     return hold("stream", f"{CHANNEL}; prev-id={prev}", [link(next, 300)], body)
 
 
+def events(body):
+    return answer(fields=[("Content-Type", "application/websocket-events")], body=body)
+
+
+def sockjs(transport):
+    """A path of this run's session."""
+    return f"/chat/0/{CHANNEL}/{transport}"
+
+
 PLAIN = hold("stream", CHANNEL)
+FORM = "application/x-www-form-urlencoded"
 
 STORIES = [
     Story("items come out in order", {"/": [PLAIN]}, [get(), publish(item("a"), item("e", "d"), item("d", "c"), item("c", "b"), item("b", "a")), hear("[a][b][c][d][e]")]),
@@ -187,6 +209,11 @@ STORIES = [
     Story("a link that is answered at last", {"/": [page("3", "first;")], "/next": [answer("500 Oh"), page("4", "page;")]}, [get(), hear("first;"), publish(hint("http-stream")), hear("page;")]),
     Story("a page that is a poll", {"/": [page("3", "first;")], "/next": [poll("3")]}, [get(), hear("first;"), publish(hint("http-stream")), hear("more")]),
     Story("a page with an end", {"/": [page("3", "first;")], "/next": [answer(body="last;")]}, [get(), hear("first;"), publish(hint("http-stream")), hear("last;more")]),
+    Story("a session of SockJS", {"/chat": [events(b"OPEN\r\n"), events(b"TEXT 5\r\nhello\r\n")]}, [send(sockjs("xhr")), response(), send(sockjs("xhr_send"), b'["hi"]', 1), response(1), send(sockjs("xhr"), who=2), response(2)], host="sockjs.example", differs={"client1.said": "D406"}),
+    Story("a session of SockJS by JSON-P", {"/chat": [events(b"OPEN\r\n"), events(b"TEXT 5\r\nhello\r\n")]}, [send(sockjs("jsonp?c=cb"), method="GET"), response(), send(sockjs("jsonp_send"), b"d=%5B%22hi%22%5D", 1, FORM), response(1), send(sockjs("jsonp?c=cb"), who=2, method="GET"), response(2)], host="sockjs.example"),
+    Story("a session of SockJS that its origin closes", {"/chat": [events(b"OPEN\r\n"), events(b"CLOSE 6\r\n\x0f\xa1bye!\r\n")]}, [send(sockjs("xhr")), response(), send(sockjs("xhr_send"), b'["hi"]', 1), response(1), send(sockjs("xhr"), who=2), response(2), send(sockjs("xhr"), who=3), response(3)], host="sockjs.example", differs={"client1.said": "D406"}),
+    Story("two who poll a session of SockJS", {"/chat": [events(b"OPEN\r\n"), events(b"")]}, [send(sockjs("xhr")), response(), send(sockjs("xhr"), who=1), pause(0.3), send(sockjs("xhr"), who=2), response(2)], host="sockjs.example"),
+    Story("a session of SockJS is sent nonsense", {"/chat": [events(b"OPEN\r\n"), events(b"")]}, [send(sockjs("xhr")), response(), send(sockjs("xhr_send"), b'["hi', 1), response(1), send(sockjs("xhr_send"), b"", 2), response(2), send("/chat/0/nobody/xhr_send", b'["a"]', 3), response(3)], host="sockjs.example", differs={"client1.said": "D406", "client2.said": "D406"}),
 ]
 
 

@@ -1,4 +1,5 @@
-"""Who watches clients: subscribers of the statistics socket, commands by connection, Prometheus; and Pushpin's own scripts.
+"""Who watches clients: subscribers of the statistics socket, commands by connection, Prometheus, a server that keeps
+sessions; and Pushpin's own scripts.
 
 Fantail runs with a pushpin.conf. The scripts are those of Debian's package, unmodified; those that want Python 2 are left
 out where there is none, and all of them without the package.
@@ -19,7 +20,7 @@ import time
 import tnetstring
 import zmq
 from fantail import Fantail
-from zeromq_inputs import free_ports, same
+from zeromq_inputs import check_pubcontrol, free_ports, metric, same
 
 SCRIPTS = "/usr/share/doc/pushpin/examples/tools"
 PATIENCE = 20
@@ -39,6 +40,7 @@ push_in_sub_specs=tcp://127.0.0.1:{sub}
 push_in_http_port={control}
 stats_spec={stats}
 command_spec=tcp://127.0.0.1:{command}
+state_spec=tcp://127.0.0.1:{state}
 stats_report_interval=1
 stats_subscription_ttl=4
 stats_format={format}
@@ -55,6 +57,8 @@ class Origin(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     #: (Connection-Id, body) of what was posted.
     posts = []
+    #: The headers of what was posted to /session, and whether the answer is to be a hold.
+    sessions, holds = [], False
 
     def log_message(self, *arguments):
         pass
@@ -64,8 +68,11 @@ class Origin(http.server.BaseHTTPRequestHandler):
         for name, value in headers.items():
             self.send_header(name, value)
         self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
+        try:
+            self.end_headers()
+            self.wfile.write(body)
+        except BrokenPipeError:
+            pass  # the client has left
 
     def do_GET(self):
         mode, _, channel = self.path.strip("/").partition("/")
@@ -75,6 +82,14 @@ class Origin(http.server.BaseHTTPRequestHandler):
     def do_POST(self):
         body = self.rfile.read(int(self.headers["Content-Length"]))
         self.posts.append((self.headers["Connection-Id"], body))
+        if self.path == "/session":
+            self.sessions.append(self.headers)
+            headers = {"Grip-Session-Id": "s1", "Grip-Session-Detect": 'path-prefix=/ses; sid-ptr="/a/0"; json-param=j'}
+            if Origin.holds:
+                headers = {"Grip-Hold": "response", "Grip-Channel": "c", "Grip-Timeout": "60"}
+            else:
+                headers["Grip-Last"] = "c; last-id=1, d; last-id=9"
+            return self.answer(headers, b"%d" % len(body))
         said = b""
         if body.startswith(b"OPEN"):
             control = b'c:{"type":"subscribe","channel":"w"}'
@@ -129,6 +144,8 @@ class Watcher:
 def text(value):
     if isinstance(value, dict):
         return {text(name): text(member) for name, member in value.items()}
+    if isinstance(value, list):
+        return [text(element) for element in value]
     return value.decode() if isinstance(value, bytes) else value
 
 
@@ -240,6 +257,35 @@ def check_packets(fantail, context, ports, spec):
     watcher.sock.close()
 
 
+def check_sockjs(fantail, context, spec):
+    """A session is a WebSocket, and each request that receives for it or speaks is one of its own."""
+    watcher = Watcher(context, spec, "conn ")
+    watcher.settle(fantail)
+
+    def ask_session(transport, body=b""):
+        connection = http.client.HTTPConnection(*fantail.client, timeout=PATIENCE)
+        connection.request("POST", "/chat/0/watched/" + transport, body=body, headers={"Host": "chat.example"})
+        return connection
+
+    same(ask_session("xhr").getresponse().read(), b"o\n")
+    first = watcher.find("conn", type="http", route="chat")
+    session = watcher.find("conn", type="ws", route="chat")["id"]
+    same(session in [connection for connection, _ in Origin.posts], True)
+    same(watcher.find("conn", id=first["id"], unavailable=True)["unavailable"], True)
+    receiver = ask_session("xhr_streaming")
+    held = watcher.find("conn", type="http", route="chat")
+    same((held["peer-address"], held["ttl"]), ("127.0.0.1", 8))
+    # As long as it is held.
+    watcher.find("conn", type="http", id=held["id"])
+    receiver.close()
+    gone = {held["id"], session}
+    while gone:
+        kind, told = watcher.next()
+        if told.get("unavailable"):
+            gone.discard(told["id"])
+    watcher.sock.close()
+
+
 def check_strangers(fantail, context, spec):
     """Who reads nothing, or says what is no subscription, disturbs nobody; the second is disconnected."""
     path = spec.removeprefix("ipc://") if spec.startswith("ipc") else None
@@ -304,6 +350,123 @@ def check_prometheus(fantail, address):
     stream.close()
 
 
+class State:
+    """Keeps sessions, as Pushpin's gripstate.py does."""
+
+    def __init__(self, context, spec):
+        self.context, self.spec, self.rules, self.sessions = context, spec, [], {}
+        self.stopped = False
+        self.thread = threading.Thread(target=self.run)
+        self.thread.start()
+
+    def run(self):
+        sock = self.context.socket(zmq.REP)
+        sock.linger, sock.rcvtimeo = 0, 50
+        sock.connect(self.spec)
+        while not self.stopped:
+            try:
+                request = tnetstring.loads(sock.recv())
+            except zmq.Again:
+                continue
+            value = self.answer(text(request[b"method"]), text(request[b"args"]))
+            if value == "unknown":
+                answer = {b"id": request[b"id"], b"success": False, b"condition": b"item-not-found"}
+            else:
+                answer = {b"id": request[b"id"], b"success": True, b"value": value}
+            sock.send(tnetstring.dumps(raw(answer)))
+        sock.close()
+
+    def answer(self, method, args):
+        if method == "session-detect-rules-set":
+            self.rules += args["rules"]
+        elif method == "session-detect-rules-get":
+            return [r for r in self.rules if r["domain"] == args["domain"] and args["path"].startswith(r["path-prefix"])]
+        elif method == "session-create-or-update":
+            self.sessions.setdefault(args["sid"], {}).update(args["last-ids"])
+        elif method == "session-update-many":
+            for sid, ids in args["sid-last-ids"].items():
+                self.sessions[sid].update(ids)
+        elif method == "session-get-last-ids":
+            return self.sessions.get(args["sid"], "unknown")
+        return None
+
+    def stop(self):
+        self.stopped = True
+        self.thread.join()
+
+
+def raw(value):
+    if isinstance(value, dict):
+        return {raw(name): raw(member) for name, member in value.items()}
+    if isinstance(value, list):
+        return [raw(element) for element in value]
+    return value.encode() if isinstance(value, str) else value
+
+
+def check_sessions(fantail, context, port, old):
+    spec = f"tcp://127.0.0.1:{port}"
+    state = Script(old, "gripstate.py", spec) if old else State(context, spec)
+
+    def post(body=b"", answered=True):
+        connection = http.client.HTTPConnection(*fantail.client, timeout=PATIENCE)
+        connection.request("POST", "/session", body=body, headers={"Host": "session.example"})
+        return connection.getresponse().read() if answered else connection
+
+    def last():
+        headers = Origin.sessions[-1]
+        return headers["Grip-Session-Id"], sorted(headers.get_all("Grip-Last") or [])
+
+    def until(reached):
+        end = time.monotonic() + PATIENCE
+        while not reached():
+            same(time.monotonic() < end or last(), True)
+            time.sleep(0.02)
+
+    known = b"i=1&j=%7B%22a%22:[%22s1%22]%7D"
+    Origin.sessions.clear()
+    Origin.holds = False
+    # The server may be about to connect: questions are lost until it has.
+    until(lambda: post(known) == b"30" and last()[0] == "s1")
+    same(last(), ("s1", ["c; last-id=1", "d; last-id=9"]))
+    same("session" in Origin.sessions[-1].get_all("Grip-Feature"), True)
+    same(post(known + b"&" + b"x" * 50_000), b"50031")
+    same(last()[0], "s1")
+    same((post(b"j={}"), last()), (b"4", (None, [])))
+    Origin.holds = True
+    seen = len(Origin.sessions)
+    waiting = post(known, answered=False)
+    until(lambda: len(Origin.sessions) > seen)
+    item = json.dumps({"items": [{"channel": "c", "id": "2", "formats": {"http-response": {"body": "two"}}}]})
+
+    def published():
+        connection = http.client.HTTPConnection(*fantail.control, timeout=PATIENCE)
+        connection.request("POST", "/publish/?receipt=true", body=item, headers={"Content-Type": "application/json"})
+        return json.loads(connection.getresponse().read())
+
+    # The hold begins some moments after the origin's answer; a repeated id would be dropped.
+    until(lambda: metric(fantail, "fantail_pins", 'kind="poll"') >= 1)
+    published()
+    same(waiting.getresponse().read(), b"two")
+    Origin.holds = False
+    wanted = ["c; last-id=2", "d; last-id=9"]
+
+    def asked():
+        # Without an answer that says ids: it would set them back.
+        Origin.holds = True
+        connection = post(known, answered=False)
+        before = len(Origin.sessions)
+        until(lambda: len(Origin.sessions) >= before)
+        connection.close()
+        return last()[1] == wanted
+
+    until(asked)
+    state.stop()
+    Origin.holds = False
+    begun = time.monotonic()
+    same(post(b"j={}"), b"4")
+    same(time.monotonic() - begun < 10, True)
+
+
 class Script:
     """One of Pushpin's, while it runs; its output is read line by line."""
 
@@ -365,10 +528,10 @@ def main(binary, old=None):
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Origin)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     origin = "127.0.0.1:%d" % server.server_port
-    routes = [f"named.example,id=named {origin},over_http", f"* {origin},over_http"]
+    routes = ["localhost test", f"chat.example,id=chat,sockjs=/chat {origin},over_http", f"named.example,id=named {origin},over_http", f"session.example,session {origin}", f"* {origin},over_http"]
     context = zmq.Context()
     for packets, by_ipc in (("tnetstring", True), ("json", False)):
-        names = ("pull", "sub", "command", "control", "stats", "prometheus")
+        names = ("pull", "sub", "command", "control", "stats", "prometheus", "state")
         ports = dict(zip(names, free_ports(len(names))))
         values = {**ports, "format": packets, "stats": "ipc://{rundir}/{ipc_prefix}stats", "prometheus": "ipc://{folder}/prometheus"}
         if not by_ipc:
@@ -379,8 +542,11 @@ def main(binary, old=None):
         if by_ipc:
             same(os.stat(spec.removeprefix("ipc://")).st_mode & 0o777, 0o600)
         check_packets(fantail, context, ports, spec)
+        check_sockjs(fantail, context, spec)
         check_strangers(fantail, context, spec)
         check_prometheus(fantail, values["prometheus"])
+        check_pubcontrol(fantail, ports)
+        check_sessions(fantail, context, ports["state"], old if by_ipc and os.path.isdir(SCRIPTS) else None)
         if by_ipc and os.path.isdir(SCRIPTS):
             check_scripts(fantail, ports, spec, old)
         fantail.stop()

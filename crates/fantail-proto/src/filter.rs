@@ -1,10 +1,12 @@
 //! Whether a subscriber gets an item, and with which content (spec section 6). Decisions and rendering as values;
 //! who asks the origin about an item is not here.
 
+pub mod question;
 pub mod template;
 
 use std::borrow::Cow;
 
+use question::Word;
 use template::TemplateError;
 
 /// A filter of one subscription, named by the origin on `Grip-Channel`.
@@ -20,28 +22,24 @@ pub enum Filter {
     BuildId,
     /// Writes the subscriber's meta into content (6.7).
     VarSubst,
-}
-
-/// What a filter's name means here.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Named {
-    Known(Filter),
-    /// In Pushpin, but not in Fantail yet: leaving it out would show clients what they must not see.
-    Absent,
-    /// In neither: ignored.
-    Unknown,
+    /// Asks the origin whether the subscriber gets the item (6.8).
+    HttpCheck,
+    /// Asks the origin what the item says to the subscriber, too.
+    HttpModify,
 }
 
 impl Filter {
-    pub fn named(name: &str) -> Named {
+    /// A name that is none of a filter is ignored.
+    pub fn named(name: &str) -> Option<Self> {
         match name {
-            "skip-self" => Named::Known(Self::SkipSelf),
-            "skip-users" => Named::Known(Self::SkipUsers),
-            "require-sub" => Named::Known(Self::RequireSub),
-            "build-id" => Named::Known(Self::BuildId),
-            "var-subst" => Named::Known(Self::VarSubst),
-            "http-check" | "http-modify" => Named::Absent,
-            _ => Named::Unknown,
+            "skip-self" => Some(Self::SkipSelf),
+            "skip-users" => Some(Self::SkipUsers),
+            "require-sub" => Some(Self::RequireSub),
+            "build-id" => Some(Self::BuildId),
+            "var-subst" => Some(Self::VarSubst),
+            "http-check" => Some(Self::HttpCheck),
+            "http-modify" => Some(Self::HttpModify),
+            _ => None,
         }
     }
 
@@ -52,12 +50,19 @@ impl Filter {
             Self::RequireSub => "require-sub",
             Self::BuildId => "build-id",
             Self::VarSubst => "var-subst",
+            Self::HttpCheck => "http-check",
+            Self::HttpModify => "http-modify",
         }
     }
 
     /// Whether it changes what an item says.
     pub const fn changes_content(self) -> bool {
-        matches!(self, Self::BuildId | Self::VarSubst)
+        matches!(self, Self::BuildId | Self::VarSubst | Self::HttpModify)
+    }
+
+    /// Whether the origin is asked.
+    pub const fn asks(self) -> bool {
+        matches!(self, Self::HttpCheck | Self::HttpModify)
     }
 
     fn passes(self, sub_meta: &Meta, item_meta: &Meta, subscribed: impl Fn(&str) -> bool) -> bool {
@@ -75,7 +80,7 @@ impl Filter {
                 let channel = value(item_meta, "require_sub");
                 channel.is_empty() || subscribed(channel)
             }
-            Self::BuildId | Self::VarSubst => true,
+            Self::BuildId | Self::VarSubst | Self::HttpCheck | Self::HttpModify => true,
         }
     }
 }
@@ -87,18 +92,30 @@ pub fn suits(written_for: Option<&[String]>, filters: &[Filter]) -> bool {
     written_for.is_none_or(|names| changing.eq(names.iter().map(String::as_str)))
 }
 
+/// What filters make of content.
+#[derive(Debug, Eq, PartialEq)]
+pub enum Applied<'c> {
+    Content(Cow<'c, [u8]>),
+    /// The origin keeps the item from the subscriber.
+    Skipped,
+    /// This filter asks the origin about an item with this content, and has had no answer.
+    Asks(Filter, Cow<'c, [u8]>),
+}
+
 /// What a subscriber's filters make of content. `ids`: of its channels by their unprefixed names, as they are
-/// with this item.
+/// with this item. `words`: what the origin has said to those that ask, in their order.
 ///
 /// # Errors
 /// The subscriber does not get the item.
 pub fn apply<'c, 'i>(
     filters: &[Filter],
+    words: &[Word],
     content: &'c [u8],
     sub_meta: &Meta,
     ids: impl Fn(&str) -> Option<&'i str>,
-) -> Result<Cow<'c, [u8]>, TemplateError> {
+) -> Result<Applied<'c>, TemplateError> {
     let mut content = Cow::Borrowed(content);
+    let mut words = words.iter();
     for filter in filters {
         content = match filter {
             Filter::BuildId => {
@@ -106,9 +123,15 @@ pub fn apply<'c, 'i>(
             }
             Filter::VarSubst => Cow::Owned(template::substitute(&content, |name| find(sub_meta, name))?),
             Filter::SkipSelf | Filter::SkipUsers | Filter::RequireSub => content,
+            Filter::HttpCheck | Filter::HttpModify => match words.next() {
+                None => return Ok(Applied::Asks(*filter, content)),
+                Some(Word::Skip) => return Ok(Applied::Skipped),
+                Some(Word::Replace(new)) => Cow::Owned(new.to_vec()),
+                Some(Word::Keep) => content,
+            },
         };
     }
-    Ok(content)
+    Ok(Applied::Content(content))
 }
 
 /// What an origin's own body becomes for a connection whose channels have these filters: of those that change content
@@ -122,7 +145,11 @@ pub fn apply_to_body<'c>(
     sub_meta: &Meta,
 ) -> Result<Cow<'c, [u8]>, TemplateError> {
     let builds: Vec<Filter> = filters.iter().copied().filter(|filter| *filter == Filter::BuildId).collect();
-    apply(&builds, body, sub_meta, |_| None)
+    match apply(&builds, &[], body, sub_meta, |_| None)? {
+        Applied::Content(body) => Ok(body),
+        // Only filters that ask do that.
+        Applied::Skipped | Applied::Asks(..) => Ok(Cow::Borrowed(body)),
+    }
 }
 
 /// All that [`apply`] reads of a subscriber for this content: subscribers of whom that is equal share what it makes.
@@ -154,6 +181,8 @@ pub fn class<'i>(
                     add(value.as_bytes());
                 }
             }
+            // What it reads is asked about by whoever asks.
+            Filter::HttpModify => {}
             _ => {
                 match id(sub_meta, &ids) {
                     Ok(Ok(id)) => add(&id),
@@ -258,10 +287,11 @@ mod tests {
             "news" => Some("n"),
             _ => None,
         };
-        let applied = |filters: &[Filter], content: &str| {
-            apply(filters, content.as_bytes(), &sub, ids)
-                .map(|content| String::from_utf8_lossy(&content).into_owned())
-        };
+        let applied =
+            |filters: &[Filter], content: &str| match apply(filters, &[], content.as_bytes(), &sub, ids) {
+                Ok(Applied::Content(content)) => Ok(String::from_utf8_lossy(&content).into_owned()),
+                other => Err(format!("{other:?}")),
+            };
         assert_eq!(applied(&[SkipSelf, BuildId], "id: %I %%").as_deref(), Ok("id: 4-n %"));
         assert_eq!(applied(&[VarSubst], "%(user)s %%").as_deref(), Ok("ann %"));
         assert_eq!(applied(&[BuildId, VarSubst], "%I %%(user)s").as_deref(), Ok("4-n ann"));
@@ -273,7 +303,10 @@ mod tests {
     fn what_build_id_needs() {
         let none = |_: &str| None;
         let with = |pairs: &[(&str, &str)], content: &str| {
-            apply(&[BuildId], content.as_bytes(), &meta(pairs), none).map(Cow::into_owned)
+            apply(&[BuildId], &[], content.as_bytes(), &meta(pairs), none).map(|applied| match applied {
+                Applied::Content(content) => content.into_owned(),
+                other => panic!("{other:?}"),
+            })
         };
         assert_eq!(with(&[], "x"), Err(TemplateError::NoIdFormat));
         assert_eq!(with(&[("id_format", "x"), ("id_encoding", "base64")], "x"), Err(TemplateError::Encoding));
@@ -282,6 +315,22 @@ mod tests {
         let sub = meta(&[("id_format", "%(c)s")]);
         let body = apply_to_body(&[VarSubst, BuildId], b"%(start)I %%", &sub);
         assert_eq!(body.as_deref(), Ok(&b"start %"[..]));
+    }
+
+    #[test]
+    fn those_that_ask_wait_for_words() {
+        let sub = meta(&[("user", "ann")]);
+        let chain = [HttpCheck, VarSubst, HttpModify, VarSubst];
+        let applied = |words: &[Word]| apply(&chain, words, b"%(user)s", &sub, |_| None).unwrap();
+        assert_eq!(applied(&[]), Applied::Asks(HttpCheck, Cow::Borrowed(b"%(user)s")));
+        assert_eq!(applied(&[Word::Skip]), Applied::Skipped);
+        assert_eq!(applied(&[Word::Keep]), Applied::Asks(HttpModify, Cow::Borrowed(b"ann")));
+        assert_eq!(applied(&[Word::Keep, Word::Skip]), Applied::Skipped);
+        let content = |content: &'static [u8]| Applied::Content(Cow::Borrowed(content));
+        assert_eq!(applied(&[Word::Keep, Word::Keep]), content(b"ann"));
+        assert_eq!(applied(&[Word::Keep, Word::Replace("%(user)s!".into())]), content(b"ann!"));
+        let names: Vec<_> = chain.iter().map(|filter| Filter::named(filter.name())).collect();
+        assert_eq!(names, chain.map(Some));
     }
 
     #[test]

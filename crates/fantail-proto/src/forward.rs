@@ -288,7 +288,7 @@ pub const PUSHPIN_ROUTE: HeaderName = HeaderName::from_static("pushpin-route");
 /// `Grip-Feature`: what an origin can ask of Fantail (spec 1.5).
 pub const FEATURES: HeaderValue = HeaderValue::from_static(concat!(
     "status, link:next, link:gone, filter:skip-self, filter:skip-users, filter:require-sub, ",
-    "filter:build-id, filter:var-subst"
+    "filter:build-id, filter:var-subst, filter:http-check, filter:http-modify"
 ));
 
 const HTTPS: HeaderValue = HeaderValue::from_static("https");

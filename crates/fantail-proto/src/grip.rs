@@ -7,7 +7,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, header::CONTENT_TYPE};
 
 use crate::{
-    filter::{Filter, Named},
+    filter::Filter,
     hop,
     json::Json,
     log::Start,
@@ -246,12 +246,7 @@ fn filters<'n>(
     if names.len() > MAX_FILTERS {
         return Err(InstructError(format!("too many filters for channel '{channel:.64}'")));
     }
-    let known = names.filter_map(|name| match Filter::named(name) {
-        Named::Known(filter) => Some(Ok(filter)),
-        Named::Absent => Some(Err(InstructError(format!("filter '{name}' does not exist yet")))),
-        Named::Unknown => None,
-    });
-    known.collect()
+    Ok(names.filter_map(Filter::named).collect())
 }
 
 /// `Grip-Keep-Alive` (spec 3.8).

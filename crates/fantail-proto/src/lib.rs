@@ -26,6 +26,7 @@
 //! - [`query`]: names and values of a query or a form
 //! - [`test_origin`]: what the built-in origin answers
 //! - [`websocket`]: WebSockets: messages, instructions, and the way over HTTP
+//! - [`session`]: what is said to and of a server that keeps sessions
 //! - [`address`]: which addresses strangers must not be let to
 //! - [`webhook`]: where webhooks may go, their signatures, and when they are tried again
 //! - [`tnetstring`]: the values that Pushpin's ZeroMQ messages are made of
@@ -57,6 +58,7 @@ pub mod reply;
 pub mod request;
 pub mod route;
 pub mod sequence;
+pub mod session;
 pub mod slow;
 pub mod sockjs;
 pub mod test_origin;

@@ -55,6 +55,8 @@ pub struct Route {
     /// `header=Name:Value`, an empty value deletes.
     pub headers: Vec<(http::HeaderName, http::HeaderValue)>,
     pub no_grip: bool,
+    /// Its requests may be of sessions that an external server keeps.
+    pub session: bool,
     /// Pages of other origins may read what it answers (spec 8.3).
     pub aco: bool,
     /// What JSON-P is like, with `aco` (spec 8.4).

@@ -295,7 +295,16 @@ impl<'de> Deserialize<'de> for Text {
             }
 
             fn visit_bytes<E: Error>(self, text: &[u8]) -> Result<Text, E> {
-                Ok(Text(String::from_utf8_lossy(text).into_owned()))
+                let mut text = text.to_vec();
+                let mut at = 0;
+                while let Some(three) = text.get_mut(at..at + 3) {
+                    // A half stands there as UTF-8 would have it, in as many bytes.
+                    if three[0] == 0xed && three[1] >= 0xa0 {
+                        three.copy_from_slice("\u{fffd}".as_bytes());
+                    }
+                    at += 1;
+                }
+                Ok(Text(String::from_utf8_lossy(&text).into_owned()))
             }
         }
         deserializer.deserialize_bytes(Lossy)

@@ -5,8 +5,8 @@
 //! The rooms, in reading order. The path of a client: [`listen`] → [`route`] → [`proxy`] → [`hub`] →
 //! [`hold`]. The path of a publisher: [`publish`] → [`hub`]. `upstream` is a tool: one request in, one
 //! response out. [`log`] serves the hub, [`webhook`] and [`xmpp`] hang on it. [`realm`] is the tenants, [`admin`] is
-//! for operators; [`channel`], [`config`], [`metrics`], [`logging`], [`drain`], [`stats`], [`store`] and [`error`] are
-//! the closets.
+//! for operators; [`channel`], [`config`], [`metrics`], [`logging`], [`drain`], [`session`], [`stats`], [`store`] and
+//! [`error`] are the closets.
 
 pub mod admin;
 pub mod certificate;
@@ -27,6 +27,7 @@ pub mod publish;
 pub mod realm;
 pub mod route;
 pub mod server;
+pub mod session;
 pub mod shard;
 pub mod sign;
 pub mod snapshot;

@@ -196,6 +196,14 @@ families! {
             /// A filter of the subscriber's could not be applied, or the content was written for others.
             filter_errors [cause = filter]: Count,
         }
+        filter_questions: "Requests to origins about items, for filters that ask, by answer." {
+            questions_kept [result = kept]: Count,
+            questions_skipped [result = skipped]: Count,
+            questions_replaced [result = replaced]: Count,
+            /// No answer, or none that means something.
+            questions_failed [result = failed]: Count,
+        }
+        filter_waiting: "Items that wait for a subscriber because one is asked about." { filter_waiting: Gauge }
         pins_slow: "Times that a client was found to be too slow for its queue and not closed, by what it gets." {
             /// Its log has the say, until it has caught up.
             slow_repaired [policy = repair]: Count,

@@ -2,6 +2,8 @@
 //! runtime, reloads on demand, and stops in order. It owns the threads and decides nothing else.
 
 mod descriptors;
+mod ending;
+mod opening;
 mod watchers;
 mod watching;
 
@@ -41,6 +43,7 @@ use crate::{
         Publisher,
         zeromq::{self, Inputs, Sockets},
     },
+    session::Sessions,
     shard::{Moved, Neighbours, Parts, Shard},
     snapshot::{AllInvalid, Snapshot},
     stats::{Notes, Stats},
@@ -48,10 +51,9 @@ use crate::{
     webhook::{self, Delivering},
     xmpp::{self, Xmpp, XmppError},
 };
+use ending::Ending;
 use watchers::Watchers;
 use watching::{Watching, files};
-
-mod opening;
 
 /// Serves until it is told to stop.
 pub fn run(config: Config, log: &Output) -> ExitCode {
@@ -222,30 +224,25 @@ impl Server {
         let publisher =
             Publisher::new(Arc::clone(&hub), Arc::clone(&self.snapshot), Arc::clone(&process), patience);
         let publisher = Arc::new(publisher);
-        let inputs = Inputs::new(&publisher, &hub, &process, &config.zeromq, board);
+        let sessions = config.zeromq.session.as_ref().map(|_| Arc::<Sessions>::default());
+        let inputs = Inputs::new(&publisher, &hub, &process, &config.zeromq, (board, sessions.clone()));
         // What they got of the hub would be lost from then on, and publishers would wait in vain.
         let (lost, outposts) = mpsc::channel(OUTPOSTS);
         let begin = Ending::later(WEBHOOKS, &lost);
         let (webhooks, delivering) = webhook::start(&self.snapshot, &hub, &process, begin)?;
         let (stop, stopping) = watch::channel(false);
         let shards = self
-            .start_shards((&hub, &workers), stats.as_ref(), &counters, output, &stopping)
+            .start_shards((&hub, &workers), (stats.as_ref(), sessions.as_ref()), &counters, output, &stopping)
             .map_err(ServerError::Start)?;
         let timed = Arc::clone(&hub);
-        let parts = xmpp::Parts {
-            hub: Arc::clone(&hub),
-            snapshot: Arc::clone(&self.snapshot),
-            publisher: Arc::clone(&publisher),
-            counts: Arc::clone(&process),
-            workers: Arc::clone(&workers),
-        };
+        let parts = opening::xmpp((&hub, &publisher), &self.snapshot, (&process, &workers));
         let (component, desk) = self.xmpp.take().unzip();
         // It has subscribers as long as anybody can publish.
         let (part, parting) = watch::channel(false);
         let component = component.map(|xmpp| start_component(xmpp, parts, parting, Ending(XMPP, lost)));
         let component = component.transpose().map_err(ServerError::Start)?;
-        let state =
-            admin::State::new(publisher, hub, counters, process, output.clone(), (&config.control, webhooks));
+        let asked = (&config.control, webhooks);
+        let state = admin::State::new(publisher, hub, counters, process, output.clone(), asked);
         let state = Arc::new(state.with_xmpp(desk));
         let end = runtime.block_on(async {
             let control = TcpListener::from_std(control).map_err(ServerError::Start)?;
@@ -286,7 +283,7 @@ impl Server {
     fn start_shards(
         &self,
         (hub, workers): (&Arc<Hub>, &Arc<Workers>),
-        stats: Option<&Arc<Stats>>,
+        (stats, sessions): (Option<&Arc<Stats>>, Option<&Arc<Sessions>>),
         counters: &[Arc<Counters>],
         output: &Output,
         stopping: &watch::Receiver<bool>,
@@ -306,6 +303,7 @@ impl Server {
                 hub: Arc::clone(hub),
                 workers: Arc::clone(workers),
                 notes: stats.map(|stats| stats.shard(index)),
+                sessions: sessions.map(Arc::clone),
                 pages: Arc::clone(&pages),
                 snapshot: Arc::clone(&self.snapshot),
                 counters: Arc::clone(counted),
@@ -496,6 +494,7 @@ struct Thread {
     hub: Arc<Hub>,
     workers: Arc<Workers>,
     notes: Option<Arc<Notes>>,
+    sessions: Option<Arc<Sessions>>,
     pages: Arc<Pages>,
     snapshot: Arc<ArcSwap<Snapshot>>,
     counters: Arc<Counters>,
@@ -522,6 +521,7 @@ impl Thread {
             hub,
             workers,
             notes,
+            sessions,
             pages,
             snapshot,
             counters,
@@ -537,9 +537,19 @@ impl Thread {
             Holds::new(Arc::clone(&hub), index, fan_out, &snapshot.load().config, Arc::clone(&counters))?;
         let holds = holds.watched(notes);
         let access = output.access();
-        let parts =
-            Parts { index, hub, snapshot, counters, connections, access, holds, workers, pages, neighbours };
-        let shard = Shard::new(parts);
+        let shard = Shard::new(Parts {
+            index,
+            hub,
+            snapshot,
+            counters,
+            connections,
+            access,
+            holds,
+            workers,
+            pages,
+            sessions,
+            neighbours,
+        });
         tokio::task::spawn_local(listen::adopt(Rc::clone(&shard), moving));
         for (bound, tls) in bounds {
             tokio::task::spawn_local(listen::accept(Rc::clone(&shard), bound, tls));
@@ -563,24 +573,6 @@ impl Thread {
         while shard.is_busy() && timeout_at(deadline, shard.connections.room()).await.is_ok() {}
         shard.tidy();
         Ok(())
-    }
-}
-
-/// Says whose thread has ended.
-struct Ending<T: Copy>(T, mpsc::Sender<T>);
-
-impl<T: Copy + Send + 'static> Ending<T> {
-    /// For a thread that may not begin.
-    fn later(of: T, lost: &mpsc::Sender<T>) -> impl FnOnce() -> Self + Send + 'static + use<T> {
-        let lost = lost.clone();
-        move || Self(of, lost)
-    }
-}
-
-impl<T: Copy> Drop for Ending<T> {
-    fn drop(&mut self) {
-        // One place a thread: there is room, or nobody listens any more.
-        _ = self.1.try_send(self.0);
     }
 }
 

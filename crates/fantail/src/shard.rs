@@ -26,6 +26,7 @@ use crate::{
     hub::Hub,
     logging::AccessLog,
     metrics::Counters,
+    session::Sessions,
     sign::Tokens,
     snapshot::Snapshot,
     stats::{Errand, Notes},
@@ -41,6 +42,8 @@ pub struct Shard {
     pub counters: Arc<Counters>,
     pub connections: Rc<Connections>,
     pub access: RefCell<AccessLog>,
+    /// Only where somebody may keep them.
+    pub sessions: Option<Arc<Sessions>>,
     /// Only when somebody watches.
     pub notes: Option<Arc<Notes>>,
     pub tokens: RefCell<Tokens>,
@@ -52,6 +55,8 @@ pub struct Shard {
     pub departing: Semaphore,
     /// Origins that are asked about WebSockets whose clients have left meanwhile.
     pub lone: Cell<usize>,
+    /// Turns at asking origins about items.
+    pub asking: Semaphore,
     pub neighbours: Neighbours,
     /// Turns at the arithmetic of handshakes.
     pub handshakes: Semaphore,
@@ -81,6 +86,7 @@ pub struct Parts {
     pub holds: Holds,
     pub workers: Arc<Workers>,
     pub pages: Arc<Pages>,
+    pub sessions: Option<Arc<Sessions>>,
     pub neighbours: Neighbours,
 }
 
@@ -137,12 +143,14 @@ impl Shard {
             connections: parts.connections,
             access: RefCell::new(parts.access),
             notes: parts.holds.notes(),
+            sessions: parts.sessions,
             tokens: RefCell::default(),
             flights: Flights::default(),
             pages: parts.pages,
             departures: Cell::new(0),
             departing: Semaphore::new(DEPARTURES_AT_ONCE),
             lone: Cell::new(0),
+            asking: Semaphore::new(QUESTIONS_AT_ONCE),
             neighbours: parts.neighbours,
             handshakes: Semaphore::new(HANDSHAKES_AT_ONCE),
             scratch: RefCell::default(),
@@ -201,6 +209,12 @@ impl Shard {
     /// Writes access lines and closes idle connections to origins; to be called a few times a second.
     pub fn tidy(&self) {
         self.access.borrow_mut().flush();
+        if let Some(sessions) = &self.sessions {
+            let reached = self.holds(Holds::take_reached);
+            if !reached.is_empty() {
+                sessions.update(&reached);
+            }
+        }
         let snapshot = self.snapshot.load();
         self.upstream.sweep(snapshot.config.origin.keep_alive);
         self.pages.sweep();
@@ -289,6 +303,8 @@ const MOVING: usize = 1024;
 const HANDSHAKES_AT_ONCE: usize = 8;
 /// Requests about holds that are gone: an origin has more to do.
 const DEPARTURES_AT_ONCE: usize = 32;
+/// Requests about items, for filters that ask.
+const QUESTIONS_AT_ONCE: usize = 256;
 
 #[cfg(test)]
 mod tests {

@@ -30,13 +30,14 @@ const ARROWS: [(&str, &[&str]); 18] = [
 ];
 
 /// Rooms that every room may use, and what they use themselves.
-const CLOSETS: [(&str, &[&str]); 8] = [
+const CLOSETS: [(&str, &[&str]); 9] = [
     ("channel", &[]),
     ("config", &["logging"]),
     ("drain", &[]),
     ("error", &["upstream"]),
     ("logging", &["config"]),
     ("metrics", &[]),
+    ("session", &[]),
     ("stats", &["config", "metrics"]),
     ("store", &[]),
 ];
@@ -49,12 +50,13 @@ const EXCEPTIONS: [(&str, &str, &str); 1] = [(
 )];
 
 /// Where threads and tasks begin; each keeps the handle, or the task ends with the connection it drives.
-const SPAWNS: [&str; 23] = [
+const SPAWNS: [&str; 24] = [
     "fantail/src/admin/mod.rs",
     "fantail/src/admin/prometheus.rs",
     "fantail/src/listen/connection.rs",
     "fantail/src/log/journal.rs",
     "fantail/src/logging.rs",
+    "fantail/src/proxy/inquiry.rs",
     "fantail/src/proxy/link.rs",
     "fantail/src/proxy/native.rs",
     "fantail/src/proxy/over_http.rs",

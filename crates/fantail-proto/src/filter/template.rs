@@ -23,6 +23,14 @@ pub enum TemplateError {
     NotText,
     #[error("the content was written for other filters")]
     Unsuited,
+    #[error("missing url value")]
+    NoUrl,
+    #[error("invalid url value")]
+    Url,
+    #[error("the meta cannot be sent: it has more than {0} bytes")]
+    Meta(usize),
+    #[error("{0}")]
+    Unanswered(String),
 }
 
 /// A stretch of a template.

@@ -67,6 +67,7 @@ pub(super) const KNOWN: &[&str] = &[
     "debug",
     "header",
     "no_grip",
+    "session",
     "aco",
     "jsonp_mode",
     "jsonp_cb",
@@ -123,6 +124,7 @@ fn set(route: &mut Route, name: String, value: String) -> Result<(), Reason> {
         "debug" => route.debug = true,
         "header" => route.headers.push(header(value)?),
         "no_grip" => route.no_grip = true,
+        "session" => route.session = true,
         "aco" => route.aco = true,
         "jsonp_mode" => route.jsonp.basic = basic(value)?,
         "jsonp_cb" => route.jsonp.callback = Some(filled("jsonp_cb", value)?),
@@ -136,17 +138,9 @@ fn set(route: &mut Route, name: String, value: String) -> Result<(), Reason> {
         "log_level" => route.log_level = Some(level(value)?),
         "realm" => route.realm = Some(filled("realm", value)?),
         "slow" => route.slow = slow(value)?,
-        _ => return Err(refused(name)),
+        _ => return Err(Reason::unknown(name, KNOWN, target::KNOWN, "a target")),
     }
     Ok(())
-}
-
-fn refused(name: String) -> Reason {
-    let feature = match name.as_str() {
-        "session" => "there is no session service",
-        _ => return Reason::unknown(name, KNOWN, target::KNOWN, "a target"),
-    };
-    Reason::NotYet { what: name, feature }
 }
 
 fn websocket(value: String) -> Result<bool, Reason> {

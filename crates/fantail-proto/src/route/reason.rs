@@ -21,8 +21,6 @@ pub enum Reason {
     Unknown { name: String, nearest: Option<&'static str> },
     #[error("{name} is a parameter of {place}")]
     Misplaced { name: String, place: &'static str },
-    #[error("{what} is not supported yet: {feature}")]
-    NotYet { what: String, feature: &'static str },
     #[error("{name}={value:?}: {wanted}")]
     Value { name: &'static str, value: String, wanted: &'static str },
     #[error("{value:?} is not a host: {wanted}")]

@@ -184,12 +184,6 @@ fn refused_lines_say_why() {
 }
 
 #[test]
-fn what_does_not_exist_yet_is_refused_by_name() {
-    let error = errors("*,session test").concat();
-    assert!(error.contains("not supported yet") && error.contains("session"), "{error}");
-}
-
-#[test]
 fn workers() {
     let target =
         |text: &str| Table::parse(&format!("* {text}")).map(|table| table.routes()[0].targets[0].clone());

@@ -8,7 +8,7 @@ use bytes::Bytes;
 
 use super::events::MAX_PING_BYTES;
 use crate::{
-    filter::{Filter, Named},
+    filter::Filter,
     grip::{self, KeepAliveMode},
     item::WsKind,
     json::Json,
@@ -104,8 +104,6 @@ pub enum Dropped {
 pub enum FilterError {
     #[error("too many filters for channel '{0:.64}'")]
     TooMany(String),
-    #[error("filter '{0}' does not exist yet")]
-    Absent(String),
 }
 
 impl Message {
@@ -230,12 +228,7 @@ fn filters(channel: &str, names: &[&str]) -> Result<Vec<Filter>, Unheeded> {
     if names.len() > MAX_FILTERS {
         return Err(Unheeded::Filters(FilterError::TooMany(channel.to_owned())));
     }
-    let known = names.iter().filter_map(|name| match Filter::named(name) {
-        Named::Known(filter) => Some(Ok(filter)),
-        Named::Absent => Some(Err(Unheeded::Filters(FilterError::Absent((*name).to_owned())))),
-        Named::Unknown => None,
-    });
-    known.collect()
+    Ok(names.iter().filter_map(|name| Filter::named(name)).collect())
 }
 
 const CONTROL: &[u8] = b"c:";

@@ -210,9 +210,6 @@ impl<'a> Reading<'a> {
     fn table(&mut self) {
         for row in ROWS {
             let Meaning::Becomes(key, form, absent) = row.meaning else { continue };
-            if !has(key) {
-                continue;
-            }
             let found = self.find(row.section, row.names);
             let place = found.as_ref().map_or_else(|| self.whole(), |found| found.place.clone());
             let base = self.folder();
@@ -348,8 +345,6 @@ impl<'a> Reading<'a> {
                 let row = ROWS.iter().find(|row| row.section == section && row.names.contains(&key));
                 let reason = match row.map(|row| row.meaning) {
                     Some(Meaning::Nothing(reason)) => reason,
-                    Some(Meaning::Becomes(key, ..)) if !has(key) => table::NOT_YET,
-                    Some(Meaning::PartOf(keys)) if !keys.iter().all(|key| has(key)) => table::NOT_YET,
                     Some(_) => continue,
                     None if table::is_plumbing(section, key) => table::BETWEEN_PROCESSES,
                     None => {

@@ -18,6 +18,7 @@ pub struct ZeroMq {
     pub sub: Vec<Endpoint>,
     pub sub_connect: bool,
     pub command: Option<Endpoint>,
+    pub session: Option<Endpoint>,
     pub ipc_file_mode: Option<u32>,
     pub message_bytes: usize,
 }
@@ -80,6 +81,7 @@ pub(super) struct Section {
     sub: Vec<String>,
     sub_connect: bool,
     command: String,
+    session: String,
     ipc_file_mode: String,
     message_bytes: usize,
 }
@@ -95,6 +97,7 @@ impl Section {
             sub: all(self.sub, !self.sub_connect)?,
             sub_connect: self.sub_connect,
             command: optional(&self.command, base)?,
+            session: optional(&self.session, base)?,
             ipc_file_mode: mode.map(|mode| octal_mode(&mode).ok_or(Invalid::Mode(mode))).transpose()?,
             message_bytes: at_least(1, self.message_bytes)?,
         })

@@ -28,6 +28,10 @@ pub struct Asked {
     pub continues: bool,
     /// Who is to hear when the hold is gone.
     pub gone: Option<GripLink>,
+    /// Where filters ask from, if there are any that do.
+    pub trail: Option<Rc<Trail>>,
+    /// Whose it is, for the server that keeps sessions.
+    pub session: Option<String>,
     /// Its response is a stream of events: a client of it comes back with the id that it has last.
     pub events: bool,
     /// What it gets of channels that do not say it themselves when it is slow: the route's.

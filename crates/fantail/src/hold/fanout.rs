@@ -7,7 +7,7 @@ use std::{borrow::Cow, rc::Rc, sync::Arc};
 
 use fantail_pin::{Outcome, Payload, PinId, Tally};
 use fantail_proto::{
-    filter::template::TemplateError,
+    filter::{question::Word, template::TemplateError},
     item::WrittenFor,
     render::{Chunk, Message, MessagePart, Rendered, StreamPart},
 };
@@ -25,7 +25,7 @@ use super::{
 };
 use crate::hub::{Delivery, Receipt};
 pub(super) use slow::{Kept, brim};
-use variants::{Class, Variant};
+use variants::{Class, Gotten, Made, Variant};
 
 /// A batch that is being delivered: first all is sorted, then written, then answered. Lists are worked
 /// off from their ends.
@@ -51,7 +51,7 @@ pub(super) struct Work {
     /// What filters made of items, each for all subscribers of whom they read the same; items are known by their place
     /// in `batch`, and these by theirs here behind all of those.
     variants: Vec<Variant>,
-    by_class: HashMap<Class, Result<usize, TemplateError>>,
+    by_class: HashMap<Class, Result<Made, TemplateError>>,
     /// Bytes that filters made in this batch and that are still kept.
     made: usize,
     /// Bytes that they had to look at or make, which takes time.
@@ -61,7 +61,11 @@ pub(super) struct Work {
     /// Holds that did not get an item because their filters failed, and are told why when all is written.
     failed: Vec<(PinId, TemplateError)>,
     /// It is what a log has for one subscriber, not what was published.
-    from_log: bool,
+    pub(super) from_log: bool,
+    /// It is one item, whose turn has come in a line: what origins have said of it, in the order of the filters that
+    /// ask; or why they have not.
+    pub(super) turn: Option<Vec<Word>>,
+    pub(super) lost: Option<TemplateError>,
     /// What the hold that is being sorted gets.
     gets: Vec<usize>,
     /// Items that wait for streams, or (true) for WebSockets, made once for all.
@@ -231,21 +235,18 @@ impl Holds {
         for item in 0..work.batch.len() {
             let Some(hold) = self.pins.get(id) else { break };
             let Some(channel) = self.channel_of(hold, work, item) else { continue };
-            if self.is_left_to_log(work, id, channel, item) {
+            if self.is_left_to_log(work, id, channel, item) || self.stands_behind(work, id, channel, item) {
                 continue;
             }
             let looks = !work.from_log && self.has_standing(id);
             let turn =
                 if looks { self.turn_in(list, id, channel, &work.batch[item].item) } else { Turn::Deliver };
             let part = work.part(list, item);
-            let gotten = match (self.pins.get(id), part) {
-                _ if turn == Turn::Pass => {
-                    work.receipts[item].recovered += 1;
-                    continue;
-                }
-                (Some(hold), Some(_)) => self.filtered(work, list, hold, channel, item),
-                _ => Ok(None),
-            };
+            if turn == Turn::Pass {
+                work.receipts[item].recovered += 1;
+                continue;
+            }
+            let Some(gotten) = self.gotten(work, list, (id, channel), item) else { continue };
             if turn == Turn::Wait {
                 // What is lost to an error is missing, and found to be.
                 if let Ok(place) = gotten {
@@ -277,7 +278,9 @@ impl Holds {
             if gotten.is_ok()
                 && let Some(standing) = self.pins.get_mut(id).and_then(|hold| hold.standing.as_mut())
             {
-                standing.advance(channel, work.batch[item].item.id.as_deref());
+                let id_of_item = work.batch[item].item.id.as_deref();
+                standing.advance(channel, id_of_item);
+                self.reach(id, channel, id_of_item);
             }
         }
         if !gets.is_empty() {
@@ -286,6 +289,28 @@ impl Holds {
         }
         work.gets = gets;
         cost + std::mem::take(&mut work.filtered) / WRITE_BYTES
+    }
+
+    /// What a hold gets of an item; `None` when its origin is asked about it first.
+    fn gotten(
+        &mut self,
+        work: &mut Work,
+        list: List,
+        (id, channel): (PinId, u32),
+        item: usize,
+    ) -> Option<Result<Option<usize>, TemplateError>> {
+        let Some(hold) = self.pins.get(id).filter(|_| work.part(list, item).is_some()) else {
+            return Some(Ok(None));
+        };
+        Some(match self.filtered(work, list, hold, channel, item) {
+            Ok(Gotten::Place(place)) => Ok(Some(place)),
+            Ok(Gotten::Nothing) => Ok(None),
+            Ok(Gotten::Asks(wording)) => {
+                self.inquire(work, (id, channel), item, (list, *wording));
+                return None;
+            }
+            Err(error) => Err(error),
+        })
     }
 
     /// What an item is to a hold that has something particular.
@@ -458,6 +483,15 @@ impl Work {
         }
     }
 
+    /// Whether there is something in an item for the holds of a list.
+    pub(super) fn means_something(&self, list: List, item: usize) -> bool {
+        self.part(list, item).is_some() || list == List::Polls && self.batch[item].item.response.is_some()
+    }
+
+    pub(super) fn receipt(&mut self, item: usize) -> &mut Receipt {
+        &mut self.receipts[item]
+    }
+
     /// The place of what writes these items.
     fn write_of(&mut self, list: List, items: &[usize]) -> usize {
         let key = (list, items.to_vec());
@@ -491,7 +525,7 @@ impl Work {
     }
 
     /// Gives the receipts of a batch that is done, and makes ready for the next.
-    fn finish(&mut self) {
+    pub(super) fn finish(&mut self) {
         for (delivery, receipt) in self.batch.drain(..).zip(&self.receipts) {
             delivery.report(*receipt);
         }

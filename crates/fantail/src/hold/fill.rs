@@ -102,11 +102,21 @@ impl Holds {
         standing.is_some_and(|standing| standing.behind.iter().any(|behind| behind.reading))
     }
 
+    /// Gives a subscriber the next of what its logs have for it, when others have had their turn.
+    pub(super) fn read_on_soon(&mut self, id: PinId) {
+        if self.reads_log(id) && !self.pins.tell_when_drained(id) {
+            self.fills.waiting.push_back(id);
+        }
+    }
+
     /// Gives a subscriber the next of what its logs have for it.
     pub(super) fn read_on(&mut self, id: PinId) {
         let standing = self.pins.get(id).and_then(|hold| hold.standing.as_ref());
         let next = standing.and_then(|standing| standing.behind.iter().find(|behind| behind.reading));
         let Some(Behind { channel, through, late, .. }) = next.copied() else { return };
+        if self.is_in_line(id, channel) {
+            return;
+        }
         let from = Start::Place(through);
         let Some((span, work)) = self.stretch(channel, &from, late) else {
             // It was too slow: the log has let go what it needs.
@@ -132,7 +142,8 @@ impl Holds {
             }
             self.fills.stretches.insert((span, late), work);
         }
-        if self.reads_log(id) && !self.pins.tell_when_drained(id) {
+        // Who has a line goes on when it has come to its end.
+        if self.reads_log(id) && !self.is_in_line(id, channel) && !self.pins.tell_when_drained(id) {
             self.fills.waiting.push_back(id);
         }
     }
@@ -229,7 +240,7 @@ fn only_content(item: &mut Rendered) {
 }
 
 /// What one subscriber is given at once, at most: then others have their turn, and a slow one takes it first.
-const FILL_ITEMS: usize = 256;
+pub(super) const FILL_ITEMS: usize = 256;
 const FILL_BYTES: usize = 256 << 10;
 const FILLS_AT_ONCE: usize = 32;
 /// What is kept rendered of logs, in bytes of their records.

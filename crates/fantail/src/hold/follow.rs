@@ -446,6 +446,8 @@ impl Holds {
             _ => false,
         };
         let realm = follow.link.as_ref().map(|link| link.trail.route.realm);
+        standing.trail =
+            follow.link.as_ref().map(|link| Rc::clone(&link.trail)).or_else(|| standing.trail.take());
         follow.link = next;
         let waiting = std::mem::take(&mut follow.waiting);
         let mut again = std::mem::take(&mut follow.again);
@@ -577,16 +579,12 @@ impl Holds {
 /// Links that are the same but for the query are one, for those who have the same ids: these say where they are. Without
 /// an id the query may.
 fn key(link: &GripLink, last_ids: &[(String, String)]) -> String {
-    let trail = &link.trail;
-    let (place, route) = (&link.place, std::sync::Arc::as_ptr(&trail.route).addr());
+    let (trail, place) = (&link.trail, &link.place);
+    let route = std::sync::Arc::as_ptr(&trail.route).addr();
     let path = if last_ids.is_empty() { place.path_and_query() } else { place.path() };
     let scheme = if place.tls() { "s" } else { "" };
-    let mut key = format!(
-        "{route:x} {} {} {scheme}//{}{path}",
-        trail.target,
-        trail.home.authority(),
-        place.authority()
-    );
+    let (home, host) = (trail.home.authority(), place.authority());
+    let mut key = format!("{route:x} {} {home} {scheme}//{host}{path}", trail.target);
     for (channel, id) in last_ids {
         key.push_str(&format!("\n{}:{channel}={id}", channel.len()));
     }

@@ -12,21 +12,25 @@ impl Holds {
         let list = kind.list();
         let particular = |s: &Subscription| !s.filters.is_empty() || s.prev_id.is_some() || s.late.is_some();
         let linked = asked.next.is_some() || asked.gone.is_some();
-        let standing = (linked || asked.subscriptions.iter().any(particular)).then(|| {
-            let Asked { meta, prefix, debug, next, gone, .. } = &asked;
-            Box::new(Standing {
-                meta: meta.clone(),
-                debug: *debug,
-                follow: next.clone().map(|next| Box::new(Follow::new(next, asked.continues))),
-                gone: gone.clone().map(Box::new),
-                ..Standing::new(prefix)
-            })
-        });
+        let standing = (linked || asked.session.is_some() || asked.subscriptions.iter().any(particular))
+            .then(|| {
+                let Asked { meta, prefix, debug, next, gone, trail, session, .. } = &asked;
+                Box::new(Standing {
+                    meta: meta.clone(),
+                    debug: *debug,
+                    follow: next.clone().map(|next| Box::new(Follow::new(next, asked.continues))),
+                    gone: gone.clone().map(Box::new),
+                    trail: trail.clone(),
+                    session: session.clone().map(String::into_boxed_str),
+                    ..Standing::new(prefix)
+                })
+            });
         let presence = asked.presence.take();
         let hold = Hold { subs: Subs::new(), kind, client: None, standing, unread: None, presence };
         let id = self.pins.reserve(form, hold)?;
         self.pins.set_brim(id, brim(asked.slow));
         self.gauge(list, 1);
+        asked.session.iter().for_each(|sid| self.attend(sid, true));
         let mut unproven = Vec::new();
         for subscription in asked.subscriptions {
             asked.uri.iter().for_each(|uri| crate::logging::subscribed(uri, &subscription.channel));
@@ -56,7 +60,8 @@ impl Holds {
         let hold = self.pins.get_mut(id)?;
         let known = known.and_then(|known| hold.subs.iter().find(|sub| sub.channel == known)).copied();
         let before = known.is_some_and(|sub| hold.is_apart(sub.channel));
-        let after = !filters.is_empty() || prev_id.is_some() || hold.follows();
+        let after = !filters.is_empty() || prev_id.is_some() || hold.is_wholly_apart();
+        let mut other = false;
         let sub = match known {
             Some(sub) => {
                 self.channels.refilter(sub, before, after);
@@ -69,7 +74,11 @@ impl Holds {
             }
         };
         if let Some(standing) = &mut hold.standing {
+            other = standing.filters_of(sub.channel) != filters;
             standing.set(sub.channel, filters, prev_id);
+        }
+        if other {
+            self.turn_again(id, sub.channel);
         }
         Some(sub.channel)
     }
@@ -80,9 +89,11 @@ impl Holds {
         let list = hold.kind.list();
         let sub = hold.subs.remove(place);
         let apart = hold.is_apart(sub.channel);
-        if let Some(standing) = &mut hold.standing {
+        let line = hold.standing.as_mut().and_then(|standing| {
             standing.remove(sub.channel);
-        }
+            standing.take_line(sub.channel)
+        });
+        self.disperse(line, list);
         self.leave_gap(id, sub.channel);
         let moved = self.channels.leave(sub, list, apart);
         if let Some(hold) = moved.and_then(|moved| self.pins.get_mut(moved)) {

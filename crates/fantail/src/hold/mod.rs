@@ -9,9 +9,11 @@ mod ending;
 mod fanout;
 mod fill;
 mod follow;
+mod inquiry;
 mod joining;
 mod onward;
 mod poll;
+mod reached;
 mod rounds;
 mod sockjs;
 mod standing;
@@ -40,6 +42,7 @@ pub use asked::{Asked, GripLink, Subscription, Trail};
 use beats::first_beat;
 pub use beats::{beats, jitter_ms};
 pub use follow::{Fetch, Held, Page};
+pub use inquiry::{Question, Wording};
 pub use onward::{Onward, Released, Replay, Socket};
 pub use poll::{Poll, Shape};
 pub use sockjs::{Found, NO_STORE, Receiver, Said, Speech, admit};
@@ -55,6 +58,8 @@ use crate::{
 use channels::{Channels, List};
 use fanout::{Kept, Work};
 use fill::Fills;
+use inquiry::Inquiries;
+use reached::Reached;
 use rounds::Rounds;
 use standing::Standing;
 use updates::Updates;
@@ -77,6 +82,8 @@ pub struct Holds {
     onward: Vec<Onward>,
     updates: Updates,
     rounds: Rounds,
+    inquiries: Inquiries,
+    reached: Reached,
     /// WebSockets whose next deadline is to be found again.
     reschedules: Vec<PinId>,
     now_ms: u64,
@@ -148,6 +155,8 @@ impl Holds {
             onward: Vec::new(),
             updates: Updates::new(config),
             rounds: Rounds::default(),
+            inquiries: Inquiries::default(),
+            reached: Reached::default(),
             reschedules: Vec::new(),
             now_ms: 0,
             websocket: config.websocket.clone(),
@@ -437,6 +446,9 @@ impl Holds {
         self.deflating -= usize::from(self.is_websocket(id) && self.pins.form(id) == Some(Form::Coded));
         let unpinned = self.pins.remove(id)?;
         self.unwatch(&unpinned.value);
+        if let Some(sid) = unpinned.value.standing.as_ref().and_then(|standing| standing.session.as_ref()) {
+            self.attend(sid, false);
+        }
         match &unpinned.value.kind {
             HoldKind::Receiver(_) => self.counters.pins_receiver.add(-1),
             kind => self.gauge(kind.list(), -1),
@@ -511,9 +523,8 @@ impl HoldKind {
 }
 
 impl Hold {
-    fn filters(&self, channel: u32) -> Option<&[Filter]> {
-        let found = self.standing.as_ref()?.filters.iter().find(|(c, _)| *c == channel)?;
-        Some(&found.1)
+    fn filters(&self, channel: u32) -> &[Filter] {
+        self.standing.as_ref().map_or(&[], |standing| standing.filters_of(channel))
     }
 
     /// Whether items of a channel are to be looked at for this hold alone.
@@ -524,6 +535,11 @@ impl Hold {
     /// Whether it follows links, or did.
     fn follows(&self) -> bool {
         self.standing.as_ref().is_some_and(|standing| standing.follow.is_some())
+    }
+
+    /// Whether items of all its channels are.
+    fn is_wholly_apart(&self) -> bool {
+        self.standing.as_ref().is_some_and(|standing| standing.is_wholly_apart())
     }
 
     /// Whether it has a link to follow.

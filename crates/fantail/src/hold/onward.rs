@@ -3,7 +3,7 @@
 
 use fantail_pin::Wire;
 
-use super::{Asking, Fetch, GripLink};
+use super::{Asking, Fetch, GripLink, Question};
 use crate::client::Client;
 
 /// What the holds leave to others.
@@ -17,6 +17,8 @@ pub enum Onward {
     Ask(Asking),
     /// A page is to be fetched for streams.
     Fetch(Box<Fetch>),
+    /// An origin is to be asked about an item.
+    Question(Box<Question>),
     /// A hold is gone, and its origin is to hear of it.
     Gone(GripLink),
 }

@@ -24,6 +24,7 @@ use http::{HeaderMap, HeaderValue, header};
 use tokio::sync::Notify;
 
 use super::{Asked, Hold, HoldKind, Holds, LAST_CHUNK, Opened, Shape, Subs, websocket::close_frame};
+use crate::stats::Presence;
 
 /// The sessions of a shard, by what their requests name them; without a pin while their origin is asked.
 pub(super) type Sessions = HashMap<Box<str>, Option<PinId>>;
@@ -118,7 +119,7 @@ impl Receiver {
 
 /// What a response says to pages of other origins: which of them may open sessions was seen to.
 pub fn admit(headers: &mut HeaderMap, page: Option<&HeaderValue>) {
-    // Who has no name of its own is not to be told what its visitor alone may see.
+    // Any page can make itself `null`, in a sandboxed frame.
     let page = page.filter(|page| *page != "null");
     headers
         .insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, page.cloned().unwrap_or(HeaderValue::from_static("*")));
@@ -179,12 +180,16 @@ impl Holds {
     }
 
     /// Holds a request that gets the frames of a session. `None` when there can be no more pins.
-    pub fn reserve_receiver(&mut self, key: &str, receiver: Receiver) -> Option<PinId> {
+    pub fn reserve_receiver(
+        &mut self,
+        key: &str,
+        receiver: Receiver,
+        presence: Option<Rc<Presence>>,
+    ) -> Option<PinId> {
         let streams = receiver.way.streams();
         let begin = streams.then(|| receiver.begin());
         let kind = HoldKind::Receiver(Box::new(receiver));
-        let hold =
-            Hold { subs: Subs::new(), kind, client: None, standing: None, unread: None, presence: None };
+        let hold = Hold { subs: Subs::new(), kind, client: None, standing: None, unread: None, presence };
         let to = self.pins.reserve(Form::Plain, hold)?;
         self.counters.pins_receiver.add(1);
         if let Some(begin) = begin {

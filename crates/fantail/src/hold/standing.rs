@@ -1,10 +1,12 @@
 //! What is particular to one subscriber: its filters and what they read, and how far it is in its channels. Kept only
 //! for those who have something of it. What filters do, and what a gap is, are `fantail_proto`'s.
 
+use std::rc::Rc;
+
 use fantail_proto::filter::Filter;
 use smallvec::SmallVec;
 
-use super::{GripLink, fill::Behind, follow::Follow};
+use super::{GripLink, Trail, fill::Behind, follow::Follow, inquiry::Line};
 
 #[derive(Debug)]
 pub(super) struct Standing {
@@ -17,6 +19,12 @@ pub(super) struct Standing {
     pub(super) positions: Vec<(u32, Option<String>)>,
     /// Of those channels whose log has given something.
     pub(super) behind: SmallVec<[Behind; 1]>,
+    /// Of those channels with items that wait, because a filter asks about one.
+    pub(super) lines: SmallVec<[Line; 1]>,
+    /// Whose it is, for the server that keeps sessions.
+    pub(super) session: Option<Box<str>>,
+    /// Where filters ask from.
+    pub(super) trail: Option<Rc<Trail>>,
     pub(super) debug: bool,
     /// Of a stream with a next link.
     pub(super) follow: Option<Box<Follow>>,
@@ -32,6 +40,9 @@ impl Standing {
             prefix: prefix.to_owned(),
             positions: Vec::new(),
             behind: SmallVec::new(),
+            lines: SmallVec::new(),
+            session: None,
+            trail: None,
             debug: false,
             follow: None,
             gone: None,
@@ -40,16 +51,22 @@ impl Standing {
 
     /// Whether there is something of this channel.
     pub(super) fn is_apart(&self, channel: u32) -> bool {
-        self.follow.is_some()
+        self.is_wholly_apart()
             || self.filters.iter().any(|(of, _)| *of == channel)
             || self.positions.iter().any(|(of, _)| *of == channel)
             || self.behind.iter().any(|behind| behind.channel == channel)
     }
 
+    /// Whether there is something of all channels.
+    pub(super) const fn is_wholly_apart(&self) -> bool {
+        self.follow.is_some() || self.session.is_some()
+    }
+
     /// Whether there is nothing particular any more.
     pub(super) fn is_empty(&self) -> bool {
-        let Self { filters, positions, behind, follow, gone, .. } = self;
-        filters.is_empty() && positions.is_empty() && behind.is_empty() && follow.is_none() && gone.is_none()
+        let Self { filters, positions, behind, gone, .. } = self;
+        let of_channels = !filters.is_empty() || !positions.is_empty() || !behind.is_empty();
+        !of_channels && !self.is_wholly_apart() && gone.is_none()
     }
 
     /// Replaces what there is of a channel.
@@ -67,6 +84,15 @@ impl Standing {
         self.filters.retain(|(of, _)| *of != channel);
         self.positions.retain(|(of, _)| *of != channel);
         self.behind.retain(|behind| behind.channel != channel);
+    }
+
+    pub(super) fn filters_of(&self, channel: u32) -> &[Filter] {
+        self.filters.iter().find(|(of, _)| *of == channel).map_or(&[], |(_, filters)| filters)
+    }
+
+    pub(super) fn take_line(&mut self, channel: u32) -> Option<Line> {
+        let place = self.lines.iter().position(|line| line.channel == channel)?;
+        Some(self.lines.remove(place))
     }
 
     pub(super) fn position(&self, channel: u32) -> Option<&str> {

@@ -8,7 +8,7 @@ use hashbrown::HashMap;
 
 use super::{Hold, Holds, List, OverHttp, fanout::Work};
 use crate::{
-    hub::{Delivery, Receipt},
+    hub::Delivery,
     stats::{Errand, Id, Mode, Notes, Traffic},
 };
 
@@ -126,17 +126,11 @@ impl Holds {
     }
 
     /// Answers a long-poll with an item, if that is what is to be done.
-    pub(super) fn answer_watched(
-        &mut self,
-        id: PinId,
-        channel: u32,
-        delivery: &Delivery,
-        receipt: &mut Receipt,
-    ) {
-        let written = receipt.written();
-        self.answer_with(id, channel, &delivery.item, receipt);
-        if receipt.written() > written {
-            self.watch_answered(id, delivery);
+    pub(super) fn answer_watched(&mut self, work: &mut Work, id: PinId, channel: u32, item: usize) {
+        let written = work.receipt(item).written();
+        self.answer_with(work, id, channel, item);
+        if work.receipt(item).written() > written {
+            self.watch_answered(id, &work.batch[item]);
         }
     }
 

@@ -13,6 +13,8 @@ use crate::{logging, stats::Told};
 /// One item on its way to one or more shards. Dropping the last copy completes its receipt.
 #[derive(Debug)]
 pub struct Delivery {
+    /// No other has it, on any shard.
+    pub number: u64,
     pub realm: RealmId,
     pub channel: Box<str>,
     pub item: Rendered,
@@ -46,6 +48,7 @@ impl Delivery {
         let ballot = ballot.answer.is_some().then(|| Arc::clone(ballot));
         let bytes = item.weight() + channel.len();
         Self {
+            number: number(),
             realm,
             channel,
             bytes,
@@ -65,8 +68,22 @@ impl Delivery {
     pub fn of_log(realm: RealmId, channel: &str, item: Rendered, place: Place) -> Self {
         let (bytes, channel, place) = (item.weight() + channel.len(), channel.into(), Some(place));
         let (slot, ballot, pledges, told, receivers) = (0, None, Vec::new(), None, AtomicU64::new(0));
-        let (slow, published) = (None, false);
-        Self { realm, channel, bytes, item, place, slow, slot, ballot, pledges, told, receivers, published }
+        let number = number();
+        Self {
+            number,
+            realm,
+            channel,
+            bytes,
+            item,
+            place,
+            slow: None,
+            slot,
+            ballot,
+            pledges,
+            told,
+            receivers,
+            published: false,
+        }
     }
 
     /// To be said once by each outpost that keeps items: it has kept this one, or cannot.
@@ -88,6 +105,11 @@ impl Delivery {
             ballot.add(self.slot, receipt);
         }
     }
+}
+
+fn number() -> u64 {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    NEXT.fetch_add(1, Relaxed)
 }
 
 impl Drop for Delivery {

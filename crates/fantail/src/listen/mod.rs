@@ -147,6 +147,7 @@ pub fn go_on(shard: &Rc<Shard>, onward: Onward) {
         Onward::Closed(socket) => Connection::close(socket),
         Onward::Ask(asking) => proxy::ask(shard, asking),
         Onward::Fetch(fetch) => proxy::fetch(shard, fetch),
+        Onward::Question(question) => proxy::inquire(shard, question),
         Onward::Gone(link) => proxy::say_gone(shard, link),
     }
 }

@@ -1,10 +1,10 @@
 //! The logs in memory: a ring a channel, and the order in which entries of one rule came, by which the oldest go
 //! first when they are too old or too many together. Whatever is lost that a log may have promised begins it anew.
 
-use std::{collections::VecDeque, sync::Arc};
+use std::{collections::VecDeque, hash::BuildHasher as _, sync::Arc};
 
 use fantail_proto::log::{Durability, Entry, Place, Ring, Start};
-use hashbrown::HashMap;
+use hashbrown::{HashMap, HashSet};
 use slab::Slab;
 
 use super::{
@@ -21,6 +21,8 @@ pub(super) struct Rings {
     rules: Vec<Shelf>,
     /// Of the log that was begun last.
     epoch: u64,
+    /// Hashes of channels that were forgotten since the journal took an entry for the last time.
+    refused: HashSet<u64>,
 }
 
 #[derive(Debug)]
@@ -144,17 +146,15 @@ impl Rings {
             let taken =
                 journal.is_some_and(|journal| journal.append(named, at, promised, Arc::clone(&record)));
             if !taken && waits {
-                if log.ring.next() == 1 {
-                    self.remove(slot);
-                }
                 return Appended::Never;
             }
             if !taken {
-                // Of a log without any entry nothing is on disk: while that fails, only what was there is forgotten.
-                let written = (log.ring.next() > 1).then_some(&*rule);
-                self.forget(slot, written, journal);
+                // Once is enough while nothing can be written, whatever is published meanwhile.
+                let first = self.refused.insert(self.by_name.hasher().hash_one((realm, channel)));
+                self.forget(slot, first.then_some(&*rule), journal);
                 return Appended::Now(None);
             }
+            self.refused.clear();
         }
         let at = log.ring.push(Entry::new(record, now_s));
         if !waits {

@@ -300,6 +300,25 @@ impl Ask {
         &self.route
     }
 
+    /// The host that routes are found by.
+    pub(super) fn domain(&self) -> String {
+        name(&self.host).into_owned()
+    }
+
+    pub(super) fn request_mut(&mut self) -> &mut Request<Upload> {
+        &mut self.request
+    }
+
+    /// As the client said it.
+    pub(super) fn host(&self) -> &HeaderValue {
+        &self.host
+    }
+
+    /// What its origin is asked for, but for what the route makes of it.
+    pub(super) fn path_and_query(&self) -> &PathAndQuery {
+        &self.path_and_query
+    }
+
     pub(super) fn is_trusted(&self) -> bool {
         self.trusted_until.is_some()
     }

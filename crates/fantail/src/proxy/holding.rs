@@ -1,14 +1,13 @@
 //! An answer that asks for something: it is collected, read, and its request becomes a hold, or a
 //! rewritten response (spec 3).
 
-use std::{collections::VecDeque, future::poll_fn, rc::Rc, sync::Arc, task::Poll, time::Duration};
+use std::{collections::VecDeque, future::poll_fn, rc::Rc, task::Poll, time::Duration};
 
 use bytes::Bytes;
 use fantail_pin::Form;
 use fantail_proto::{
     filter::{self, Filter},
     grip::{self, Hold, Instruct, InstructError, KeepAlive, Reply},
-    link::Place,
     log::Start,
     route,
 };
@@ -23,8 +22,9 @@ use super::{
     Exchange, Parked, Relay,
     ask::{Answer, Shape},
     conversation::Reserved,
+    errand::trail,
     link::follow,
-    upload,
+    session, upload,
 };
 use crate::{
     config,
@@ -48,6 +48,7 @@ pub(super) async fn take(exchange: &mut Exchange, mut answer: Answer) -> Result<
     let reason = reason.and_then(|reason| std::str::from_utf8(reason.as_bytes()).ok()).unwrap_or_default();
     let mut instruct = Instruct::parse(answer.head.status.as_u16(), reason, &answer.head.headers, whole)
         .map_err(|error| at(&answer, error))?;
+    let session = Box::pin(session::keep(exchange, &answer, &instruct.last)).await;
     let hold = instruct.hold.take();
     let builds = instruct.channels.iter().any(|channel| channel.filters.contains(&Filter::BuildId));
     if builds && rest.is_none() {
@@ -78,6 +79,7 @@ pub(super) async fn take(exchange: &mut Exchange, mut answer: Answer) -> Result<
         return Err(at(&answer, InstructError(why.into())));
     }
     let asked = asked(exchange, &answer, &instruct, (pages, streams)).map_err(|error| at(&answer, error))?;
+    let asked = Asked { session, ..asked };
     let missed = match hold {
         Hold::Stream { .. } if !pages && !exchange.replayed => unproven(exchange.shard(), &answer, &instruct),
         _ => Vec::new(),
@@ -203,7 +205,19 @@ fn asked(
     (pages, streams): (bool, bool),
 ) -> Result<Asked, InstructError> {
     let rule = &answer.route.rule;
-    let (next, gone) = links(exchange, answer, instruct)?;
+    let asks = instruct.channels.iter().any(|channel| channel.filters.iter().any(|filter| filter.asks()));
+    let linked = instruct.next.is_some() || instruct.gone.is_some();
+    let trail = if linked || asks {
+        let trail = trail(exchange, &answer.route, answer.target, (&answer.host, &answer.path_and_query));
+        let why = "Grip-Link cannot be resolved for this Host";
+        Some(Rc::new(trail.ok_or_else(|| InstructError(why.into()))?))
+    } else {
+        None
+    };
+    let (next, gone) = match &trail {
+        Some(trail) => links(trail, instruct)?,
+        None => (None, None),
+    };
     let subscriptions = match pages {
         true => Vec::new(),
         false => subscriptions(&exchange.snapshot.config.grip, rule, answer.target, instruct)?,
@@ -224,6 +238,8 @@ fn asked(
         next,
         continues: pages,
         gone,
+        trail: trail.filter(|_| asks),
+        session: None,
         presence: exchange.conversation.presence(),
         events: instruct.reply.headers.get(CONTENT_TYPE).is_some_and(is_events),
         slow: rule.slow,
@@ -251,28 +267,15 @@ fn unproven(shard: &Shard, answer: &Answer, instruct: &Instruct) -> Vec<(String,
 
 /// Where the links of an answer lead.
 fn links(
-    exchange: &Exchange,
-    answer: &Answer,
+    trail: &Rc<Trail>,
     instruct: &Instruct,
 ) -> Result<(Option<GripLink>, Option<GripLink>), InstructError> {
-    if instruct.next.is_none() && instruct.gone.is_none() {
-        return Ok((None, None));
-    }
-    let rule = &answer.route.rule;
-    let host = rule.as_host.as_deref().or_else(|| answer.host.to_str().ok()).unwrap_or_default();
-    let home = Place::new(exchange.tls, host, answer.path_and_query.as_str())
-        .ok_or_else(|| InstructError("Grip-Link cannot be resolved for this Host".into()))?;
-    let trail = Rc::new(Trail {
-        route: Arc::clone(&answer.route),
-        target: answer.target,
-        home: home.clone(),
-        debug: exchange.debug,
-    });
-    let next = instruct.next.as_ref().map(|next| follow(&trail, &home, next)).transpose()?;
+    let home = &trail.home;
+    let next = instruct.next.as_ref().map(|next| follow(trail, home, next)).transpose()?;
     let gone = instruct
         .gone
         .as_ref()
-        .map(|uri| follow(&trail, &home, &grip::Link { uri: uri.clone(), timeout: Duration::ZERO }));
+        .map(|uri| follow(trail, home, &grip::Link { uri: uri.clone(), timeout: Duration::ZERO }));
     Ok((next, gone.transpose()?))
 }
 

@@ -7,29 +7,20 @@ use bytes::Bytes;
 use fantail_pin::{KeepAlive, PinId};
 use fantail_proto::{
     filter::{self, Filter},
-    forward::Forward,
     grip::{Hold, Instruct, InstructError},
     link::{Place, retry_ms},
-    route::{Address, Target},
-    test_origin,
 };
-use http::{HeaderMap, HeaderValue, Method, Request, Uri, header, response};
+use http::{Method, response};
 use http_body_util::BodyExt;
 
 use super::{
-    ask::destination,
+    errand::{Errand, Lost, ask},
     holding::{broken_continuity, subscriptions},
-    sign, unix_time,
 };
 use crate::{
-    config,
     hold::{Fetch, GripLink, Held, Page, Trail, beats, jitter_ms},
     shard::Shard,
-    snapshot::Snapshot,
-    upstream::{
-        self, Destination, Download, DownloadError, Failure, PageLanded as Landed, Peer, Seat, Tls,
-        Unanswered, Upload,
-    },
+    upstream::{self, Download, PageLanded as Landed, Seat},
 };
 
 /// Starts the task that fetches a page for streams.
@@ -62,52 +53,13 @@ pub fn say_gone(shard: &Rc<Shard>, link: GripLink) {
 async fn tell(shard: &Rc<Shard>, link: &GripLink) -> Result<(), Lost> {
     let Ok(_turn) = shard.departing.acquire().await else { return Err(Lost::Unreached) };
     let snapshot = shard.snapshot.load_full();
-    let answer = ask(shard, &snapshot, Errand { link, method: Method::POST, last_ids: &[] }).await?;
+    let answer = ask(shard, &snapshot, Errand::new(&link.trail, &link.place, Method::POST)).await?;
     if !answer.head.status.is_success() {
         return Err(Lost::Status(answer.head.status.as_u16()));
     }
     match answer.collect(0).await? {
         (body, None) if body.is_empty() => Ok(()),
         _ => Err(Lost::Body),
-    }
-}
-
-/// Why a link led to nothing.
-#[derive(Debug, thiserror::Error)]
-enum Lost {
-    #[error("no target can be reached")]
-    Unreached,
-    #[error("{0}")]
-    Upstream(Failure),
-    #[error("the answer's status is {0}")]
-    Status(u16),
-    #[error("the answer breaks off: {0}")]
-    Cut(#[from] DownloadError),
-    #[error("the answer has a body")]
-    Body,
-}
-
-/// What a link was answered with.
-struct Answer {
-    head: response::Parts,
-    ready: Bytes,
-    download: Option<Download>,
-}
-
-impl Answer {
-    /// The body, or its beginning if it is longer than `limit`, and what is left.
-    async fn collect(self, limit: usize) -> Result<(Vec<u8>, Option<Download>), DownloadError> {
-        let mut body = self.ready.to_vec();
-        let Some(mut download) = self.download else { return Ok((body, None)) };
-        while let Some(frame) = download.frame().await {
-            if let Ok(data) = frame?.into_data() {
-                body.extend_from_slice(&data);
-                if body.len() > limit {
-                    return Ok((body, Some(download)));
-                }
-            }
-        }
-        Ok((body, None))
     }
 }
 
@@ -170,7 +122,8 @@ impl Chase {
         let snapshot = self.shard.snapshot.load_full();
         self.shard.counters.link_fetches.add(1);
         let Fetch { link, last_ids, .. } = &*self.fetch;
-        let mut answer = ask(&self.shard, &snapshot, Errand { link, method: Method::GET, last_ids }).await?;
+        let errand = Errand { last_ids, ..Errand::new(&link.trail, &link.place, Method::GET) };
+        let mut answer = ask(&self.shard, &snapshot, errand).await?;
         if !answer.head.status.is_success() {
             return Err(Lost::Status(answer.head.status.as_u16()));
         }
@@ -323,113 +276,6 @@ pub(super) fn follow(
     let place =
         document.resolve(&link.uri).ok_or_else(|| InstructError("Grip-Link contains invalid link".into()))?;
     Ok(GripLink { trail: Rc::clone(trail), place, timeout_ms })
-}
-
-/// What is asked for.
-struct Errand<'e> {
-    link: &'e GripLink,
-    method: Method,
-    /// For `Grip-Last`.
-    last_ids: &'e [(String, String)],
-}
-
-/// Asks where a link leads: the targets of its route if that is beside the request that it came from, or else its host.
-async fn ask(shard: &Rc<Shard>, snapshot: &Snapshot, errand: Errand<'_>) -> Result<Answer, Lost> {
-    let GripLink { trail, place, .. } = errand.link;
-    let rule = &trail.route.rule;
-    let config = &snapshot.config.origin;
-    if !place.is_beside(&trail.home) {
-        let is_own = |target: &Target| match &target.address {
-            Address::Tcp(host, port) => {
-                !target.untrusted && host.eq_ignore_ascii_case(place.host()) && *port == place.port()
-            }
-            Address::Test | Address::Workers(_) => false,
-        };
-        let own = rule.targets.iter().any(is_own);
-        let listed = |known: &String| {
-            // As `HOST:PORT`, in lower case.
-            known.rsplit_once(':').is_some_and(|(host, port)| {
-                place.host().eq_ignore_ascii_case(host.trim_matches(['[', ']']))
-                    && port.parse() == Ok(place.port())
-            })
-        };
-        let to = Peer::Server(Destination {
-            host: place.host().to_owned(),
-            addresses: Vec::new(),
-            port: place.port(),
-            untrusted: !own && !snapshot.config.grip.link_hosts.iter().any(listed),
-            tls: place.tls().then(|| Tls { name: place.host().to_owned(), insecure: false, identity: None }),
-        });
-        let signature = if own { sign(shard, &trail.route, unix_time()) } else { None };
-        let request = request(snapshot, &errand, place.path_and_query(), place.authority(), signature);
-        return send(shard, &to, request, config)
-            .await
-            .map_err(|unanswered| Lost::Upstream(unanswered.failure));
-    }
-    for (index, target) in rule.targets.iter().enumerate() {
-        let outgoing = rule.outgoing(target, place.path_and_query(), place.authority());
-        let rewritten = place.path().starts_with(rule.path_beg.as_str());
-        let path_and_query = if rewritten { &outgoing.path_and_query } else { place.path_and_query() };
-        let signature = sign(shard, &trail.route, unix_time());
-        let request = request(snapshot, &errand, path_and_query, outgoing.host, signature);
-        let Some(to) = destination(&trail.route, index, outgoing.host) else {
-            let (head, ready) =
-                test_origin::answer(request.uri().path(), request.uri().query(), 0).into_parts();
-            return Ok(Answer { head, ready, download: None });
-        };
-        match send(shard, &to, request, config).await {
-            Ok(answer) => return Ok(answer),
-            Err(Unanswered { failure, .. }) if failure.is_unreached() => {}
-            Err(Unanswered { failure, .. }) => return Err(Lost::Upstream(failure)),
-        }
-    }
-    Err(Lost::Unreached)
-}
-
-async fn send(
-    shard: &Rc<Shard>,
-    to: &Peer,
-    request: Box<Request<Upload>>,
-    config: &config::Origin,
-) -> Result<Answer, Unanswered> {
-    let (head, download) = shard.upstream.ask(to, request, config).await?.into_parts();
-    Ok(Answer { head, ready: Bytes::new(), download: Some(download) })
-}
-
-/// Nothing of the client's is said. `signature`: ours, for who is the route's own.
-fn request(
-    snapshot: &Snapshot,
-    errand: &Errand<'_>,
-    path_and_query: &str,
-    host: &str,
-    signature: Option<HeaderValue>,
-) -> Box<Request<Upload>> {
-    let Errand { link: GripLink { trail, place, .. }, method, last_ids } = errand;
-    let mut request = Box::new(Request::new(Upload::Empty));
-    *request.method_mut() = method.clone();
-    // A place has a path that can be asked for, and so has a route.
-    *request.uri_mut() = Uri::builder().path_and_query(path_and_query).build().unwrap_or_default();
-    let forward = Forward {
-        trusted: false,
-        tls: place.tls(),
-        websocket: false,
-        peer: None,
-        signature,
-        last_ids,
-        route: &trail.route.rule,
-        rules: &snapshot.config.proxy.forward,
-    };
-    // There is nothing of a loop in no headers.
-    let mut headers = HeaderMap::new();
-    if let Ok(host) = HeaderValue::from_str(host) {
-        headers.insert(header::HOST, host);
-    }
-    _ = forward.apply(&mut headers);
-    if *method == Method::POST {
-        headers.insert(header::CONTENT_LENGTH, HeaderValue::from_static("0"));
-    }
-    *request.headers_mut() = headers;
-    request
 }
 
 /// A long-poll that is asked about again: if it is not held again, it is gone.

@@ -4,11 +4,14 @@
 mod access;
 mod ask;
 mod conversation;
+mod errand;
 mod holding;
+mod inquiry;
 mod link;
 mod native;
 mod over_http;
 mod relay;
+mod session;
 mod share;
 mod sockjs;
 mod upgrade;
@@ -32,6 +35,7 @@ use hyper::{body::Incoming, ext::ReasonPhrase};
 
 pub use ask::destination;
 pub use conversation::{Conversation, Parked};
+pub use inquiry::inquire;
 pub use link::{fetch, say_gone};
 pub use over_http::ask;
 pub use relay::Relay;
@@ -48,6 +52,7 @@ use crate::{
 };
 use access::Entry;
 use ask::{Answer, Ask};
+use session::Found;
 
 /// Answers one request. For one that is held as a long-poll this never returns: the connection's driver
 /// takes the socket.
@@ -75,6 +80,7 @@ pub fn answer(
         tls: false,
         cors: None,
         jsonp: None,
+        session: None,
         farewell: conversation.take_farewell(),
         replayed: replay.is_some(),
         conversation,
@@ -112,6 +118,11 @@ impl Way {
                 return Box::pin(upgrade::answer(exchange, *request, None, Speech::WebSocket)).await;
             }
             Self::SockJs(visit) => return Box::pin(sockjs::answer(exchange, *visit)).await,
+            Self::Ask(mut ask) if let Some(sessions) = session::server(exchange, &ask) => {
+                let sid = Box::pin(session::find(&sessions, &mut ask)).await?;
+                exchange.session = Some(Box::new(Found { sessions, domain: ask.domain(), sid }));
+                ask.send(exchange).await?
+            }
             Self::Ask(ask) if exchange.snapshot.config.proxy.share_requests && ask.is_shareable() => {
                 Box::pin(share::send(ask, exchange)).await?
             }
@@ -146,6 +157,8 @@ struct Exchange {
     cors: Option<Box<Cors>>,
     /// Its response is a call of the page's function.
     jsonp: Option<Box<Call>>,
+    /// Only of a route with `session`.
+    session: Option<Box<Found>>,
     /// It was asked before, and its origin is told what its client has.
     replayed: bool,
     /// Of a long-poll that was held before: who is to hear when it is not held again.

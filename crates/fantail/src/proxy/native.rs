@@ -20,6 +20,7 @@ use tokio::{
 use super::{
     Exchange,
     ask::Ask,
+    errand::trail,
     upgrade::{Opening, Tried},
 };
 use crate::{
@@ -69,7 +70,9 @@ pub(super) async fn open(exchange: &Exchange, ask: &Ask, target: usize, to: &Pee
     if speaks_grip {
         forward::hide_grip(&mut head.headers);
     }
-    let link = Link::new(config.websocket.buffer_bytes as usize, matches!(to, Peer::Server(_)));
+    let trail = trail(exchange, ask.route(), target, (ask.host(), ask.path_and_query()));
+    let takes_parts = matches!(to, Peer::Server(_));
+    let link = Link::new(config.websocket.buffer_bytes as usize, takes_parts, trail.map(Rc::new));
     Ok(Tried::Open(Opening {
         far: Far::Native(Rc::clone(&link)),
         headers: head.headers,

@@ -63,7 +63,7 @@ pub fn ask(shard: &Rc<Shard>, asking: Asking) {
 pub(super) async fn open(exchange: &Exchange, ask: &Ask, target: usize, to: &Peer) -> Result<Tried, Fault> {
     let config = &exchange.snapshot.config.websocket;
     let session = Session::new(config.buffer_bytes, ask.route().rule.targets[target].one_event);
-    let far = OverHttp::new(call(ask, target), session);
+    let far = OverHttp::new(call(ask, target, exchange.tls), session);
     let (tell, answer) = oneshot::channel();
     let first = First {
         shard: Rc::clone(exchange.shard()),
@@ -265,7 +265,7 @@ impl First {
 
     fn address(&self) -> String {
         let Call { route, target, .. } = &self.far.call;
-        route.rule.targets[*target as usize].address.to_string()
+        route.rule.targets[usize::from(*target)].address.to_string()
     }
 }
 
@@ -293,7 +293,7 @@ async fn post_events(shard: &Rc<Shard>, far: &Rc<OverHttp>, body: Bytes) -> Next
     });
     let config = shard.snapshot.load_full();
     let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
-    let Some(to) = destination(&call.route, call.target as usize, host) else { return Next::Done };
+    let Some(to) = destination(&call.route, call.target.into(), host) else { return Next::Done };
     let sent =
         shard.notes.as_ref().map_or(0, |_| request_head(request.method(), request.uri(), request.headers()));
     match shard.upstream.ask(&to, request, &config.config.origin).await {
@@ -373,7 +373,7 @@ async fn collect(download: &mut Download) -> Result<Bytes, Unreadable> {
 }
 
 /// What of the client's request is said to the origin each time.
-fn call(ask: &Ask, target: usize) -> Call {
+fn call(ask: &Ask, target: usize, tls: bool) -> Call {
     let request = ask.request();
     let path = request.uri().path_and_query().map_or("/", PathAndQuery::as_str);
     let mut kept = path.as_bytes().to_vec();
@@ -395,7 +395,8 @@ fn call(ask: &Ask, target: usize) -> Call {
     }
     Call {
         route: ask.route().clone(),
-        target: u32::try_from(target).expect("a line has fewer targets"),
+        target: u16::try_from(target).expect("a line has fewer targets"),
+        tls,
         trusted_until: ask
             .trusted_until()
             .and_then(|until| NonZeroU32::new(u32::try_from(until).unwrap_or(u32::MAX))),

@@ -22,6 +22,7 @@ use super::{
     ask::{Ask, Found},
     conversation::Reserved,
     upgrade,
+    watch::request_head,
 };
 use crate::{
     error::Fault,
@@ -76,7 +77,7 @@ pub(super) async fn answer(exchange: &mut Exchange, visit: Visit) -> Result<Resp
         Endpoint::Session(_, Transport::WebSocket) if is_upgrade => {
             open_websocket(exchange, visit, Speech::SockJs).await
         }
-        Endpoint::Raw | Endpoint::Session(_, Transport::WebSocket) => {
+        Endpoint::Raw | Endpoint::Session(_, Transport::WebSocket) if visit.head.method == Method::GET => {
             Ok(text(exchange, &visit, StatusCode::BAD_REQUEST, "Can \"Upgrade\" only to \"WebSocket\".\n"))
         }
         _ if visit.head.method == Method::OPTIONS => Ok(preflight(exchange, &visit, endpoint)),
@@ -142,6 +143,10 @@ async fn meet(
         exchange.conversation.park();
         return std::future::pending().await;
     }
+    if shard.notes.is_some() {
+        let size = request_head(&head.method, &head.uri, &head.headers);
+        exchange.conversation.arrive(&found.route.rule.id, size);
+    }
     match transport {
         Transport::XhrSend => {
             return send(exchange, key, sockjs::messages(&body), page, Sent::NoContent).await;
@@ -165,7 +170,9 @@ async fn meet(
             }
         }
     }
-    let id = shard.holds(|holds| holds.reserve_receiver(key, Receiver::new(way, shape.into(), page)));
+    let presence = exchange.conversation.presence();
+    let receiver = Receiver::new(way, shape.into(), page);
+    let id = shard.holds(|holds| holds.reserve_receiver(key, receiver, presence));
     let id = id.ok_or(Fault::Full)?;
     if let Some(entry) = exchange.entry.take() {
         entry.write(&shard, Outcome::Accept);

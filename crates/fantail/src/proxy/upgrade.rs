@@ -230,6 +230,8 @@ pub(super) fn hold_of(
         next: None,
         continues: false,
         gone: None,
+        trail: None,
+        session: None,
         events: false,
         slow: route.rule.slow,
     };

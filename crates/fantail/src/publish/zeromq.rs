@@ -23,6 +23,7 @@ use crate::{
     config::{self, DEFAULT_REALM, Endpoint},
     hub::{Hub, Refused},
     metrics::Process,
+    session::Sessions,
 };
 use interest::Interest;
 use socket::Listener;
@@ -55,6 +56,7 @@ enum Role {
     Sub,
     Command,
     Stats,
+    Session,
 }
 
 impl Role {
@@ -64,6 +66,7 @@ impl Role {
             Self::Sub => Socket::Sub,
             Self::Command => Socket::Router,
             Self::Stats => Socket::Pub,
+            Self::Session => Socket::Dealer,
         }
     }
 
@@ -73,6 +76,7 @@ impl Role {
             Self::Sub => "sub",
             Self::Command => "command",
             Self::Stats => "stats",
+            Self::Session => "session",
         }
     }
 }
@@ -86,13 +90,15 @@ impl Sockets {
         let sub = subs.iter().map(|endpoint| (Role::Sub, endpoint));
         let command = config.command.iter().map(|endpoint| (Role::Command, endpoint));
         let stats = stats.socket.iter().map(|endpoint| (Role::Stats, endpoint));
+        let session = config.session.iter().map(|endpoint| (Role::Session, endpoint));
         let bind = |(role, endpoint): (Role, &Endpoint)| {
             let bound = Listener::bind(endpoint, config.ipc_file_mode);
             let listener = bound.map_err(|source| BindError { endpoint: endpoint.clone(), source })?;
             tracing::info!(socket = role.name(), address = %listener, "zeromq");
             Ok((role, listener))
         };
-        let bound = pull.chain(sub).chain(command).chain(stats).map(bind).collect::<Result<_, _>>()?;
+        let all = pull.chain(sub).chain(command).chain(stats).chain(session);
+        let bound = all.map(bind).collect::<Result<_, _>>()?;
         Ok(Self { bound, connected: if config.sub_connect { config.sub.clone() } else { Vec::new() } })
     }
 
@@ -131,6 +137,8 @@ pub struct Inputs {
     interest: Interest,
     /// If anybody watches.
     board: Option<Arc<Board>>,
+    /// If there may be somebody who keeps them.
+    sessions: Option<Arc<Sessions>>,
     /// When a lost message was last logged.
     complained: Mutex<Option<Instant>>,
 }
@@ -142,7 +150,7 @@ impl Inputs {
         hub: &Arc<Hub>,
         counts: &Arc<Process>,
         config: &config::ZeroMq,
-        board: Option<Arc<Board>>,
+        (board, sessions): (Option<Arc<Board>>, Option<Arc<Sessions>>),
     ) -> Arc<Self> {
         if !config.sub.is_empty() {
             hub.follow(publisher.default_realm());
@@ -155,6 +163,7 @@ impl Inputs {
             config: config.clone(),
             interest,
             board,
+            sessions,
             complained: Mutex::default(),
         })
     }

@@ -3,6 +3,7 @@
 
 use std::{
     cell::Cell,
+    collections::VecDeque,
     error::Error,
     pin::Pin,
     rc::Rc,
@@ -53,6 +54,11 @@ impl Upload {
         Self::Stream { body: Box::pin(body), progress: Rc::new(Cell::new(Progress::Origin(Instant::now()))) }
     }
 
+    /// What was read of a body, and the rest of it.
+    pub fn behind(parts: VecDeque<Bytes>, rest: Self) -> Self {
+        Self::stream(Behind { parts, rest })
+    }
+
     pub(super) fn progress(&self) -> Option<Rc<Cell<Progress>>> {
         match self {
             Self::Stream { progress, .. } => Some(Rc::clone(progress)),
@@ -69,6 +75,39 @@ impl Upload {
             }
             _ => Self::Pieces { left: body, taken: Rc::clone(taken) },
         }
+    }
+}
+
+struct Behind {
+    parts: VecDeque<Bytes>,
+    rest: Upload,
+}
+
+impl Body for Behind {
+    type Data = Bytes;
+    type Error = UploadError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, UploadError>>> {
+        match self.parts.pop_front() {
+            Some(part) => Poll::Ready(Some(Ok(Frame::data(part)))),
+            None => Pin::new(&mut self.rest).poll_frame(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.parts.is_empty() && self.rest.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        let parts = self.parts.iter().map(|part| part.len() as u64).sum::<u64>();
+        let rest = self.rest.size_hint();
+        let mut hint = SizeHint::new();
+        hint.set_lower(rest.lower().saturating_add(parts));
+        rest.upper().into_iter().for_each(|upper| hint.set_upper(upper.saturating_add(parts)));
+        hint
     }
 }
 

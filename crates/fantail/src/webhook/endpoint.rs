@@ -9,7 +9,7 @@ use aws_lc_rs::{
 };
 use base64::{Engine, prelude::BASE64_STANDARD as BASE64};
 use fantail_proto::{
-    filter::{Filter, Named},
+    filter::Filter,
     item::is_of_webhook,
     webhook::{
         signature::{SEED, Secret},
@@ -177,7 +177,7 @@ impl Endpoint {
             new.meta = pairs("meta", meta)?;
         }
         if let Some(filters) = &wish.filters {
-            let unknown = |name: &&String| !matches!(Filter::named(name), Named::Known(_));
+            let unknown = |name: &&String| Filter::named(name).is_none_or(Filter::asks);
             if let Some(name) = filters.iter().find(unknown) {
                 return Err(Unwanted(format!("filters: there is no {name:?}")));
             }
@@ -229,11 +229,7 @@ impl Endpoint {
     }
 
     pub(super) fn filters(&self) -> Vec<Filter> {
-        let known = |name: &String| match Filter::named(name) {
-            Named::Known(filter) => Some(filter),
-            Named::Absent | Named::Unknown => None,
-        };
-        self.filters.iter().filter_map(known).collect()
+        self.filters.iter().filter_map(|name| Filter::named(name)).collect()
     }
 
     /// Without secrets, and without what headers say.

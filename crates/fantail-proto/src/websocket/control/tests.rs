@@ -196,7 +196,6 @@ fn filters_that_cannot_be_applied_close_the_client() {
         |filters: &str| heard(&format!(r#"{{"type":"subscribe","channel":"a","filters":[{filters}]}}"#));
     assert!(matches!(subscribe(&[r#""x""#; 5].join(",")), Verdict::Control(_)));
     assert_eq!(subscribe(&[r#""x""#; 6].join(",")), Verdict::Close(FilterError::TooMany("a".into())));
-    assert_eq!(subscribe(r#""http-check""#), Verdict::Close(FilterError::Absent("http-check".into())));
 }
 
 proptest! {

@@ -146,7 +146,6 @@ const fn row(section: &'static str, names: &'static [&'static str], meaning: Mea
 }
 
 const ONE_PROCESS: &str = "Fantail is one process";
-pub(super) const NOT_YET: &str = "Fantail does not have it yet";
 const ONE_LOG: &str = "there is one log, to standard output or --logfile";
 const NO_CALLS: &str = "Fantail calls nobody";
 const NO_RATE: &str = "nobody is paced; client.queue_bytes limits what waits for a client that is slow";

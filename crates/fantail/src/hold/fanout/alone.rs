@@ -6,7 +6,7 @@ use std::sync::Arc;
 use fantail_pin::PinId;
 use fantail_proto::item::WrittenFor;
 
-use super::{Hold, Holds, List, Work, Write};
+use super::{Hold, Holds, List, Word, Work, Write};
 use crate::hub::{Delivery, Receipt};
 
 impl Holds {
@@ -36,10 +36,21 @@ impl Holds {
         }
         let plain = work.write_of(list, &items);
         self.sort(work, list, id, plain);
+        self.write_sorted(work);
+    }
+
+    /// Gives some holds an item whose turn has come for them.
+    pub(in crate::hold) fn write_turn(&mut self, work: &mut Work, list: List, pins: &[PinId]) {
+        let plain = work.write_of(list, &[0]);
+        pins.iter().for_each(|id| _ = self.sort(work, list, *id, plain));
+        self.write_sorted(work);
+    }
+
+    fn write_sorted(&mut self, work: &mut Work) {
         for place in 0..work.writes.len() {
-            if !work.writes[place].targets.is_empty() {
+            while !work.writes[place].targets.is_empty() {
                 let mut write = work.writes[place].take();
-                self.write(work, &mut write, 1);
+                self.write(work, &mut write, usize::MAX);
                 work.writes[place] = write;
             }
         }
@@ -54,13 +65,26 @@ impl Holds {
 impl Work {
     /// What a log has, instead of what was published.
     pub(in crate::hold) fn of_log(batch: Vec<Arc<Delivery>>) -> Self {
+        Self { from_log: true, ..Self::of(batch) }
+    }
+
+    /// One item, whose turn has come.
+    pub(in crate::hold) fn of_turn(item: Arc<Delivery>, from_log: bool) -> Self {
+        Self { from_log, turn: Some(Vec::new()), ..Self::of(vec![item]) }
+    }
+
+    pub(in crate::hold) fn words(&self) -> &[Word] {
+        self.turn.as_deref().unwrap_or_default()
+    }
+
+    fn of(batch: Vec<Arc<Delivery>>) -> Self {
         // Content that was written for certain filters is looked at.
         let picky = batch.iter().any(|delivery| {
             let WrittenFor { stream, message, .. } = &delivery.item.written_for;
             stream.is_some() || message.is_some()
         });
         let receipts = vec![Receipt::default(); batch.len()];
-        Self { batch, receipts, picky, from_log: true, ..Self::default() }
+        Self { batch, receipts, picky, ..Self::default() }
     }
 
     /// The next hold's turn.

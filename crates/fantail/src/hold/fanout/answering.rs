@@ -10,11 +10,8 @@ use fantail_proto::{
 };
 use hashbrown::HashSet;
 
-use super::{HoldKind, Holds, List, WRITE_BYTES, Work, cost};
-use crate::{
-    hold::{Poll, updates::Cause},
-    hub::Receipt,
-};
+use super::{HoldKind, Holds, List, WRITE_BYTES, Work, cost, variants::Answering};
+use crate::hold::{Poll, updates::Cause};
 
 impl Holds {
     pub(super) fn list_polls(&self, work: &mut Work) {
@@ -51,21 +48,18 @@ impl Holds {
                 self.leave_to_log(&mut work.receipts[item]);
                 continue;
             }
-            let delivery = Arc::clone(&work.batch[item]);
-            cost += effort(poll, &delivery.item, hold.filters(channel).is_some());
-            self.answer_watched(id, channel, &delivery, &mut work.receipts[item]);
+            cost += effort(poll, &work.batch[item].item, !hold.filters(channel).is_empty());
+            if !self.stands_behind(work, id, channel, item) {
+                self.answer_watched(work, id, channel, item);
+            }
         }
         cost
     }
 
     /// Answers a long-poll with an item, or asks its origin again, or neither.
-    pub(in crate::hold) fn answer_with(
-        &mut self,
-        id: PinId,
-        channel: u32,
-        item: &Rendered,
-        receipt: &mut Receipt,
-    ) {
+    pub(in crate::hold) fn answer_with(&mut self, work: &mut Work, id: PinId, channel: u32, place: usize) {
+        let delivery = Arc::clone(&work.batch[place]);
+        let item = &delivery.item;
         let Some(hold) = self.pins.get(id) else { return };
         let HoldKind::Poll(poll) = &hold.kind else { return };
         let hint = matches!(item.response, Some(HttpResponse::Hint));
@@ -73,27 +67,30 @@ impl Holds {
         if let Some(position) = hold.position(channel).filter(|_| watched) {
             match recovery::step(position, item.id.as_deref(), item.prev_id.as_deref()) {
                 Step::Deliver => {}
-                Step::Skip => return receipt.recovered += 1,
+                Step::Skip => return work.receipts[place].recovered += 1,
                 Step::Gap => {
-                    receipt.recovered += 1;
+                    work.receipts[place].recovered += 1;
                     return self.mend(id, channel);
                 }
             }
         }
-        if item.response.is_none() || !self.passes(hold, channel, item) {
-            if item.response.is_some() {
-                receipt.filtered += 1;
-                self.counters.filtered.add(1);
-            }
+        if item.response.is_none() {
             return self.pass(id, channel, item);
+        }
+        if !self.passes(hold, channel, item) {
+            return self.keep_from(work, id, channel, place);
         }
         let response = match &item.response {
             Some(HttpResponse::Send(response)) => {
-                let body = self.filtered_body(hold, channel, item, poll.body(response));
+                let body = self.filtered_body(hold, channel, item, poll.body(response), work);
                 match body {
-                    Ok(body) => poll.answer(response, &body),
+                    Ok(Answering::With(body)) => poll.answer(response, &body),
+                    Ok(Answering::Not) => return self.keep_from(work, id, channel, place),
+                    Ok(Answering::Asks(wording)) => {
+                        return self.inquire(work, (id, channel), place, (List::Polls, *wording));
+                    }
                     Err(error) => {
-                        receipt.dropped_filter += 1;
+                        work.receipts[place].dropped_filter += 1;
                         self.counters.filter_errors.add(1);
                         if !hold.standing.as_ref().is_some_and(|standing| standing.debug) {
                             return;
@@ -109,13 +106,16 @@ impl Holds {
             // There is nothing in it for a long-poll (spec 5.4), which has it nevertheless.
             Some(HttpResponse::Close | HttpResponse::Refresh) | None => return self.pass(id, channel, item),
         };
+        let receipt = &mut work.receipts[place];
         match self.finish_poll(id, response) {
             Outcome::Sent => {
+                self.reach(id, channel, item.id.as_deref());
                 receipt.delivered += 1;
                 self.counters.delivered_poll.add(1);
                 self.counters.ended_answered.add(1);
             }
             Outcome::Queued => {
+                self.reach(id, channel, item.id.as_deref());
                 receipt.queued += 1;
                 self.counters.queued.add(1);
                 self.counters.ended_answered.add(1);
@@ -127,10 +127,19 @@ impl Holds {
         }
     }
 
+    /// A filter keeps an item from a long-poll.
+    fn keep_from(&mut self, work: &mut Work, id: PinId, channel: u32, place: usize) {
+        work.receipts[place].filtered += 1;
+        self.counters.filtered.add(1);
+        let delivery = Arc::clone(&work.batch[place]);
+        self.pass(id, channel, &delivery.item);
+    }
+
     /// The item was nothing to a long-poll: the next one follows it.
     fn pass(&mut self, id: PinId, channel: u32, item: &Rendered) {
         if let Some(standing) = self.pins.get_mut(id).and_then(|hold| hold.standing.as_mut()) {
             standing.advance(channel, item.id.as_deref());
+            self.reach(id, channel, item.id.as_deref());
         }
     }
 }

@@ -152,6 +152,8 @@ impl Subscriber {
             next: None,
             continues: false,
             gone: None,
+            trail: None,
+            session: None,
             events: false,
             slow: Slow::default(),
         }

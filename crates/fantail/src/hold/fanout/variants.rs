@@ -5,19 +5,29 @@ use std::{borrow::Cow, rc::Rc};
 
 use bytes::Bytes;
 use fantail_proto::{
-    filter::{self, Filter, template::TemplateError},
+    filter::{self, Applied, Filter, question, template::TemplateError},
     render::{Chunk, Message, MessagePart, Rendered, StreamPart},
 };
 use smallvec::SmallVec;
 
 use super::{Part, Work};
 use crate::hold::{
-    Hold, Holds, List, Standing, Sub,
+    Hold, Holds, List, Standing, Sub, Wording,
     follow::{Parked, ParkedPart},
 };
 
 /// An item's place, whose subscribers, their filters, and what those read of one.
 pub(super) type Class = (usize, List, SmallVec<[Filter; 2]>, Vec<u8>);
+
+/// What a hold gets of an item.
+#[derive(Clone, Debug)]
+pub(super) enum Gotten {
+    /// What is at this place: the item itself, or what its filters make of it.
+    Place(usize),
+    Nothing,
+    /// Its origin is to be asked first.
+    Asks(Box<Wording>),
+}
 
 /// An item with other content.
 #[derive(Debug)]
@@ -33,7 +43,6 @@ enum Content {
 }
 
 impl Holds {
-    /// What a hold gets of an item, by its place: the item itself, or what its filters make of it; or nothing.
     pub(super) fn filtered(
         &self,
         work: &mut Work,
@@ -41,29 +50,41 @@ impl Holds {
         hold: &Hold,
         channel: u32,
         item: usize,
-    ) -> Result<Option<usize>, TemplateError> {
+    ) -> Result<Gotten, TemplateError> {
         let rendered = &work.batch[item].item;
-        let filters = hold.filters(channel).unwrap_or_default();
+        let filters = hold.filters(channel);
         let written_for = match list {
             List::WebSockets | List::SockJs => rendered.written_for.message.as_deref(),
             List::Streams | List::Polls => rendered.written_for.stream.as_deref(),
         };
         if !self.passes(hold, channel, rendered) {
-            return Ok(None);
+            return Ok(Gotten::Nothing);
         }
         if !filter::suits(written_for, filters) {
             return Err(TemplateError::Unsuited);
         }
-        let changes = filters.iter().copied().filter(|filter| filter.changes_content());
-        let changes: SmallVec<[Filter; 2]> = changes.collect();
-        match &hold.standing {
-            Some(standing) if !changes.is_empty() && work.part(list, item) == Some(Part::Content) => {
-                let own = rendered.id.clone();
-                let own = own.as_deref().map(|id| (channel, id));
-                let ids = |name: &str| self.id_of(hold, standing, own, name);
-                work.variant(list, item, changes, &standing.meta, ids).map(Some)
+        let is_content = work.part(list, item) == Some(Part::Content);
+        // Who closes says nothing that could be changed, but may be asked about.
+        let matters = |filter: &Filter| {
+            if is_content { filter.changes_content() || filter.asks() } else { filter.asks() }
+        };
+        let matters: SmallVec<[Filter; 2]> = filters.iter().copied().filter(matters).collect();
+        let Some(standing) = hold.standing.as_ref().filter(|_| !matters.is_empty()) else {
+            return Ok(Gotten::Place(item));
+        };
+        if let Some(error) = &work.lost {
+            return Err(error.clone());
+        }
+        let id = rendered.id.clone();
+        let own = id.as_deref().map(|id| (channel, id));
+        let ids = |name: &str| self.id_of(hold, standing, own, name);
+        match work.variant(list, item, matters, &standing.meta, ids)? {
+            Made::Place(place) => Ok(Gotten::Place(place)),
+            Made::Skipped => Ok(Gotten::Nothing),
+            Made::Asks(filter, content, class) => {
+                let item_meta = &work.batch[item].item.meta;
+                Ok(Gotten::Asks(Box::new(wording(standing, item_meta, (filter, content, class))?)))
             }
-            _ => Ok(Some(item)),
         }
     }
 
@@ -100,7 +121,7 @@ impl Holds {
     }
 
     pub(super) fn passes(&self, hold: &Hold, channel: u32, item: &Rendered) -> bool {
-        let (Some(standing), Some(filters)) = (&hold.standing, hold.filters(channel)) else { return true };
+        let (Some(standing), filters) = (&hold.standing, hold.filters(channel)) else { return true };
         let names = || hold.subs.iter().map(|sub| self.channels.name(sub.channel));
         let subscribed = |name: &str| names().any(|full| full.strip_prefix(&*standing.prefix) == Some(name));
         filter::passes(filters, &standing.meta, &item.meta, subscribed)
@@ -113,18 +134,29 @@ impl Holds {
         channel: u32,
         item: &Rendered,
         body: Bytes,
-    ) -> Result<Bytes, TemplateError> {
-        let filters = hold.filters(channel).unwrap_or_default();
+        work: &Work,
+    ) -> Result<Answering, TemplateError> {
+        let filters = hold.filters(channel);
         if !filter::suits(item.written_for.response.as_deref(), filters) {
             return Err(TemplateError::Unsuited);
         }
-        let Some(standing) = &hold.standing else { return Ok(body) };
+        let Some(standing) = &hold.standing else { return Ok(Answering::With(body)) };
+        if let Some(error) = &work.lost {
+            return Err(error.clone());
+        }
         let own = item.id.as_deref().map(|id| (channel, id));
         let ids = |name: &str| self.id_of(hold, standing, own, name);
-        let filtered = filter::apply(filters, &body, &standing.meta, ids)?;
-        Ok(match filtered {
-            Cow::Borrowed(_) => body,
-            Cow::Owned(filtered) => filtered.into(),
+        Ok(match filter::apply(filters, work.words(), &body, &standing.meta, ids)? {
+            Applied::Content(Cow::Borrowed(_)) => Answering::With(body),
+            Applied::Content(Cow::Owned(filtered)) => Answering::With(filtered.into()),
+            Applied::Skipped => Answering::Not,
+            Applied::Asks(filter, content) => {
+                let class = filter::class(filters, &body, &standing.meta, ids);
+                let content = Bytes::copy_from_slice(&content);
+                // A body is laid over what the origin of this long-poll said.
+                let class = [class, content.to_vec()].concat();
+                Answering::Asks(Box::new(wording(standing, &item.meta, (filter, content, class))?))
+            }
         })
     }
 }
@@ -136,6 +168,41 @@ impl Content {
             Self::Message(message) => message.plain().len(),
         }
     }
+}
+
+/// What a long-poll's filters make of an answer's body.
+#[derive(Debug)]
+pub(super) enum Answering {
+    With(Bytes),
+    Not,
+    /// Its origin is to be asked first.
+    Asks(Box<Wording>),
+}
+
+fn wording(
+    standing: &Standing,
+    item_meta: &filter::Meta,
+    (filter, content, class): (Filter, Bytes, Vec<u8>),
+) -> Result<Wording, TemplateError> {
+    let trail = standing.trail.as_ref().ok_or(TemplateError::Url)?;
+    Ok(Wording {
+        filter,
+        place: question::place(&trail.home, &standing.meta)?,
+        trail: Rc::clone(trail),
+        sub_meta: question::header(&standing.meta)?,
+        pub_meta: question::header(item_meta)?,
+        content: if filter == Filter::HttpModify { content } else { Bytes::new() },
+        class,
+    })
+}
+
+/// What filters make of an item for all of whom they read the same.
+#[derive(Clone, Debug)]
+pub(super) enum Made {
+    Place(usize),
+    Skipped,
+    /// This filter asks about it, with this content, which is that of this class.
+    Asks(Filter, Bytes, Vec<u8>),
 }
 
 impl Work {
@@ -213,12 +280,12 @@ impl Work {
         filters: SmallVec<[Filter; 2]>,
         meta: &filter::Meta,
         ids: impl Fn(&str) -> Option<&'i str>,
-    ) -> Result<usize, TemplateError> {
+    ) -> Result<Made, TemplateError> {
         let content = match list {
             List::WebSockets | List::SockJs => self.message(item).map(Message::content),
             List::Streams | List::Polls => self.chunk(item).map(Chunk::content_slice),
         };
-        let Some(content) = content else { return Ok(item) };
+        let content = content.unwrap_or_default();
         let class = filter::class(&filters, content, meta, &ids);
         let looked_at = content.len() + class.len();
         let key = (item, list, filters, class);
@@ -226,24 +293,37 @@ impl Work {
             self.filtered += looked_at;
             return known.clone();
         }
-        let made = filter::apply(&key.2, content, meta, &ids).and_then(|content| match list {
+        let made = match filter::apply(&key.2, self.words(), content, meta, &ids) {
+            Err(error) => Err(error),
+            Ok(Applied::Skipped) => Ok(Made::Skipped),
+            Ok(Applied::Asks(filter, content)) => {
+                Ok(Made::Asks(filter, Bytes::copy_from_slice(&content), key.3.clone()))
+            }
+            // It stays as it is, and is shared.
+            Ok(Applied::Content(Cow::Borrowed(_))) => Ok(Made::Place(item)),
+            Ok(Applied::Content(Cow::Owned(content))) => self.with_content(list, item, &content),
+        };
+        self.filtered += looked_at;
+        self.made += key.3.len() + VARIANT;
+        self.by_class.insert(key, made.clone());
+        made
+    }
+
+    fn with_content(&mut self, list: List, item: usize, content: &[u8]) -> Result<Made, TemplateError> {
+        let content = match list {
             List::WebSockets | List::SockJs => self
                 .message(item)
-                .and_then(|message| message.with_content(&content))
+                .and_then(|message| message.with_content(content))
                 .map(Content::Message)
-                .ok_or(TemplateError::NotText),
-            List::Streams | List::Polls => Ok(Content::Chunk(Chunk::new(&content))),
-        });
-        let bytes = made.as_ref().map_or(0, Content::len);
-        self.filtered += looked_at + bytes;
+                .ok_or(TemplateError::NotText)?,
+            List::Streams | List::Polls => Content::Chunk(Chunk::new(content)),
+        };
+        let bytes = content.len();
+        self.filtered += bytes;
         // Its payload is as large again.
-        self.made += 2 * bytes + key.3.len() + VARIANT;
-        let place = made.map(|content| {
-            self.variants.push(Variant { item, content });
-            self.batch.len() + self.variants.len() - 1
-        });
-        self.by_class.insert(key, place.clone());
-        place
+        self.made += 2 * bytes;
+        self.variants.push(Variant { item, content });
+        Ok(Made::Place(self.batch.len() + self.variants.len() - 1))
     }
 }
 

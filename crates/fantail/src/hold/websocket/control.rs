@@ -16,7 +16,10 @@ use fantail_proto::{
 
 use super::{Far, Stage, millis, timers::Delayed};
 use crate::{
-    hold::{Hold, HoldKind, Holds, Standing, Subscription, Subscriptions, jitter_ms, sockjs, updates::Cause},
+    hold::{
+        Hold, HoldKind, Holds, Standing, Subscription, Subscriptions, Trail, jitter_ms, sockjs,
+        updates::Cause,
+    },
     logging,
 };
 
@@ -28,8 +31,10 @@ impl Holds {
             }
             Control::Unsubscribe { channel } => self.leave_channel(id, &channel),
             Control::Detach => self.detach(id),
-            // There is no session service.
-            Control::Session { id: _ } => {}
+            Control::Session { id: sid } => {
+                self.standing(id);
+                self.set_session(id, sid.as_deref().filter(|sid| !sid.is_empty()));
+            }
             Control::SetMeta { name, value } => self.set_meta(id, name, value),
             Control::KeepAlive(None) if self.is_sockjs(id) => self.heartbeat(id),
             Control::KeepAlive(None) => self.pins.clear_keep_alive(id),
@@ -105,6 +110,12 @@ impl Holds {
         if !filters.is_empty() || start.is_some() {
             self.standing(id);
         }
+        if filters.iter().any(|filter| filter.asks()) {
+            let trail = self.trail(id);
+            if let Some(standing) = self.standing(id) {
+                standing.trail = standing.trail.take().or(trail);
+            }
+        }
         let subscription = Subscription { channel: name, filters, prev_id: None, late: None };
         let Some(joined) = self.join(id, realm, list, subscription) else { return };
         let proven = match start.filter(|_| self.channels.is_logged(joined)) {
@@ -150,6 +161,16 @@ impl Holds {
         if meta.len() > MAX_META || bytes > MAX_META_BYTES {
             tracing::info!(target: "fantail::websocket", "an origin notes too much of a client");
             self.fail(id, "too much is noted by set-meta");
+        }
+    }
+
+    /// Where the filters of a WebSocket ask from.
+    fn trail(&self, id: PinId) -> Option<Rc<Trail>> {
+        let Some(Hold { kind: HoldKind::WebSocket(socket), .. }) = self.pins.get(id) else { return None };
+        match &socket.far {
+            Far::OverHttp(far) => Some(Rc::new(far.call.trail(socket.debug)?)),
+            Far::Native(link) => link.trail.clone(),
+            Far::Echo | Far::Detached => None,
         }
     }
 

@@ -11,18 +11,21 @@ use std::{
 
 use bytes::Bytes;
 use fantail_pin::PinId;
-use fantail_proto::websocket::{
-    close::Close,
-    frame::{Frame, Opcode},
-    over_http::{Action, Cause, Session},
-    reader::{self, Reader, Violation},
+use fantail_proto::{
+    link::Place,
+    websocket::{
+        close::Close,
+        frame::{Frame, Opcode},
+        over_http::{Action, Cause, Session},
+        reader::{self, Reader, Violation},
+    },
 };
 use http::{HeaderMap, StatusCode};
 use tokio::sync::Notify;
 
 use super::{BEHIND, Message, Stage, WsKind};
 use crate::{
-    hold::{Hold, HoldKind, Holds},
+    hold::{Hold, HoldKind, Holds, Trail},
     route::Route,
 };
 
@@ -42,7 +45,9 @@ pub enum Far {
 pub struct Call {
     pub route: Arc<Route>,
     /// Which of the route's targets.
-    pub target: u32,
+    pub target: u16,
+    /// The client came by TLS, as far as routes know.
+    pub tls: bool,
     /// The client proved to be another Fantail or a Pushpin, by a signature that is good until then, in Unix
     /// seconds: so long it stands for ours.
     pub trusted_until: Option<NonZeroU32>,
@@ -50,6 +55,17 @@ pub struct Call {
     pub connection_id: [u8; 16],
     /// The client's path and headers, as short as they can be kept.
     pub request: Box<[u8]>,
+}
+
+impl Call {
+    /// Where links and filters lead from.
+    pub(super) fn trail(&self, debug: bool) -> Option<Trail> {
+        let mut lines = self.request.split(|byte| *byte == b'\n');
+        let path = str::from_utf8(lines.next()?).ok()?;
+        let host = lines.find_map(|line| line.strip_prefix(b"host:"))?;
+        let home = Place::new(self.tls, str::from_utf8(host).ok()?, path)?;
+        Some(Trail { route: Arc::clone(&self.route), target: usize::from(self.target), home, debug })
+    }
 }
 
 /// A WebSocket that its origin knows as a series of POSTs.
@@ -145,12 +161,14 @@ pub struct Link {
     pub(super) drained: Notify,
     limit: usize,
     takes_parts: bool,
+    /// Where filters ask from.
+    pub(super) trail: Option<Rc<Trail>>,
 }
 
 impl Link {
     /// `limit`: bytes of frames that may wait before the client is read no more. `takes_parts`: the origin takes messages
     /// in more than one frame.
-    pub fn new(limit: usize, takes_parts: bool) -> Rc<Self> {
+    pub fn new(limit: usize, takes_parts: bool, trail: Option<Rc<Trail>>) -> Rc<Self> {
         Rc::new(Self {
             pin: Cell::new(None),
             out: RefCell::default(),
@@ -160,6 +178,7 @@ impl Link {
             written: Notify::new(),
             drained: Notify::new(),
             limit,
+            trail,
             takes_parts,
         })
     }

@@ -208,11 +208,13 @@ async fn converse(inputs: &Arc<Inputs>, role: Role, mut stream: Stream) -> Resul
     timeout(HANDSHAKE_TIMEOUT, shaken).await.map_err(|_| Ended::Late)??;
     let (mut reading, writing) = tokio::io::split(stream);
     let (say, said) = mpsc::channel(SAID);
-    let (reader, packets) = match &inputs.board {
-        Some(board) if role == Role::Stats => {
+    // What is told to a peer that is not a publisher.
+    let (reader, packets) = match (role, &inputs.board, &inputs.sessions) {
+        (Role::Stats, Some(board), _) => {
             let (reader, packets) = board.join();
             (Some(reader), Some(packets))
         }
+        (Role::Session, _, Some(sessions)) => (None, Some(sessions.join())),
         _ => (None, None),
     };
     let gone = Notify::new();
@@ -238,9 +240,9 @@ async fn converse(inputs: &Arc<Inputs>, role: Role, mut stream: Stream) -> Resul
     });
     let feed = (role == Role::Sub).then(|| inputs.interest.join());
     let writer = async {
-        match (&reader, packets) {
-            (Some(reader), Some(packets)) => tell(writing, said, reader, packets).await,
-            _ => write(writing, said, feed).await,
+        match packets {
+            Some(packets) => tell(writing, said, reader.as_deref(), packets).await,
+            None => write(writing, said, feed).await,
         }
     };
     let ended = tokio::select! {
@@ -285,6 +287,11 @@ async fn hear(
                 return Err(Ended::Wish);
             }
         }
+        Role::Session => {
+            for answer in messages.iter().filter_map(|frames| frames.last()) {
+                inputs.sessions.iter().for_each(|sessions| sessions.answered(answer));
+            }
+        }
         Role::Command => {
             for frames in messages {
                 // The way back ends with an empty frame (REQ's envelope); the request is behind it.
@@ -305,7 +312,7 @@ async fn hear(
 async fn tell(
     mut writing: tokio::io::WriteHalf<Stream>,
     mut said: mpsc::Receiver<Bytes>,
-    reader: &Reader,
+    reader: Option<&Reader>,
     mut packets: mpsc::Receiver<Bytes>,
 ) -> Result<(), Ended> {
     loop {
@@ -325,7 +332,7 @@ async fn tell(
             out.extend_from_slice(&packet);
         }
         writing.write_all(&out).await?;
-        reader.taken(out.len());
+        reader.iter().for_each(|reader| reader.taken(out.len()));
     }
 }
 

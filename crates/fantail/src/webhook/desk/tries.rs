@@ -8,7 +8,8 @@ use std::{
 
 use bytes::Bytes;
 use fantail_proto::{
-    filter, item,
+    filter::{self, Applied},
+    item,
     webhook::{
         retry::{MAX_DELAY, Verdict},
         signature,
@@ -279,9 +280,11 @@ fn said(endpoint: &Endpoint, letter: &Letter) -> Option<Bytes> {
         return Some(letter.body.clone());
     }
     let id = |channel: &str| if channel == endpoint.channel { letter.head.item.as_deref() } else { None };
-    match filter::apply(&filters, &letter.body, &endpoint.meta, id).ok()? {
-        Cow::Borrowed(_) => Some(letter.body.clone()),
-        Cow::Owned(body) => Some(body.into()),
+    match filter::apply(&filters, &[], &letter.body, &endpoint.meta, id).ok()? {
+        Applied::Content(Cow::Borrowed(_)) => Some(letter.body.clone()),
+        Applied::Content(Cow::Owned(body)) => Some(body.into()),
+        // An endpoint has no filters that ask.
+        Applied::Skipped | Applied::Asks(..) => None,
     }
 }
 
