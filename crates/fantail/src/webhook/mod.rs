@@ -456,7 +456,7 @@ mod tests {
         let snapshot = Arc::new(ArcSwap::from_pointee(Snapshot::load(config, None).unwrap()));
         let (webhooks, delivering) = start(&snapshot, &hub, &Arc::default(), || ()).unwrap();
         let webhooks = webhooks.unwrap();
-        let url = "http://192.0.2.1/";
+        let url = "http://endpoint.example/";
         let shows = || webhooks.list(config::DEFAULT_REALM, Some("c"), None, 1).unwrap().len() == 1;
         let is_heard = || {
             let item =

@@ -39,8 +39,10 @@ fn names_of_private_addresses_lead_nowhere() {
     server.wait_metric("fantail_webhook_queue", &[], 0.0);
     server.wait_metric("fantail_webhook_tries_total", &["result=\"forbidden\""], 21.0);
     let url = format!("http://loopback.example:{port}/");
-    let dead = ask(&server, "GET", &format!("{}/dead-letters", of("c", &url)), &Value::Null).1;
-    assert_eq!(dead["dead_letters"][0]["cause"], "the address is loopback");
+    server.wait_until(DEADLINE, "it is on disk that the address is loopback", || {
+        let dead = ask(&server, "GET", &format!("{}/dead-letters", of("c", &url)), &Value::Null).1;
+        dead["dead_letters"][0]["cause"] == "the address is loopback"
+    });
     assert!(trap.requests().is_empty());
 }
 
