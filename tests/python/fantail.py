@@ -16,7 +16,8 @@ class Fantail:
 
     def __init__(self, binary, routes, config="", environment=None, arguments=(), name="fantail.toml"):
         self.folder = tempfile.TemporaryDirectory()
-        command = [binary, "serve", "--listen", "127.0.0.1:0", "--control", "127.0.0.1:0", *arguments]
+        # It runs in a folder of its own.
+        command = [os.path.abspath(binary), "serve", "--listen", "127.0.0.1:0", "--control", "127.0.0.1:0", *arguments]
         for route in routes:
             command += ["--route", route]
         if config:
