@@ -176,7 +176,7 @@ mod tests {
         let answer = async {
             let question = questions.recv().await.expect("a question");
             assert!(
-                question.ends_with(b"6:method,20:session-get-last-ids,4:args,11:3:sid,1:s,}}"),
+                question.ends_with(b"6:method,20:session-get-last-ids,4:args,10:3:sid,1:s,}}"),
                 "{question:?}"
             );
             sessions.answered(&Bytes::from_static(b"garbage"));

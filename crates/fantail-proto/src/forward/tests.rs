@@ -38,7 +38,7 @@ fn no_grip() -> Route {
 }
 
 const FEATURE_LINE: &str = "grip-feature: status, link:next, link:gone, filter:skip-self, filter:skip-users, filter:require-sub, \
-                            filter:build-id, filter:var-subst";
+                            filter:build-id, filter:var-subst, filter:http-check, filter:http-modify";
 
 #[test]
 fn what_concerns_one_connection_stays() {

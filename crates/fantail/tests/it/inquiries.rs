@@ -290,7 +290,9 @@ fn failures_are_told_with_debug() {
         };
         hold("response", "c; filter=http-check", &[("Grip-Set-Meta", url)], "")
     });
-    let server = TestServer::start(&[&format!("*,debug {}", origin.address())], |_| {});
+    let server = TestServer::start(&[&format!("*,debug {}", origin.address())], |options| {
+        options.set("grip.link_hosts", "[\"127.0.0.1:1\"]");
+    });
     for (path, why) in [
         ("/status", "unexpected network request status: code=404"),
         ("/none", "missing url value"),

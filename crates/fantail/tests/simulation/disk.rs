@@ -72,6 +72,16 @@ impl Disk {
         self.marks.push(Mark { bytes, head });
     }
 
+    /// The last mark.
+    pub(crate) fn mark(&self) -> usize {
+        self.marks.len().saturating_sub(1)
+    }
+
+    /// What had been written by this mark has been seen: the process has it behind itself.
+    pub(crate) fn show(&mut self, mark: usize) {
+        self.promised = self.promised.max(mark);
+    }
+
     /// What has been written by now was promised to be this durable.
     pub(crate) fn promise(&mut self, durability: Durability) {
         self.note();

@@ -7,6 +7,8 @@ pub(crate) struct Said {
     pub(crate) id: u64,
     /// Its publisher was told that it is kept as promised.
     pub(crate) acked: bool,
+    /// The mark of the disk by which it was written.
+    pub(crate) mark: usize,
     /// A subscriber has it.
     pub(crate) shown: bool,
     /// A crash took it, and was allowed to.
@@ -19,8 +21,8 @@ pub(crate) struct Said {
 pub(crate) struct Shadow(pub Vec<Said>);
 
 impl Shadow {
-    pub(crate) fn push(&mut self, id: u64, acked: bool) {
-        self.0.push(Said { id, acked, shown: false, gone: false, logged: true });
+    pub(crate) fn push(&mut self, id: u64, acked: bool, mark: usize) {
+        self.0.push(Said { id, acked, mark, shown: false, gone: false, logged: true });
     }
 
     pub(crate) fn end(&self) -> usize {
