@@ -432,7 +432,8 @@ fn an_origin_is_asked_when_the_receiver_has_read() {
     let origin = over_http(|_| opened(&[subscribe("all")]), |_, _| events(&[]));
     let server = started(&origin, |options| {
         options.set("sockjs.stream_bytes", "100000000").set("sockjs.heartbeat", "1h");
-        options.set("client.queue_bytes", "100000000");
+        // Nothing is looked at by the clock.
+        options.set("client.queue_bytes", "100000000").set("sockjs.disconnect_timeout", "1h");
     });
     let mut receiver = server.connect();
     receiver.narrow().request("POST", "/chat/000/s/xhr_streaming", &[], b"");
