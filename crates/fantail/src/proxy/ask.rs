@@ -9,7 +9,7 @@ use fantail_proto::{
     grip, jsonp,
     route::{Address, Asked, Target},
     test_origin,
-    websocket::over_http::is_events,
+    websocket::{handshake, over_http::is_events},
     zhttp::Flags,
 };
 use http::{
@@ -164,7 +164,8 @@ impl Ask {
     ) -> Result<Self, Fault> {
         let snapshot = Arc::clone(&exchange.snapshot);
         let proxy = &snapshot.config.proxy;
-        let websocket = exchange.is_upgrade(&head.headers);
+        // Of what is asked, which for a session of SockJS is not what came.
+        let websocket = handshake::is_upgrade(&head.headers);
         let shape = found.shape(exchange, &head);
         let Found { route, host, path_and_query, tls } = found;
         let now = unix_time();
