@@ -324,7 +324,7 @@ families! {
             zeromq_refused [result = refused]: Count,
         }
         zeromq_waits: "Times that ZeroMQ publishers had to wait for a full mailbox." { zeromq_waits: Count }
-        zeromq_unkept: "Batches of ZeroMQ publishers that were delivered, and not on disk as their log promises." {
+        zeromq_unkept: "Batches of ZeroMQ publishers of which some could not be kept as promised." {
             zeromq_unkept: Count,
         }
         zeromq_commands: "Requests on the command socket, by result." {

@@ -6,7 +6,7 @@
 //! - `…/subscriptions/`: which channels have a subscriber
 //! - `/`: says what this is
 //!
-//! Nothing here knows a channel or an item.
+//! Nothing here knows an item.
 
 mod browser;
 mod connection;

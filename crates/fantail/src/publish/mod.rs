@@ -193,7 +193,7 @@ pub enum Refusal {
     Meta(usize),
     #[error("Too many items wait for delivery.")]
     Full,
-    /// It may have been delivered, but it is not on disk.
+    /// Something that was to be on disk is not.
     #[error("Not kept: {0}")]
     Broken(#[from] Broken),
     #[error("Not kept in time.")]
