@@ -36,11 +36,13 @@ impl Seen {
         self.order.push_back((now_ms, digest));
     }
 
-    /// As if `digest` had not been noted.
-    pub fn forget(&mut self, digest: u128) {
-        if self.digests.remove(&digest) {
-            // Rare, and it may be noted again: then its first time must not end the second window.
-            self.order.retain(|(_, noted)| *noted != digest);
+    /// As if these had not been noted. Looks at all that is remembered, once.
+    pub fn forget(&mut self, digests: &[u128]) {
+        let gone: HashSet<u128> =
+            digests.iter().copied().filter(|digest| self.digests.remove(digest)).collect();
+        if !gone.is_empty() {
+            // They may be noted again: then their first time must not end the second window.
+            self.order.retain(|(_, noted)| !gone.contains(noted));
         }
     }
 
@@ -92,8 +94,9 @@ mod tests {
     fn what_is_forgotten_may_come_again() {
         let mut seen = Seen::new(60_000, 10);
         seen.note(1, 0);
-        seen.forget(1);
-        seen.forget(2);
+        seen.note(3, 0);
+        seen.forget(&[1, 2]);
+        assert!(seen.contains(3, 1));
         assert!(!seen.contains(1, 1));
         seen.note(1, 30_000);
         assert!(seen.contains(1, 60_000) && !seen.contains(1, 90_000));

@@ -112,11 +112,11 @@ impl Holds {
     /// Gives a subscriber the next of what its logs have for it.
     pub(super) fn read_on(&mut self, id: PinId) {
         let standing = self.pins.get(id).and_then(|hold| hold.standing.as_ref());
-        let next = standing.and_then(|standing| standing.behind.iter().find(|behind| behind.reading));
+        // What stands in a line comes first; when it is done, it is looked at again.
+        let next = standing.and_then(|standing| {
+            standing.behind.iter().find(|behind| behind.reading && !self.is_in_line(id, behind.channel))
+        });
         let Some(Behind { channel, through, late, .. }) = next.copied() else { return };
-        if self.is_in_line(id, channel) {
-            return;
-        }
         let from = Start::Place(through);
         let Some((span, work)) = self.stretch(channel, &from, late) else {
             // It was too slow: the log has let go what it needs.

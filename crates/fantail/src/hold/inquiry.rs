@@ -75,6 +75,8 @@ struct Inquiry {
     channel: u32,
     work: Box<Work>,
     waiting: Vec<PinId>,
+    /// Its answer is in `work`, and some have had it.
+    answered: bool,
 }
 
 impl Holds {
@@ -125,7 +127,14 @@ impl Holds {
                 let inquiry = self.inquiries.last;
                 let mut own = Box::new(Work::of_turn(Arc::clone(delivery), work.from_log));
                 own.turn = Some(work.words().to_vec());
-                let open = Inquiry { key: key.clone(), list, channel, work: own, waiting: Vec::new() };
+                let open = Inquiry {
+                    key: key.clone(),
+                    list,
+                    channel,
+                    work: own,
+                    waiting: Vec::new(),
+                    answered: false,
+                };
                 self.inquiries.open.insert(inquiry, open);
                 self.inquiries.by_key.insert(key.clone(), inquiry);
                 let question = Question { inquiry, key, wording, last_ids };
@@ -150,7 +159,9 @@ impl Holds {
     /// Takes the answer to a question, for some of those who wait for it. True if there are more.
     pub fn answered_about(&mut self, inquiry: u64, word: &Result<Word, TemplateError>) -> bool {
         let Some(mut open) = self.inquiries.open.remove(&inquiry) else { return false };
-        if self.inquiries.by_key.remove(&open.key).is_some() {
+        if !std::mem::replace(&mut open.answered, true) {
+            // Who comes from now on asks anew.
+            self.inquiries.by_key.remove(&open.key);
             match word {
                 Ok(word) => open.work.turn.get_or_insert_default().push(word.clone()),
                 Err(error) => open.work.lost = Some(error.clone()),

@@ -93,6 +93,10 @@ impl Holds {
             standing.remove(sub.channel);
             standing.take_line(sub.channel)
         });
+        if line.is_some() {
+            // The logs of its other channels may have waited for that line.
+            self.read_on_soon(id);
+        }
         self.disperse(line, list);
         self.leave_gap(id, sub.channel);
         let moved = self.channels.leave(sub, list, apart);

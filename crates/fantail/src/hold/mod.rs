@@ -442,6 +442,7 @@ impl Holds {
         }
         self.unsubscribe_all(id);
         self.gaps.remove(&id);
+        self.newest.remove(&id);
         self.part(id, Farewell::Disconnect);
         self.deflating -= usize::from(self.is_websocket(id) && self.pins.form(id) == Some(Form::Coded));
         let unpinned = self.pins.remove(id)?;

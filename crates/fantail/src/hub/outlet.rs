@@ -53,25 +53,33 @@ impl Outlet {
 
     /// Items have been kept, and go to who subscribes now; or they cannot be, and were never there.
     fn settle(&self, parcels: Vec<Parcel>, outcome: &Result<(), StoreError>) {
-        let mut woken = 0;
+        let (mut woken, mut lost) = (0, Vec::new());
         let mut ledger = self.ledger.lock();
         for parcel in parcels {
             ledger.held.remove(parcel.delivery.bytes);
-            woken |= self.settle_one(&mut ledger, parcel, outcome);
+            woken |= self.settle_one(&mut ledger, parcel, outcome, &mut lost);
         }
+        ledger.seen.forget(&lost);
         drop(ledger);
         self.wake(woken);
         self.room.notify_waiters();
     }
 
-    fn settle_one(&self, ledger: &mut Ledger, parcel: Parcel, outcome: &Result<(), StoreError>) -> u64 {
+    /// `lost`: takes the ids that may come again, all of which are to be forgotten at once.
+    fn settle_one(
+        &self,
+        ledger: &mut Ledger,
+        parcel: Parcel,
+        outcome: &Result<(), StoreError>,
+        lost: &mut Vec<u128>,
+    ) -> u64 {
         let known = ledger.interest.get_mut(&(parcel.delivery.realm, &*parcel.delivery.channel));
         match outcome {
             Ok(()) => self.deliver(parcel, known.map_or(0, |known| known.shards)),
             Err(error) => {
                 // What follows it is not early: nothing has come last.
                 known.into_iter().for_each(|known| known.forget());
-                parcel.id.into_iter().for_each(|id| ledger.seen.forget(id));
+                lost.extend(parcel.id);
                 let broken = Broken(error.to_string().into());
                 parcel.promises.into_iter().for_each(|promise| promise.settle(Err(broken.clone())));
                 0
@@ -145,7 +153,11 @@ impl<'h> Dispatch<'h> {
         let Self { outlet, logs, lots, refused, woken } = self;
         if !refused.is_empty() {
             let outcome = Err(logs.refusal());
-            refused.into_iter().for_each(|parcel| _ = outlet.settle_one(ledger, parcel, &outcome));
+            let mut lost = Vec::new();
+            for parcel in refused {
+                outlet.settle_one(ledger, parcel, &outcome, &mut lost);
+            }
+            ledger.seen.forget(&lost);
         }
         for (durability, lot) in lots {
             let outlet = Arc::clone(outlet);

@@ -122,11 +122,15 @@ pub(super) fn read(folder: &Path, boot: u128) -> Result<Files, OpenError> {
             fs::remove_file(&path).map_err(OpenError::at(&path))?;
             continue;
         }
+        let bytes = fs::read(&path).map_err(OpenError::at(&path))?;
+        if head.is_some_and(|head| number > head.number) && reading.end.never_counted(&bytes) {
+            fs::remove_file(&path).map_err(OpenError::at(&path))?;
+            continue;
+        }
         if expected.is_some_and(|expected| expected != number) {
             reading.lose();
         }
         expected = Some(number + 1);
-        let bytes = fs::read(&path).map_err(OpenError::at(&path))?;
         // One that was begun and never noted does not count for it.
         let next = next.filter(|next| head.is_some_and(|head| *next <= head.number));
         let cut = next.and_then(|next| header(&segment(folder, next))?.cut);
@@ -177,6 +181,14 @@ impl End {
             Some(head) if head.boot == boot && boot != 0 => Self::Process,
             Some(_) => Self::Machine,
         }
+    }
+
+    /// Whether a file behind the last one that was noted holds nothing that anybody was told of: it was begun, and then the
+    /// disk was full, say. Only a machine that ends may lose the note of one that counts, and that of one with a cut is on
+    /// the disk before it counts.
+    fn never_counted(self, bytes: &[u8]) -> bool {
+        let begun = |header: Header| bytes.len() <= Header::BYTES || header.cut.is_some();
+        self != Self::Machine || bytes.len() < Header::BYTES || Header::parse(bytes).is_some_and(begun)
     }
 
     /// Whether publishers were told of nothing that is not there.

@@ -139,6 +139,32 @@ fn channels_are_not_free() {
     assert!((30..50).contains(&channels), "{channels} with 2.3 kB each");
 }
 
+/// A file that a full disk, or an end of the process, left when it had only been begun.
+#[test]
+fn a_file_that_was_only_begun_costs_nothing() {
+    let rules = [rule("*", Storage::Disk, Durability::Synced)];
+    let folder = tempfile::tempdir().unwrap();
+    let log = open(folder.path(), &rules);
+    keep(&log, "c", 1..5);
+    let number = head(folder.path()).number + 1;
+    let cut = u32::try_from(Header::BYTES).ok();
+    let whole = Header { number, salt: 7, cut: None }.to_bytes().to_vec();
+    let another = [&Header { number, salt: 7, cut }.to_bytes()[..], b"torn"].concat();
+    for begun in [Vec::new(), whole[..Header::BYTES / 2].to_vec(), whole, another] {
+        for power in [false, true] {
+            let copy = killed(folder.path());
+            if power {
+                power_lost(copy.path());
+            }
+            fs::write(files::segment(&copy.path().join("log"), number), &begun).unwrap();
+            for _ in 0..2 {
+                let log = open(copy.path(), &rules);
+                assert_eq!(after(&log, "c", 1), Some(vec![2, 3, 4]), "{begun:?} {power}");
+            }
+        }
+    }
+}
+
 #[test]
 fn what_is_kept_is_its_owners_alone() {
     use std::os::unix::fs::PermissionsExt;

@@ -92,7 +92,9 @@ impl Holds {
     fn give_one(&mut self, given: &Given, id: PinId, receipt: &mut Receipt) -> bool {
         let Given { list, channel, newer, from_log, payload, delivery } = given;
         let (list, Some(channel)) = (*list, *channel) else { return true };
-        let form = self.pins.form(id).filter(|_| self.pins.is_open(id));
+        // It may have left the channel since the batch began.
+        let stays = self.pins.get(id).is_some_and(|hold| hold.subs.iter().any(|sub| sub.channel == channel));
+        let form = self.pins.form(id).filter(|_| stays && self.pins.is_open(id));
         let Some(bytes) = form.map(|form| payload.in_form(form)) else {
             self.count_one(receipt, list, Outcome::Gone, 0);
             return true;
