@@ -1,5 +1,6 @@
 //! A file on disk, a redb database, and the one thread that writes it. Owns the commits: what waits at the same time
-//! shares one, because a commit costs an fsync. It never looks at what is written.
+//! shares one, because a commit costs an fsync. A file that has failed is closed and opened again. It never looks at what
+//! is written.
 
 use std::{
     fs::{self, DirBuilder, OpenOptions, Permissions},
@@ -8,17 +9,38 @@ use std::{
     path::{Path, PathBuf},
     sync::Arc,
     thread,
-    time::SystemTime,
+    time::{Duration, SystemTime},
 };
 
+use parking_lot::Mutex;
 use redb::{Database, DatabaseError, ReadTransaction, ReadableDatabase, WriteTransaction};
-use tokio::sync::{mpsc, oneshot};
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::Instant,
+};
 
 /// Cheap to clone. When the last clone is gone, what was submitted is still written, and the thread ends.
 #[derive(Clone, Debug)]
 pub struct Store {
-    database: Arc<Database>,
+    file: Arc<File>,
     jobs: mpsc::Sender<Job>,
+}
+
+#[derive(Debug)]
+struct File {
+    path: PathBuf,
+    cache_bytes: usize,
+    open: Mutex<Open>,
+}
+
+#[derive(Debug)]
+enum Open {
+    Yes(Arc<Database>),
+    /// It has failed: a database that has seen that does nothing any more.
+    Failed {
+        tried: Instant,
+        why: StoreError,
+    },
 }
 
 /// What is done to the tables. An error undoes everything that shares its commit: to be returned for faults of the
@@ -83,12 +105,13 @@ impl Store {
             DatabaseError::Storage(redb::StorageError::Io(source)) => failed(source),
             reason => OpenError::Database { path: path.to_owned(), reason },
         })?;
-        let database = Arc::new(database);
+        let open = Mutex::new(Open::Yes(Arc::new(database)));
+        let file = Arc::new(File { path: path.to_owned(), cache_bytes, open });
         let (jobs, waiting) = mpsc::channel(JOBS);
-        let written = Arc::clone(&database);
+        let written = Arc::clone(&file);
         let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
         thread::Builder::new().name(name).spawn(move || write(&written, waiting)).map_err(failed)?;
-        Ok((Self { database, jobs }, set_aside))
+        Ok((Self { file, jobs }, set_aside))
     }
 
     /// What is on disk now. Reading blocks on the disk.
@@ -96,7 +119,8 @@ impl Store {
     /// # Errors
     /// The file has failed.
     pub fn read(&self) -> Result<ReadTransaction, StoreError> {
-        self.database.begin_read().map_err(|error| redb::Error::from(error).into())
+        let database = self.file.database()?;
+        database.begin_read().map_err(|error| redb::Error::from(error).into())
     }
 
     /// Does the work after all that was submitted before, and says when it is on disk.
@@ -133,6 +157,36 @@ fn private_file(path: &Path) -> io::Result<()> {
     Ok(())
 }
 
+impl File {
+    /// The database, opened again if it has failed a while ago.
+    fn database(&self) -> Result<Arc<Database>, StoreError> {
+        let mut open = self.open.lock();
+        let why = match &*open {
+            Open::Yes(database) => return Ok(Arc::clone(database)),
+            Open::Failed { tried, why } if tried.elapsed() < REOPEN_EVERY => return Err(why.clone()),
+            Open::Failed { why, .. } => why.clone(),
+        };
+        // It was whole when it was opened, and what a commit has left half written is undone.
+        match Database::builder().set_cache_size(self.cache_bytes).create(&self.path) {
+            Ok(database) => {
+                tracing::info!(file = %self.path.display(), "opened again");
+                let database = Arc::new(database);
+                *open = Open::Yes(Arc::clone(&database));
+                Ok(database)
+            }
+            // Somebody may still be reading what was open.
+            Err(_) => {
+                *open = Open::Failed { tried: Instant::now(), why: why.clone() };
+                Err(why)
+            }
+        }
+    }
+
+    fn fail(&self, why: &StoreError) {
+        *self.open.lock() = Open::Failed { tried: Instant::now(), why: why.clone() };
+    }
+}
+
 fn database(path: &Path, cache_bytes: usize) -> Result<Database, DatabaseError> {
     private_file(path).map_err(|error| DatabaseError::Storage(redb::StorageError::Io(error)))?;
     Database::builder().set_cache_size(cache_bytes).set_check_integrity_on_open(true).create(path)
@@ -153,11 +207,22 @@ fn aside(path: &Path) -> PathBuf {
     (now..).map(named).find(|name| !name.exists()).unwrap_or_else(|| named(now))
 }
 
-fn write(database: &Database, mut waiting: mpsc::Receiver<Job>) {
+fn write(file: &File, mut waiting: mpsc::Receiver<Job>) {
     let mut jobs = Vec::new();
     while waiting.blocking_recv_many(&mut jobs, TOGETHER) > 0 {
         let (works, dones): (Vec<_>, Vec<_>) = jobs.drain(..).map(|job| (job.work, job.done)).unzip();
-        let outcome = commit(database, works).map_err(StoreError::from);
+        let outcome = file.database().and_then(|database| {
+            let outcome = commit(&database, works);
+            drop(database);
+            outcome.map_err(|error| {
+                let failed = matches!(error, redb::Error::Io(_) | redb::Error::PreviousIo);
+                let error = StoreError::from(error);
+                if failed {
+                    file.fail(&error);
+                }
+                error
+            })
+        });
         dones.into_iter().for_each(|done| done(outcome.clone()));
     }
 }
@@ -172,6 +237,8 @@ fn commit(database: &Database, works: Vec<Work>) -> Result<(), redb::Error> {
 
 /// What may wait for the disk.
 const JOBS: usize = 65_536;
+/// A file that has failed is opened again so soon: a full disk may have room by then.
+const REOPEN_EVERY: Duration = Duration::from_millis(500);
 /// What may share one commit: some ten milliseconds of writing.
 const TOGETHER: usize = 4096;
 
@@ -246,6 +313,41 @@ mod tests {
         assert_eq!(fs::read(set_aside.unwrap()).unwrap().len(), 100_000);
         store.write(insert(1)).await.unwrap();
         assert_eq!(count(&store), 1);
+    }
+
+    /// A disk that was full for a while.
+    #[tokio::test]
+    async fn a_file_that_has_failed_is_opened_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let mount = ["-t", "tmpfs", "-o", "size=4m", "tmpfs"];
+        let mounted = std::process::Command::new("mount").args(mount).arg(folder.path()).status();
+        if !mounted.is_ok_and(|status| status.success()) {
+            eprintln!("skipped: a tmpfs cannot be mounted here");
+            return;
+        }
+        let (store, _) = Store::open(&folder.path().join("t.redb"), 1 << 20).unwrap();
+        store.write(insert(1)).await.unwrap();
+        let ballast = folder.path().join("ballast");
+        let full = (0..8).map_while(|_| {
+            use io::Write;
+            let mut file = OpenOptions::new().append(true).create(true).open(&ballast).ok()?;
+            file.write_all(&[0; 1 << 20]).ok()
+        });
+        assert!(full.count() < 8);
+        let much: Work = Box::new(|transaction| {
+            transaction.open_table(TABLE)?.insert(2, &*"x".repeat(2 << 20))?;
+            Ok(())
+        });
+        assert!(matches!(store.write(much).await, Err(StoreError::Disk(_))));
+        fs::remove_file(&ballast).unwrap();
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while let Err(error) = store.write(insert(3)).await {
+            assert!(Instant::now() < deadline, "{error}");
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(count(&store), 2);
+        drop(store);
+        drop(std::process::Command::new("umount").arg("-l").arg(folder.path()).status());
     }
 
     #[tokio::test]

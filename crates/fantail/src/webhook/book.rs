@@ -274,6 +274,15 @@ impl Page {
         Ok(self.0.open_table(HEALTH)?.get(id.0)?.map(|row| row.value()))
     }
 
+    /// Since when an endpoint fails, and how often it did: those that do.
+    pub(super) fn failing(&self, mut each: impl FnMut(Id, (u64, u32))) -> Result<(), redb::Error> {
+        for row in self.0.open_table(HEALTH)?.iter()? {
+            let (id, health) = row?;
+            each(Id(id.value()), health.value());
+        }
+        Ok(())
+    }
+
     /// The numbers of letters that wait, and their bytes on disk.
     pub(super) fn letters(&self, mut each: impl FnMut(u64, usize)) -> Result<(), redb::Error> {
         for row in self.0.open_table(LETTERS)?.iter()? {

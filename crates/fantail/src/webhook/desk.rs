@@ -193,15 +193,12 @@ impl Desk {
         let (now, unix_ms) = (self.clock.now(), self.clock.unix_ms());
         let mut last: Option<(Id, bool)> = None;
         let mut waits = Vec::new();
+        page.failing(|id, health| _ = self.ailing.insert(id, health))?;
         page.queue(|id, seq, failed, due| waits.push((id, seq, failed, due)))?;
         for (id, seq, failed, due) in waits {
             let ordered = match last {
                 Some((before, ordered)) if before == id => ordered,
-                _ => {
-                    let health = page.health(id)?;
-                    self.ailing.extend(health.map(|health| (id, health)));
-                    page.endpoint(id)?.is_some_and(|endpoint: Endpoint| endpoint.ordered)
-                }
+                _ => page.endpoint(id)?.is_some_and(|endpoint: Endpoint| endpoint.ordered),
             };
             self.lines.reserve(id, ordered);
             if !matches!(last, Some((before, _)) if before == id) && self.ailing.contains_key(&id) {
@@ -465,6 +462,7 @@ impl Desk {
     /// Looks at some endpoints and removes those whose time is over; what is over gets nothing before that, either.
     fn sweep(&mut self) -> Result<(), redb::Error> {
         let page = Page::open(&self.store).map_err(lost)?;
+        self.counts.webhook_endpoints.set(i64::try_from(page.endpoints()?).unwrap_or(i64::MAX));
         let some = page.some((Id(self.swept), Id(u128::MAX)), None, SWEEP)?;
         self.swept = some.last().filter(|_| some.len() == SWEEP).map_or(0, |(id, _)| id.0 + 1);
         let now = self.clock.unix();

@@ -179,8 +179,8 @@ fn retrieve(
     let mut entries = Vec::new();
     if ids.is_empty() {
         let newest = Start::Last(u32::try_from(most).unwrap_or(u32::MAX));
-        let span = log.span(realm, &channel, &newest, most, usize::MAX);
-        entries.extend(span.into_iter().flat_map(|span| log.entries(realm, &channel, span)));
+        let stretch = log.stretch(realm, &channel, &newest, (most, usize::MAX));
+        entries.extend(stretch.into_iter().flat_map(|(_, entries)| entries));
     } else {
         let mut places: Vec<_> = ids
             .iter()

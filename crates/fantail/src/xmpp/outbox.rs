@@ -247,14 +247,12 @@ impl Outbox {
                 _ => return,
             },
         };
-        let span = log.span(realm, channel, &Start::Place(through), FILL_ITEMS, FILL_BYTES);
-        let proven = span.is_some();
+        let most = (FILL_ITEMS, FILL_BYTES);
+        let stretch = log.stretch(realm, channel, &Start::Place(through), most);
+        let proven = stretch.is_some();
         // Without proof: whatever there is.
-        let all = Start::Since(u32::MAX);
-        let Some(span) = span.or_else(|| log.span(realm, channel, &all, FILL_ITEMS, FILL_BYTES)) else {
-            return;
-        };
-        let entries = log.entries(realm, channel, span);
+        let all = || log.stretch(realm, channel, &Start::Since(u32::MAX), most);
+        let Some((span, entries)) = stretch.or_else(all) else { return };
         let expected = span.through.position - span.after;
         let gone = match (proven, through.epoch == span.through.epoch) {
             (true, _) => 0,
