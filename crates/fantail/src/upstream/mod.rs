@@ -104,7 +104,7 @@ impl Failure {
             | Self::Unbound
             | Self::NoWorker(_) => true,
             // As if there had been no connection (spec 1.6).
-            Self::Worker(Broken::Expired) => true,
+            Self::Worker(Broken::Expired | Broken::Untaken) => true,
             Self::Worker(Broken::Said(condition)) => condition.is_unreached(),
             _ => false,
         }
@@ -551,8 +551,7 @@ fn malformed<B>(response: &Response<B>) -> Option<&'static str> {
 
 /// A copy of a request that may be sent twice: a safe method (RFC 9110, 9.2.1) without a body.
 fn repeatable(request: &Request<Upload>) -> Option<Box<Request<Upload>>> {
-    let safe = matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS | Method::TRACE);
-    if !safe || !matches!(request.body(), Upload::Empty) {
+    if !is_safe(request.method()) || !matches!(request.body(), Upload::Empty) {
         return None;
     }
     let mut copy = Box::new(Request::new(Upload::Empty));
@@ -560,6 +559,10 @@ fn repeatable(request: &Request<Upload>) -> Option<Box<Request<Upload>>> {
     *copy.uri_mut() = request.uri().clone();
     *copy.headers_mut() = request.headers().clone();
     Some(copy)
+}
+
+fn is_safe(method: &Method) -> bool {
+    matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS | Method::TRACE)
 }
 
 async fn wait(permits: Arc<Semaphore>, patience: Duration) -> Option<OwnedSemaphorePermit> {
