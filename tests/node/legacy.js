@@ -70,7 +70,7 @@ function bareApplication(request, response) {
     }
     if (request.url === '/headers') {
       response.setHeader('Grip-Hold', 'stream');
-      response.setHeader('Grip-Channel', grip.createGripChannelHeader([new grip.Channel('bare'), 'other']));
+      response.setHeader('Grip-Channel', grip.createGripChannelHeader([new grip.Channel('bare'), new grip.Channel('other')]));
       return response.end('by headers\n');
     }
     const events = [];

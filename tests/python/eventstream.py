@@ -70,7 +70,7 @@ def application(folder, listener, control):
         ALLOWED_HOSTS=["*"],
         DATABASES={"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": os.path.join(folder, "events.db")}},
         EVENTSTREAM_STORAGE_CLASS="django_eventstream.storage.DjangoModelStorage",
-        GRIP_URL=f"{control}/?verify-key={KEY}",
+        GRIP_URL=f"{control}/?key={KEY}",
         INSTALLED_APPS=["django.contrib.contenttypes", "django.contrib.auth", "django_eventstream"],
         MIDDLEWARE=["django_grip.GripMiddleware"],
         ROOT_URLCONF=__name__,

@@ -344,9 +344,11 @@ def check_prometheus(fantail, address):
         return {name: int(value) for name, value in (line.split(" ") for line in lines)}
 
     until = time.monotonic() + PATIENCE
-    while (before := numbers())["pp_connection_connected"]:
+    before = None
+    # What has just left is looked at a moment later.
+    while before != (before := numbers()) or before["pp_connection_connected"]:
         same(time.monotonic() < until, True)
-        time.sleep(0.05)
+        time.sleep(0.5)
     same(set(before), {f"pp_{name}" for name in ("request_received", "connection_connected", "connection_minute", "message_received", "message_sent")})
     stream, response = get(fantail, "/stream/prom")
     response.readline()
