@@ -415,7 +415,7 @@ mod tests {
         assert!(given.message.ends_with(b"request"), "{given:?}");
         crew.hear(
             seat.socket,
-            &[Bytes::from(format!("T{}:2:id,{}:{id},4:code,3:200#}}", 18 + id.len(), id.len()))],
+            &[Bytes::from(format!("T{}:2:id,{}:{id},4:code,3:200#}}", 21 + id.len(), id.len()))],
         );
     }
 
