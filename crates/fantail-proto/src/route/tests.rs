@@ -222,7 +222,7 @@ fn workers() {
 /// A header's value may be a token, and errors are logged.
 #[test]
 fn errors_do_not_tell_what_a_header_says() {
-    for line in ["*,header=X-Token:s3cr\u{7f}et a:1", "*,header=Host:s3cret a:1", "*,header=s3cret a:1"] {
+    for line in ["*,header=X@Token:s3cret a:1", "*,header=Host:s3cret a:1", "*,header=s3cret a:1"] {
         let error = errors(line).concat();
         assert!(error.contains("header=") && !error.contains("s3cr"), "{error}");
     }
