@@ -276,6 +276,11 @@ impl Upstream {
         let mut idle = origin.checkout();
         loop {
             let again = if idle.is_some() { repeatable(&request) } else { None };
+            if let Some(link) = idle.as_mut().filter(|_| again.is_none())
+                && !link.is_open().await
+            {
+                idle = None;
+            }
             let reused = idle.is_some();
             let mut link = match idle.take() {
                 Some(link) => link,
@@ -418,6 +423,12 @@ impl Link {
     /// True when the connection is open and ready for a request.
     fn settle(&mut self) -> bool {
         self.poll_connection(&mut quiet()).is_pending() && self.sender.is_ready()
+    }
+
+    /// For what cannot be sent twice. The origin may have closed the connection, and the poller not have been asked since.
+    async fn is_open(&mut self) -> bool {
+        tokio::task::yield_now().await;
+        self.settle()
     }
 
     /// Ready when the connection has ended; why it did shows in the exchange.
