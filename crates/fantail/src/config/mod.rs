@@ -10,6 +10,7 @@ use std::{
 use fantail_proto::forward;
 use serde::Deserialize;
 
+mod control;
 mod document;
 mod file;
 mod keys;
@@ -28,6 +29,7 @@ mod xmpp;
 mod zeromq;
 
 use crate::logging;
+pub use control::Control;
 use layers::Layers;
 pub use log::{Log, Storage};
 pub use pushpin::{LevelError, Notice, level, tcp};
@@ -35,7 +37,7 @@ pub use sockjs::SockJs;
 pub use stats::{Stats, StatsFormat};
 pub use webhooks::Webhooks;
 pub use xmpp::{Secret, Xmpp};
-pub use zeromq::{Endpoint, Transport, ZeroMq};
+pub use zeromq::{Endpoint, Transport, ZeroMq, interface};
 
 /// The whole configuration, valid: what cannot work is refused when it is loaded.
 #[derive(Clone, Debug)]
@@ -419,15 +421,6 @@ pub struct Hub {
     pub mailbox_items: usize,
     pub id_bytes: usize,
     pub meta_bytes: usize,
-}
-
-#[derive(Clone, Debug)]
-pub struct Control {
-    pub listen: std::net::SocketAddr,
-    pub open: bool,
-    pub head_bytes: usize,
-    pub body_bytes: usize,
-    pub publish_timeout: Duration,
 }
 
 #[derive(Clone)]
