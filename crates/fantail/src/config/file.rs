@@ -17,7 +17,7 @@ use super::{
     xmpp, zeromq,
 };
 
-#[derive(Debug, Deserialize)]
+#[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct File {
     server: Server,
@@ -249,7 +249,7 @@ impl Client {
     }
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Routes {
     file: String,
@@ -264,7 +264,7 @@ impl Routes {
 }
 
 #[expect(clippy::struct_excessive_bools, reason = "keys that are independent of each other")]
-#[derive(Debug, Deserialize)]
+#[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Proxy {
     debug: bool,
