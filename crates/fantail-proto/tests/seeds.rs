@@ -101,7 +101,8 @@ fn replay(target: &str, run: impl Fn(&[u8])) {
 /// Runs mixtures of the seeds; one that fails is kept in the folder of temporary files.
 fn mutate(target: &str, run: impl Fn(&[u8]), seeds: &[Vec<u8>], time: Duration) {
     let begun = Instant::now();
-    let mut random = Random(u64::from(std::process::id()) << 16 | target.len() as u64 | 1);
+    // Never 0, of which nothing else comes.
+    let mut random = Random(u64::from(std::process::id()) + 1);
     let mut count = 0_u64;
     while begun.elapsed() < time {
         let mut input = seeds[random.below(seeds.len())].clone();
