@@ -6,7 +6,7 @@ use std::{
     fs,
     panic::{AssertUnwindSafe, catch_unwind},
     path::Path,
-    time::{Duration, Instant},
+    time::{Duration, SystemTime},
 };
 
 #[path = "../../../fuzz/src/lib.rs"]
@@ -100,11 +100,11 @@ fn replay(target: &str, run: impl Fn(&[u8])) {
 
 /// Runs mixtures of the seeds; one that fails is kept in the folder of temporary files.
 fn mutate(target: &str, run: impl Fn(&[u8]), seeds: &[Vec<u8>], time: Duration) {
-    let begun = Instant::now();
+    let begun = SystemTime::now();
     // Never 0, of which nothing else comes.
     let mut random = Random(u64::from(std::process::id()) + 1);
     let mut count = 0_u64;
-    while begun.elapsed() < time {
+    while begun.elapsed().is_ok_and(|gone| gone < time) {
         let mut input = seeds[random.below(seeds.len())].clone();
         for _ in 0..=random.below(6) {
             random.change(&mut input, seeds);
