@@ -90,7 +90,7 @@ pub struct InstructError(pub String);
 
 /// True when an answer enters GRIP processing (spec 1.8).
 pub fn is_instruct(headers: &HeaderMap) -> bool {
-    headers.keys().any(|name| name.as_str().starts_with(PREFIX))
+    headers.keys().any(|name| name.as_str().starts_with("grip-"))
         || headers.get(CONTENT_TYPE).is_some_and(is_json)
 }
 
@@ -158,19 +158,19 @@ impl<'h> Fields<'h> {
     fn of(headers: &'h HeaderMap) -> Self {
         let mut fields = Self::default();
         for (name, value) in headers {
-            let single = match name.as_str().strip_prefix(PREFIX) {
-                Some("hold") => &mut fields.hold,
-                Some("timeout") => &mut fields.timeout,
-                Some("keep-alive") => &mut fields.keep_alive,
-                Some("status") => &mut fields.status,
-                None if *name == CONTENT_TYPE => &mut fields.content_type,
+            let single = match name.as_str() {
+                "grip-hold" => &mut fields.hold,
+                "grip-timeout" => &mut fields.timeout,
+                "grip-keep-alive" => &mut fields.keep_alive,
+                "grip-status" => &mut fields.status,
+                "content-type" => &mut fields.content_type,
                 list => {
                     match list {
-                        Some("channel") => fields.channel.push(value),
-                        Some("set-meta") => fields.set_meta.push(value),
-                        Some("expose-headers") => fields.expose_headers.push(value),
-                        Some("link") => fields.link.push(value),
-                        Some("last") => fields.last.push(value),
+                        "grip-channel" => fields.channel.push(value),
+                        "grip-set-meta" => fields.set_meta.push(value),
+                        "grip-expose-headers" => fields.expose_headers.push(value),
+                        "grip-link" => fields.link.push(value),
+                        "grip-last" => fields.last.push(value),
                         _ => {}
                     }
                     continue;
@@ -496,9 +496,6 @@ fn no_such(what: &str, name: &[u8]) -> InstructError {
 fn fault(text: &str) -> InstructError {
     InstructError(text.to_owned())
 }
-
-/// Of the names of all headers that are for us.
-const PREFIX: &str = "grip-";
 
 /// Of a long-poll and of a keep-alive (spec 3.2, 3.8).
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(55);
