@@ -88,7 +88,8 @@ function room(req, res) {
 async function bareApplication(req, res) {
   const valid = await validateSig(req.headers['grip-sig'] ?? '', KEY);
   const instruct = new GripInstruct(['bare', 'odd']);
-  instruct.setHoldStream();
+  if (req.url === '/bare/poll') instruct.setHoldLongPoll(20);
+  else instruct.setHoldStream();
   instruct.setStatus(203);
   instruct.meta = { user: 'bob "b" \\' };
   for (const [name, value] of Object.entries(instruct.toHeaders())) res.setHeader(name, value);
@@ -129,6 +130,24 @@ async function checkBare(server, publisher) {
   await expect(stream, 'valid=true\n');
   await publisher.publishHttpStream('odd', 'by hand\n');
   await expect(stream, 'by hand\n');
+  stream.destroy();
+  const poll = ask(server.client, '/bare/poll');
+  await held(server, 1);
+  await publisher.publishHttpResponse('odd', 'an answer\n');
+  assert.equal(await text(await poll), 'an answer\n');
+}
+
+/** As an application finds where to publish: by a GRIP URL, of a realm with a key. */
+async function checkUrl(server, control) {
+  const url = (key) => `${control}/realm/acme?iss=acme&key=${key}`;
+  const stream = await ask(server.client, '/bare', { headers: { Host: 'acme.example' } });
+  await expect(stream, 'valid=true\n');
+  await new Publisher(url(KEY)).publishHttpStream('odd', 'by URL\n');
+  await expect(stream, 'by URL\n');
+  const app = new ServeGrip({ grip: url(KEY) });
+  await app.getPublisher().publishHttpStream('odd', 'by URL, served\n');
+  await expect(stream, 'by URL, served\n');
+  await assert.rejects(new Publisher(url(`not-${KEY}`)).publishHttpStream('odd', 'forged\n'));
   stream.destroy();
 }
 
@@ -243,7 +262,8 @@ async function main() {
   const timer = deadline(START);
   const [app, bare] = [http.createServer(), http.createServer(bareApplication)];
   const [first, second] = [await listen(app), await listen(bare)];
-  const server = await fantail([`*,path_beg=/bare ${second}`, `* ${first},over_http`]);
+  const routes = [`*,path_beg=/bare ${second}`, `* ${first},over_http`, `acme.example,realm=acme ${second}`];
+  const server = await fantail(routes, '', { FANTAIL_REALM: `[{id = "acme", keys = ["${KEY}"]}]` });
   const control = `http://${server.control}`;
   app.on('request', expressApplication(control));
   const publisher = new Publisher({ control_uri: control });
@@ -252,6 +272,7 @@ async function main() {
   await checkStream(server, publisher);
   await checkPoll(server, publisher);
   await checkBare(server, publisher);
+  await checkUrl(server, control);
   for (const deflate of [false, true]) await checkWebSocket(server, publisher, deflate);
   await checkRefusal(server);
   await checkBrowser(server);

@@ -1,6 +1,6 @@
 // The GRIP libraries of npm that came before @fanoutio's, unmodified: express-grip, grip and pubcontrol.
 //
-// An Express application with express-grip is the origin; it and pubcontrol publish.
+// An Express application with express-grip is the origin, and a bare one with grip alone; they, grip and pubcontrol publish.
 // Usage: node legacy.js PATH-TO-FANTAIL
 import assert from 'node:assert/strict';
 import { once } from 'node:events';
@@ -55,6 +55,37 @@ function application() {
   return express().use(router);
 }
 
+/** An application without a framework: what the library grip makes by itself. */
+function bareApplication(request, response) {
+  const parts = [];
+  request.on('data', (part) => parts.push(part)).on('end', () => {
+    if (request.url === '/poll') {
+      response.setHeader('Content-Type', 'application/grip-instruct');
+      return response.end(grip.createHoldResponse('bare', new grip.Response({ body: 'nothing\n' }), 20));
+    }
+    if (request.url === '/hold') {
+      const valid = grip.validateSig(request.headers['grip-sig'], KEY);
+      response.setHeader('Content-Type', 'application/grip-instruct');
+      return response.end(grip.createHoldStream(new grip.Channel('bare'), `valid=${valid}\n`));
+    }
+    if (request.url === '/headers') {
+      response.setHeader('Grip-Hold', 'stream');
+      response.setHeader('Grip-Channel', grip.createGripChannelHeader([new grip.Channel('bare'), new grip.Channel('other')]));
+      return response.end('by headers\n');
+    }
+    const events = [];
+    for (const event of grip.decodeWebSocketEvents(Buffer.concat(parts))) {
+      const control = grip.webSocketControlMessage('subscribe', { channel: 'bare' });
+      if (event.getType() === 'OPEN') events.push(event, new grip.WebSocketEvent('TEXT', `c:${control}`));
+      if (event.getType() === 'TEXT') events.push(new grip.WebSocketEvent('TEXT', `m:${event.getContent()}`));
+      if (event.getType() === 'CLOSE') events.push(event);
+    }
+    response.setHeader('Content-Type', 'application/websocket-events');
+    response.setHeader('Sec-WebSocket-Extensions', 'grip');
+    response.end(grip.encodeWebSocketEvents(events));
+  });
+}
+
 /** pubcontrol's call-back as a promise. */
 function published(publisher, channel, ...formats) {
   return new Promise((resolve, reject) =>
@@ -95,16 +126,53 @@ async function checkWebSocket(server, publisher) {
   assert.equal((await ask(server.client, '/socket')).statusCode, 400);
 }
 
+/** `publisher`: found by a GRIP URL, for a realm with a key, as its users have it. */
+async function checkBare(server, publisher) {
+  const headers = { Host: 'bare.example' };
+  const streams = [];
+  for (const [path, first] of [['/hold', 'valid=true\n'], ['/headers', 'by headers\n']]) {
+    const stream = await ask(server.client, path, { headers });
+    await expect(stream, first);
+    streams.push(stream);
+  }
+  const socket = new WebSocket(`ws://${server.client}/ws`, { headers });
+  await once(socket, 'open');
+  socket.send('hello');
+  assert.equal(String((await once(socket, 'message'))[0]), 'hello');
+  const arrived = once(socket, 'message');
+  await published(publisher, 'bare', new grip.HttpStreamFormat('to all\n'), new grip.WebSocketMessageFormat('to all'));
+  for (const stream of streams) await expect(stream, 'to all\n');
+  assert.equal(String((await arrived)[0]), 'to all');
+  socket.close(3001);
+  assert.equal((await once(socket, 'close'))[0], 3001);
+  const poll = ask(server.client, '/poll', { headers });
+  await held(server, 1);
+  await new Promise((resolve) => publisher.publishHttpResponse('bare', 'item\n', resolve));
+  assert.equal(await text(await poll), 'item\n');
+  for (const stream of streams) stream.destroy();
+}
+
+/** pubcontrol with a key, right and wrong. */
+async function checkKeys(uri) {
+  const publisher = (key) => new pubcontrol.PubControl({ uri, iss: 'acme', key });
+  await published(publisher(KEY), 'nobody', new grip.HttpStreamFormat('x'));
+  await assert.rejects(published(publisher(`not-${KEY}`), 'nobody', new grip.HttpStreamFormat('x')));
+}
+
 async function main() {
   const timer = deadline();
   const app = http.createServer();
-  const server = await fantail([`* ${await listen(app)},over_http`]);
+  const routes = [`* ${await listen(app)},over_http`];
+  routes.push(`bare.example,realm=acme ${await listen(http.createServer(bareApplication))},over_http`);
+  const server = await fantail(routes, '', { FANTAIL_REALM: `[{id = "acme", keys = ["${KEY}"]}]` });
   const control = `http://${server.control}`;
   expressGrip.configure({ gripProxies: [{ control_uri: control, key: KEY }], gripProxyRequired: true });
   app.on('request', application());
   const publisher = new pubcontrol.PubControl({ uri: control });
   await checkHolds(server, publisher);
   await checkWebSocket(server, publisher);
+  await checkBare(server, new grip.GripPubControl(grip.parseGripUri(`${control}/realm/acme?iss=acme&key=${KEY}`)));
+  await checkKeys(`${control}/realm/acme`);
   await stop(server);
   clearTimeout(timer);
   console.log('node: express-grip, grip and pubcontrol drive streams, long-polls and WebSockets');

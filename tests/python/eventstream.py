@@ -1,6 +1,6 @@
 """django-eventstream, unmodified, behind Fantail: events with ids, resuming after a cut, users taken off a channel.
 
-A Django application under waitress, its events kept in SQLite, is the origin and publishes. Fantail has a
+A Django application under waitress, its events kept in SQLite, is the origin and publishes to its GRIP_URL. Fantail has a
 configuration of Pushpin's.
 Usage: eventstream.py PATH-TO-FANTAIL
 """
@@ -70,7 +70,7 @@ def application(folder, listener, control):
         ALLOWED_HOSTS=["*"],
         DATABASES={"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": os.path.join(folder, "events.db")}},
         EVENTSTREAM_STORAGE_CLASS="django_eventstream.storage.DjangoModelStorage",
-        GRIP_PROXIES=[{"control_uri": control, "key": KEY}],
+        GRIP_URL=f"{control}/?key={KEY}",
         INSTALLED_APPS=["django.contrib.contenttypes", "django.contrib.auth", "django_eventstream"],
         MIDDLEWARE=["django_grip.GripMiddleware"],
         ROOT_URLCONF=__name__,

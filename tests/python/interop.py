@@ -1,7 +1,7 @@
 """The Python GRIP libraries, unmodified, drive streams, long-polls and WebSockets through Fantail.
 
-A real Django application with django-grip under waitress is the origin; it and gripcontrol publish. The WebSockets'
-client is the library `websockets`. Fantail has a configuration of Pushpin's.
+A real Django application with django-grip under waitress is the origin, and a bare WSGI one with gripcontrol alone; they
+and gripcontrol publish. The WebSockets' client is the library `websockets`. Fantail has a configuration of Pushpin's.
 Usage: interop.py PATH-TO-FANTAIL
 """
 
@@ -131,6 +131,40 @@ urlpatterns = [
 ]
 
 
+def bare(environ, start_response):
+    """An application without a framework: what gripcontrol makes by itself."""
+    import gripcontrol as grip
+
+    body = environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
+    path, instruct = environ["PATH_INFO"], [("Content-Type", "application/grip-instruct")]
+    if path == "/hold":
+        valid = grip.validate_sig(environ["HTTP_GRIP_SIG"], KEY)
+        said = grip.create_hold_stream(grip.Channel("bare"), grip.Response(body=f"valid={valid}\n"))
+        start_response("200 OK", instruct)
+        return [said.encode()]
+    if path == "/poll":
+        start_response("200 OK", instruct)
+        return [grip.create_hold_response("bare", grip.Response(code=202, body=b"nothing \xff\n"), 5).encode()]
+    if path == "/headers":
+        filtered = grip.Channel("bare")
+        filtered.filters = ["skip-self"]
+        channel = grip.create_grip_channel_header([grip.Channel("other"), filtered])
+        start_response("200 OK", [("Grip-Hold", "stream"), ("Grip-Channel", channel), ("Content-Type", "text/plain")])
+        return [b"by headers\n"]
+    events = []
+    for event in grip.decode_websocket_events(body):
+        if event.type == "OPEN":
+            control = grip.websocket_control_message("subscribe", {"channel": "bare"})
+            events += [event, grip.WebSocketEvent("TEXT", f"c:{control}")]
+        elif event.type == "TEXT":
+            events.append(grip.WebSocketEvent("TEXT", b"m:" + event.content))
+        elif event.type == "CLOSE":
+            events.append(event)
+    headers = [("Content-Type", "application/websocket-events"), ("Sec-WebSocket-Extensions", 'grip; message-prefix="m:"')]
+    start_response("200 OK", headers)
+    return [grip.encode_websocket_events(events)]
+
+
 class Client:
     """One GET on its own connection; reads what arrives."""
 
@@ -208,6 +242,30 @@ def check_poll(fantail, publisher):
         held(fantail, "poll", 0)
     client = Client(fantail, "/not-modified?channel=n")
     same(client.head().status, 304)
+
+
+def check_bare(fantail, publisher):
+    from gripcontrol import HttpStreamFormat, WebSocketMessageFormat
+    from pubcontrol import Item
+
+    def published(text):
+        formats = [HttpStreamFormat(text + "\n"), WebSocketMessageFormat(text)]
+        publisher.publish("bare", Item(formats), blocking=True)
+
+    streams = [Client(fantail, target, "bare.example") for target in ("/hold", "/headers")]
+    for client, first in zip(streams, (b"valid=True\n", b"by headers\n")):
+        client.head()
+        same(client.line(), first)
+    ws = connect("ws://bare.example/ws", sock=socket.create_connection(fantail.client), close_timeout=20, legacy=True)
+    same(said(ws, "hello"), ["hello"])
+    published("to all")
+    for client in streams:
+        same(client.line(), b"to all\n")
+    same(ws.recv(20), "to all")
+    ws.close(3001)
+    same(ws.protocol.close_rcvd.code, 3001)
+    poll = Client(fantail, "/poll", "bare.example")
+    same((poll.head().status, poll.response.read()), (202, b"nothing \xff\n"))
 
 
 def check_realm(fantail, control):
@@ -308,9 +366,10 @@ def check_refusal(fantail):
 
 
 def main():
-    listener = socket.create_server(("127.0.0.1", 0))
-    origin = "127.0.0.1:%d" % listener.getsockname()[1]
+    listener, other = (socket.create_server(("127.0.0.1", 0)) for _ in range(2))
+    origin, alone = ("127.0.0.1:%d" % each.getsockname()[1] for each in (listener, other))
     routes = [f"*,proto=ws {origin},over_http", f"* {origin}", f"acme.example,realm=acme {origin}"]
+    routes.append(f"bare.example {alone},over_http")
     fantail = Fantail(os.path.abspath(sys.argv[1]), routes, CONFIG, ENVIRONMENT, name="pushpin.conf")
     control = "http://%s:%d" % fantail.control
     settings.configure(
@@ -327,11 +386,13 @@ def main():
     from gripcontrol import GripPubControl
 
     application = get_wsgi_application()
-    serve = lambda: waitress.serve(application, sockets=[listener], threads=8, _quiet=True)
-    threading.Thread(target=serve, daemon=True).start()
+    for served, at in ((application, listener), (bare, other)):
+        serve = lambda served=served, at=at: waitress.serve(served, sockets=[at], threads=8, _quiet=True)
+        threading.Thread(target=serve, daemon=True).start()
     publisher = GripPubControl({"control_uri": control})
     check_stream(fantail, publisher)
     check_poll(fantail, publisher)
+    check_bare(fantail, publisher)
     check_realm(fantail, control)
     for compression in (None, "deflate"):
         check_websocket(fantail, publisher, compression)

@@ -158,16 +158,28 @@ def get(fantail, path, host="x.example", answered=True):
     return connection, response
 
 
-def websocket(fantail):
+def websocket(fantail, host="x.example"):
     sock = socket.create_connection(fantail.client, timeout=PATIENCE)
     key = base64.b64encode(b"0" * 16).decode()
-    lines = ["GET /ws HTTP/1.1", "Host: x.example", "Upgrade: websocket", "Connection: Upgrade"]
+    lines = ["GET /ws HTTP/1.1", f"Host: {host}", "Upgrade: websocket", "Connection: Upgrade"]
     lines += [f"Sec-WebSocket-Key: {key}", "Sec-WebSocket-Version: 13", "", ""]
     sock.sendall("\r\n".join(lines).encode())
     head = b""
     while not head.endswith(b"\r\n\r\n"):
         head += sock.recv(1)
     return sock
+
+
+def say(sock, message):
+    """A text of a client, masked with zeros."""
+    sock.sendall(b"\x81" + bytes([0x80 | len(message)]) + bytes(4) + message)
+
+
+def heard(sock):
+    """The next text, which is short."""
+    first, length = sock.recv(2, socket.MSG_WAITALL)
+    same((first, length < 126), (0x81, True))
+    return sock.recv(length, socket.MSG_WAITALL)
 
 
 def publish(fantail, channel, **members):
@@ -332,9 +344,11 @@ def check_prometheus(fantail, address):
         return {name: int(value) for name, value in (line.split(" ") for line in lines)}
 
     until = time.monotonic() + PATIENCE
-    while (before := numbers())["pp_connection_connected"]:
+    before = None
+    # What has just left is looked at a moment later.
+    while before != (before := numbers()) or before["pp_connection_connected"]:
         same(time.monotonic() < until, True)
-        time.sleep(0.05)
+        time.sleep(0.5)
     same(set(before), {f"pp_{name}" for name in ("request_received", "connection_connected", "connection_minute", "message_received", "message_sent")})
     stream, response = get(fantail, "/stream/prom")
     response.readline()
@@ -460,6 +474,31 @@ def check_sessions(fantail, context, port, old):
         return last()[1] == wanted
 
     until(asked)
+    # A WebSocket says whose it is by control messages, which the origin echoes; what it gets is its session's as well.
+    ws = websocket(fantail, "session.example")
+    for message in (b'c:{"type":"session","id":"s1"}', b"m:begun"):
+        say(ws, message)
+    same(heard(ws), b"begun")
+    publish(fantail, "w", id="7")
+    same(heard(ws), b"ws")
+    wanted.append("w; last-id=7")
+    until(asked)
+    # Nobody's any more.
+    for message in (b'c:{"type":"session"}', b"m:ended"):
+        say(ws, message)
+    same(heard(ws), b"ended")
+    publish(fantail, "w", id="8")
+    same(heard(ws), b"ws")
+    # What is kept later shows that this was not.
+    until(lambda: metric(fantail, "fantail_pins", 'kind="poll"') == 0)
+    waiting = post(known, answered=False)
+    until(lambda: metric(fantail, "fantail_pins", 'kind="poll"') >= 1)
+    item = item.replace('"id": "2"', '"id": "3"')
+    published()
+    same(waiting.getresponse().read(), b"two")
+    wanted[0] = "c; last-id=3"
+    until(asked)
+    ws.close()
     state.stop()
     Origin.holds = False
     begun = time.monotonic()
@@ -528,7 +567,7 @@ def main(binary, old=None):
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Origin)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     origin = "127.0.0.1:%d" % server.server_port
-    routes = ["localhost test", f"chat.example,id=chat,sockjs=/chat {origin},over_http", f"named.example,id=named {origin},over_http", f"session.example,session {origin}", f"* {origin},over_http"]
+    routes = ["localhost test", f"chat.example,id=chat,sockjs=/chat {origin},over_http", f"named.example,id=named {origin},over_http", f"session.example,session {origin},over_http", f"* {origin},over_http"]
     context = zmq.Context()
     for packets, by_ipc in (("tnetstring", True), ("json", False)):
         names = ("pull", "sub", "command", "control", "stats", "prometheus", "state")

@@ -19,8 +19,10 @@ import zmq
 from fantail import Fantail
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
+from zeromq_inputs import metric
 
 CONTEXT = zmq.Context()
+GREETING = b"\xff" + bytes(8) + b"\x7f\x03\x00NULL" + bytes(48)
 FOLDER = tempfile.mkdtemp()
 PATIENCE = 20
 
@@ -66,15 +68,30 @@ def packet(raw):
     return value
 
 
-class Whole(threading.Thread):
-    """A worker of `zhttpreq`: `answer(request)` gives the members of the response, or None for silence."""
+class Worker(threading.Thread):
+    """A worker has a context of its own, so that when it has stopped its connections are closed, not just about to be.
+
+    What is asked then must not meet it any more, though Fantail may not have noticed yet.
+    """
+
+    def __init__(self):
+        super().__init__(daemon=True)
+        self.context, self.running = zmq.Context(), True
+
+    def stop(self):
+        self.running = False
+        self.join()
+        self.context.term()
+
+
+class Whole(Worker):
+    """A worker of `zhttpreq`: `answer(request)` gives the members of the response, or None to go away instead."""
 
     def __init__(self, spec, kind, answer):
-        super().__init__(daemon=True)
-        self.socket, self.kind, self.answer, self.served = CONTEXT.socket(kind), kind, answer, 0
+        super().__init__()
+        self.socket, self.kind, self.answer, self.served = self.context.socket(kind), kind, answer, 0
         self.socket.linger = 0
         self.socket.connect(spec)
-        self.running = True
         self.start()
 
     def run(self):
@@ -91,26 +108,21 @@ class Whole(threading.Thread):
             self.socket.send_multipart([*envelope, b"T" + dumps({"id": request["id"], **response})])
         self.socket.close()
 
-    def stop(self):
-        self.running = False
-        self.join()
 
-
-class Streaming(threading.Thread):
+class Streaming(Worker):
     """A worker of `zhttp`: `serve(session)` runs in a thread of its own for each request."""
 
     def __init__(self, base, serve, kind=zmq.ROUTER, by_router=False):
-        super().__init__(daemon=True)
+        super().__init__()
         self.name_ = f"worker-{os.getpid()}-{id(self)}".encode()
         self.serve, self.sessions, self.by_router = serve, {}, by_router
-        self.taking, self.following, self.saying = map(CONTEXT.socket, (zmq.PULL, kind, zmq.PUB))
+        self.taking, self.following, self.saying = map(self.context.socket, (zmq.PULL, kind, zmq.PUB))
         self.following.identity = self.name_
         for each, suffix in ((self.taking, "-out"), (self.following, "-out-stream"), (self.saying, "-in")):
             each.linger = 0
             each.connect(base + suffix)
         self.lock = threading.Lock()
         self.cancelled, self.gaps, self.peer = [], [], None
-        self.running = True
         self.start()
 
     def run(self):
@@ -147,10 +159,6 @@ class Streaming(threading.Thread):
     def say(self, to, raw):
         with self.lock:
             self.saying.send(to + b" T" + raw)
-
-    def stop(self):
-        self.running = False
-        self.join()
 
 
 class Session:
@@ -271,11 +279,15 @@ def whole(binary):
         worker = Whole(spec, zmq.REP, lambda _: answer)
         if "code" in answer and answer["code"] == 99:
             # Not understood is not heard: only that the worker has gone ends it.
-            threading.Timer(0.3, worker.stop).start()
+            leaving = threading.Thread(target=lambda: (until(lambda: worker.served, "it is asked"), worker.stop()))
+            leaving.start()
             text = "has gone"
-        status, body, _ = ask(server)
+            status, body, _ = ask(server)
+            leaving.join()
+        else:
+            status, body, _ = ask(server)
+            worker.stop()
         assert status == 502 and text in body, (answer, status, body)
-        worker.stop()
     worker = Whole(spec, zmq.REP, lambda _: {"type": "error", "condition": "length-required"})
     assert ask(server)[:2] == (411, "Must provide Content-Length header.\n")
     worker.stop()
@@ -304,6 +316,39 @@ def whole(binary):
         assert b"WebSockets cannot be used with zhttpreq target" in refused.response.body
     server.stop()
     assert not os.path.exists(spec[6:])
+
+
+def leaving(binary):
+    """What was not written to a worker that goes away is another's; what was is, if it changes nothing."""
+    spec = next(specs)
+    server = Fantail(binary, [f"*,debug zhttpreq/{spec}"])
+    # One that takes nothing, so that all but the first few kilobytes wait for it.
+    deaf = socket.socket(socket.AF_UNIX)
+    deaf.connect(spec[6:])
+    deaf.sendall(GREETING + b"\x04\x18\x05READY\x0bSocket-Type\0\0\0\x03REP")
+    deaf.recv(len(GREETING) + 10, socket.MSG_WAITALL)
+    answers = []
+    asking = [
+        threading.Thread(target=lambda: answers.append(ask(server, "POST", "/", b"x" * 900_000)[:2])) for _ in range(5)
+    ]
+    for each in asking:
+        each.start()
+    until(lambda: metric(server, "fantail_origin_requests_total") == 5, "all are on their way")
+    deaf.close()
+    worker = Whole(spec, zmq.REP, hello)
+    for each in asking:
+        each.join()
+    assert sorted(status for status, _ in answers)[:4] == [200] * 4, answers
+    assert all(status == 200 or "the worker has gone" in body for status, body in answers), answers
+
+    for method, status in (("GET", 200), ("POST", 502)):
+        dies = Whole(spec, zmq.REP, lambda _: None)
+        statuses = []
+        until(lambda: statuses.append(ask(server, method)[0]) or dies.served, "it is asked")
+        dies.stop()
+        assert statuses.pop() == status and set(statuses) <= {200}, (method, statuses)
+    worker.stop()
+    server.stop()
 
 
 def fail_over(binary):
@@ -480,11 +525,11 @@ def streams(binary):
 
 
 def by_router(binary):
-    """A worker may answer where it is spoken to, and by TCP."""
+    """A worker may answer where it is spoken to, and by TCP, at an interface's address."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1] % 5000 + 9000
-    server = Fantail(binary, [f"* zhttp/tcp://127.0.0.1:{port}"])
+    server = Fantail(binary, [f"* zhttp/tcp://lo:{port}"])
     taking, following = CONTEXT.socket(zmq.PULL), CONTEXT.socket(zmq.DEALER)
     following.identity = b"dealer"
     taking.connect(f"tcp://127.0.0.1:{port}")
@@ -634,7 +679,7 @@ def reloads(binary):
 def main():
     binary = os.path.abspath(sys.argv[1])
     chosen = sys.argv[2:]
-    for test in (whole, fail_over, over_http, streams, by_router, websockets, reloads):
+    for test in (whole, leaving, fail_over, over_http, streams, by_router, websockets, reloads):
         if not chosen or test.__name__ in chosen:
             test(binary)
             print(f"{test.__name__}: good")

@@ -217,7 +217,7 @@ def check_commands(fantail, context, ports):
 def check_garbage(fantail, context, ports):
     """Bytes that are no ZeroMQ, and frames that are no messages: refused, counted, and everything goes on."""
     greeting = b"\xff" + bytes(8) + b"\x7f\x03\x00NULL" + bytes(48)
-    ready = b"\x04\x19\x05READY\x0bSocket-Type\0\0\0\x04PUSH"
+    ready = b"\x04\x1a\x05READY\x0bSocket-Type\0\0\0\x04PUSH"
     long = b"\x02" + b"\x7f" + b"\xff" * 7
     before = metric(fantail, "fantail_zeromq_peers_refused_total")
     sent = 0
@@ -240,7 +240,7 @@ def check_garbage(fantail, context, ports):
 
 
 def check_pubcontrol(fantail, ports):
-    from gripcontrol import HttpStreamFormat
+    from gripcontrol import GripPubControl, HttpStreamFormat
     from pubcontrol import Item, PubControl
 
     stream = Stream(fantail, "pc")
@@ -262,6 +262,11 @@ def check_pubcontrol(fantail, ports):
         else:
             same(stream.line(), b"first\n")
         publisher.close()
+    # gripcontrol, and django-grip with it, finds where to publish in the same way.
+    publisher = GripPubControl({"control_zmq_uri": uri})
+    publisher.publish_http_stream("pc", "by grip\n", blocking=True)
+    same(stream.line(), b"by grip\n")
+    publisher.close()
     stream.close()
 
 
@@ -289,7 +294,8 @@ def main(binary):
     names = ("pull", "sub", "command")
     ports = dict(zip(names, free_ports(len(names))))
     config = "[grip]\nsubscriptions = 100\n[hub]\nmailbox_items = 1000\nlinger = \"1s\"\n[zeromq]\n"
-    config += 'pull = ["tcp://127.0.0.1:%d", "ipc://in"]\nipc_file_mode = "0600"\n' % ports["pull"]
+    # The name of an interface is as good as its address.
+    config += 'pull = ["tcp://lo:%d", "ipc://in"]\nipc_file_mode = "0600"\n' % ports["pull"]
     config += 'sub = ["tcp://127.0.0.1:%d"]\ncommand = "tcp://127.0.0.1:%d"\n' % (ports["sub"], ports["command"])
     fantail = Fantail(binary, ["* test"], config)
     context = zmq.Context()

@@ -188,6 +188,8 @@ pub struct Pieces<'r> {
     file: &'r [u8],
     at: usize,
     salt: u64,
+    /// Bytes that may still be looked at behind damage: what items say may look like the beginnings of many long records.
+    patience: usize,
 }
 
 impl<'r> Pieces<'r> {
@@ -198,7 +200,15 @@ impl<'r> Pieces<'r> {
 
     /// Begins at a piece that was found before.
     pub fn from(file: &'r [u8], header: Header, at: usize) -> Self {
-        Self { file, at: at.min(file.len()), salt: header.salt }
+        let patience = file.len().saturating_mul(PATIENCE);
+        Self { file, at: at.min(file.len()), salt: header.salt, patience }
+    }
+
+    /// Bytes to look at to know whether a record begins here.
+    fn claimed(&self, at: usize) -> usize {
+        let length = self.file.get(at + 4..at + 8).and_then(|length| u32_at(length, 0)).unwrap_or(0);
+        let left = self.file.len().saturating_sub(at + FRAME);
+        FRAME + usize::try_from(length).ok().filter(|length| *length <= left).unwrap_or(0)
     }
 
     /// The record that begins here, and where it ends.
@@ -228,8 +238,17 @@ impl<'r> Iterator for Pieces<'r> {
             return Some(Piece::Record(record, start..end));
         }
         let behind = self.file.get(start + 1..).unwrap_or_default();
-        let mut candidates = memmem::find_iter(behind, RECORD_MAGIC).map(|found| start + 1 + found);
-        self.at = candidates.find(|at| self.record(*at).is_some()).unwrap_or(self.file.len());
+        self.at = self.file.len();
+        for at in memmem::find_iter(behind, RECORD_MAGIC).map(|found| start + 1 + found) {
+            self.patience = match self.patience.checked_sub(self.claimed(at)) {
+                Some(left) => left,
+                None => break,
+            };
+            if self.record(at).is_some() {
+                self.at = at;
+                break;
+            }
+        }
         Some(Piece::Damage(start..self.at))
     }
 }
@@ -271,6 +290,8 @@ const UNCUT: u32 = u32::MAX;
 const RECORD_MAGIC: &[u8; 4] = b"\xf4\x1b\x91\xe5";
 /// Magic, length, checksum.
 const FRAME: usize = 12;
+/// Times that as much as a file has is looked at behind its damages together: then the rest of it counts as damaged.
+const PATIENCE: usize = 64;
 const ENTRY: u8 = 1;
 const COPIED: u8 = 2;
 const FORGET: u8 = 3;
@@ -318,6 +339,22 @@ mod tests {
         assert_eq!(read, written);
         let head = Head { number: 3, first: 2, written: 9, synced: 7, boot: 11, closed: true };
         assert_eq!(Head::parse(&head.to_bytes()), Some(head));
+    }
+
+    /// An item that says the beginnings of long records, and is damaged, is searched for so long and no longer.
+    #[test]
+    fn a_search_behind_damage_ends() {
+        for (beginnings, found) in [(10, true), (20_000, false)] {
+            let length = u32::try_from(beginnings * FRAME / 2).unwrap();
+            let beginning = [&RECORD_MAGIC[..], &length.to_le_bytes(), &[0; 4]].concat();
+            let mut file = file(&[entry(1, &beginning.repeat(beginnings)), entry(2, b"good")]);
+            file[Header::BYTES + FRAME + 1] ^= 1;
+            let pieces = read(&file);
+            let good =
+                matches!(pieces.last(), Some(Piece::Record(Record::Entry(last), _)) if last.position == 2);
+            assert_eq!(good, found, "{beginnings}");
+            assert!(matches!(pieces.first(), Some(Piece::Damage(_))));
+        }
     }
 
     /// A publisher that writes records into its items does not get them read when the item around them is damaged.

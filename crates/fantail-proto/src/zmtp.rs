@@ -198,6 +198,11 @@ impl Decoder {
         }
     }
 
+    /// Whether it has nothing of a message of which more frames are to come.
+    pub fn is_between_messages(&self) -> bool {
+        self.frames.is_empty()
+    }
+
     /// The flags, the length of the frame's head and that of what follows it.
     fn head(&self, input: &[u8]) -> Result<Option<(u8, usize, usize)>, Violation> {
         let Some((&flags, rest)) = input.split_first() else { return Ok(None) };

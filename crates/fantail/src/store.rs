@@ -130,6 +130,17 @@ impl Store {
         }
     }
 
+    /// Returns when the thread that writes has ended: after a panic, for nothing else ends it while there is a store.
+    pub async fn ended(&self) {
+        self.jobs.closed().await;
+    }
+
+    /// What waits for the thread.
+    #[cfg(test)]
+    pub(crate) fn waiting(&self) -> usize {
+        self.jobs.max_capacity() - self.jobs.capacity()
+    }
+
     /// Like [`Self::submit`], but waits for room and for the disk.
     ///
     /// # Errors
@@ -348,6 +359,17 @@ mod tests {
         assert_eq!(count(&store), 2);
         drop(store);
         drop(std::process::Command::new("umount").arg("-l").arg(folder.path()).status());
+    }
+
+    /// Who lives on what it writes must not live on without it.
+    #[tokio::test]
+    async fn a_panic_ends_the_store() {
+        let folder = tempfile::tempdir().unwrap();
+        let (store, _) = Store::open(&folder.path().join("t.redb"), 1 << 20).unwrap();
+        let panic: Work = Box::new(|_| panic!("on purpose"));
+        assert!(matches!(store.write(panic).await, Err(StoreError::Disk(_))));
+        store.ended().await;
+        assert!(matches!(store.write(insert(1)).await, Err(StoreError::Disk(_))));
     }
 
     #[tokio::test]

@@ -230,16 +230,23 @@ fn slow(value: String) -> Result<Slow, Reason> {
 
 fn header(value: String) -> Result<(HeaderName, HeaderValue), Reason> {
     let wanted = "Name:Value with characters that a header may have, or Name: to delete";
+    // The header's value may be a secret: only its name is told.
+    let told = |mut value: String| {
+        value.truncate(value.find(':').unwrap_or(0));
+        value
+    };
     let parsed = value.split_once(':').and_then(|(name, value)| {
         let value = HeaderValue::from_str(value.trim()).ok()?;
         Some((name.parse::<HeaderName>().ok()?, value))
     });
     match parsed {
-        Some((name, _)) if FRAMING.contains(&name) => {
-            Err(Reason::Value { name: "header", value, wanted: "this header is not a route's to set" })
-        }
+        Some((name, _)) if FRAMING.contains(&name) => Err(Reason::Value {
+            name: "header",
+            value: told(value),
+            wanted: "this header is not a route's to set",
+        }),
         Some(header) => Ok(header),
-        None => Err(Reason::Value { name: "header", value, wanted }),
+        None => Err(Reason::Value { name: "header", value: told(value), wanted }),
     }
 }
 

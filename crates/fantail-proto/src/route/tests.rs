@@ -192,6 +192,8 @@ fn workers() {
         "zhttpreq/ipc://x",
         "zhttpreq/tcp://127.0.0.1:65535",
         "zhttp/tcp://[::1]:65533",
+        "zhttp/tcp://eth0.100:65533",
+        "zhttpreq/tcp://wg-0_a:1",
     ] {
         assert_eq!(target(text).expect("a target").address.to_string(), text);
     }
@@ -201,7 +203,9 @@ fn workers() {
         ("zhttp/x", "write ipc://PATH"),
         ("zhttp/ipc://", "a path of 1 to 90 bytes"),
         ("zhttp/ipc://@x", "a path of 1 to 90 bytes"),
-        ("zhttp/tcp://host:1", "an IP address, or *"),
+        ("zhttp/tcp://localhost:1", "an IP address, an interface"),
+        ("zhttp/tcp://backend.example.com:1", "an IP address, an interface"),
+        ("zhttp/tcp://eth0:65534", "the two that follow"),
         ("zhttp/tcp://127.0.0.1:65534", "the two that follow"),
         ("zhttpreq/tcp://127.0.0.1:0", "1 to 65535"),
         ("zhttp/ipc://x,client_cert=a,client_key=b", "client_cert"),
@@ -212,6 +216,15 @@ fn workers() {
     ] {
         let error = errors(&format!("* {line}")).concat();
         assert!(error.contains(why), "{line}: {error}");
+    }
+}
+
+/// A header's value may be a token, and errors are logged.
+#[test]
+fn errors_do_not_tell_what_a_header_says() {
+    for line in ["*,header=X@Token:s3cret a:1", "*,header=Host:s3cret a:1", "*,header=s3cret a:1"] {
+        let error = errors(line).concat();
+        assert!(error.contains("header=") && !error.contains("s3cr"), "{error}");
     }
 }
 

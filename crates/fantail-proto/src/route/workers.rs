@@ -31,6 +31,8 @@ pub enum Meeting {
     Ipc(String),
     /// For `zhttp` the first of three ports.
     Tcp(IpAddr, u16),
+    /// The same, at the address of an interface of the machine.
+    Interface(String, u16),
 }
 
 impl Workers {
@@ -54,6 +56,7 @@ impl fmt::Display for Workers {
             Meeting::Ipc(path) => write!(f, "ipc://{path}"),
             Meeting::Tcp(IpAddr::V6(ip), port) => write!(f, "tcp://[{ip}]:{port}"),
             Meeting::Tcp(ip, port) => write!(f, "tcp://{ip}:{port}"),
+            Meeting::Interface(name, port) => write!(f, "tcp://{name}:{port}"),
         }
     }
 }
@@ -79,18 +82,31 @@ pub(super) fn read(value: String) -> Result<Workers, Reason> {
     };
     let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
     let ip = if host == "*" { Some(IpAddr::V4(Ipv4Addr::UNSPECIFIED)) } else { bare.parse().ok() };
-    let Some(ip) = ip else {
-        return Err(Reason::Target { value, wanted: "the address to bind is an IP address, or *" });
+    let number = super::condition::port(port);
+    let port = match ip {
+        Some(ip) => number.map(|port| workers(Meeting::Tcp(ip, port))),
+        None if is_interface(host) => number.map(|port| workers(Meeting::Interface(host.to_owned(), port))),
+        None => {
+            let wanted = "the address to bind is an IP address, an interface of this machine, or *";
+            return Err(Reason::Target { value, wanted });
+        }
     };
-    let port = super::condition::port(port).map(|port| workers(Meeting::Tcp(ip, port)));
     let fits = |workers: &Workers| match workers.at {
-        Meeting::Tcp(_, port) => port.checked_add(workers.sockets() - 1).is_some(),
+        Meeting::Tcp(_, port) | Meeting::Interface(_, port) => {
+            port.checked_add(workers.sockets() - 1).is_some()
+        }
         Meeting::Ipc(_) => true,
     };
     port.filter(fits).ok_or(Reason::Target {
         value,
         wanted: "the port is a number from 1 to 65535; zhttp takes the two that follow, too",
     })
+}
+
+/// Whether an interface may be called so. A name of a host is never looked up, and this one is known to be none.
+fn is_interface(name: &str) -> bool {
+    let fits = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+    (1..=LONGEST_INTERFACE).contains(&name.len()) && name.chars().all(fits) && name != "localhost"
 }
 
 /// Permissions in octal digits.
@@ -106,3 +122,5 @@ const STREAMING: &str = "zhttp/";
 const WHOLE: &str = "zhttpreq/";
 /// The address of a Unix socket has 108 bytes, and `-out-stream` comes behind it.
 const LONGEST_PATH: usize = 90;
+/// Linux has 16 bytes for a name, with a zero behind it.
+const LONGEST_INTERFACE: usize = 15;

@@ -36,6 +36,9 @@ pub enum Broken {
     Expired,
     #[error("the worker has gone")]
     Gone,
+    /// Workers have gone before anything of the request was written to them, and no other came.
+    #[error("no worker has taken it")]
+    Untaken,
     #[error("the worker sends more than it may")]
     Flood,
     #[error("a packet of the worker cannot be understood: {0}")]
@@ -47,7 +50,7 @@ pub enum Broken {
 impl Broken {
     /// The worker is to be told: it thinks that the session goes on.
     pub fn is_to_be_told(self) -> bool {
-        !matches!(self, Self::Said(_) | Self::Cancelled | Self::Gone | Self::Nameless)
+        !matches!(self, Self::Said(_) | Self::Cancelled | Self::Gone | Self::Untaken | Self::Nameless)
     }
 }
 

@@ -12,16 +12,16 @@ use axum::http::{
 /// Why a request is answered 403.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 pub(super) enum Reason {
-    #[error("Forbidden: on a loopback address, Host must be an IP address or localhost.")]
+    #[error("Forbidden: Host must be an IP address, localhost, or one of control.hosts.")]
     Host,
     #[error("Forbidden: sent by a web page. Configure a key for the realm and send it as Authorization.")]
     Page,
 }
 
-/// `loopback`: the port listens there. A page can set `Authorization` only after a preflight request,
+/// `names`: what the server may be called besides, in lower case; `None` for anything. A page can set `Authorization` only after a preflight request,
 /// which no endpoint grants: so a request that has one is not a page's doing.
-pub(super) fn check<B>(request: &Request<B>, loopback: bool) -> Result<(), Reason> {
-    if loopback && !hosts(request).all(is_local) {
+pub(super) fn check<B>(request: &Request<B>, names: Option<&[String]>) -> Result<(), Reason> {
+    if names.is_some_and(|names| !hosts(request).all(|host| is_known(host, names))) {
         return Err(Reason::Host);
     }
     let headers = request.headers();
@@ -39,7 +39,8 @@ fn hosts<B>(request: &Request<B>) -> impl Iterator<Item = &[u8]> {
     request.headers().get_all(HOST).iter().map(|host| host.as_bytes()).chain(target)
 }
 
-fn is_local(host: &[u8]) -> bool {
+/// An address is no page's name.
+fn is_known(host: &[u8], names: &[String]) -> bool {
     let Ok(host) = std::str::from_utf8(host) else { return false };
     if let Some(rest) = host.strip_prefix('[') {
         let Some((address, port)) = rest.split_once(']') else { return false };
@@ -47,7 +48,11 @@ fn is_local(host: &[u8]) -> bool {
     }
     let name = host.find(':').map_or(host, |colon| host.split_at(colon).0);
     let port = host.strip_prefix(name).unwrap_or_default();
-    is_port(port) && (name.eq_ignore_ascii_case("localhost") || name.parse::<IpAddr>().is_ok())
+    let is_name = |known: &str| name.eq_ignore_ascii_case(known);
+    is_port(port)
+        && (is_name("localhost")
+            || name.parse::<IpAddr>().is_ok()
+            || names.iter().any(|known| is_name(known)))
 }
 
 fn is_port(suffix: &str) -> bool {
@@ -66,7 +71,7 @@ mod tests {
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
-        check(&request.body(()).unwrap(), loopback)
+        check(&request.body(()).unwrap(), loopback.then_some(&[]))
     }
 
     #[test]
@@ -103,7 +108,24 @@ mod tests {
     #[test]
     fn a_target_in_absolute_form_names_a_host_too() {
         let request = Request::builder().uri("http://evil.example/publish/").body(()).unwrap();
-        assert_eq!(check(&request, true), Err(Reason::Host));
+        assert_eq!(check(&request, Some(&[])), Err(Reason::Host));
+    }
+
+    #[test]
+    fn names_may_be_listed() {
+        let names = ["push.internal".to_owned()];
+        for (host, known) in [
+            ("push.internal", true),
+            ("Push.Internal:5561", true),
+            ("10.0.0.1:5561", true),
+            ("localhost", true),
+            ("evil.example", false),
+            ("push.internal.evil.example", false),
+            ("push.internal:x", false),
+        ] {
+            let request = Request::builder().header("host", host).body(()).unwrap();
+            assert_eq!(check(&request, Some(&names)).is_ok(), known, "{host}");
+        }
     }
 
     #[test]

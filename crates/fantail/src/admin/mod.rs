@@ -68,6 +68,8 @@ pub struct State {
     phase: AtomicU8,
     started: Instant,
     limits: Limits,
+    /// What the control port may be called.
+    hosts: Vec<String>,
     xmpp: Option<Desk>,
     /// To follow the feed of subscriptions.
     streams: Arc<Semaphore>,
@@ -102,6 +104,7 @@ impl State {
             phase: AtomicU8::new(Phase::Starting as u8),
             started: Instant::now(),
             limits: Limits::new(control.head_bytes),
+            hosts: control.hosts.clone(),
             xmpp: None,
             streams: Arc::new(Semaphore::new(feed::STREAMS)),
         }
@@ -200,7 +203,9 @@ impl Port {
     }
 
     async fn decide(&self, seat: Seat, request: Request<Incoming>) -> Response<Body> {
-        if let Err(reason) = browser::check(&request, self.loopback) {
+        let hosts = &self.state.hosts;
+        let strict = self.loopback || !hosts.is_empty();
+        if let Err(reason) = browser::check(&request, strict.then_some(hosts)) {
             tracing::warn!(%reason, "control request refused");
             return answer::text(StatusCode::FORBIDDEN, &reason.to_string());
         }

@@ -13,11 +13,11 @@ use http::{HeaderName, HeaderValue};
 use serde::Deserialize;
 
 use super::{
-    Address, FanOut, LogFormat, Pace, TlsProfile, UnixSocket, log, realm, sockjs, stats, webhooks, xmpp,
-    zeromq,
+    Address, FanOut, LogFormat, Pace, TlsProfile, UnixSocket, control, log, realm, sockjs, stats, webhooks,
+    xmpp, zeromq,
 };
 
-#[derive(Debug, Deserialize)]
+#[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct File {
     server: Server,
@@ -30,7 +30,7 @@ pub(super) struct File {
     websocket: WebSocket,
     sockjs: sockjs::Section,
     hub: Hub,
-    control: Control,
+    control: control::Section,
     zeromq: zeromq::Section,
     webhooks: webhooks::Section,
     stats: stats::Section,
@@ -63,8 +63,14 @@ pub(super) enum Invalid {
     Address(String),
     #[error(r#""{0}" is not an address: write "127.0.0.1:5561" or "[::1]:5561""#)]
     Control(String),
+    #[error(r#""{0}" is not the name of a host: write it without a port; addresses and "localhost" may be used anyway"#)]
+    ControlHost(String),
     #[error(r#"the name in "{0}" is not looked up: write an IP address or "localhost""#)]
     Name(String),
+    #[error(
+        r#"no interface of this machine has an address and is called "{0}", and names of hosts are not looked up: write an IP address, "*" or "localhost""#
+    )]
+    Interface(String),
     #[error(
         r#"the path of "{path}" is empty or longer than the {UNIX_PATH} bytes that a socket's name may have"#
     )]
@@ -243,7 +249,7 @@ impl Client {
     }
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Routes {
     file: String,
@@ -258,7 +264,7 @@ impl Routes {
 }
 
 #[expect(clippy::struct_excessive_bools, reason = "keys that are independent of each other")]
-#[derive(Debug, Deserialize)]
+#[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Proxy {
     debug: bool,
@@ -437,34 +443,6 @@ impl Hub {
     }
 }
 
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Control {
-    listen: String,
-    open: bool,
-    head_bytes: usize,
-    body_bytes: usize,
-    publish_timeout: String,
-}
-
-impl Control {
-    fn build(self) -> Result<super::Control, Invalid> {
-        if self.listen.starts_with("unix:") {
-            return Err(Invalid::Control(self.listen));
-        }
-        Ok(super::Control {
-            listen: socket_address(&self.listen).map_err(|why| match why {
-                Invalid::Address(text) => Invalid::Control(text),
-                other => other,
-            })?,
-            open: self.open,
-            head_bytes: at_least(MIN_HEAD, self.head_bytes)?,
-            body_bytes: at_least(1, self.body_bytes)?,
-            publish_timeout: time_limit(&self.publish_timeout)?,
-        })
-    }
-}
-
 #[expect(clippy::struct_excessive_bools, reason = "keys that are independent of each other")]
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -566,7 +544,7 @@ pub(super) fn octal_mode(digits: &str) -> Option<u32> {
     u32::from_str_radix(digits, 8).ok().filter(|mode| octal && *mode <= 0o777)
 }
 
-fn socket_address(text: &str) -> Result<SocketAddr, Invalid> {
+pub(super) fn socket_address(text: &str) -> Result<SocketAddr, Invalid> {
     if let Ok(address) = text.parse() {
         return Ok(address);
     }
@@ -591,7 +569,7 @@ pub(super) fn path(text: &str, base: &Path) -> Option<PathBuf> {
 const MAX_TIME: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// Enough for a request line and a Host, so that a small typing error does not refuse everybody.
-const MIN_HEAD: usize = 256;
+pub(super) const MIN_HEAD: usize = 256;
 
 /// `sun_path` of unix(7) is 108 bytes with its NUL.
 pub(super) const UNIX_PATH: usize = 107;

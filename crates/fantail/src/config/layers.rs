@@ -3,7 +3,7 @@
 
 use std::{
     collections::BTreeMap,
-    io,
+    fmt, io,
     path::{Path, PathBuf},
 };
 
@@ -18,13 +18,23 @@ use super::{
 };
 
 /// The merged values, and where each that is not a default was set.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(super) struct Layers {
     pub(super) file: Option<PathBuf>,
     pub(super) notices: Vec<Notice>,
     values: Table,
     /// By `section.key`; elements of lists by `LIST.N`.
     places: BTreeMap<String, Place>,
+}
+
+/// Values may be secrets.
+impl fmt::Debug for Layers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Layers")
+            .field("file", &self.file)
+            .field("places", &self.places)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Default for Layers {
@@ -190,12 +200,17 @@ impl Layers {
 }
 
 /// A value on its way into the layers.
-#[derive(Debug)]
 pub(super) struct Entry {
     /// `section.key`, or `LIST.N`; those come in their order.
     pub(super) key: String,
     pub(super) value: Value,
     pub(super) place: Place,
+}
+
+impl fmt::Debug for Entry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Entry").field("key", &self.key).field("place", &self.place).finish_non_exhaustive()
+    }
 }
 
 impl Entry {

@@ -10,6 +10,7 @@ use std::{
 use fantail_proto::forward;
 use serde::Deserialize;
 
+mod control;
 mod document;
 mod file;
 mod keys;
@@ -28,6 +29,7 @@ mod xmpp;
 mod zeromq;
 
 use crate::logging;
+pub use control::Control;
 use layers::Layers;
 pub use log::{Log, Storage};
 pub use pushpin::{LevelError, Notice, level, tcp};
@@ -35,7 +37,7 @@ pub use sockjs::SockJs;
 pub use stats::{Stats, StatsFormat};
 pub use webhooks::Webhooks;
 pub use xmpp::{Secret, Xmpp};
-pub use zeromq::{Endpoint, Transport, ZeroMq};
+pub use zeromq::{Endpoint, Transport, ZeroMq, interface};
 
 /// The whole configuration, valid: what cannot work is refused when it is loaded.
 #[derive(Clone, Debug)]
@@ -72,7 +74,7 @@ pub struct Config {
 
 /// What stands over the defaults, as it was found when the process started. A reload reads the file
 /// again; the rest stays.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default)]
 pub struct Sources {
     /// Without one, `fantail.toml` in the current folder is read if it exists.
     pub file: Option<PathBuf>,
@@ -83,14 +85,28 @@ pub struct Sources {
     pub flags: Vec<Flag>,
 }
 
+/// Variables and flags may say secrets.
+impl fmt::Debug for Sources {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut shown = f.debug_struct("Sources");
+        shown.field("file", &self.file).field("instance", &self.instance).finish_non_exhaustive()
+    }
+}
+
 /// One flag of the command line that sets a key.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Flag {
     /// As it is typed: `--listen`.
     pub name: &'static str,
     /// The key that it sets: `server.listen`.
     pub key: &'static str,
     pub value: toml::Value,
+}
+
+impl fmt::Debug for Flag {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Flag").field("key", &self.key).finish_non_exhaustive()
+    }
 }
 
 /// Why a configuration was refused: everything that was found, one line each.
@@ -323,7 +339,7 @@ pub struct Pace {
     pub within: Duration,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Routes {
     pub file: Option<PathBuf>,
     pub lines: Vec<String>,
@@ -331,7 +347,14 @@ pub struct Routes {
     pub lenient: bool,
 }
 
-#[derive(Clone, Debug)]
+/// Lines may say keys.
+impl fmt::Debug for Routes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Routes").field("file", &self.file).field("lines", &self.lines.len()).finish()
+    }
+}
+
+#[derive(Clone)]
 pub struct Proxy {
     pub debug: bool,
     pub sig_iss: String,
@@ -342,6 +365,12 @@ pub struct Proxy {
     pub share_requests: bool,
     /// As if all routes had `aco`.
     pub auto_cross_origin: bool,
+}
+
+impl fmt::Debug for Proxy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Proxy").field("sig_iss", &self.sig_iss).finish_non_exhaustive()
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -392,15 +421,6 @@ pub struct Hub {
     pub mailbox_items: usize,
     pub id_bytes: usize,
     pub meta_bytes: usize,
-}
-
-#[derive(Clone, Debug)]
-pub struct Control {
-    pub listen: std::net::SocketAddr,
-    pub open: bool,
-    pub head_bytes: usize,
-    pub body_bytes: usize,
-    pub publish_timeout: Duration,
 }
 
 #[derive(Clone)]

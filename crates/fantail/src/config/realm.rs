@@ -4,7 +4,7 @@ use serde::Deserialize;
 
 use super::file::Invalid;
 
-#[derive(Debug, Deserialize)]
+#[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Section {
     id: String,

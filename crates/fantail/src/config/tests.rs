@@ -277,6 +277,37 @@ keys = [\"s3cret\", \"base64:s3cret\"]
 }
 
 #[test]
+fn debug_output_is_without_secrets() {
+    let text = "\
+[server]
+data_dir = \"d\"
+[proxy]
+sig_key = \"s3cret\"
+upstream_key = \"s3cret\"
+[routes]
+lines = ['b,sig_key=s3cret,header=Authorization:s3cret a:1']
+[xmpp]
+server = \"127.0.0.1:5347\"
+domain = \"push.test\"
+secret = \"s3cret\"
+[[realm]]
+id = \"a\"
+keys = [\"s3cret\"]
+";
+    let mut sources = variables(&[("FANTAIL_PROXY__SIG_ISS", "iss"), ("OTHER", "s3cret")]);
+    sources.flags.push(flag("--sig-key", "proxy.sig_key", "s3cret"));
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("f.toml");
+    std::fs::write(&file, text).unwrap();
+    sources.file = Some(file);
+    let config = Config::load(sources.clone()).unwrap();
+    let snapshot = crate::snapshot::Snapshot::load(config.clone(), None).unwrap();
+    for shown in [format!("{config:?}"), format!("{sources:?}"), format!("{snapshot:?}")] {
+        assert!(!shown.contains("s3cret") && !shown.contains("115, 51, 99"), "{shown}");
+    }
+}
+
+#[test]
 fn a_reload_names_what_needs_a_restart() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("f.toml");

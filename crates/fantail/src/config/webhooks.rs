@@ -14,6 +14,7 @@ use super::file::{Invalid, at_least, at_most, duration, path, time_limit};
 #[derive(Clone, Debug)]
 pub struct Webhooks {
     pub concurrency: usize,
+    pub realm_concurrency: usize,
     pub endpoint_concurrency: usize,
     pub connect_timeout: Duration,
     pub timeout: Duration,
@@ -29,6 +30,7 @@ pub struct Webhooks {
     pub channel_endpoints: usize,
     pub dead_letters: usize,
     pub dead_letter_bytes: u64,
+    pub realm_dead_letter_bytes: u64,
     pub endpoints: u64,
     pub secret_overlap: Duration,
     /// Empty: none.
@@ -42,6 +44,7 @@ pub struct Webhooks {
 #[serde(deny_unknown_fields)]
 pub(super) struct Section {
     concurrency: usize,
+    realm_concurrency: usize,
     endpoint_concurrency: usize,
     connect_timeout: String,
     timeout: String,
@@ -57,6 +60,7 @@ pub(super) struct Section {
     channel_endpoints: usize,
     dead_letters: usize,
     dead_letter_bytes: u64,
+    realm_dead_letter_bytes: u64,
     endpoints: u64,
     secret_overlap: String,
     notices: String,
@@ -70,8 +74,13 @@ impl Section {
         let block = |text: String| Block::parse(&text).ok_or(Invalid::Block(text));
         let delays = self.retry.iter().map(|text| duration(text)).collect::<Result<Vec<_>, _>>()?;
         at_most(MAX_RETRIES, delays.len())?;
+        let concurrency = at_most(MAX_CONCURRENCY, at_least(LEAST_CONCURRENCY, self.concurrency)?)?;
         Ok(Webhooks {
-            concurrency: at_most(MAX_CONCURRENCY, at_least(LEAST_CONCURRENCY, self.concurrency)?)?,
+            concurrency,
+            realm_concurrency: match self.realm_concurrency {
+                0 => concurrency / 4 * 3,
+                own => at_least(LEAST_CONCURRENCY, own)?,
+            },
             endpoint_concurrency: at_least(1, self.endpoint_concurrency)?,
             connect_timeout: time_limit(&self.connect_timeout)?,
             timeout: time_limit(&self.timeout)?,
@@ -87,6 +96,7 @@ impl Section {
             channel_endpoints: at_least(1, self.channel_endpoints)?,
             dead_letters: self.dead_letters,
             dead_letter_bytes: self.dead_letter_bytes,
+            realm_dead_letter_bytes: self.realm_dead_letter_bytes,
             endpoints: self.endpoints,
             secret_overlap: duration(&self.secret_overlap)?,
             notices: self.notices,

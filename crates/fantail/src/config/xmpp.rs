@@ -26,6 +26,8 @@ pub struct Xmpp {
     pub subscriptions_per_jid: usize,
     pub queue_items: usize,
     pub queue_bytes: usize,
+    pub realm_queue_items: usize,
+    pub realm_queue_bytes: usize,
     pub origin_requests: usize,
     pub sender_stanzas: usize,
 }
@@ -65,6 +67,8 @@ pub(super) struct Section {
     subscriptions_per_jid: usize,
     queue_items: usize,
     queue_bytes: usize,
+    realm_queue_items: usize,
+    realm_queue_bytes: usize,
     origin_requests: usize,
     sender_stanzas: usize,
 }
@@ -89,7 +93,7 @@ pub(super) struct Draft {
 struct Rest {
     admins: Vec<Jid>,
     /// In the order of [`Xmpp`].
-    limits: [usize; 6],
+    limits: [usize; 8],
 }
 
 impl Section {
@@ -114,6 +118,8 @@ impl Section {
                     at_least(1, self.subscriptions_per_jid)?,
                     at_least(1, self.queue_items)?,
                     at_least(1, self.queue_bytes)?,
+                    at_least(1, self.realm_queue_items)?,
+                    at_least(1, self.realm_queue_bytes)?,
                     at_least(1, self.origin_requests)?,
                     at_least(1, self.sender_stanzas)?,
                 ],
@@ -125,8 +131,16 @@ impl Section {
 impl Draft {
     /// `None` without a server, or while something is missing, which [`super::check_whole`] has said.
     pub(super) fn finish(self) -> Option<Xmpp> {
-        let [subscriptions, subscriptions_per_jid, queue_items, queue_bytes, origin_requests, sender_stanzas] =
-            self.rest.limits;
+        let [
+            subscriptions,
+            subscriptions_per_jid,
+            queue_items,
+            queue_bytes,
+            realm_queue_items,
+            realm_queue_bytes,
+            origin_requests,
+            sender_stanzas,
+        ] = self.rest.limits;
         Some(Xmpp {
             server: self.server?,
             domain: self.domain?,
@@ -137,6 +151,8 @@ impl Draft {
             subscriptions_per_jid,
             queue_items,
             queue_bytes,
+            realm_queue_items,
+            realm_queue_bytes,
             origin_requests,
             sender_stanzas,
         })

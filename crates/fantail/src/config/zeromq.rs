@@ -1,5 +1,5 @@
 //! The section `[zeromq]`: which sockets there are, and where. It reads addresses as ZeroMQ writes them, looks
-//! up no name and opens nothing.
+//! up no name of a host and opens nothing.
 
 use std::{
     fmt,
@@ -26,14 +26,14 @@ pub struct ZeroMq {
 /// Where a socket is bound or connected.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Endpoint {
-    /// As it was written: what is told to who asks.
+    /// As it was written, but for an interface's name: what is told to who asks.
     pub spec: String,
     pub place: Transport,
 }
 
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Transport {
-    /// The host is an address, `*` or a name.
+    /// The host is an address, `*` or, where it is connected, a name.
     Tcp(String, u16),
     /// Absolute.
     Ipc(PathBuf),
@@ -55,14 +55,14 @@ impl Endpoint {
             let (host, port) = spec.strip_prefix("tcp://")?.rsplit_once(':')?;
             let bare = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(host);
             let port = if port == "*" { 0 } else { port.parse().ok()? };
-            let in_name = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '.';
+            let in_name = |c: char| c.is_ascii_alphanumeric() || "-._".contains(c);
             let known = bare == "*" || bare.parse::<IpAddr>().is_ok() || bare.chars().all(in_name);
             (known && !bare.is_empty()).then(|| Transport::Tcp(bare.to_owned(), port))?
         };
         Some(Self { spec: spec.to_owned(), place })
     }
 
-    /// Where to bind it, if that is a socket address: `None` for a path, and for names that would be looked up.
+    /// Where to bind it, if that is a socket address: `None` for a path, and for names.
     pub fn address(&self) -> Option<SocketAddr> {
         let Transport::Tcp(host, port) = &self.place else { return None };
         let ip = match host.as_str() {
@@ -72,6 +72,13 @@ impl Endpoint {
         };
         Some(SocketAddr::new(ip, *port))
     }
+}
+
+/// The address that an interface of this machine has now: of IPv4 if it has one, as libzmq takes it.
+pub fn interface(name: &str) -> Option<IpAddr> {
+    let all = if_addrs::get_if_addrs().ok()?;
+    let of = |v4: bool| move |one: &&if_addrs::Interface| one.name == name && one.ip().is_ipv4() == v4;
+    all.iter().find(of(true)).or_else(|| all.iter().find(of(false))).map(if_addrs::Interface::ip)
 }
 
 #[derive(Debug, Deserialize)]
@@ -112,7 +119,11 @@ fn endpoint(spec: &str, base: &Path, bind: bool) -> Result<Endpoint, Invalid> {
     let invalid = || Invalid::Endpoint(spec.to_owned());
     let endpoint = Endpoint::parse(spec, base).ok_or_else(invalid)?;
     match &endpoint.place {
-        Transport::Tcp(host, _) if bind && endpoint.address().is_none() => Err(Invalid::Name(host.clone())),
+        Transport::Tcp(host, port) if bind && endpoint.address().is_none() => {
+            let ip = interface(host).ok_or_else(|| Invalid::Interface(host.clone()))?;
+            let spec = format!("tcp://{}", SocketAddr::new(ip, *port));
+            Ok(Endpoint { spec, place: Transport::Tcp(ip.to_string(), *port) })
+        }
         Transport::Tcp(host, port) if !bind && (host == "*" || *port == 0) => Err(invalid()),
         _ => Ok(endpoint),
     }
@@ -131,6 +142,7 @@ mod tests {
             ("tcp://127.0.0.1:*", tcp("127.0.0.1", 0), true),
             ("tcp://[::1]:1", tcp("::1", 1), true),
             ("tcp://localhost:1", tcp("localhost", 1), true),
+            ("tcp://eth_0.1:1", tcp("eth_0.1", 1), false),
             ("tcp://example.com:1", tcp("example.com", 1), false),
             ("ipc://run/x", Some(Transport::Ipc("/base/run/x".into())), false),
             ("ipc:///run/x", Some(Transport::Ipc("/run/x".into())), false),
@@ -146,5 +158,17 @@ mod tests {
             assert_eq!(endpoint.as_ref().map(|endpoint| endpoint.place.clone()), place, "{spec}");
             assert_eq!(endpoint.is_some_and(|endpoint| endpoint.address().is_some()), bound, "{spec}");
         }
+    }
+
+    #[test]
+    fn interfaces() {
+        let endpoint = |spec, bind| endpoint(spec, Path::new("/"), bind);
+        let bound = endpoint("tcp://lo:5560", true).expect("there is a loopback interface");
+        assert_eq!((bound.spec.as_str(), bound.address().is_some()), ("tcp://127.0.0.1:5560", true));
+        assert!(matches!(endpoint("tcp://no_such_if0:1", true), Err(Invalid::Interface(_))));
+        assert_eq!(
+            endpoint("tcp://lo:1", false).expect("a host's name").place,
+            Transport::Tcp("lo".into(), 1)
+        );
     }
 }

@@ -48,8 +48,17 @@ pub struct Wording {
 pub(super) struct Line {
     pub(super) channel: u32,
     items: VecDeque<Queued>,
-    /// The first is asked about.
-    inquiry: Option<u64>,
+    turn: Turn,
+}
+
+/// How it stands with the first of a line.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Turn {
+    /// It has its turn, or is about to.
+    Now,
+    Asked(u64),
+    /// It is asked about when there is room for the question.
+    Later,
 }
 
 #[derive(Clone, Debug)]
@@ -65,12 +74,18 @@ pub(super) struct Inquiries {
     open: HashMap<u64, Inquiry>,
     by_key: HashMap<String, u64>,
     last: u64,
+    /// What the open ones take.
+    bytes: usize,
+    /// Whose first item is to be asked about when there is room, and when to look for those who have left.
+    later: VecDeque<(PinId, u32)>,
+    look_at: usize,
 }
 
 /// Subscribers for whom the same is asked about an item.
 #[derive(Debug)]
 struct Inquiry {
     key: String,
+    bytes: usize,
     list: List,
     channel: u32,
     work: Box<Work>,
@@ -121,44 +136,104 @@ impl Holds {
         let delivery = &work.batch[item];
         let key = key((list, delivery.number), work.words(), hold.filters(channel), &wording, &last_ids);
         let inquiry = match self.inquiries.by_key.get(&key) {
-            Some(inquiry) => *inquiry,
+            Some(inquiry) => Some(*inquiry),
+            // What has been asked about before is asked about to its end.
+            None if self.inquiries.is_full() && work.words().is_empty() => None,
             None => {
                 self.inquiries.last += 1;
                 let inquiry = self.inquiries.last;
                 let mut own = Box::new(Work::of_turn(Arc::clone(delivery), work.from_log));
                 own.turn = Some(work.words().to_vec());
+                let bytes = QUESTION_BYTES + 3 * key.len() + wording.bytes();
                 let open = Inquiry {
                     key: key.clone(),
+                    bytes,
                     list,
                     channel,
                     work: own,
                     waiting: Vec::new(),
                     answered: false,
                 };
+                self.inquiries.bytes += bytes;
                 self.inquiries.open.insert(inquiry, open);
                 self.inquiries.by_key.insert(key.clone(), inquiry);
                 let question = Question { inquiry, key, wording, last_ids };
                 self.onward.push(Onward::Question(Box::new(question)));
-                inquiry
+                Some(inquiry)
             }
         };
-        if let Some(open) = self.inquiries.open.get_mut(&inquiry) {
-            open.waiting.push(id);
-        }
+        let turn = match inquiry {
+            Some(inquiry) => {
+                self.inquiries.open.get_mut(&inquiry).into_iter().for_each(|open| open.waiting.push(id));
+                Turn::Asked(inquiry)
+            }
+            None => {
+                self.ask_later(id, channel);
+                Turn::Later
+            }
+        };
         if let Some(line) = self.line(id, channel) {
-            line.inquiry = Some(inquiry);
+            line.turn = turn;
             return;
         }
         let Some(standing) = self.pins.get_mut(id).and_then(|hold| hold.standing.as_mut()) else { return };
         let first = Queued { item: Arc::clone(delivery), from_log: work.from_log };
         let items = VecDeque::from([first]);
-        standing.lines.push(Line { channel, items, inquiry: Some(inquiry) });
+        standing.lines.push(Line { channel, items, turn });
         self.counters.filter_waiting.add(1);
     }
 
-    /// Takes the answer to a question, for some of those who wait for it. True if there are more.
+    fn ask_later(&mut self, id: PinId, channel: u32) {
+        let Inquiries { later, look_at, .. } = &mut self.inquiries;
+        if later.len() >= *look_at {
+            let pins = &self.pins;
+            later.retain(|(id, channel)| {
+                pins.get(*id).is_some_and(|hold| hold.turn(*channel) == Some(Turn::Later))
+            });
+            *look_at = 2 * later.len() + CHUNK;
+        }
+        later.push_back((id, channel));
+    }
+
+    /// Asks what there is room for by now. True if there is more to ask.
+    pub fn ask_on(&mut self) -> bool {
+        let mut left = CHUNK;
+        while left > 0
+            && !self.inquiries.is_full()
+            && let Some((id, channel)) = self.inquiries.later.pop_front()
+        {
+            left -= 1;
+            if let Some(line) = self.line(id, channel)
+                && line.turn == Turn::Later
+            {
+                line.turn = Turn::Now;
+                self.next_in_line(id, channel);
+            }
+        }
+        self.collect();
+        left == 0
+    }
+
+    /// Whether nobody waits for the answer to a question any more; then there is no such question.
+    pub fn withdraw(&mut self, inquiry: u64) -> bool {
+        let Some(open) = self.inquiries.open.get(&inquiry) else { return true };
+        let waits = |id: &PinId| {
+            self.pins.get(*id).is_some_and(|hold| hold.turn(open.channel) == Some(Turn::Asked(inquiry)))
+        };
+        if open.waiting.iter().any(waits) {
+            return false;
+        }
+        if let Some(mut open) = self.inquiries.open.remove(&inquiry) {
+            self.inquiries.by_key.remove(&open.key);
+            self.inquiries.bytes -= open.bytes;
+            open.work.finish();
+        }
+        true
+    }
+
+    /// Takes the answer to a question, for some of those who wait for it. True if there are more, or more to ask.
     pub fn answered_about(&mut self, inquiry: u64, word: &Result<Word, TemplateError>) -> bool {
-        let Some(mut open) = self.inquiries.open.remove(&inquiry) else { return false };
+        let Some(mut open) = self.inquiries.open.remove(&inquiry) else { return self.ask_on() };
         if !std::mem::replace(&mut open.answered, true) {
             // Who comes from now on asks anew.
             self.inquiries.by_key.remove(&open.key);
@@ -173,8 +248,8 @@ impl Holds {
         for id in open.waiting.drain(rest..) {
             // It may have left, or have other filters.
             let Some(line) = self.line(id, open.channel) else { continue };
-            if line.inquiry == Some(inquiry) {
-                line.inquiry = None;
+            if line.turn == Turn::Asked(inquiry) {
+                line.turn = Turn::Now;
                 turned.push(id);
             }
         }
@@ -183,20 +258,20 @@ impl Holds {
             self.step_forward(id, open.channel);
             self.next_in_line(id, open.channel);
         }
-        let more = !open.waiting.is_empty();
-        if more {
-            self.inquiries.open.insert(inquiry, open);
-        } else {
+        if open.waiting.is_empty() {
             open.work.finish();
+            self.inquiries.bytes -= open.bytes;
+            return self.ask_on();
         }
+        self.inquiries.open.insert(inquiry, open);
         self.collect();
-        more
+        true
     }
 
     /// A subscriber's filters are others now: what waits for it is looked at again.
     pub(super) fn turn_again(&mut self, id: PinId, channel: u32) {
         if let Some(line) = self.line(id, channel) {
-            line.inquiry = None;
+            line.turn = Turn::Now;
             self.next_in_line(id, channel);
         }
     }
@@ -244,7 +319,7 @@ impl Holds {
     /// The first of a line has had its turn. False if it is asked about once more.
     fn step_forward(&mut self, id: PinId, channel: u32) -> bool {
         match self.line(id, channel) {
-            Some(line) if line.inquiry.is_none() => {
+            Some(line) if line.turn == Turn::Now => {
                 if line.items.pop_front().is_some() {
                     self.counters.filter_waiting.add(-1);
                 }
@@ -262,11 +337,28 @@ impl Holds {
 }
 
 impl Hold {
-    /// The first of a line, unless it is asked about.
+    /// The first of a line, if it has its turn.
     fn first_in_line(&self, channel: u32) -> Option<Queued> {
         let lines = &self.standing.as_ref()?.lines;
-        let line = lines.iter().find(|line| line.channel == channel && line.inquiry.is_none())?;
+        let line = lines.iter().find(|line| line.channel == channel && line.turn == Turn::Now)?;
         line.items.front().cloned()
+    }
+
+    fn turn(&self, channel: u32) -> Option<Turn> {
+        let lines = &self.standing.as_ref()?.lines;
+        lines.iter().find(|line| line.channel == channel).map(|line| line.turn)
+    }
+}
+
+impl Inquiries {
+    fn is_full(&self) -> bool {
+        self.bytes >= OPEN_BYTES
+    }
+}
+
+impl Wording {
+    fn bytes(&self) -> usize {
+        self.content.len() + self.class.len() + self.sub_meta.len() + self.pub_meta.len()
     }
 }
 
@@ -299,5 +391,10 @@ fn key(
 
 /// Subscribers that get an answer between two looks at the shard's other work.
 const CHUNK: usize = 512;
+/// What open questions of a shard take: 256 are on their way at once, and what is beyond these bytes is made when it is
+/// asked.
+const OPEN_BYTES: usize = 16 << 20;
+/// What a question takes beside what it says.
+const QUESTION_BYTES: usize = 1 << 10;
 /// Items of a channel that wait for one subscriber: what a log gives it at once, and a hundred that come meanwhile.
 const MAX_WAITING: usize = FILL_ITEMS + 100;

@@ -32,8 +32,8 @@ pub(super) type Sessions = HashMap<Box<str>, Option<PinId>>;
 /// What a WebSocket is besides, if its client speaks SockJS.
 #[derive(Debug)]
 pub(super) enum SockJs {
-    /// Its socket carries frames of SockJS.
-    Framed,
+    /// Its socket carries frames of SockJS. Of the last one, these messages wait for room.
+    Framed(std::vec::IntoIter<String>),
     Session(Session),
 }
 
@@ -368,10 +368,26 @@ impl Holds {
             reader::Event::Close(close) => return self.client_closes(id, close.as_ref()),
         };
         match sockjs::messages(&payload) {
-            Ok(messages) => messages.into_iter().for_each(|message| {
-                self.say(id, WsKind::Text, &message.into());
-            }),
+            Ok(messages) => {
+                if let Some(SockJs::Framed(unsaid)) =
+                    self.socket(id).and_then(|socket| socket.sockjs.as_deref_mut())
+                {
+                    *unsaid = messages.into_iter();
+                }
+                self.say_on(id);
+            }
             Err(_) => self.misspoken(id),
+        }
+    }
+
+    /// Says the messages of a frame, as long as there is room for them.
+    pub(super) fn say_on(&mut self, id: PinId) {
+        while self.pins.is_reading(id)
+            && let Some(socket) = self.socket(id)
+            && let Some(SockJs::Framed(unsaid)) = socket.sockjs.as_deref_mut()
+            && let Some(message) = unsaid.next()
+        {
+            self.say(id, WsKind::Text, &message.into());
         }
     }
 
@@ -487,7 +503,7 @@ impl SockJs {
     pub(super) fn of(speech: Speech) -> Option<Box<Self>> {
         match speech {
             Speech::WebSocket => None,
-            Speech::SockJs => Some(Box::new(Self::Framed)),
+            Speech::SockJs => Some(Box::new(Self::Framed(Vec::new().into_iter()))),
             Speech::Session(key) => Some(Box::new(Self::Session(Session {
                 key,
                 told: false,

@@ -332,7 +332,10 @@ impl Holds {
         if let Some(session) = self.session(id) {
             session.room.notify_waiters();
         }
-        if let Some(mut unread) = self.pins.get_mut(id).and_then(|hold| hold.unread.take()) {
+        self.say_on(id);
+        if self.pins.is_reading(id)
+            && let Some(mut unread) = self.pins.get_mut(id).and_then(|hold| hold.unread.take())
+        {
             self.hear(id, &mut unread);
         }
     }

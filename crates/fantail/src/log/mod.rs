@@ -388,19 +388,19 @@ impl Appending<'_> {
 
     /// What the publisher is to wait for, if more than acceptance was promised.
     pub fn finish(self, strongest: Durability) -> Option<Kept> {
-        let any = self.rings.is_some();
-        drop(self.rings);
         let journal = self.log.journal.get()?;
-        if strongest > Durability::Accepted {
-            let (sender, receiver) = oneshot::channel();
-            // The publisher may have gone.
-            journal.wait(strongest, Box::new(move |outcome| drop(sender.send(outcome))));
-            return Some(Kept(receiver));
+        if strongest == Durability::Accepted {
+            if self.rings.is_some() {
+                drop(self.rings);
+                journal.wake();
+            }
+            return None;
         }
-        if any {
-            journal.wake();
-        }
-        None
+        // Still locked: were the entries refused before this waits, it would wait for nothing, and all would seem well.
+        let (sender, receiver) = oneshot::channel();
+        // The publisher may have gone.
+        journal.wait(strongest, Box::new(move |outcome| drop(sender.send(outcome))));
+        Some(Kept(receiver))
     }
 }
 

@@ -14,7 +14,7 @@ use tokio::time::timeout;
 
 use super::errand::{Errand, Lost, ask};
 use crate::{
-    hold::{Question, Wording},
+    hold::{Holds, Question, Wording},
     shard::Shard,
     upstream::{Failure, Page, PageLanded as Landed, Seat},
 };
@@ -24,26 +24,37 @@ pub fn inquire(shard: &Rc<Shard>, question: Box<Question>) {
     let shard = Rc::clone(shard);
     tokio::task::spawn_local(async move {
         let word = put(&shard, &question).await;
-        if let Err(error) = &word {
+        if let Some(Err(error)) = &word {
             tracing::info!(target: "fantail::proxy", %error, "an origin was asked about an item");
         }
-        while shard.holds(|holds| holds.answered_about(question.inquiry, &word)) {
+        let go_on = |holds: &mut Holds| match &word {
+            Some(word) => holds.answered_about(question.inquiry, word),
+            None => holds.ask_on(),
+        };
+        while shard.holds(go_on) {
             tokio::task::yield_now().await;
         }
     });
 }
 
-async fn put(shard: &Rc<Shard>, question: &Question) -> Result<Word, TemplateError> {
+/// What the origin says; `None` if nobody waits for it any more when it is to be asked.
+async fn put(shard: &Rc<Shard>, question: &Question) -> Option<Result<Word, TemplateError>> {
     let filter = question.wording.filter;
-    let lead = match shard.pages.board(&question.key, false) {
-        Seat::Lead(lead) => Some(lead),
-        Seat::Wait(waiting) => match waiting.landing().await {
-            Landed::Page(page) => return read(filter, &page),
-            Landed::Failed => return Err(failed("general error")),
-            Landed::Alone => None,
-        },
+    let lead = loop {
+        match shard.pages.board(&question.key, false) {
+            Seat::Lead(lead) => break lead,
+            Seat::Wait(waiting) => match waiting.landing().await {
+                Landed::Page(page) => return Some(read(filter, &page)),
+                Landed::Failed => return Some(Err(failed("general error"))),
+                // Nobody waited for it on the shard that was to ask.
+                Landed::Alone => {}
+            },
+        }
     };
-    let Ok(_turn) = shard.asking.acquire().await else { return Err(failed("general error")) };
+    let Ok(_turn) = shard.asking.acquire().await else { return Some(Err(failed("general error"))) };
+    if shard.holds(|holds| holds.withdraw(question.inquiry)) {
+        return None;
+    }
     let answer = match timeout(PATIENCE, once(shard, question)).await {
         Ok(answer) => answer,
         Err(_) => Err(failed("request timed out")),
@@ -53,7 +64,7 @@ async fn put(shard: &Rc<Shard>, question: &Question) -> Result<Word, TemplateErr
         Ok(page) => (Landed::Page(Arc::clone(&page)), read(filter, &page)),
         Err(error) => (Landed::Failed, Err(error)),
     };
-    lead.into_iter().for_each(|lead| lead.land(landed.clone()));
+    lead.land(landed);
     let count = match &word {
         Ok(Word::Keep) => &counters.questions_kept,
         Ok(Word::Skip) => &counters.questions_skipped,
@@ -61,7 +72,7 @@ async fn put(shard: &Rc<Shard>, question: &Question) -> Result<Word, TemplateErr
         Err(_) => &counters.questions_failed,
     };
     count.add(1);
-    word
+    Some(word)
 }
 
 fn read(filter: Filter, page: &Page) -> Result<Word, TemplateError> {

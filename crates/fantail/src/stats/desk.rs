@@ -126,7 +126,25 @@ impl Desk {
         if now - self.reported >= self.config.report_every {
             self.report(now, telling);
         }
+        self.tidy();
         self.stats.connected.set(i64::try_from(self.connections.len()).unwrap_or(i64::MAX));
+    }
+
+    /// Forgets when those that have left were to be told again, once there are more of them than others.
+    fn tidy(&mut self) {
+        let Self { connections, subscriptions, again, minutes, due, lingering, .. } = self;
+        for times in [again, minutes] {
+            if times.len() > 2 * connections.len() + SLACK {
+                times.retain(|(_, id)| connections.contains_key(id));
+            }
+        }
+        if due.len() > 2 * subscriptions.len() + SLACK {
+            due.retain(|(due, key)| subscriptions.get(key).is_some_and(|known| known.due == *due));
+        }
+        if lingering.len() > 2 * subscriptions.len() + SLACK {
+            lingering
+                .retain(|(ends, key)| subscriptions.get(key).is_some_and(|known| known.ends == Some(*ends)));
+        }
     }
 
     fn came(&mut self, who: &Arc<Who>, now: Instant, telling: &mut Telling<'_>) {
@@ -428,6 +446,8 @@ fn mode(mode: Mode) -> &'static str {
 
 const MINUTE: Duration = Duration::from_mins(1);
 const SETTLE: Duration = Duration::from_secs(1);
+/// Times of those that have left that are not worth a look.
+const SLACK: usize = 4096;
 const CLIENT: [&str; 6] = [
     "client-header-bytes-received",
     "client-header-bytes-sent",
@@ -511,6 +531,32 @@ mod tests {
         );
         assert!(room.desk.connections.is_empty());
         assert!(room.desk.routes.get("").is_none_or(|route| route.open == 0));
+    }
+
+    /// What comes and goes faster than it is told again leaves nothing behind.
+    #[test]
+    fn who_has_left_is_forgotten() {
+        let mut room = Room::new();
+        let notes = room.stats.shard(0);
+        let stays = notes.arrive(None, (None, false), "");
+        notes.subscribers(Mode::Response, "stays", 1);
+        for round in 0..20 {
+            for n in 0..SLACK {
+                drop(notes.arrive(None, (None, false), ""));
+                notes.subscribers(Mode::Stream, &format!("{n}"), 1);
+                notes.subscribers(Mode::Response, &format!("{n}"), round % 2);
+            }
+            room.after(100);
+            (0..SLACK).for_each(|n| notes.subscribers(Mode::Stream, &format!("{n}"), 0));
+            room.after(100);
+        }
+        let Desk { again, minutes, due, lingering, .. } = &room.desk;
+        for (count, most) in [(again.len(), 2), (minutes.len(), 2), (due.len(), 4), (lingering.len(), 4)] {
+            assert!(count <= most * SLACK + 2 * SLACK, "{count}");
+        }
+        let told = room.after(90_000);
+        let told = |part: &str| told.iter().any(|told| told.contains(part));
+        assert!(told(&stays.id().to_string()) && told(r#""channel":"stays""#));
     }
 
     #[test]

@@ -104,7 +104,7 @@ impl Failure {
             | Self::Unbound
             | Self::NoWorker(_) => true,
             // As if there had been no connection (spec 1.6).
-            Self::Worker(Broken::Expired) => true,
+            Self::Worker(Broken::Expired | Broken::Untaken) => true,
             Self::Worker(Broken::Said(condition)) => condition.is_unreached(),
             _ => false,
         }
@@ -276,6 +276,11 @@ impl Upstream {
         let mut idle = origin.checkout();
         loop {
             let again = if idle.is_some() { repeatable(&request) } else { None };
+            if let Some(link) = idle.as_mut().filter(|_| again.is_none())
+                && !link.is_open().await
+            {
+                idle = None;
+            }
             let reused = idle.is_some();
             let mut link = match idle.take() {
                 Some(link) => link,
@@ -420,6 +425,12 @@ impl Link {
         self.poll_connection(&mut quiet()).is_pending() && self.sender.is_ready()
     }
 
+    /// For what cannot be sent twice. The origin may have closed the connection, and the poller not have been asked since.
+    async fn is_open(&mut self) -> bool {
+        tokio::task::yield_now().await;
+        self.settle()
+    }
+
     /// Ready when the connection has ended; why it did shows in the exchange.
     fn poll_connection(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         poll_connection(&mut self.connection, cx)
@@ -551,8 +562,7 @@ fn malformed<B>(response: &Response<B>) -> Option<&'static str> {
 
 /// A copy of a request that may be sent twice: a safe method (RFC 9110, 9.2.1) without a body.
 fn repeatable(request: &Request<Upload>) -> Option<Box<Request<Upload>>> {
-    let safe = matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS | Method::TRACE);
-    if !safe || !matches!(request.body(), Upload::Empty) {
+    if !is_safe(request.method()) || !matches!(request.body(), Upload::Empty) {
         return None;
     }
     let mut copy = Box::new(Request::new(Upload::Empty));
@@ -560,6 +570,10 @@ fn repeatable(request: &Request<Upload>) -> Option<Box<Request<Upload>>> {
     *copy.uri_mut() = request.uri().clone();
     *copy.headers_mut() = request.headers().clone();
     Some(copy)
+}
+
+fn is_safe(method: &Method) -> bool {
+    matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS | Method::TRACE)
 }
 
 async fn wait(permits: Arc<Semaphore>, patience: Duration) -> Option<OwnedSemaphorePermit> {

@@ -224,15 +224,21 @@ fn bind(address: &Address, mode: Option<u32>) -> io::Result<Vec<(Socket, Bound)>
     let bind = |((socket, suffix), n): (&(Socket, &str), u16)| {
         let bound = match &address.at {
             Meeting::Ipc(path) => bind_file(Path::new(&format!("{path}{suffix}")), mode)?,
-            Meeting::Tcp(ip, port) => {
-                let bound = TcpListener::bind(SocketAddr::new(*ip, port.saturating_add(n)))?;
-                bound.set_nonblocking(true)?;
-                Bound::Tcp(bound)
+            Meeting::Tcp(ip, port) => bind_tcp(SocketAddr::new(*ip, port.saturating_add(n)))?,
+            Meeting::Interface(name, port) => {
+                let ip = config::interface(name).ok_or(io::ErrorKind::AddrNotAvailable)?;
+                bind_tcp(SocketAddr::new(ip, port.saturating_add(n)))?
             }
         };
         Ok((*socket, bound))
     };
     sockets.iter().zip(0..).map(bind).collect()
+}
+
+fn bind_tcp(address: SocketAddr) -> io::Result<Bound> {
+    let bound = TcpListener::bind(address)?;
+    bound.set_nonblocking(true)?;
+    Ok(Bound::Tcp(bound))
 }
 
 /// A file of one who has ended is replaced; one where somebody listens is not.

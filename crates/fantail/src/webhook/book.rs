@@ -1,6 +1,8 @@
 //! What is kept on disk: endpoints, the deliveries that wait, what they say, and dead letters. Owns the tables and
 //! every transaction on them; it decides nothing.
 
+mod dead;
+
 use std::ops::RangeInclusive;
 
 use aws_lc_rs::rand;
@@ -11,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::endpoint::{Disabled, Endpoint, Id};
 use crate::store::{Store, StoreError};
+pub(super) use dead::Keep;
 
 /// A realm's number on disk, and how many endpoints it has.
 const REALMS: TableDefinition<'_, &str, (u32, u64)> = TableDefinition::new("realms");
@@ -20,10 +23,6 @@ const ENDPOINTS: TableDefinition<'_, u128, &[u8]> = TableDefinition::new("endpoi
 const LETTERS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("letters");
 /// By endpoint and number: failed tries, and when the next is due, in Unix milliseconds.
 const QUEUE: TableDefinition<'_, (u128, u64), (u32, u64)> = TableDefinition::new("queue");
-const DEAD: TableDefinition<'_, (u128, u64), &[u8]> = TableDefinition::new("dead");
-/// How many dead letters an endpoint has, and their bytes: counting them each time one comes would take as long as there
-/// are many.
-const DEAD_SIZE: TableDefinition<'_, u128, (u64, u64)> = TableDefinition::new("dead-size");
 /// Endpoints that fail: since when, in Unix milliseconds, and how often.
 const HEALTH: TableDefinition<'_, u128, (u64, u32)> = TableDefinition::new("health");
 
@@ -66,8 +65,9 @@ pub(super) struct Death {
     pub(super) tries: u32,
 }
 
-/// One thing that changes on disk because of deliveries; the desk's changes, in order.
-#[derive(Debug)]
+/// One thing that changes on disk because of deliveries; the desk's changes, in order. To do it again, with all that
+/// came before and after it, changes nothing.
+#[derive(Clone, Debug)]
 pub(super) enum Change {
     /// A letter with the endpoints that it is for.
     Queue {
@@ -95,8 +95,7 @@ pub(super) enum Change {
         letter: Option<Bytes>,
         death: Death,
         last: bool,
-        /// How many, and how many bytes.
-        keep: (usize, u64),
+        keep: Keep,
     },
     Failing {
         id: Id,
@@ -122,6 +121,14 @@ pub(super) enum Change {
 }
 
 impl Change {
+    /// The endpoint that this says is failing or disabled.
+    pub(super) fn condemns(&self) -> Option<Id> {
+        match self {
+            Self::Failing { id, .. } | Self::Disable { id, .. } => Some(*id),
+            _ => None,
+        }
+    }
+
     /// What it writes, but for keys.
     pub(super) fn bytes(&self) -> usize {
         match self {
@@ -146,8 +153,7 @@ pub(super) async fn prepare(store: &Store) -> Result<Salt, StoreError> {
             tx.open_table(REALMS)?;
             tx.open_table(LETTERS)?;
             tx.open_table(QUEUE)?;
-            tx.open_table(DEAD)?;
-            tx.open_table(DEAD_SIZE)?;
+            dead::prepare(tx)?;
             tx.open_table(HEALTH)?;
             let mut meta = tx.open_table(META)?;
             for name in SALTS {
@@ -291,32 +297,6 @@ impl Page {
         }
         Ok(())
     }
-
-    /// Dead letters of an endpoint from a number on, oldest first, without their bodies.
-    pub(super) fn dead(
-        &self,
-        id: Id,
-        from: u64,
-        most: usize,
-    ) -> Result<Vec<(u64, Death, Said)>, redb::Error> {
-        let table = self.0.open_table(DEAD)?;
-        let mut found = Vec::new();
-        for row in table.range((id.0, from)..=(id.0, u64::MAX))? {
-            let (key, row) = row?;
-            let said = |rest| {
-                split(rest).and_then(|(head, body)| Some(Said { head: parse(head)?, bytes: body.len() }))
-            };
-            if let Some((death, letter)) =
-                split(row.value()).and_then(|(head, rest)| Some((parse(head)?, said(rest)?)))
-            {
-                found.push((key.value().1, death, letter));
-            }
-            if found.len() == most {
-                break;
-            }
-        }
-        Ok(found)
-    }
 }
 
 /// How a row of an endpoint came out of [`edit`].
@@ -361,8 +341,7 @@ pub(super) fn edit(
     }
     if !is {
         tx.open_table(HEALTH)?.remove(id.0)?;
-        tx.open_table(DEAD)?.retain_in(numbers(id), |_, _| false)?;
-        tx.open_table(DEAD_SIZE)?.remove(id.0)?;
+        dead::forget(tx, id)?;
     }
     let count = (count + u64::from(is)).saturating_sub(u64::from(was));
     tx.open_table(REALMS)?.insert(realm_name, (number, count))?;
@@ -382,100 +361,61 @@ pub(super) fn has_many(
 }
 
 /// Does the changes, in order.
-pub(super) fn apply(tx: &WriteTransaction, changes: Vec<Change>) -> Result<(), redb::Error> {
+pub(super) fn apply(tx: &WriteTransaction, changes: &[Change]) -> Result<(), redb::Error> {
     let mut queue = tx.open_table(QUEUE)?;
     let mut letters = tx.open_table(LETTERS)?;
     for change in changes {
         match change {
             Change::Queue { seq, letter, to, due } => {
-                letters.insert(seq, &*letter)?;
+                letters.insert(seq, &**letter)?;
                 for id in to {
-                    queue.insert((id.0, seq), (0, due))?;
+                    queue.insert((id.0, *seq), (0, *due))?;
                 }
             }
             Change::Done { id, seq, last } => {
-                queue.remove((id.0, seq))?;
-                if last {
-                    letters.remove(seq)?;
+                queue.remove((id.0, *seq))?;
+                if *last {
+                    letters.remove(*seq)?;
                 }
             }
-            Change::Again { id, seq, failed, due } => drop(queue.insert((id.0, seq), (failed, due))?),
+            Change::Again { id, seq, failed, due } => drop(queue.insert((id.0, *seq), (*failed, *due))?),
             Change::Dead { id, seq, letter, death, last, keep } => {
-                queue.remove((id.0, seq))?;
+                queue.remove((id.0, *seq))?;
                 let letter = match letter {
-                    Some(letter) => Some(letter),
-                    None => letters.get(seq)?.map(|row| Bytes::copy_from_slice(row.value())),
+                    Some(letter) => Some(letter.clone()),
+                    None => letters.get(*seq)?.map(|row| Bytes::copy_from_slice(row.value())),
                 };
-                if last {
-                    letters.remove(seq)?;
+                if *last {
+                    letters.remove(*seq)?;
                 }
-                bury(tx, id, seq, letter, &death, keep)?;
+                // None for an endpoint that is gone.
+                let known = tx.open_table(ENDPOINTS)?.get(id.0)?.is_some();
+                if let Some(letter) = letter.filter(|_| known) {
+                    dead::bury(tx, *id, *seq, &letter, death, *keep)?;
+                }
             }
             Change::Failing { id, since, failures } => {
-                tx.open_table(HEALTH)?.insert(id.0, (since, failures))?;
+                tx.open_table(HEALTH)?.insert(id.0, (*since, *failures))?;
             }
             Change::Healthy { id } => drop(tx.open_table(HEALTH)?.remove(id.0)?),
-            Change::Disable { id, disabled } => disable(tx, id, disabled)?,
+            Change::Disable { id, disabled } => disable(tx, *id, disabled)?,
             Change::Replay { id, dead, seq, due } => {
-                let row = tx.open_table(DEAD)?.remove((id.0, dead))?.map(|row| row.value().to_vec());
-                if let Some((_, letter)) = row.as_deref().and_then(split) {
-                    letters.insert(seq, letter)?;
-                    queue.insert((id.0, seq), (0, due))?;
-                }
-                if row.is_some() {
-                    let mut sizes = tx.open_table(DEAD_SIZE)?;
-                    let size = sizes.get(id.0)?.map(|row| row.value());
-                    if let Some((count, bytes)) = size {
-                        let gone = row.as_ref().map_or(0, Vec::len) as u64;
-                        sizes.insert(id.0, (count.saturating_sub(1), bytes.saturating_sub(gone)))?;
-                    }
+                if let Some(letter) = dead::dig(tx, *id, *dead)? {
+                    letters.insert(*seq, &*letter)?;
+                    queue.insert((id.0, *seq), (0, *due))?;
                 }
             }
-            Change::Next(next) => drop(tx.open_table(META)?.insert(NEXT, next)?),
+            Change::Next(next) => drop(tx.open_table(META)?.insert(NEXT, *next)?),
         }
     }
     Ok(())
 }
 
-fn bury(
-    tx: &WriteTransaction,
-    id: Id,
-    seq: u64,
-    letter: Option<Bytes>,
-    death: &Death,
-    keep: (usize, u64),
-) -> Result<(), redb::Error> {
-    // None for an endpoint that is gone.
-    let known = tx.open_table(ENDPOINTS)?.get(id.0)?.is_some();
-    let (Some(letter), true) = (letter, known && keep.0 > 0) else { return Ok(()) };
-    let (mut dead, mut sizes) = (tx.open_table(DEAD)?, tx.open_table(DEAD_SIZE)?);
-    let known = sizes.get(id.0)?.map(|row| row.value());
-    let (mut count, mut bytes) = match known {
-        Some(size) => size,
-        // It had some before they were counted, or has none.
-        None => dead.range(numbers(id))?.try_fold((0, 0), |(count, bytes), row| {
-            row.map(|(_, row)| (count + 1, bytes + row.value().len() as u64))
-        })?,
-    };
-    let row = join(&serde_json::to_vec(death).unwrap_or_default(), &letter);
-    let before = dead.insert((id.0, seq), &*row)?.map(|row| row.value().len() as u64);
-    count += u64::from(before.is_none());
-    bytes = bytes + row.len() as u64 - before.unwrap_or(0);
-    while count > keep.0 as u64 || bytes > keep.1 {
-        let oldest = dead.range(numbers(id))?.next().transpose()?.map(|(key, _)| key.value());
-        let Some(oldest) = oldest else { break };
-        let gone = dead.remove(oldest)?.map_or(0, |row| row.value().len() as u64);
-        (count, bytes) = (count.saturating_sub(1), bytes.saturating_sub(gone));
-    }
-    sizes.insert(id.0, (count, bytes))?;
-    Ok(())
-}
-
-fn disable(tx: &WriteTransaction, id: Id, disabled: Disabled) -> Result<(), redb::Error> {
+fn disable(tx: &WriteTransaction, id: Id, disabled: &Disabled) -> Result<(), redb::Error> {
     let mut table = tx.open_table(ENDPOINTS)?;
     let old = table.get(id.0)?.and_then(|row| parse::<Endpoint>(row.value()));
     if let Some(mut endpoint) = old {
-        endpoint.disabled = Some(disabled);
+        endpoint.disabled = Some(disabled.clone());
         if let Ok(row) = serde_json::to_vec(&endpoint) {
             table.insert(id.0, &*row)?;
         }

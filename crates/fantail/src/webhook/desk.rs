@@ -61,7 +61,12 @@ pub(super) struct Desk {
     /// Of realms that have an endpoint: their numbers on disk.
     numbers: HashMap<RealmId, u32>,
     seen: Arc<Realms>,
+    /// What is to be written of deliveries, in order.
     changes: Vec<Change>,
+    /// Endpoints that somebody has enabled or removed while changes were being written.
+    pardoned: HashSet<Id>,
+    /// After a failure: when changes are written again.
+    flush_at: u64,
     events: mpsc::Sender<Event>,
     heard: Option<mpsc::Receiver<Event>>,
     /// Batches of new deliveries that are being written.
@@ -82,12 +87,11 @@ pub(super) struct Desk {
 /// What the disk says; at most one for each batch being written.
 enum Event {
     /// New deliveries are kept, or not.
-    Kept {
-        to: Vec<(u64, Vec<Id>)>,
-        bytes: usize,
-        good: bool,
+    Kept { to: Vec<(u64, Vec<Id>)>, bytes: usize, good: bool },
+    Flushed {
+        /// What is not on disk.
+        failed: Option<Arc<Vec<Change>>>,
     },
-    Flushed,
 }
 
 /// Wall time as it was at the start, and what has passed since: no step of the clock is seen while the process lives.
@@ -145,6 +149,7 @@ impl Desk {
             realm_queue: config.realm_queue_items,
             endpoint_queue: config.endpoint_queue_items,
             concurrency: config.concurrency,
+            realm_concurrency: config.realm_concurrency,
             endpoint_concurrency: config.endpoint_concurrency,
         };
         let mut desk = Self {
@@ -161,6 +166,8 @@ impl Desk {
             numbers: HashMap::new(),
             seen: Arc::clone(&snapshot.load().realms),
             changes: Vec::new(),
+            pardoned: HashSet::new(),
+            flush_at: 0,
             events,
             heard: Some(heard),
             writing: 0,
@@ -246,8 +253,9 @@ impl Desk {
         let mut tick = interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut stopped = std::pin::pin!(async move { drop(stop.wait_for(|stop| *stop).await) });
+        let store = self.store.clone();
         loop {
-            self.launch();
+            let more = self.launch();
             self.flush();
             self.counts.webhook_queued.set(i64::try_from(self.lines.waiting()).unwrap_or(i64::MAX));
             self.counts.webhook_queue_bytes.set(i64::try_from(self.letters.bytes()).unwrap_or(i64::MAX));
@@ -259,22 +267,26 @@ impl Desk {
             );
             tokio::select! {
                 () = &mut stopped => break,
-                () = self.hub.mail(self.place), if self.pending.is_empty() && self.may_take() => self.take(),
-                () = std::future::ready(()), if !self.pending.is_empty() && self.may_take() => self.take(),
-                Some(event) = heard.recv() => self.hear(event),
-                Some(landed) = self.flights.join_next_with_id(), if !self.flights.is_empty() => {
-                    self.land(landed);
-                    while let Some(landed) = self.flights.try_join_next_with_id() {
-                        self.land(landed);
-                    }
+                () = store.ended() => {
+                    return tracing::error!("what writes the webhooks' file has failed: nothing is kept any more");
                 }
+                () = self.hub.mail(self.place), if self.pending.is_empty() && self.may_take() => self.take(),
+                // Tries under way have their turn between two slices.
+                () = task::yield_now(), if !self.pending.is_empty() && self.may_take() => self.take(),
+                Some(event) = heard.recv() => self.hear(event),
+                Some(landed) = self.flights.join_next_with_id(), if !self.flights.is_empty() => self.land(landed),
                 Some(order) = orders.recv() => self.obey(order),
                 Some(ended) = self.errands.join_next(), if !self.errands.is_empty() => drop(ended),
                 _ = tick.tick() => self.tick(),
+                () = task::yield_now(), if more => {}
                 () = sleep_until(due) => {}
             }
             while let Ok(event) = heard.try_recv() {
                 self.hear(event);
+            }
+            for _ in 0..LANDINGS {
+                let Some(landed) = self.flights.try_join_next_with_id() else { break };
+                self.land(landed);
             }
         }
         let deadline = Instant::now() + LAST_TRIES;
@@ -282,7 +294,7 @@ impl Desk {
             self.land(landed);
         }
         let changes = std::mem::take(&mut self.changes);
-        if let Err(error) = self.store.write(Box::new(move |tx| book::apply(tx, changes))).await {
+        if let Err(error) = self.store.write(Box::new(move |tx| book::apply(tx, &changes))).await {
             tracing::error!(%error, "webhooks that were delivered will be delivered again");
         }
     }
@@ -293,7 +305,7 @@ impl Desk {
 
     fn hear(&mut self, event: Event) {
         match event {
-            Event::Flushed => self.flushing = false,
+            Event::Flushed { failed } => self.flushed(failed),
             Event::Kept { to, bytes, good } => {
                 self.writing -= 1;
                 self.writing_bytes -= bytes;
@@ -311,20 +323,42 @@ impl Desk {
 
     /// Writes what has become of deliveries, one batch at a time: more gathers meanwhile.
     fn flush(&mut self) {
-        if self.flushing || self.changes.is_empty() {
+        if self.flushing || self.changes.is_empty() || self.clock.now() < self.flush_at {
             return;
         }
         self.flushing = true;
-        let changes = std::mem::take(&mut self.changes);
+        let changes = Arc::new(std::mem::take(&mut self.changes));
+        let written = Arc::clone(&changes);
         let events = self.events.clone();
         let done = move |outcome: Result<(), StoreError>| {
-            if let Err(error) = outcome {
-                tracing::error!(%error, "what became of webhooks is not written down: some may be delivered again");
+            if let Err(error) = &outcome {
+                tracing::error!(%error, "what became of webhooks is not on disk yet");
             }
             // There is room, or the desk has stopped.
-            _ = events.try_send(Event::Flushed);
+            _ = events.try_send(Event::Flushed { failed: outcome.is_err().then_some(changes) });
         };
-        self.store.submit(Box::new(move |tx| book::apply(tx, changes)), Box::new(done));
+        self.store.submit(Box::new(move |tx| book::apply(tx, &written)), Box::new(done));
+    }
+
+    /// What is not on disk is written again, before what came later.
+    fn flushed(&mut self, failed: Option<Arc<Vec<Change>>>) {
+        self.flushing = false;
+        let pardoned = std::mem::take(&mut self.pardoned);
+        let Some(failed) = failed else { return };
+        self.flush_at = self.clock.now() + FLUSH_AGAIN_MS;
+        let failed = Arc::try_unwrap(failed).unwrap_or_else(|failed| failed.as_ref().clone());
+        let later = std::mem::take(&mut self.changes);
+        let still = |change: &Change| !change.condemns().is_some_and(|id| pardoned.contains(&id));
+        self.changes = failed.into_iter().filter(still).chain(later).collect();
+    }
+
+    /// Somebody has enabled an endpoint, or removed it: it has no past that is still to be written down.
+    fn pardon(&mut self, id: Id) {
+        self.changes.retain(|change| change.condemns() != Some(id));
+        if self.flushing {
+            self.pardoned.insert(id);
+        }
+        self.dismissed.remove(&id);
     }
 
     fn obey(&mut self, order: Order) {
@@ -334,16 +368,17 @@ impl Desk {
                 _ = done.send(());
             }
             Order::Gone { id } => {
+                self.pardon(id);
                 for seq in self.lines.drain(id) {
                     self.done(id, seq);
                 }
                 self.ailing.remove(&id);
             }
             Order::Enabled { id } => {
+                self.pardon(id);
                 if self.ailing.remove(&id).is_some() {
                     self.changes.push(Change::Healthy { id });
                 }
-                self.dismissed.remove(&id);
                 self.lines.set_class(id, Class::New);
             }
             Order::Verify { url, query, challenge, done } => {
@@ -438,7 +473,7 @@ impl Desk {
             _ = events.try_send(Event::Kept { to, bytes, good: outcome.is_ok() });
             then(outcome);
         };
-        self.store.submit(Box::new(move |tx| book::apply(tx, changes)), Box::new(done));
+        self.store.submit(Box::new(move |tx| book::apply(tx, &changes)), Box::new(done));
     }
 
     fn tick(&mut self) {
@@ -536,6 +571,10 @@ const WRITING: usize = 64;
 const WRITING_BYTES: usize = 16 << 20;
 /// [`Event`]s that can be under way: one for each batch, two times [`WRITING`] of them, and one for what is flushed.
 const EVENTS: usize = 2 * WRITING + 1;
+/// Before changes that are not on disk are written again.
+const FLUSH_AGAIN_MS: u64 = 500;
+/// Tries that have ended, before others have their turn.
+const LANDINGS: usize = 64;
 /// Challenges under way at once.
 const ERRANDS: usize = 1024;
 /// Tries that are under way when the process stops.

@@ -13,16 +13,19 @@ use super::endpoint::Id;
 pub(super) struct Lines {
     lines: HashMap<Id, Line>,
     /// Deliveries, and lines (without a number), that wait for a time.
-    later: BinaryHeap<Reverse<(u64, Id, Option<u64>)>>,
+    later: BinaryHeap<Later>,
     /// Lines with something to start, by class.
-    turns: [VecDeque<Id>; 3],
+    turns: [Turns; 3],
     flying: [usize; 3],
-    realms: HashMap<u32, usize>,
+    realms: HashMap<u32, Realm>,
     waiting: usize,
     /// Lines without deliveries.
     idle: usize,
     limits: Limits,
 }
+
+/// A time, and what waits for it.
+type Later = Reverse<(u64, Id, Option<u64>)>;
 
 /// How many deliveries may wait and fly.
 #[derive(Clone, Copy, Debug)]
@@ -31,7 +34,53 @@ pub(super) struct Limits {
     pub(super) realm_queue: usize,
     pub(super) endpoint_queue: usize,
     pub(super) concurrency: usize,
+    pub(super) realm_concurrency: usize,
     pub(super) endpoint_concurrency: usize,
+}
+
+/// How many of each class may start before the desk looks at something else.
+pub(super) type Slice = [usize; 3];
+
+/// Lines that wait for their turn in one class: realms in turn, and the lines of each.
+#[derive(Debug, Default)]
+struct Turns {
+    realms: VecDeque<u32>,
+    lines: HashMap<u32, VecDeque<Id>>,
+}
+
+impl Turns {
+    fn push(&mut self, id: Id) {
+        let lines = self.lines.entry(id.realm()).or_default();
+        if lines.is_empty() {
+            self.realms.push_back(id.realm());
+        }
+        lines.push_back(id);
+    }
+
+    /// The next line of the realm whose turn it is, if the realm may have one more.
+    fn pop(&mut self, may: impl Fn(u32) -> bool) -> Option<Id> {
+        for _ in 0..self.realms.len() {
+            let realm = self.realms.pop_front()?;
+            let Some(lines) = self.lines.get_mut(&realm) else { continue };
+            let id = if may(realm) { lines.pop_front() } else { None };
+            if lines.is_empty() {
+                self.lines.remove(&realm);
+            } else {
+                self.realms.push_back(realm);
+            }
+            if id.is_some() {
+                return id;
+            }
+        }
+        None
+    }
+}
+
+/// Of one realm.
+#[derive(Clone, Copy, Debug, Default)]
+struct Realm {
+    waiting: usize,
+    flying: [usize; 3],
 }
 
 /// What is known of an endpoint. Classes have parts of the concurrency: those who may be dead cannot take all.
@@ -88,7 +137,7 @@ impl Lines {
     /// Whether a realm may have `more` deliveries.
     pub(super) fn realm_has_room(&self, realm: u32, more: usize) -> bool {
         let own = self.realms.get(&realm).copied().unwrap_or_default();
-        own + more <= self.limits.realm_queue && self.waiting + more <= self.limits.queue
+        own.waiting + more <= self.limits.realm_queue && self.waiting + more <= self.limits.queue
     }
 
     pub(super) fn endpoint_has_room(&self, id: Id) -> bool {
@@ -101,7 +150,7 @@ impl Lines {
         let was_idle = line.all == 0 && line.class != Class::New;
         line.all += 1;
         self.idle = self.idle.saturating_sub(usize::from(was_idle));
-        *self.realms.entry(id.realm()).or_default() += 1;
+        self.realms.entry(id.realm()).or_default().waiting += 1;
         self.waiting += 1;
     }
 
@@ -111,8 +160,8 @@ impl Lines {
         line.all -= 1;
         self.waiting -= 1;
         if let Some(own) = self.realms.get_mut(&id.realm()) {
-            *own -= 1;
-            if *own == 0 {
+            own.waiting -= 1;
+            if own.waiting == 0 {
                 self.realms.remove(&id.realm());
             }
         }
@@ -140,8 +189,42 @@ impl Lines {
         self.later.peek().map(|Reverse((at, _, _))| *at)
     }
 
-    /// The next delivery to start, if one may.
-    pub(super) fn start(&mut self, now: u64) -> Option<(Id, u64)> {
+    /// The next delivery to start, if one may: proven lines first, and within a class the realms in turn.
+    pub(super) fn start(&mut self, now: u64, slice: &mut Slice) -> Option<(Id, u64)> {
+        self.wake(now);
+        let open = open(self.flying, self.limits.concurrency);
+        for class in [Class::Proven, Class::New, Class::Failing] {
+            if !open[class as usize] || slice[class as usize] == 0 {
+                continue;
+            }
+            let (realms, most) = (&self.realms, self.limits.realm_concurrency);
+            let flying = |realm| realms.get(&realm).map_or([0; 3], |realm: &Realm| realm.flying);
+            while let Some(id) =
+                self.turns[class as usize].pop(|realm| self::open(flying(realm), most)[class as usize])
+            {
+                let line = self.lines.get_mut(&id).filter(|line| line.turn == Some(class));
+                let Some(seq) = line.and_then(|line| line.take(id, now, self.limits, &mut self.later)) else {
+                    continue;
+                };
+                self.flying[class as usize] += 1;
+                if let Some(realm) = self.realms.get_mut(&id.realm()) {
+                    realm.flying[class as usize] += 1;
+                }
+                slice[class as usize] -= 1;
+                self.queue_up(id);
+                return Some((id, seq));
+            }
+        }
+        None
+    }
+
+    /// Whether there may be more to start when there is another slice.
+    pub(super) fn is_cut(&self, slice: &Slice) -> bool {
+        slice.iter().zip(&self.turns).any(|(left, turns)| *left == 0 && !turns.realms.is_empty())
+    }
+
+    /// What has waited for a time that has come is ready.
+    fn wake(&mut self, now: u64) {
         while let Some(Reverse((at, id, seq))) = self.later.peek().copied()
             && at <= now
         {
@@ -156,30 +239,14 @@ impl Lines {
             }
             self.queue_up(id);
         }
-        let (flying, all) = (self.flying, self.limits.concurrency);
-        let total: usize = flying.iter().sum();
-        let doubtful = flying[Class::New as usize] + flying[Class::Failing as usize];
-        let open = [
-            total < all,
-            total < all && doubtful < all / 4 * 3,
-            total < all && doubtful < all / 4 * 3 && flying[Class::Failing as usize] < all / 4,
-        ];
-        for class in [Class::Proven, Class::New, Class::Failing] {
-            if !open[class as usize] {
-                continue;
-            }
-            while let Some(id) = self.turns[class as usize].pop_front() {
-                if let Some(seq) = self.take(id, class, now) {
-                    return Some((id, seq));
-                }
-            }
-        }
-        None
     }
 
     /// A try has ended; its delivery is where [`Self::release`], [`Self::ready`] or [`Self::wait`] puts it next.
     pub(super) fn landed(&mut self, id: Id, started_as: Class, class: Class, paused_until: u64) {
         self.flying[started_as as usize] -= 1;
+        if let Some(realm) = self.realms.get_mut(&id.realm()) {
+            realm.flying[started_as as usize] -= 1;
+        }
         if let Some(line) = self.lines.get_mut(&id) {
             line.flying -= 1;
             line.change(class);
@@ -246,30 +313,11 @@ impl Lines {
         line
     }
 
-    /// The next delivery of a line, if it is its turn in this class.
-    fn take(&mut self, id: Id, turn: Class, now: u64) -> Option<u64> {
-        let line = self.lines.get_mut(&id).filter(|line| line.turn == Some(turn))?;
-        line.turn = None;
-        if line.paused_until > now {
-            line.napping = true;
-            self.later.push(Reverse((line.paused_until, id, None)));
-            return None;
-        }
-        if !line.may_start(self.limits.endpoint_concurrency) {
-            return None;
-        }
-        let seq = line.ready.pop_front()?;
-        line.flying += 1;
-        self.flying[turn as usize] += 1;
-        self.queue_up(id);
-        Some(seq)
-    }
-
     fn queue_up(&mut self, id: Id) {
         let Some(line) = self.lines.get_mut(&id) else { return };
         if line.turn.is_none() && line.may_start(self.limits.endpoint_concurrency) {
             line.turn = Some(line.class);
-            self.turns[line.class as usize].push_back(id);
+            self.turns[line.class as usize].push(id);
         }
     }
 
@@ -288,7 +336,31 @@ impl Lines {
     }
 }
 
+/// Which classes may start one more, of so many at once: those who may be dead cannot take all.
+fn open(flying: [usize; 3], all: usize) -> [bool; 3] {
+    let doubtful = flying[Class::New as usize] + flying[Class::Failing as usize];
+    let proven = flying.iter().sum::<usize>() < all;
+    let new = proven && doubtful < all / 4 * 3;
+    [proven, new, new && flying[Class::Failing as usize] < all / 4]
+}
+
 impl Line {
+    /// Its next delivery, now that it is its turn.
+    fn take(&mut self, id: Id, now: u64, limits: Limits, later: &mut BinaryHeap<Later>) -> Option<u64> {
+        self.turn = None;
+        if self.paused_until > now {
+            self.napping = true;
+            later.push(Reverse((self.paused_until, id, None)));
+            return None;
+        }
+        if !self.may_start(limits.endpoint_concurrency) {
+            return None;
+        }
+        let seq = self.ready.pop_front()?;
+        self.flying += 1;
+        Some(seq)
+    }
+
     /// Its turn is among its new equals, and at once: those that it has left may have no turn for long.
     fn change(&mut self, class: Class) {
         if self.class != class {
@@ -314,9 +386,14 @@ mod tests {
     const B: Id = Id(2 << 96 | 2);
 
     fn lines() -> Lines {
-        let limits =
-            Limits { queue: 10, realm_queue: 6, endpoint_queue: 5, concurrency: 8, endpoint_concurrency: 3 };
-        Lines::new(limits)
+        Lines::new(Limits {
+            queue: 10,
+            realm_queue: 6,
+            endpoint_queue: 5,
+            concurrency: 8,
+            realm_concurrency: 8,
+            endpoint_concurrency: 3,
+        })
     }
 
     fn put(lines: &mut Lines, id: Id, seqs: impl IntoIterator<Item = u64>, ordered: bool) {
@@ -327,7 +404,8 @@ mod tests {
     }
 
     fn started(lines: &mut Lines, now: u64) -> Vec<u64> {
-        std::iter::from_fn(|| lines.start(now)).map(|(_, seq)| seq).collect()
+        let mut slice = [usize::MAX; 3];
+        std::iter::from_fn(|| lines.start(now, &mut slice)).map(|(_, seq)| seq).collect()
     }
 
     #[test]
@@ -373,6 +451,7 @@ mod tests {
             realm_queue: 1000,
             endpoint_queue: 10,
             concurrency: 8,
+            realm_concurrency: 8,
             endpoint_concurrency: 8,
         });
         for n in 0..20 {
@@ -387,6 +466,57 @@ mod tests {
         put(&mut lines, A, 200..210, false);
         lines.set_class(A, Class::Proven);
         assert_eq!(started(&mut lines, 0), [200, 201]);
+    }
+
+    /// A realm with many endpoints, dead or alive, has its part of each class, and takes turns with the others.
+    #[test]
+    fn realms_have_parts_and_turns() {
+        let mut lines = Lines::new(Limits {
+            queue: 1000,
+            realm_queue: 1000,
+            endpoint_queue: 10,
+            concurrency: 32,
+            realm_concurrency: 24,
+            endpoint_concurrency: 8,
+        });
+        let id = |realm: u128, n: u64| Id(realm << 96 | u128::from(n));
+        for n in 0..40 {
+            put(&mut lines, id(1, n), [n], false);
+            lines.set_class(id(1, n), Class::Failing);
+        }
+        assert_eq!(started(&mut lines, 0).len(), 6, "a quarter of its own part");
+        put(&mut lines, id(2, 100), [100], false);
+        lines.set_class(id(2, 100), Class::Failing);
+        assert_eq!(started(&mut lines, 0), [100]);
+        lines.landed(id(1, 0), Class::Failing, Class::Failing, 0);
+        lines.release(id(1, 0));
+        assert_eq!(started(&mut lines, 0), [6]);
+        for n in 200..240 {
+            put(&mut lines, id(3, n), [n], false);
+        }
+        for n in 300..303 {
+            put(&mut lines, id(4, n), [n], false);
+        }
+        assert_eq!(started(&mut lines, 0)[..6], [200, 300, 201, 301, 202, 302]);
+    }
+
+    /// Others have their turn before all of the dead have had theirs.
+    #[test]
+    fn a_slice_has_an_end() {
+        let mut lines = lines();
+        put(&mut lines, A, 1..=3, false);
+        lines.set_class(A, Class::Proven);
+        for n in 10..12 {
+            put(&mut lines, Id(n), [n as u64], false);
+        }
+        let mut slice = [2, 1, 0];
+        let mut start = |slice: &mut Slice| lines.start(0, slice).map(|(_, seq)| seq);
+        assert_eq!([start(&mut slice), start(&mut slice), start(&mut slice)], [Some(1), Some(2), Some(10)]);
+        assert_eq!((start(&mut slice), lines.is_cut(&slice)), (None, true));
+        assert_eq!(lines.start(0, &mut [2, 1, 0]), Some((A, 3)));
+        let mut slice = [2, 2, 2];
+        assert!(lines.start(0, &mut slice).is_some() && lines.start(0, &mut slice).is_none());
+        assert!(!lines.is_cut(&slice));
     }
 
     /// Who has proven itself waits no more among those who have not.
@@ -448,6 +578,7 @@ mod tests {
             realm_queue: usize::MAX,
             endpoint_queue: usize::MAX,
             concurrency: 0,
+            realm_concurrency: 0,
             endpoint_concurrency: 1,
         };
         let (mut ready, mut waiting) = (Lines::new(limits), Lines::new(limits));

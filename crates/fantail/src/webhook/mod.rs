@@ -445,17 +445,69 @@ mod tests {
         }
     }
 
-    /// Who is on disk gets its items, although nobody waited for that.
-    #[tokio::test]
-    async fn a_change_goes_on_without_who_asked() {
-        let folder = tempfile::tempdir().unwrap();
-        let value = folder.path().to_string_lossy().as_ref().into();
-        let flags = vec![Flag { name: "--data-dir", key: "server.data_dir", value }];
+    /// Webhooks that may be posted to loopback.
+    fn started(folder: &std::path::Path) -> (Arc<Webhooks>, Delivering, Arc<Hub>) {
+        let value = folder.to_string_lossy().as_ref().into();
+        let allowed = toml::Value::Array(vec!["127.0.0.1".into()]);
+        let flags = vec![
+            Flag { name: "--data-dir", key: "server.data_dir", value },
+            Flag { name: "--allow", key: "webhooks.allow", value: allowed },
+        ];
         let config = Config::load(Sources { flags, ..Sources::default() }).unwrap();
         let hub = Arc::new(Hub::new(1, &config.hub));
         let snapshot = Arc::new(ArcSwap::from_pointee(Snapshot::load(config, None).unwrap()));
         let (webhooks, delivering) = start(&snapshot, &hub, &Arc::default(), || ()).unwrap();
-        let webhooks = webhooks.unwrap();
+        (webhooks.unwrap(), delivering.unwrap(), hub)
+    }
+
+    /// What has become of webhooks is written when the disk works again.
+    #[tokio::test]
+    async fn what_is_not_written_is_written_later() {
+        use std::io::{Read as _, Write as _};
+        let folder = tempfile::tempdir().unwrap();
+        let (webhooks, delivering, hub) = started(folder.path());
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}/", listener.local_addr().unwrap());
+        webhooks.subscribe(config::DEFAULT_REALM, "c", Wish::of_url(url)).await.unwrap();
+        let item = serde_json::json!({ "items": [{ "channel": "c", "http-request": { "body": "x" } }] });
+        let items = fantail_proto::item::decode(item.to_string().as_bytes(), None).unwrap();
+        drop(hub.publish(RealmId::default(), items, false).unwrap());
+        let (mut socket, _) = tokio::task::spawn_blocking(move || listener.accept()).await.unwrap().unwrap();
+        assert!(socket.read(&mut [0; 4096]).unwrap() > 0);
+        let (occupied, is_occupied) = oneshot::channel();
+        let (go_on, going_on) = std::sync::mpsc::channel::<()>();
+        let occupy: crate::store::Work = Box::new(move |_| {
+            _ = occupied.send(());
+            _ = going_on.recv();
+            Ok(())
+        });
+        webhooks.store.submit(occupy, Box::new(drop));
+        is_occupied.await.unwrap();
+        // It undoes whatever shares its commit.
+        let fail: crate::store::Work = Box::new(|_| Err(redb::Error::Corrupted("on purpose".into())));
+        webhooks.store.submit(fail, Box::new(drop));
+        socket.write_all(b"HTTP/1.1 410 Gone\r\nContent-Length: 0\r\n\r\n").unwrap();
+        until("what became of it waits for the disk", || webhooks.store.waiting() == 2).await;
+        go_on.send(()).unwrap();
+        let shown = || webhooks.list(config::DEFAULT_REALM, Some("c"), None, 1).unwrap().remove(0);
+        until("it is disabled", || !shown()["disabled"].is_null()).await;
+        delivering.stop();
+    }
+
+    /// Nobody delivers, or keeps, what cannot be written: the process ends.
+    #[tokio::test]
+    async fn a_store_that_has_ended_ends_the_desk() {
+        let folder = tempfile::tempdir().unwrap();
+        let (webhooks, delivering, _hub) = started(folder.path());
+        webhooks.store.submit(Box::new(|_| panic!("on purpose")), Box::new(drop));
+        until("the desk has ended", || delivering.thread.is_finished()).await;
+    }
+
+    /// Who is on disk gets its items, although nobody waited for that.
+    #[tokio::test]
+    async fn a_change_goes_on_without_who_asked() {
+        let folder = tempfile::tempdir().unwrap();
+        let (webhooks, delivering, hub) = started(folder.path());
         let url = "http://endpoint.example/";
         let shows = || webhooks.list(config::DEFAULT_REALM, Some("c"), None, 1).unwrap().len() == 1;
         let is_heard = || {
@@ -477,6 +529,6 @@ mod tests {
         until("the endpoint is gone", || !shows()).await;
         drop(unsubscribing);
         until("nobody keeps the channel's items", || !is_heard()).await;
-        delivering.unwrap().stop();
+        delivering.stop();
     }
 }

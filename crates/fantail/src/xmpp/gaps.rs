@@ -20,7 +20,8 @@ pub(super) struct Gaps {
     addresses: HashMap<Box<str>, Vec<(ChannelKey, Gap)>>,
     /// Of addresses.
     count: usize,
-    turns: VecDeque<Owed>,
+    /// Of each realm that has any.
+    turns: HashMap<RealmId, VecDeque<Owed>>,
     changes: Vec<Change>,
 }
 
@@ -153,9 +154,24 @@ impl Gaps {
         !self.turns.is_empty()
     }
 
-    /// Who is to be given something next, and from where on; not again before [`Self::turn`].
-    pub(super) fn next(&mut self) -> Option<(Owed, Place)> {
-        while let Some(owed) = self.turns.pop_front() {
+    pub(super) fn has_turn(&self, realm: RealmId) -> bool {
+        self.turns.contains_key(&realm)
+    }
+
+    /// Those in which somebody is to be given something.
+    pub(super) fn realms(&self) -> Vec<RealmId> {
+        self.turns.keys().copied().collect()
+    }
+
+    /// Who of a realm is to be given something next, and from where on; not again before [`Self::turn`].
+    pub(super) fn next(&mut self, realm: RealmId) -> Option<(Owed, Place)> {
+        loop {
+            let turns = self.turns.get_mut(&realm)?;
+            let owed = turns.pop_front();
+            if turns.is_empty() {
+                self.turns.remove(&realm);
+            }
+            let owed = owed?;
             if let Some(gap) = self.get_mut(&owed) {
                 gap.queued = false;
                 if gap.missed {
@@ -164,7 +180,6 @@ impl Gaps {
                 }
             }
         }
-        None
     }
 
     /// The log has given all up to there; `whole`: there was nothing behind it.
@@ -188,7 +203,7 @@ impl Gaps {
         if let Some(gap) = self.get_mut(&owed)
             && !std::mem::replace(&mut gap.queued, true)
         {
-            self.turns.push_back(owed);
+            self.turns.entry(owed.channel.realm).or_default().push_back(owed);
         }
     }
 
@@ -336,16 +351,16 @@ mod tests {
         gaps.miss(C, at(6), true);
         assert!(!gaps.has_turns() && gaps.pass(C, Some(at(7))) == Fate::Log);
         gaps.resume();
-        assert_eq!(gaps.next(), Some((all(), at(4))));
+        assert_eq!(gaps.next(RealmId(0)), Some((all(), at(4))));
         gaps.advance(&all(), at(6), false);
-        assert_eq!(gaps.next(), Some((all(), at(6))));
+        assert_eq!(gaps.next(RealmId(0)), Some((all(), at(6))));
         gaps.advance(&all(), at(8), true);
-        assert_eq!(gaps.next(), None);
+        assert_eq!(gaps.next(RealmId(0)), None);
         // What is still on its way was in the log already.
         assert_eq!((gaps.pass(C, Some(at(7))), gaps.pass(C, Some(at(8)))), (Fate::Log, Fate::Log));
         assert_eq!(gaps.foresee(C, at(9)), Fate::Give);
         gaps.miss(C, at(9), false);
-        assert_eq!(gaps.next(), Some((all(), at(8))), "dropped again before its turn");
+        assert_eq!(gaps.next(RealmId(0)), Some((all(), at(8))), "dropped again before its turn");
         gaps.advance(&all(), at(9), true);
         assert_eq!(gaps.pass(C, Some(at(10))), Fate::Give);
         assert_eq!(gaps.pass(C, Some(at(9))), Fate::Give, "nothing is remembered");
@@ -360,9 +375,9 @@ mod tests {
         assert!(gaps.reach("b@b", C, Some(at(5))) && gaps.reach("a@b", C, None));
         assert!(!gaps.reach("a@b", C, Some(at(6))), "that would be out of order");
         gaps.heard(&Jid::parse("a@b/r").unwrap());
-        assert_eq!(gaps.next(), Some((one("a@b"), at(2))));
+        assert_eq!(gaps.next(RealmId(0)), Some((one("a@b"), at(2))));
         gaps.advance(&one("a@b"), at(6), true);
-        assert_eq!(gaps.next(), Some((one("a@b/r"), at(4))));
+        assert_eq!(gaps.next(RealmId(0)), Some((one("a@b/r"), at(4))));
         assert!(!gaps.reach("a@b", C, Some(at(6))) && gaps.reach("a@b", C, Some(at(7))));
         assert!(gaps.reach("a@b", C, Some(at(7))));
         gaps.forget("a@b/r", C, true);

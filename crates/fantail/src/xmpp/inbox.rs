@@ -49,7 +49,7 @@ impl Component {
             return self.counts.xmpp_misaddressed.add(1);
         }
         if kind == Kind::Presence {
-            self.presences.borrow_mut().hear(&from, &stanza);
+            self.presences.borrow_mut().hear(&from, &to, &stanza);
             self.outbox.borrow_mut().heard(&from);
         }
         if kind != Kind::Iq && stanza.attr("type") == Some("error") {

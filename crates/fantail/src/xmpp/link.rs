@@ -115,6 +115,7 @@ impl Link {
         component.counts.xmpp_joined.add(1);
         component.counts.xmpp_connected.set(1);
         component.outbox.borrow_mut().join();
+        component.doubt_presences();
         let domain = component.config.domain.as_str();
         tracing::info!(target: TARGET, server = component.config.server, domain, "joined the XMPP server");
         let lost = tokio::select! {

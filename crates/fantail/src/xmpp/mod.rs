@@ -34,7 +34,8 @@ use hashbrown::{HashMap, hash_map::Entry};
 use tokio::{
     runtime,
     sync::{Semaphore, mpsc, oneshot},
-    time::interval,
+    task::AbortHandle,
+    time::{interval, sleep},
 };
 
 use crate::{
@@ -121,15 +122,18 @@ impl Xmpp {
         let Self { config, secret, store, orders } = self;
         let component = Component::new(config, secret, store, parts);
         component.load()?;
-        runtime.block_on(async {
+        let end = runtime.block_on(async {
             tokio::task::spawn_local(Rc::clone(&component).take_items());
             tokio::task::spawn_local(Rc::clone(&component).take_orders(orders));
             tokio::task::spawn_local(Rc::clone(&component).tidy());
-            link::keep(&component, stopping).await;
+            tokio::select! {
+                () = link::keep(&component, stopping) => Ok(()),
+                () = component.store.ended() => Err(StoreError::Disk("what writes the file has failed".into())),
+            }
         });
         // Look-ups may block their threads for long.
         runtime.shutdown_background();
-        Ok(())
+        Ok(end?)
     }
 }
 
@@ -216,6 +220,8 @@ struct Component {
     subscribers: RefCell<Subscribers>,
     changing: RefCell<HashMap<Changed, Changing>>,
     presences: RefCell<Presences>,
+    /// Asks who is still there.
+    probing: RefCell<Option<AbortHandle>>,
     outbox: RefCell<Outbox>,
     lanes: RefCell<Lanes>,
     upstream: Upstream,
@@ -237,6 +243,7 @@ impl Component {
             subscribers: RefCell::default(),
             changing: RefCell::default(),
             presences: RefCell::default(),
+            probing: RefCell::default(),
             outbox: RefCell::new(Outbox::new(&config, Arc::clone(&counts))),
             lanes: RefCell::default(),
             upstream: Upstream::new(Arc::new(Counters::default()), workers),
@@ -306,6 +313,35 @@ impl Component {
                 drop(permit);
             });
         }
+    }
+
+    /// The stream was away, and may have missed that somebody left: asks about all who are thought to be there.
+    fn doubt_presences(self: &Rc<Self>) {
+        let asked = self.presences.borrow_mut().doubt();
+        if let Some(before) = self.probing.take() {
+            before.abort();
+        }
+        if !asked.is_empty() {
+            let task = tokio::task::spawn_local(Rc::clone(self).probe(asked));
+            self.probing.replace(Some(task.abort_handle()));
+        }
+    }
+
+    async fn probe(self: Rc<Self>, asked: Vec<(Option<Box<str>>, Box<str>)>) {
+        let domain = self.config.domain.as_str();
+        for some in asked.chunks(PROBES) {
+            for (local, bare) in some {
+                let from =
+                    local.as_ref().map_or_else(|| domain.to_owned(), |local| format!("{local}@{domain}"));
+                let probe = Element::new(CLIENT, "presence").with("type", "probe");
+                self.send(&probe.with("from", &from).with("to", bare));
+            }
+            while self.outbox.borrow().has_answers() {
+                sleep(PROBE_PAUSE).await;
+            }
+        }
+        sleep(PROBE_PATIENCE).await;
+        self.presences.borrow_mut().settle();
     }
 
     /// Closes connections to origins that have been idle for too long, and all that are idle after a reload.
@@ -475,6 +511,11 @@ fn unix_ms() -> u64 {
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
+/// Questions that wait for the server at once.
+const PROBES: usize = 1000;
+const PROBE_PAUSE: Duration = Duration::from_millis(20);
+/// For the answers, of other servers too: who has not answered by then is not there.
+const PROBE_PATIENCE: Duration = Duration::from_secs(10);
 const TIDY_EVERY: Duration = Duration::from_secs(1);
 const TARGET: &str = "fantail::xmpp";
 /// Of redb: subscriptions are read once, at the start.

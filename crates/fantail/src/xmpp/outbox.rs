@@ -1,6 +1,6 @@
-//! What waits for the XMPP server: answers first, then items, each of which is copied for its subscribers only when
-//! the server takes it. Owns the limits of waiting, and what is read of logs in place of items that could not wait;
-//! writes no socket.
+//! What waits for the XMPP server: answers first, then items of all realms in turn, each of which is copied for its
+//! subscribers only when the server takes it. Owns the limits of waiting, and what is read of logs in place of items that
+//! could not wait; writes no socket.
 
 use std::{collections::VecDeque, sync::Arc};
 
@@ -15,6 +15,7 @@ use fantail_proto::{
         stanza::{self, Copies, Stanza},
     },
 };
+use hashbrown::HashMap;
 use tokio::sync::Notify;
 
 use super::{
@@ -33,24 +34,44 @@ use crate::{
 pub(super) struct Outbox {
     answers: VecDeque<Vec<u8>>,
     answer_bytes: usize,
-    items: VecDeque<Waiting>,
+    lines: HashMap<RealmId, Line>,
+    /// Realms with something to copy.
+    turns: VecDeque<RealmId>,
+    /// Of all lines.
+    items: usize,
     item_bytes: usize,
-    /// What is being copied.
-    current: Option<Waiting>,
-    /// What was read of a log, and for whom.
-    read: VecDeque<Waiting>,
-    filling: Option<Owed>,
     pub(super) gaps: Gaps,
-    /// It was a log's turn just now: the next is a published item's.
-    turned: bool,
     /// The server takes what is written.
     joined: bool,
     /// What the server takes now. If the stream breaks, the next one begins with it.
     wire: Bytes,
-    limits: (usize, usize),
+    /// How many items, and their bytes: in all, and of one realm.
+    limits: [(usize, usize); 2],
     domain: String,
     counts: Arc<Process>,
     ready: Arc<Notify>,
+}
+
+/// What is to be copied of one realm.
+#[derive(Debug, Default)]
+struct Line {
+    items: VecDeque<Waiting>,
+    bytes: usize,
+    /// What is being copied.
+    begun: Option<Waiting>,
+    /// What was read of a log, and for whom.
+    read: VecDeque<Waiting>,
+    filling: Option<Owed>,
+    /// It was a log's turn just now: the next is a published item's.
+    turned: bool,
+    /// It stands in the turns.
+    queued: bool,
+}
+
+impl Line {
+    fn is_empty(&self) -> bool {
+        self.items.is_empty() && self.begun.is_none() && self.read.is_empty() && self.filling.is_none()
+    }
 }
 
 /// An item, and how far it has got.
@@ -85,16 +106,17 @@ impl Outbox {
         Self {
             answers: VecDeque::new(),
             answer_bytes: 0,
-            items: VecDeque::new(),
+            lines: HashMap::new(),
+            turns: VecDeque::new(),
+            items: 0,
             item_bytes: 0,
-            current: None,
-            read: VecDeque::new(),
-            filling: None,
             gaps: Gaps::default(),
-            turned: false,
             joined: false,
             wire: Bytes::new(),
-            limits: (config.queue_items, config.queue_bytes),
+            limits: [
+                (config.queue_items, config.queue_bytes),
+                (config.realm_queue_items, config.realm_queue_bytes),
+            ],
             domain: config.domain.to_string(),
             counts,
             ready: Arc::new(Notify::new()),
@@ -115,13 +137,17 @@ impl Outbox {
     /// The server is away, or this process ends. What waits and is in a log need not wait.
     pub(super) fn part(&mut self) {
         self.joined = false;
-        for waiting in std::mem::take(&mut self.items) {
-            match waiting.place {
-                Some(place) => {
-                    self.item_bytes -= waiting.weight;
-                    self.gaps.miss((waiting.realm, &waiting.channel), place, true);
+        for line in self.lines.values_mut() {
+            for waiting in std::mem::take(&mut line.items) {
+                match waiting.place {
+                    Some(place) => {
+                        self.items -= 1;
+                        self.item_bytes -= waiting.weight;
+                        line.bytes -= waiting.weight;
+                        self.gaps.miss((waiting.realm, &waiting.channel), place, true);
+                    }
+                    None => line.items.push_back(waiting),
                 }
-                None => self.items.push_back(waiting),
             }
         }
         self.count();
@@ -143,6 +169,11 @@ impl Outbox {
         self.answer_bytes += stanza.len();
         self.answers.push_back(stanza);
         self.ready.notify_one();
+    }
+
+    /// Whether the server has not taken all answers yet.
+    pub(super) fn has_answers(&self) -> bool {
+        !self.answers.is_empty()
     }
 
     /// An item for all who want it.
@@ -167,18 +198,56 @@ impl Outbox {
                 return;
             }
         }
-        let (most_items, most_bytes) = self.limits;
-        while self.items.len() >= most_items || self.item_bytes + waiting.weight > most_bytes {
-            let Some(oldest) = self.items.pop_front() else { break };
-            self.item_bytes -= oldest.weight;
-            match oldest.place {
-                Some(place) => self.gaps.miss((oldest.realm, &oldest.channel), place, !self.joined),
-                None => self.counts.xmpp_dropped.add(1),
+        self.make_room(*realm, waiting.weight);
+        self.items += 1;
+        self.item_bytes += waiting.weight;
+        let line = self.lines.entry(*realm).or_default();
+        line.bytes += waiting.weight;
+        line.items.push_back(Waiting { since_ms: now_ms, ..waiting });
+        self.queue_up(*realm);
+        self.count();
+    }
+
+    /// Lets go of the oldest items, those of the realm while it has its part, or those of who has most.
+    fn make_room(&mut self, realm: RealmId, weight: usize) {
+        let [all, own] = self.limits;
+        let over = |(items, bytes): (usize, usize), more: (usize, usize)| {
+            items >= more.0 || bytes.saturating_add(weight) > more.1
+        };
+        while let Some(line) = self.lines.get(&realm)
+            && over((line.items.len(), line.bytes), own)
+            && self.let_go(realm)
+        {}
+        while over((self.items, self.item_bytes), all) {
+            let most = self.lines.iter().max_by_key(|(_, line)| line.bytes).map(|(realm, _)| *realm);
+            if !most.is_some_and(|realm| self.let_go(realm)) {
+                break;
             }
         }
-        self.item_bytes += waiting.weight;
-        self.items.push_back(Waiting { since_ms: now_ms, ..waiting });
-        self.count();
+    }
+
+    /// The oldest item of a realm waits no more. False if there is none.
+    fn let_go(&mut self, realm: RealmId) -> bool {
+        let Some((oldest, line)) =
+            self.lines.get_mut(&realm).and_then(|line| Some((line.items.pop_front()?, line)))
+        else {
+            return false;
+        };
+        line.bytes -= oldest.weight;
+        self.items -= 1;
+        self.item_bytes -= oldest.weight;
+        match oldest.place {
+            Some(place) => self.gaps.miss((oldest.realm, &oldest.channel), place, !self.joined),
+            None => self.counts.xmpp_dropped.add(1),
+        }
+        true
+    }
+
+    fn queue_up(&mut self, realm: RealmId) {
+        let line = self.lines.entry(realm).or_default();
+        if !std::mem::replace(&mut line.queued, true) {
+            self.turns.push_back(realm);
+        }
     }
 
     /// What is to be written now, some [`WIRE_BYTES`]; empty when nothing waits. The same until it is
@@ -194,10 +263,21 @@ impl Outbox {
             self.counts.xmpp_answered.add(1);
             wire.extend_from_slice(&answer);
         }
+        self.gaps.realms().into_iter().for_each(|realm| self.queue_up(realm));
         while wire.len() < WIRE_BYTES {
-            let Some(mut current) = self.current.take().or_else(|| self.next(world)) else { break };
-            if !current.copy(&mut wire, &self.domain, world, &mut self.gaps, &self.counts) {
-                self.current = Some(current);
+            let Some(realm) = self.turns.pop_front() else { break };
+            let next = self.next(realm, world);
+            let Some(line) = self.lines.get_mut(&realm) else { continue };
+            line.queued = false;
+            if let Some(mut waiting) = next
+                && !waiting.copy(&mut wire, &self.domain, world, &mut self.gaps, &self.counts)
+            {
+                line.begun = Some(waiting);
+            }
+            if !line.is_empty() || self.gaps.has_turn(realm) {
+                self.queue_up(realm);
+            } else {
+                self.lines.remove(&realm);
             }
         }
         self.count();
@@ -209,22 +289,26 @@ impl Outbox {
         self.wire = Bytes::new();
     }
 
-    /// The next item to be copied: of what was read of a log, of the queue, or of another log, these two in turn.
-    fn next(&mut self, world: World<'_>) -> Option<Waiting> {
+    /// The next item of a realm to be copied: what is begun, of what was read of a log, of the queue, or of another log,
+    /// these two in turn.
+    fn next(&mut self, realm: RealmId, world: World<'_>) -> Option<Waiting> {
         loop {
-            if let Some(waiting) = self.read.pop_front() {
+            let line = self.lines.get_mut(&realm)?;
+            if let Some(waiting) = line.begun.take().or_else(|| line.read.pop_front()) {
                 return Some(waiting);
             }
-            if let Some(owed) = self.filling.take() {
+            if let Some(owed) = line.filling.take() {
                 self.gaps.settle(owed);
             }
-            if self.gaps.has_turns() && (self.items.is_empty() || !self.turned) {
-                self.turned = true;
-                self.fill(world);
+            if self.gaps.has_turn(realm) && (line.items.is_empty() || !line.turned) {
+                line.turned = true;
+                self.fill(realm, world);
                 continue;
             }
-            self.turned = false;
-            let waiting = self.items.pop_front()?;
+            line.turned = false;
+            let waiting = line.items.pop_front()?;
+            line.bytes -= waiting.weight;
+            self.items -= 1;
             self.item_bytes -= waiting.weight;
             if self.gaps.pass((waiting.realm, &waiting.channel), waiting.place) == Fate::Give {
                 return Some(waiting);
@@ -233,9 +317,9 @@ impl Outbox {
     }
 
     /// Reads on for who is next.
-    fn fill(&mut self, World { subscribers, presences, log, now_ms }: World<'_>) {
-        let Some((owed, through)) = self.gaps.next() else { return };
-        let (realm, channel) = (owed.channel.realm, &*owed.channel.name);
+    fn fill(&mut self, realm: RealmId, World { subscribers, presences, log, now_ms }: World<'_>) {
+        let Some((owed, through)) = self.gaps.next(realm) else { return };
+        let channel = &*owed.channel.name;
         let wanted = match &owed.jid {
             None => {
                 let (stanzas, nodes) = subscribers.wanted(realm, channel);
@@ -261,11 +345,12 @@ impl Outbox {
             (false, false) => 1,
         };
         self.counts.xmpp_dropped.add(gone + expected.saturating_sub(entries.len() as u64));
+        let line = self.lines.entry(realm).or_default();
         for (entry, position) in entries.iter().zip(span.after + 1..) {
             let place = Some(Place { epoch: span.through.epoch, position });
             let item = Item::from_record(channel, &entry.record).map(Rendered::from);
             let waiting = item.and_then(|i| Waiting::of((realm, channel), &i, place, wanted, subscribers));
-            self.read.extend(waiting.map(|waiting| Waiting {
+            line.read.extend(waiting.map(|waiting| Waiting {
                 since_ms: now_ms.saturating_sub(log.age_ms(entry)),
                 old: true,
                 only: owed.jid.clone(),
@@ -273,11 +358,11 @@ impl Outbox {
             }));
         }
         self.gaps.advance(&owed, span.through, span.whole);
-        self.filling = Some(owed);
+        line.filling = Some(owed);
     }
 
     fn count(&self) {
-        self.counts.xmpp_queued.set(i64::try_from(self.items.len()).unwrap_or(i64::MAX));
+        self.counts.xmpp_queued.set(i64::try_from(self.items).unwrap_or(i64::MAX));
     }
 }
 
@@ -384,3 +469,120 @@ const FILL_BYTES: usize = 256 << 10;
 const PAGE: usize = 1024;
 /// From then on an item says when it was published.
 const LATE_MS: u64 = 2000;
+
+#[cfg(test)]
+mod tests {
+    use fantail_proto::xmpp::pubsub::Shows;
+
+    use super::*;
+    use crate::{
+        config::Secret,
+        xmpp::{Terms, subscribers},
+    };
+
+    fn outbox(queue_items: usize, realm_queue_items: usize) -> (Outbox, Arc<Process>) {
+        let counts = Arc::new(Process::default());
+        let config = config::Xmpp {
+            server: String::new(),
+            domain: Jid::parse("push.test").unwrap(),
+            secret: Secret::Bytes(Vec::new()),
+            admins: Vec::new(),
+            open_realms: Vec::new(),
+            subscriptions: 0,
+            subscriptions_per_jid: 0,
+            queue_items,
+            queue_bytes: 1 << 20,
+            realm_queue_items,
+            realm_queue_bytes: 1 << 20,
+            origin_requests: 1,
+            sender_stanzas: 1,
+        };
+        (Outbox::new(&config, Arc::clone(&counts)), counts)
+    }
+
+    fn subscribe(subscribers: &mut Subscribers, realm: u32, count: usize) {
+        let place = subscribers::Place {
+            realm: RealmId(realm),
+            realm_name: format!("r{realm}"),
+            channel: "c".into(),
+        };
+        let terms = Terms { stanza: true, node: false, shows: Shows::ALWAYS };
+        (0..count).for_each(|n| _ = subscribers.set(&place, &format!("user{n:05}@r{realm}.test"), terms));
+    }
+
+    fn delivery(realm: u32, body: &str) -> Delivery {
+        let content = format!("<message><body>{body}</body></message>");
+        let item =
+            serde_json::json!({ "items": [{ "channel": "c", "xmpp-stanza": { "content": content } }] });
+        let item = fantail_proto::item::decode(item.to_string().as_bytes(), None).unwrap().remove(0);
+        let place = Place { epoch: 1, position: 1 };
+        let mut delivery = Delivery::of_log(RealmId(realm), "c", item.into(), place);
+        delivery.place = None;
+        delivery
+    }
+
+    /// All that is written, in pieces.
+    fn wires(outbox: &mut Outbox, subscribers: &Subscribers, log: &Log) -> Vec<String> {
+        let presences = Presences::default();
+        let mut all = Vec::new();
+        loop {
+            let wire = outbox.wire(World { subscribers, presences: &presences, log, now_ms: 0 });
+            if wire.is_empty() {
+                return all;
+            }
+            all.push(String::from_utf8(wire.to_vec()).unwrap());
+            outbox.written();
+        }
+    }
+
+    /// However many subscribers an item of one realm has, those of another realm do not wait for all of them.
+    #[test]
+    fn realms_have_their_turns() {
+        let (mut outbox, counts) = outbox(10, 10);
+        let log = Log::new(None, counts);
+        let mut subscribers = Subscribers::default();
+        subscribe(&mut subscribers, 1, 5000);
+        subscribe(&mut subscribers, 2, 1);
+        outbox.join();
+        for body in ["a1", "a2", "a3"] {
+            outbox.deliver(&delivery(1, body), &subscribers, 0);
+        }
+        outbox.deliver(&delivery(2, "b1"), &subscribers, 0);
+        outbox.deliver(&delivery(2, "b2"), &subscribers, 0);
+        let wires = wires(&mut outbox, &subscribers, &log);
+        let at = |text: &str| wires.iter().position(|wire| wire.contains(text));
+        let early = |text: &str, most: usize| at(text).is_some_and(|at| at <= most);
+        assert!(wires.len() > 10 && early(">b1<", 1) && early(">b2<", 2), "{:?}", at(">b2<"));
+        let all = wires.concat();
+        for n in [0, 1234, 4999] {
+            let to = format!("to='user{n:05}@r1.test'");
+            let mine = all.split("</message>").filter(|stanza| stanza.contains(&to));
+            let bodies: Vec<&str> =
+                mine.filter_map(|stanza| stanza.get(stanza.find("<body>")? + 6..)).collect();
+            assert_eq!(bodies, ["a1</body>", "a2</body>", "a3</body>"]);
+        }
+        assert_eq!((outbox.items, outbox.item_bytes, outbox.lines.len()), (0, 0, 0));
+    }
+
+    /// A realm that has its part loses its own oldest; when all is full, it is the one that has most.
+    #[test]
+    fn a_full_realm_takes_nothing_from_others() {
+        let (mut outbox, counts) = outbox(4, 3);
+        let log = Log::new(None, Arc::clone(&counts));
+        let mut subscribers = Subscribers::default();
+        (1..=3).for_each(|realm| subscribe(&mut subscribers, realm, 1));
+        outbox.deliver(&delivery(2, "b1"), &subscribers, 0);
+        for n in 1..=5 {
+            outbox.deliver(&delivery(1, &format!("a{n}")), &subscribers, 0);
+        }
+        outbox.deliver(&delivery(3, "c1"), &subscribers, 0);
+        assert_eq!((outbox.items, counts.xmpp_dropped.get()), (4, 3));
+        outbox.join();
+        let all = wires(&mut outbox, &subscribers, &log).concat();
+        let kept: Vec<&str> = ["a1", "a2", "a3", "a4", "a5", "b1", "c1"]
+            .into_iter()
+            .filter(|body| all.contains(body))
+            .collect();
+        assert_eq!(kept, ["a4", "a5", "b1", "c1"]);
+    }
+}

@@ -6,20 +6,42 @@ use hashbrown::HashMap;
 /// By bare address: resources and their states.
 #[derive(Debug, Default)]
 pub(super) struct Presences {
-    by_bare: HashMap<Box<str>, Vec<(Box<str>, Shows)>>,
+    by_bare: HashMap<Box<str>, Vec<Heard>>,
     resources: usize,
+    /// Of all names.
+    bytes: usize,
+    /// How often all that is known was doubted.
+    doubts: u32,
+}
+
+/// What was said last of one resource.
+#[derive(Debug)]
+struct Heard {
+    resource: Box<str>,
+    state: Shows,
+    /// Whom of the component's domain it was said to; the component itself has no name.
+    to: Option<Box<str>>,
+    /// Before or after which doubt.
+    doubts: u32,
+}
+
+impl Heard {
+    fn bytes(&self) -> usize {
+        self.resource.len() + self.to.as_ref().map_or(0, |to| to.len())
+    }
 }
 
 impl Presences {
     /// What a presence stanza says of its sender.
-    pub(super) fn hear(&mut self, from: &Jid, presence: &Element) {
+    pub(super) fn hear(&mut self, from: &Jid, to: &Jid, presence: &Element) {
         match presence.attr("type") {
             None => {
                 let show = presence.children().find(|child| child.name == "show").map(Element::text);
                 let state = show.and_then(|show| Shows::named(show.trim()));
-                self.available(from, state.or_else(|| Shows::named("online")).unwrap_or(Shows::ANY));
+                self.available(from, to, state.or_else(|| Shows::named("online")).unwrap_or(Shows::ANY));
             }
-            Some("unavailable" | "error") => self.leave(from),
+            // Who ends our subscription to its presence is not there any more, as far as we know.
+            Some("unavailable" | "error" | "unsubscribed") => self.leave(from),
             Some(_) => {}
         }
     }
@@ -27,11 +49,15 @@ impl Presences {
     /// The entity is not there, or was never.
     pub(super) fn leave(&mut self, from: &Jid) {
         let Some(resources) = self.by_bare.get_mut(from.bare()) else { return };
-        let before = resources.len();
         // Of a bare address: all of it.
-        resources.retain(|(resource, _)| from.resource().is_some_and(|gone| gone != &**resource));
-        self.resources -= before - resources.len();
+        for gone in
+            resources.extract_if(.., |heard| from.resource().is_none_or(|gone| gone == &*heard.resource))
+        {
+            self.resources -= 1;
+            self.bytes -= gone.bytes();
+        }
         if resources.is_empty() {
+            self.bytes -= from.bare().len();
             self.by_bare.remove(from.bare());
         }
     }
@@ -45,32 +71,69 @@ impl Presences {
             jid.split_once('/').map_or((jid, None), |(bare, resource)| (bare, Some(resource)));
         let Some(resources) = self.by_bare.get(bare) else { return false };
         let mut meant =
-            resources.iter().filter(|(resource, _)| wanted.is_none_or(|wanted| wanted == &**resource));
-        meant.any(|(_, state)| shows.has(*state))
+            resources.iter().filter(|heard| wanted.is_none_or(|wanted| wanted == &*heard.resource));
+        meant.any(|heard| shows.has(heard.state))
     }
 
-    fn available(&mut self, from: &Jid, state: Shows) {
-        let resource = from.resource().unwrap_or_default();
-        if let Some(resources) = self.by_bare.get_mut(from.bare()) {
-            match resources.iter().position(|(known, _)| &**known == resource) {
-                Some(at) => resources[at].1 = state,
-                None if resources.len() < RESOURCES && self.resources < ALL_RESOURCES => {
-                    resources.push((resource.into(), state));
-                    self.resources += 1;
+    /// The server was away: nothing that is known need be so any more. Who is to be asked about whom (RFC 6121 4.3): the
+    /// local part of the asker, if it has one, and a bare address.
+    pub(super) fn doubt(&mut self) -> Vec<(Option<Box<str>>, Box<str>)> {
+        self.doubts = self.doubts.wrapping_add(1);
+        let mut asked = Vec::with_capacity(self.by_bare.len());
+        for (bare, resources) in &self.by_bare {
+            let first = asked.len();
+            for heard in resources {
+                if !asked[first..].iter().any(|(to, _)| *to == heard.to) {
+                    asked.push((heard.to.clone(), bare.clone()));
                 }
-                None => {}
             }
-        } else if self.resources < ALL_RESOURCES {
-            self.by_bare.insert(from.bare().into(), vec![(resource.into(), state)]);
-            self.resources += 1;
         }
+        asked
+    }
+
+    /// Whoever has not been heard of since the last doubt is not there.
+    pub(super) fn settle(&mut self) {
+        self.by_bare.retain(|_, resources| {
+            resources.retain(|heard| heard.doubts == self.doubts);
+            !resources.is_empty()
+        });
+        self.resources = self.by_bare.values().map(Vec::len).sum();
+        let resources = self.by_bare.values().flatten().map(Heard::bytes).sum::<usize>();
+        self.bytes = resources + self.by_bare.keys().map(|bare| bare.len()).sum::<usize>();
+    }
+
+    fn available(&mut self, from: &Jid, to: &Jid, state: Shows) {
+        let (resource, to) = (from.resource().unwrap_or_default().into(), to.local().map(Into::into));
+        let heard = Heard { resource, state, to, doubts: self.doubts };
+        let more = heard.bytes();
+        let room = self.resources < ALL_RESOURCES && self.bytes + from.bare().len() + more <= ALL_BYTES;
+        match self.by_bare.get_mut(from.bare()) {
+            Some(resources) => match resources.iter().position(|known| known.resource == heard.resource) {
+                Some(at) => {
+                    self.bytes = self.bytes + more - resources[at].bytes();
+                    resources[at] = heard;
+                    return;
+                }
+                None if room && resources.len() < RESOURCES => resources.push(heard),
+                None => return,
+            },
+            None if room => {
+                self.bytes += from.bare().len();
+                self.by_bare.insert(from.bare().into(), vec![heard]);
+            }
+            None => return,
+        }
+        self.resources += 1;
+        self.bytes += more;
     }
 }
 
 /// Of one address: more than a person has devices.
 const RESOURCES: usize = 32;
-/// A hundred bytes or two each. Who comes later is not heard until others leave.
+/// A hundred bytes each and its names. Who comes later is not heard until others leave.
 const ALL_RESOURCES: usize = 1_000_000;
+/// Names may have some kilobytes.
+const ALL_BYTES: usize = 128 << 20;
 
 #[cfg(test)]
 mod tests {
@@ -81,7 +144,7 @@ mod tests {
         let mut all = Presences::default();
         let jid = |text: &str| Jid::parse(text).unwrap();
         let hear = |all: &mut Presences, from: &str, xml: &str| {
-            all.hear(&jid(from), &Element::parse(xml.as_bytes()).unwrap());
+            all.hear(&jid(from), &jid("push.test"), &Element::parse(xml.as_bytes()).unwrap());
         };
         let away = Shows::named("away").unwrap();
         assert!(all.allow("a@b", Shows::ALWAYS) && !all.allow("a@b", Shows::ANY));
@@ -100,5 +163,39 @@ mod tests {
             hear(&mut all, &format!("a@b/{n}"), "<presence/>");
         }
         assert_eq!(all.resources, RESOURCES);
+        hear(&mut all, "a@b", "<presence type='unavailable'/>");
+        assert_eq!((all.resources, all.bytes), (0, 0));
+        // Names take room, too.
+        let long = "x".repeat(1000);
+        let count = ALL_BYTES / 1000;
+        for n in 0..count {
+            hear(&mut all, &format!("{n}@b/{long}"), "<presence/>");
+        }
+        assert!(all.resources < count && all.bytes <= ALL_BYTES && all.bytes > ALL_BYTES - 2000);
+    }
+    /// After a doubt everybody is asked once by each who was told, and only what was said since is believed.
+    #[test]
+    fn what_is_doubted_has_to_be_said_again() {
+        let mut all = Presences::default();
+        let jid = |text: &str| Jid::parse(text).unwrap();
+        let hear = |all: &mut Presences, from: &str, to: &str, xml: &str| {
+            all.hear(&jid(from), &jid(to), &Element::parse(xml.as_bytes()).unwrap());
+        };
+        for (from, to) in [("a@b/1", "push.test"), ("a@b/2", "push.test"), ("a@b/3", "bot@push.test")] {
+            hear(&mut all, from, to, "<presence/>");
+        }
+        hear(&mut all, "c@d/1", "push.test", "<presence/>");
+        hear(&mut all, "e@f/1", "push.test", "<presence/>");
+        let mut asked = all.doubt();
+        asked.sort();
+        let asked: Vec<_> = asked.iter().map(|(to, bare)| (to.as_deref(), &**bare)).collect();
+        assert_eq!(asked, [(None, "a@b"), (None, "c@d"), (None, "e@f"), (Some("bot"), "a@b")]);
+        assert!(all.allow("c@d", Shows::ANY), "until it is clear");
+        hear(&mut all, "a@b/2", "push.test", "<presence/>");
+        hear(&mut all, "e@f", "push.test", "<presence type='unsubscribed'/>");
+        assert!(!all.allow("e@f", Shows::ANY));
+        all.settle();
+        assert!(all.allow("a@b/2", Shows::ANY) && !all.allow("a@b/1", Shows::ANY));
+        assert!(!all.allow("c@d", Shows::ANY) && all.resources == 1);
     }
 }

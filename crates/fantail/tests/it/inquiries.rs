@@ -9,9 +9,10 @@ use tokio::time::Instant;
 use fantail_proto::websocket::events::Event;
 
 use crate::harness::{
-    Origin, Request, TestServer, answer, hold,
+    Client, Origin, Request, TestServer, answer, hold,
     websocket::{WebSocket, close, control, events, events_of, message, opened, subscribe},
 };
+use crate::many::allowed;
 
 /// What lets an origin answer.
 #[derive(Clone, Default)]
@@ -104,9 +105,9 @@ fn an_origin_is_asked_once_for_all_who_are_the_same() {
     for ann in &mut anns {
         ann.expect_end();
     }
-    assert!(!bob.hears_within(std::time::Duration::ZERO), "not even a close");
-    assert_eq!(server.metric("fantail_filter_questions_total", &["result=\"skipped\""]), 2.0);
+    server.wait_metric("fantail_filter_questions_total", &["result=\"skipped\""], 2.0);
     server.wait_metric("fantail_filter_waiting", &[], 0.0);
+    assert!(!bob.hears_within(std::time::Duration::ZERO), "not even a close");
 }
 
 #[test]
@@ -414,4 +415,102 @@ fn items_of_a_log_are_asked_about() {
     server.publish(&json!([item("301")]));
     let expected: String = (1..=301).filter(|n| *n != 250).map(|n| format!("[{n}]")).collect();
     client.expect(&expected);
+}
+
+/// More subscribers than get an answer at once, and two questions about each item: the answer to the first is given to the
+/// second half when the second question has been asked, perhaps answered, for the first half.
+#[test]
+fn an_answer_takes_no_other_questions_place() {
+    let count = allowed(1100);
+    for mode in ["stream", "response"] {
+        let origin = asked(mode, "filter=http-check; filter=http-modify", |request| {
+            if request.body.is_empty() {
+                return keep();
+            }
+            answer("200 OK", &[], [b"(", &request.body[..], b")"].concat())
+        });
+        let server = TestServer::start(&[&format!("* {}", origin.address())], |options| {
+            options.set("server.shards", "1");
+        });
+        let mut clients: Vec<Client> = (0..count).map(|_| server.connect()).collect();
+        clients.iter_mut().for_each(|client| _ = client.get("/ann"));
+        server.wait_pins(if mode == "stream" { "stream" } else { "poll" }, count);
+        if mode == "response" {
+            server.publish(&json!([item("1")]));
+            for client in &mut clients {
+                assert_eq!(client.response().text(), "([1])");
+            }
+        } else {
+            clients.iter_mut().for_each(|client| assert_eq!(client.head().status(), 200));
+            server.publish(&json!([item("1"), item("2")]));
+            server.publish(&json!([item("3")]));
+            clients.iter_mut().for_each(|client| _ = client.expect("([1])([2])([3])"));
+        }
+        let checks = inquiries(&origin).iter().filter(|request| request.body.is_empty()).count();
+        // Once for all, or a little more often where the first answers come before the last are looked at.
+        assert!(checks < 20, "{checks}");
+        server.wait_metric("fantail_filter_waiting", &[], 0.0);
+    }
+}
+
+/// What was to be asked for subscribers that have left before its turn is not asked.
+#[test]
+fn nobody_asks_for_who_has_left() {
+    let gate = Gate::default();
+    let waits = gate.clone();
+    let origin = asked("stream", "filter=http-check", move |_| {
+        waits.wait();
+        keep()
+    });
+    let server = TestServer::start(&[&format!("* {}", origin.address())], |options| {
+        options.set("server.shards", "1");
+    });
+    let mut clients: Vec<Client> = (0..300).map(|n| server.stream(&format!("/{n}"))).collect();
+    server.publish(&json!([item("1")]));
+    origin.wait_requests(300 + 256);
+    let mut asked = [false; 300];
+    for request in inquiries(&origin) {
+        let meta: Value =
+            serde_json::from_str(request.head.field("sub-meta").expect("Sub-Meta")).expect("JSON");
+        asked[meta["user"].as_str().expect("text").parse::<usize>().expect("a number")] = true;
+    }
+    let mut place = 0..;
+    clients.retain(|_| place.next().is_some_and(|place| asked[place]));
+    assert_eq!(clients.len(), 256);
+    server.wait_pins("stream", 256);
+    gate.open();
+    clients.iter_mut().for_each(|client| _ = client.expect("[1]"));
+    server.wait_metric("fantail_filter_waiting", &[], 0.0);
+    server.publish(&json!([item("2")]));
+    clients.iter_mut().for_each(|client| _ = client.expect("[2]"));
+    assert_eq!(inquiries(&origin).len(), 2 * 256);
+}
+
+/// Questions that wait have a limit of bytes; what is beyond it has its turn later, and in order.
+#[test]
+fn questions_that_find_no_room_are_asked_later() {
+    let gate = Gate::default();
+    let waits = gate.clone();
+    let origin = asked("stream", "filter=var-subst; filter=http-modify", move |_| {
+        waits.wait();
+        answer("204 No Content", &[], "")
+    });
+    let server = TestServer::start(&[&format!("* {}", origin.address())], |options| {
+        options.set("server.shards", "1");
+    });
+    let mut clients: Vec<Client> = (0..200).map(|n| server.stream(&format!("/{n}"))).collect();
+    let tail = "x".repeat(100_000);
+    let said = |text: String| json!([{ "channel": "c", "formats": { "http-stream": { "content": text } } }]);
+    server.publish(&said(format!("%(user)s{tail}")));
+    server.publish(&said("%(user)s;".to_owned()));
+    server.wait_metric("fantail_filter_waiting", &[], 400.0);
+    // 16 MiB of 100 kB and some, each.
+    origin.wait_requests(200 + 160);
+    drop(server.stream("/another"));
+    assert!(inquiries(&origin).len() < 170, "{}", inquiries(&origin).len());
+    gate.open();
+    for (n, client) in clients.iter_mut().enumerate() {
+        client.expect(&format!("{n}{tail}{n};"));
+    }
+    server.wait_metric("fantail_filter_waiting", &[], 0.0);
 }

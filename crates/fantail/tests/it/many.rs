@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use crate::harness::{Client, Origin, TestServer, answer, hold, stream_item};
 
 /// As many as asked for, or what the limit of open files of this process allows: the server is another.
-fn allowed(wanted: usize) -> usize {
+pub fn allowed(wanted: usize) -> usize {
     let limit = getrlimit(Resource::Nofile);
     setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum })
         .expect("the soft limit may rise to the hard one");

@@ -231,6 +231,23 @@ fn a_control_port_for_others_needs_a_key() {
     assert_eq!(server.control("POST", "/publish/", &key, body.as_bytes()).status(), 200);
 }
 
+/// A port that is open to all is for the names that are listed, whoever else's name points there.
+#[test]
+fn a_control_port_has_the_names_that_are_listed() {
+    let server = TestServer::start(&["* test"], |o| {
+        o.control("0.0.0.0:0").config("[control]\nopen = true\nhosts = [\"push.internal\"]\n");
+    });
+    let status = |host: &str| {
+        let mut client = crate::harness::Client::connect(server.control);
+        client.send(format!(
+            "POST /publish/ HTTP/1.1\r\nHost: {host}\r\nContent-Length: 12\r\n\r\n{{\"items\":[]}}"
+        ));
+        client.response().status()
+    };
+    assert_eq!([status("push.internal:5561"), status("10.1.2.3")], [200, 200]);
+    assert_eq!(status("evil.example"), 403);
+}
+
 /// Rows 21 and 27: a web page on the same machine cannot publish.
 #[test]
 fn web_pages_cannot_publish() {

@@ -4,7 +4,7 @@
 use bytes::Bytes;
 use fantail_proto::{
     item::WsKind,
-    websocket::{events::Event, frame::Opcode},
+    websocket::{events::Event, frame::Opcode, over_http::MAX_PENDING_EVENTS},
 };
 use serde_json::{Value, json};
 
@@ -214,6 +214,35 @@ fn websockets_carry_frames() {
     let mut wrong = WebSocket::open(&server, "/chat/0/w2/websocket");
     wrong.expect_text("o");
     wrong.text("[\"a").expect(close(1007, ""));
+}
+
+/// However many messages a frame has, its origin gets as many at once as of any client.
+#[test]
+fn a_frame_of_many_messages_waits_for_room() {
+    let origin = over_http(|_| opened(&[]), |_, _| events(&[]));
+    let server = started(&origin, |_| {});
+    let mut client = WebSocket::open(&server, "/chat/0/w/websocket");
+    client.expect_text("o");
+    let count = 5 * MAX_PENDING_EVENTS;
+    let messages: Vec<String> = (0..count).map(|n| n.to_string()).collect();
+    client.text(&serde_json::to_string(&messages).unwrap()).text("[\"last\"]");
+    let said = |request: &crate::harness::Request| -> Vec<String> {
+        let texts = events_of(request).into_iter().filter_map(|event| match event {
+            Event::Message(WsKind::Text, content) => String::from_utf8(content.to_vec()).ok(),
+            _ => None,
+        });
+        texts.collect()
+    };
+    server.wait_until(DEADLINE, "all is heard", || {
+        origin
+            .requests()
+            .last()
+            .is_some_and(|request| said(request).last().is_some_and(|text| text == "last"))
+    });
+    let requests: Vec<_> = origin.requests().iter().map(said).collect();
+    assert!(requests.iter().all(|texts| texts.len() <= MAX_PENDING_EVENTS));
+    let heard = requests.concat();
+    assert!(heard[..count] == messages && heard.len() == count + 1, "{} are heard", heard.len());
 }
 
 #[test]

@@ -401,7 +401,12 @@ fn slow_and_broken_answers() {
 fn the_dead_do_not_delay_the_living() {
     let (folder, living) = (folder(), receiver());
     let dead: Vec<Origin> = (0..40).map(|_| Origin::scripted(|_| Then::Hang)).collect();
-    let keys = [LATER, ("webhooks.concurrency", "32"), ("webhooks.timeout", "2s")];
+    let keys = [
+        LATER,
+        ("webhooks.concurrency", "32"),
+        ("webhooks.realm_concurrency", "32"),
+        ("webhooks.timeout", "2s"),
+    ];
     let server = server(&folder, &keys);
     for endpoint in &dead {
         subscribe(&server, "c", &json!({ "url": format!("http://{endpoint}/") }));
@@ -418,4 +423,41 @@ fn the_dead_do_not_delay_the_living() {
         arrived(&living, 2 + n);
     }
     assert!(since.elapsed() < Duration::from_secs(2), "{:?}", since.elapsed());
+}
+
+/// A realm whose endpoints swallow everything leaves tries to the others: for endpoints that are new, and for those that
+/// have failed.
+#[test]
+fn a_realm_does_not_starve_another() {
+    let folder = folder();
+    let dead: Vec<Origin> = (0..30).map(|_| Origin::scripted(|_| Then::Hang)).collect();
+    let (mended, bad) = switched("500 No");
+    let config = "[[realm]]\nid = \"greedy\"\nkeys = [\"a key\"]\n";
+    let server = TestServer::start(&["* test"], |options| {
+        options.set("server.data_dir", &folder.path().to_string_lossy());
+        options.set("webhooks.allow", "127.0.0.1").set("webhooks.retry", r#"["1s", "50ms"]"#);
+        options.set("webhooks.concurrency", "16").set("webhooks.timeout", "1h").config(config);
+    });
+    let greedy = |path: &str, body: &Value| {
+        let fields = [("Content-Type", "application/json"), ("Authorization", "Bearer a key")];
+        let got =
+            server.control("POST", &format!("/realm/greedy{path}"), &fields, body.to_string().as_bytes());
+        assert_eq!(got.status(), 200, "{}", got.text());
+    };
+    subscribe(&server, "c", &json!({ "url": format!("http://{mended}/") }));
+    server.publish(&json!([item("c", "first")]));
+    server.wait_metric("fantail_webhook_tries_total", &["result=\"status\""], 1.0);
+    for endpoint in &dead {
+        greedy("/channel/c/hrq-subscriptions/", &json!({ "url": format!("http://{endpoint}/") }));
+    }
+    greedy("/publish/", &json!({ "items": [item("c", "x")] }));
+    // Three quarters of three quarters; twelve, if it were alone.
+    server.wait_metric("fantail_webhook_in_flight", &[], 9.0);
+    bad.store(0, SeqCst);
+    let fresh = receiver();
+    subscribe(&server, "d", &json!({ "url": format!("http://{fresh}/") }));
+    server.publish(&json!([item("d", "new"), item("c", "second")]));
+    arrived(&fresh, 1);
+    arrived(&mended, 3);
+    server.wait_metric("fantail_webhook_in_flight", &[], 9.0);
 }

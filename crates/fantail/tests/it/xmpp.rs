@@ -10,7 +10,7 @@ use redb::{Database, TableDefinition};
 use rustix::process::Signal;
 use serde_json::json;
 
-use crate::harness::{DEADLINE, Options, Origin, TestServer, Then};
+use crate::harness::{DEADLINE, Options, Origin, TestServer, Then, answer};
 
 const HEAD: &str = "<?xml version='1.0'?><stream:stream xmlns='jabber:component:accept' \
                     xmlns:stream='http://etherx.jabber.org/streams' from='push.test' id='1'>";
@@ -82,6 +82,58 @@ fn subscribers_get_what_is_published_while_connections_end() {
     }
     drop(busy);
     xmpp.until("</stream:stream>");
+}
+
+/// Who was there may have left while the server was away: it is asked about everybody, and what it does not confirm is not
+/// believed.
+#[test]
+fn presence_is_asked_about_after_a_loss() {
+    let (data, listener) =
+        (tempfile::tempdir().expect("a folder"), TcpListener::bind(("127.0.0.1", 0)).expect("a port"));
+    let origin = Origin::fixed(answer("200 OK", &[], ""));
+    let server = TestServer::start(&[&format!("* {origin}")], |options| joining(options, &data, &listener));
+    let mut xmpp = Server::accept(&listener);
+    let kind = [("Content-Type", "application/x-www-form-urlencoded")];
+    for name in ["a", "b", "c"] {
+        let form = format!("jid={name}%40user.test&presence=true");
+        let subscribed = server.control("POST", "/channel/c/xs-subscriptions/", &kind, form.as_bytes());
+        assert_eq!(subscribed.status(), 200);
+    }
+    let in_sync = |xmpp: &mut Server| {
+        xmpp.say(
+            "<iq from='z@user.test/1' to='push.test' type='get' id='sync'><ping xmlns='urn:xmpp:ping'/></iq>",
+        );
+        xmpp.until("id='sync'")
+    };
+    let publish = |body: &str| {
+        let content = format!("<message><body>{body}</body></message>");
+        server.publish(&json!([{ "channel": "c", "xmpp-stanza": { "content": content } }]));
+    };
+    xmpp.say(
+        "<presence from='a@user.test/1' to='push.test'/><presence from='c@user.test/1' to='push.test'/>",
+    );
+    xmpp.say("<presence from='b@user.test/1' to='bot@push.test'/>");
+    in_sync(&mut xmpp);
+    publish("before");
+    (0..3).for_each(|_| drop(xmpp.until("<body>before</body></message>")));
+    drop(xmpp);
+    let mut xmpp = Server::accept(&listener);
+    let mut probes: Vec<String> = (0..3).map(|_| xmpp.until("/>")).collect();
+    probes.sort_by_key(|probe| probe.find("@user.test").map(|at| probe[at - 1..].to_owned()));
+    for (probe, (from, to)) in
+        probes.iter().zip([("push.test", "a"), ("bot@push.test", "b"), ("push.test", "c")])
+    {
+        assert!(probe.contains("type='probe'") && probe.contains(&format!("from='{from}'")), "{probe}");
+        assert!(probe.contains(&format!("to='{to}@user.test'")), "{probe}");
+    }
+    xmpp.say("<presence from='a@user.test/2' to='push.test'/>");
+    xmpp.say("<presence from='b@user.test' to='bot@push.test' type='unavailable'/>");
+    xmpp.say("<presence from='c@user.test' to='push.test' type='unsubscribed'/>");
+    in_sync(&mut xmpp);
+    publish("after");
+    let stanza = xmpp.until("<body>after</body></message>");
+    assert!(stanza.contains("to='a@user.test'"), "{stanza}");
+    server.wait_metric("fantail_xmpp_absent_total", &[], 2.0);
 }
 
 /// Without its subscribers its mail would be lost, and then refused for everybody.

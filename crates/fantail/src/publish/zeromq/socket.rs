@@ -18,10 +18,10 @@ use tokio::{
     net::{TcpListener, TcpStream, UnixListener, UnixStream},
     sync::{Notify, broadcast::error::RecvError, mpsc},
     task::JoinSet,
-    time::{sleep, timeout},
+    time::{Instant, sleep, timeout, timeout_at},
 };
 
-use super::{Inputs, Role, interest::Feed, stats::Reader};
+use super::{Inputs, Role, interest::Interest, stats::Reader};
 use crate::config::{Endpoint, Transport};
 
 /// A bound socket. It goes to the runtime when peers are accepted.
@@ -174,6 +174,10 @@ enum Ended {
     Late,
     #[error("it is too far behind")]
     Behind,
+    #[error("it has sent a part of a message and not the rest")]
+    Slow,
+    #[error("it does not take what it is told")]
+    Stalled,
     #[error("it sends what is no subscription, or too many")]
     Wish,
 }
@@ -219,30 +223,34 @@ async fn converse(inputs: &Arc<Inputs>, role: Role, mut stream: Stream) -> Resul
     };
     let gone = Notify::new();
     let mut read = pin!(async {
+        // By when the message is to be whole of which a part has come.
+        let mut due = None;
         loop {
             loop {
                 let messages = decode(&mut decoder, &mut input, &say)?;
                 if messages.is_empty() {
                     break;
                 }
+                due = None;
                 hear(inputs, role, &messages, (&say, reader.as_deref())).await?;
             }
-            input.reserve(READ);
+            let is_partial = !input.is_empty() || !decoder.is_between_messages();
+            due = is_partial.then(|| due.unwrap_or_else(|| Instant::now() + MESSAGE_TIMEOUT));
             let read = tokio::select! {
                 biased;
                 () = gone.notified() => 0,
-                read = reading.read_buf(&mut input) => read?,
+                read = read_by(&mut reading, &mut input, due) => read?,
             };
             if read == 0 {
                 return Err(Ended::Io(io::ErrorKind::UnexpectedEof.into()));
             }
         }
     });
-    let feed = (role == Role::Sub).then(|| inputs.interest.join());
+    let interest = (role == Role::Sub).then_some(&inputs.interest);
     let writer = async {
         match packets {
             Some(packets) => tell(writing, said, reader.as_deref(), packets).await,
-            None => write(writing, said, feed).await,
+            None => write(writing, said, interest).await,
         }
     };
     let ended = tokio::select! {
@@ -339,11 +347,17 @@ async fn tell(
 async fn write(
     mut writing: tokio::io::WriteHalf<Stream>,
     mut said: mpsc::Receiver<Bytes>,
-    feed: Option<Feed>,
+    interest: Option<&Interest>,
 ) -> Result<(), Ended> {
+    let mut changes = None;
+    if let Some(interest) = interest
+        && let Some(feed) = interest.join().await
+    {
+        write_in_time(&mut writing, &feed.topics).await?;
+        changes = Some(feed.changes);
+        drop(feed.turn);
+    }
     let mut out = BytesMut::new();
-    let (topics, mut changes) = feed.map(|feed| (feed.topics, feed.changes)).unzip();
-    topics.into_iter().flatten().for_each(|topic| out.extend_from_slice(&topic));
     loop {
         writing.write_all(&out).await?;
         out.clear();
@@ -368,6 +382,32 @@ async fn write(
             out.extend_from_slice(&bytes);
         }
     }
+}
+
+async fn read_by<R: AsyncRead + Unpin>(
+    reading: &mut R,
+    input: &mut BytesMut,
+    due: Option<Instant>,
+) -> Result<usize, Ended> {
+    input.reserve(READ);
+    let read = reading.read_buf(input);
+    match due {
+        Some(due) => timeout_at(due, read).await.map_err(|_| Ended::Slow)?,
+        None => read.await,
+    }
+    .map_err(Ended::Io)
+}
+
+/// Writes all to a peer that goes on taking some of it.
+async fn write_in_time<W: AsyncWrite + Unpin>(writing: &mut W, mut bytes: &[u8]) -> Result<(), Ended> {
+    while !bytes.is_empty() {
+        let written = timeout(STALLED, writing.write(bytes)).await.map_err(|_| Ended::Stalled)??;
+        if written == 0 {
+            return Err(Ended::Io(io::ErrorKind::WriteZero.into()));
+        }
+        bytes = &bytes[written..];
+    }
+    Ok(())
 }
 
 /// The greeting and the READY of both sides.
@@ -401,9 +441,43 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Before accepting again, when there are no more files.
 const PAUSE: Duration = Duration::from_millis(100);
 const RECONNECT: Duration = Duration::from_millis(500);
+/// A message from its first byte on: what has come of it stays in memory so long at most.
+const MESSAGE_TIMEOUT: Duration = Duration::from_secs(60);
+/// Without a byte taken of all topics, which others wait for.
+const STALLED: Duration = Duration::from_secs(30);
 /// Answers to one peer that may wait to be written.
 const SAID: usize = 16;
 /// Messages that are published together.
 const BATCH: usize = 256;
 /// One read, and one write.
 const READ: usize = 64 << 10;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_part_of_a_message_is_not_kept_for_ever() {
+        let (mut ours, mut theirs) = tokio::io::duplex(64);
+        let mut input = BytesMut::new();
+        let due = Instant::now() + MESSAGE_TIMEOUT;
+        theirs.write_all(b"part").await.expect("there is room");
+        assert!(matches!(read_by(&mut ours, &mut input, Some(due)).await, Ok(4)));
+        assert!(matches!(read_by(&mut ours, &mut input, Some(due)).await, Err(Ended::Slow)));
+        assert!(timeout(2 * MESSAGE_TIMEOUT, read_by(&mut ours, &mut input, None)).await.is_err());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_takes_nothing_leaves_its_turn() {
+        let (mut ours, mut theirs) = tokio::io::duplex(64);
+        let reads = async {
+            let mut read = [0; 64];
+            for _ in 0..3 {
+                sleep(STALLED / 2).await;
+                theirs.read_exact(&mut read).await.expect("there is something");
+            }
+        };
+        let (written, ()) = tokio::join!(write_in_time(&mut ours, &[0; 400]), reads);
+        assert!(matches!(written, Err(Ended::Stalled)), "{written:?}");
+    }
+}

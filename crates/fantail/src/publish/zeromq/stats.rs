@@ -94,6 +94,7 @@ impl Board {
             readers.clone()
         };
         let wants = |kind: &str| readers.iter().any(|reader| reader.may_want(kind.as_bytes()));
+        let share = BYTES_WAITING.min(BYTES_OF_ALL / readers.len().max(1));
         let mut telling = Telling { wants: &wants, packets: Vec::new() };
         // Held while packets are handed out, so that they keep their order.
         let mut desk = self.desk.lock();
@@ -101,7 +102,7 @@ impl Board {
         for packet in telling.packets {
             let message = zmtp::message(&[&packet[..]]);
             for reader in readers.iter().filter(|reader| reader.wants(&packet)) {
-                self.counts.stats_dropped.add(u64::from(!reader.give(&message)));
+                self.counts.stats_dropped.add(u64::from(!reader.give(&message, share)));
             }
         }
     }
@@ -143,8 +144,9 @@ impl Reader {
         self.topics.lock().iter().any(|topic| kind.starts_with(topic) || topic.starts_with(kind))
     }
 
-    fn give(&self, message: &Bytes) -> bool {
-        if self.waiting.fetch_add(message.len(), Relaxed) < BYTES_WAITING
+    /// `share`: bytes that it may be behind.
+    fn give(&self, message: &Bytes, share: usize) -> bool {
+        if self.waiting.fetch_add(message.len(), Relaxed) < share
             && self.packets.try_send(message.clone()).is_ok()
         {
             return true;
@@ -159,6 +161,8 @@ const TICK: Duration = Duration::from_millis(100);
 /// Packets that one peer may be behind: Pushpin's.
 const MOST_WAITING: usize = 200_000;
 const BYTES_WAITING: usize = 64 << 20;
+/// All peers together, each an equal part.
+const BYTES_OF_ALL: usize = 512 << 20;
 /// Of one peer: six types are enough for most.
 const MOST_TOPICS: usize = 1000;
 const TOPIC_BYTES: usize = 1024;
@@ -181,8 +185,8 @@ mod tests {
         assert!(wish(b"\x00conn ") && wish(b"\x00nothing") && !wish(b"\x02") && !wish(b""));
         assert!(!reader.wants(b"conn T"));
         let packet = Bytes::from(vec![0; 1 << 20]);
-        assert_eq!((0..100).filter(|_| reader.give(&packet)).count(), 64);
+        assert_eq!((0..100).filter(|_| reader.give(&packet, BYTES_WAITING)).count(), 64);
         reader.taken(1 << 20);
-        assert!(reader.give(&packet));
+        assert!(!reader.give(&packet, BYTES_WAITING / 2) && reader.give(&packet, BYTES_WAITING));
     }
 }

@@ -19,7 +19,7 @@ use fantail_proto::{
 use parking_lot::Mutex;
 use tokio::{
     sync::{Notify, mpsc, watch},
-    time::{Instant, timeout},
+    time::{Instant, timeout, timeout_at},
 };
 
 #[derive(Debug)]
@@ -51,22 +51,42 @@ pub(super) struct Heard {
     pub(super) content: Content,
 }
 
+/// What becomes of a session.
+#[derive(Debug)]
+enum Note {
+    Heard(Heard),
+    /// Who had its request in a queue has gone, and nothing of it was written.
+    Untaken,
+}
+
 /// A session's ear; nobody hears for it when it is dropped.
 #[derive(Debug)]
 pub(super) struct Ear {
     crew: Arc<Crew>,
     number: u64,
-    inbox: mpsc::Receiver<Heard>,
+    inbox: mpsc::Receiver<Note>,
     waiting: Arc<AtomicUsize>,
+    /// The request, until somebody speaks of it, and until when it may look for a worker.
+    request: Option<(Bytes, Instant)>,
+    /// Nobody has it any more.
+    is_untaken: bool,
+}
+
+/// A message that waits for one worker.
+#[derive(Debug)]
+pub(super) struct Outgoing {
+    pub(super) message: Bytes,
+    /// The session that it begins.
+    request_of: Option<u64>,
 }
 
 /// Room for one packet that follows a request.
 #[derive(Debug)]
-pub(super) struct Place(mpsc::OwnedPermit<Bytes>);
+pub(super) struct Place(mpsc::OwnedPermit<Outgoing>);
 
 impl Place {
     pub(super) fn take(self, packet: &[u8]) {
-        self.0.send(zmtp::message(&[b"", packet]));
+        self.0.send(Outgoing { message: zmtp::message(&[b"", packet]), request_of: None });
     }
 }
 
@@ -75,7 +95,7 @@ impl Place {
 struct Peer {
     number: u64,
     since: Instant,
-    out: mpsc::Sender<Bytes>,
+    out: mpsc::Sender<Outgoing>,
 }
 
 /// A place among the connections, given back by [`Crew::leave`].
@@ -85,13 +105,13 @@ pub(super) struct Seat {
     socket: Socket,
     identity: Bytes,
     /// Ends when another has taken the place.
-    pub(super) out: mpsc::Receiver<Bytes>,
-    _unsaid: Option<mpsc::Sender<Bytes>>,
+    pub(super) out: mpsc::Receiver<Outgoing>,
+    _unsaid: Option<mpsc::Sender<Outgoing>>,
 }
 
 #[derive(Debug)]
 struct Entry {
-    inbox: mpsc::Sender<Heard>,
+    inbox: mpsc::Sender<Note>,
     /// Bytes of bodies in it.
     waiting: Arc<AtomicUsize>,
     /// Who has the request, if the answer comes from there and only there.
@@ -148,32 +168,27 @@ impl Crew {
         let number = self.next_session.fetch_add(1, Relaxed);
         let entry = Entry { inbox: sender, waiting: Arc::clone(&waiting), peer: None };
         self.sessions.lock().insert(number, entry);
-        Ear { crew: Arc::clone(self), number, inbox, waiting }
+        Ear { crew: Arc::clone(self), number, inbox, waiting, request: None, is_untaken: false }
     }
 
-    /// Gives a request to the next worker in turn that has room; waits for one if there is none. False if there
-    /// was none in time.
-    pub(super) async fn hand_over(&self, ear: &Ear, packet: &[u8], patience: Duration) -> bool {
-        let message = match self.address.protocol {
-            // An empty frame is what makes it a request for a REP socket.
-            Protocol::Whole => zmtp::message(&[b"", packet]),
-            Protocol::Streaming => zmtp::message(&[packet]),
-        };
+    /// Gives a session's request to the next worker in turn that has room; waits for one if there is none. False if
+    /// there was none in time. May be given up.
+    async fn hand_over(&self, session: u64, message: &Bytes, until: Instant) -> bool {
         let taken = async {
             loop {
                 let mut news = std::pin::pin!(self.news.notified());
                 news.as_mut().enable();
-                if self.give(ear, &message) {
+                if self.give(session, message) {
                     return;
                 }
                 // Who was not settled may be now.
                 drop(timeout(SETTLED, news).await);
             }
         };
-        timeout(patience, taken).await.is_ok()
+        timeout_at(until, taken).await.is_ok()
     }
 
-    fn give(&self, ear: &Ear, message: &Bytes) -> bool {
+    fn give(&self, session: u64, message: &Bytes) -> bool {
         if self.address.protocol == Protocol::Streaming && !self.can_hear() {
             return false;
         }
@@ -181,12 +196,13 @@ impl Crew {
         for _ in 0..takers.len() {
             let Some(peer) = takers.pop_front() else { return false };
             let number = peer.number;
-            let taken = peer.out.try_send(message.clone()).is_ok();
+            let outgoing = Outgoing { message: message.clone(), request_of: Some(session) };
+            let taken = peer.out.try_send(outgoing).is_ok();
             takers.push_back(peer);
             if taken {
                 // While the takers are locked, so that whoever leaves now finds it.
                 if self.address.protocol == Protocol::Whole
-                    && let Some(entry) = self.sessions.lock().get_mut(&ear.number)
+                    && let Some(entry) = self.sessions.lock().get_mut(&session)
                 {
                     entry.peer = Some(number);
                 }
@@ -250,13 +266,23 @@ impl Crew {
         Seat { number, socket, identity, out: receiver, _unsaid: unsaid }
     }
 
-    /// A connection has ended.
-    pub(super) fn leave(&self, seat: &Seat) {
+    /// A connection has ended. `unwritten`: the message that was next, of which nothing was written.
+    pub(super) fn leave(&self, seat: &mut Seat, unwritten: Option<Outgoing>) {
         match seat.socket {
-            Socket::Push => self.takers.lock().retain(|peer| peer.number != seat.number),
-            Socket::Dealer => {
+            Socket::Push | Socket::Dealer => {
                 self.takers.lock().retain(|peer| peer.number != seat.number);
-                self.sessions.lock().retain(|_, entry| entry.peer != Some(seat.number));
+                let mut sessions = self.sessions.lock();
+                // What has not been written is another's; what has been may have been done.
+                for request in unwritten.into_iter().chain(std::iter::from_fn(|| seat.out.try_recv().ok())) {
+                    if let Some(entry) = request.request_of.and_then(|session| sessions.get_mut(&session))
+                        && entry.inbox.try_send(Note::Untaken).is_ok()
+                    {
+                        entry.peer = None;
+                    }
+                }
+                if seat.socket == Socket::Dealer {
+                    sessions.retain(|_, entry| entry.peer != Some(seat.number));
+                }
             }
             Socket::Router => {
                 let mut named = self.named.lock();
@@ -299,7 +325,9 @@ impl Crew {
         let Some(entry) = sessions.get(&number) else { return };
         let size = heard.content.body_len();
         let waiting = entry.waiting.fetch_add(size, Relaxed);
-        if waiting.saturating_add(size) > MAX_WAITING_BYTES || entry.inbox.try_send(heard).is_err() {
+        if waiting.saturating_add(size) > MAX_WAITING_BYTES
+            || entry.inbox.try_send(Note::Heard(heard)).is_err()
+        {
             entry.waiting.store(usize::MAX / 2, Relaxed);
             // Its session hears no more, and why.
             sessions.remove(&number);
@@ -313,18 +341,43 @@ impl Ear {
         self.number.to_string()
     }
 
-    /// The next that a worker says in this session.
+    /// Gives the request to a worker; false if there is none in time.
+    pub(super) async fn ask(&mut self, packet: &[u8], patience: Duration) -> bool {
+        let message = match self.crew.address.protocol {
+            // An empty frame is what makes it a request for a REP socket.
+            Protocol::Whole => zmtp::message(&[b"", packet]),
+            Protocol::Streaming => zmtp::message(&[packet]),
+        };
+        let until = Instant::now() + patience;
+        let taken = self.crew.hand_over(self.number, &message, until).await;
+        self.request = Some((message, until));
+        taken
+    }
+
+    /// The next that a worker says in this session. A request that nobody has taken goes to the next worker meanwhile.
+    /// May be given up at any time.
     ///
     /// # Errors
     /// Nothing more will come.
     pub(super) async fn hear(&mut self) -> Result<Heard, Broken> {
-        match self.inbox.recv().await {
-            Some(heard) => {
-                self.waiting.fetch_sub(heard.content.body_len(), Relaxed);
-                Ok(heard)
+        loop {
+            if self.is_untaken {
+                let Some((message, until)) = &self.request else { return Err(Broken::Gone) };
+                if !self.crew.hand_over(self.number, message, *until).await {
+                    return Err(Broken::Untaken);
+                }
+                self.is_untaken = false;
             }
-            None if self.waiting.load(Relaxed) > MAX_WAITING_BYTES => Err(Broken::Flood),
-            None => Err(Broken::Gone),
+            match self.inbox.recv().await {
+                Some(Note::Heard(heard)) => {
+                    self.request = None;
+                    self.waiting.fetch_sub(heard.content.body_len(), Relaxed);
+                    return Ok(heard);
+                }
+                Some(Note::Untaken) => self.is_untaken = true,
+                None if self.waiting.load(Relaxed) > MAX_WAITING_BYTES => return Err(Broken::Flood),
+                None => return Err(Broken::Gone),
+            }
         }
     }
 }
@@ -344,3 +397,72 @@ const INBOX_PACKETS: usize = 1 << 14;
 /// Bodies that wait for one session: more than the credits, for workers that send a whole answer in one packet
 /// without minding them.
 pub(super) const MAX_WAITING_BYTES: usize = super::wire::MAX_MESSAGE_BYTES;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PATIENCE: Duration = Duration::from_secs(20);
+
+    fn crew(protocol: Protocol) -> Arc<Crew> {
+        let at = fantail_proto::route::Meeting::Ipc("/nowhere".into());
+        Arc::new(Crew::new(Address { protocol, at }, watch::channel(false).0))
+    }
+
+    /// What a worker is given, and an answer to it.
+    async fn serve(crew: &Crew, seat: &mut Seat, id: &str) {
+        let given = seat.out.recv().await.expect("it is given something");
+        assert!(given.message.ends_with(b"request"), "{given:?}");
+        crew.hear(
+            seat.socket,
+            &[Bytes::from(format!("T{}:2:id,{}:{id},4:code,3:200#}}", 21 + id.len(), id.len()))],
+        );
+    }
+
+    /// What has not been written to a worker that goes away is the next one's, whoever that is.
+    #[tokio::test(start_paused = true)]
+    async fn what_was_not_written_is_given_to_another() {
+        for (protocol, socket) in [(Protocol::Whole, Socket::Dealer), (Protocol::Streaming, Socket::Push)] {
+            let crew = crew(protocol);
+            let _heard = crew.join(Socket::Sub, Bytes::new());
+            let mut first = crew.join(socket, Bytes::new());
+            let mut ears = [crew.listen(), crew.listen()];
+            for ear in &mut ears {
+                assert!(ear.ask(b"request", PATIENCE).await);
+            }
+            // One is in its connection's hand, one in the queue.
+            let in_hand = first.out.recv().await;
+            crew.leave(&mut first, in_hand);
+            let mut second = crew.join(socket, Bytes::new());
+            for ear in &mut ears {
+                let id = ear.id();
+                let (heard, ()) = tokio::join!(ear.hear(), serve(&crew, &mut second, &id));
+                assert!(matches!(heard.expect("answered").content, Content::Data { .. }), "{protocol:?}");
+            }
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_nobody_takes_reached_nobody() {
+        let crew = crew(Protocol::Whole);
+        let mut only = crew.join(Socket::Dealer, Bytes::new());
+        let mut ear = crew.listen();
+        assert!(ear.ask(b"request", PATIENCE).await);
+        crew.leave(&mut only, None);
+        assert_eq!(ear.hear().await.expect_err("nobody is there"), Broken::Untaken);
+    }
+
+    /// What has been written may have been done.
+    #[tokio::test(start_paused = true)]
+    async fn what_was_written_is_given_to_nobody_else() {
+        let crew = crew(Protocol::Whole);
+        let mut first = crew.join(Socket::Dealer, Bytes::new());
+        let mut ear = crew.listen();
+        assert!(ear.ask(b"request", PATIENCE).await);
+        drop(first.out.recv().await);
+        let mut second = crew.join(Socket::Dealer, Bytes::new());
+        crew.leave(&mut first, None);
+        assert_eq!(ear.hear().await.expect_err("its worker has gone"), Broken::Gone);
+        assert!(second.out.try_recv().is_err());
+    }
+}

@@ -20,10 +20,10 @@ use tokio::{
 };
 
 use super::{
-    super::{Failure, Unanswered, Upload, malformed},
+    super::{Failure, Unanswered, Upload, is_safe, malformed},
     Answer, Backend, Crew,
     answer::UploadNews,
-    crew::MAX_WAITING_BYTES,
+    crew::{Heard, MAX_WAITING_BYTES},
     talk::Talk,
 };
 
@@ -65,6 +65,11 @@ impl Asked {
         *request.uri_mut() = self.head.uri.clone();
         *request.headers_mut() = std::mem::take(&mut self.head.headers);
         Unanswered { failure, request: Some(request) }
+    }
+
+    /// Asked twice it does no more than asked once.
+    fn is_repeatable(&self) -> bool {
+        is_safe(&self.head.method) && matches!(self.body, Upload::Empty)
     }
 
     fn packet(&self, envelope: Envelope<'_>) -> Vec<u8> {
@@ -127,14 +132,17 @@ async fn gather(body: Upload, protocol: Protocol) -> Result<Upload, Failure> {
 }
 
 async fn whole(crew: &Arc<Crew>, asked: &Asked, patience: Duration) -> Result<Response<Answer>, Failure> {
-    let mut ear = crew.listen();
-    let id = ear.id();
-    let packet = asked.packet(Envelope { from: crew.name(), id: &id, seq: None, credits: 0 });
-    if !crew.hand_over(&ear, &packet, patience).await {
-        return Err(Failure::NoWorker(patience));
-    }
-    let heard = timeout(LONGEST_SILENCE, ear.hear()).await.unwrap_or(Err(Broken::Expired));
-    match heard.map_err(Failure::Worker)?.content {
+    let heard = match ask(crew, asked, patience).await {
+        // As with a server that closes its connection: what changes nothing is asked of another, if there is one.
+        Err(Failure::Worker(Broken::Gone)) if asked.is_repeatable() => {
+            match ask(crew, asked, Duration::ZERO).await {
+                Err(Failure::NoWorker(_)) => return Err(Failure::Worker(Broken::Gone)),
+                again => again?,
+            }
+        }
+        heard => heard?,
+    };
+    match heard.content {
         Content::Data { more: true, .. } => Err(Failure::Worker(Broken::Answer("is not whole"))),
         Content::Data { body, .. } if body.len() > MAX_WHOLE_BYTES => {
             Err(Failure::Worker(Broken::Answer("is too long")))
@@ -144,6 +152,18 @@ async fn whole(crew: &Arc<Crew>, asked: &Asked, patience: Duration) -> Result<Re
         Content::Cancel => Err(Failure::Worker(Broken::Cancelled)),
         _ => Err(Failure::Worker(Broken::Answer("has no code"))),
     }
+}
+
+/// Asks one worker for a whole answer.
+async fn ask(crew: &Arc<Crew>, asked: &Asked, patience: Duration) -> Result<Heard, Failure> {
+    let mut ear = crew.listen();
+    let id = ear.id();
+    let packet = asked.packet(Envelope { from: crew.name(), id: &id, seq: None, credits: 0 });
+    if !ear.ask(&packet, patience).await {
+        return Err(Failure::NoWorker(patience));
+    }
+    let heard = timeout(LONGEST_SILENCE, ear.hear()).await.unwrap_or(Err(Broken::Expired));
+    heard.map_err(Failure::Worker)
 }
 
 /// An answer that is all here.

@@ -39,10 +39,10 @@ impl Talk {
         patience: Duration,
         packet: impl FnOnce(Envelope<'_>) -> Vec<u8>,
     ) -> Result<Self, Failure> {
-        let ear = crew.listen();
+        let mut ear = crew.listen();
         let id = ear.id();
         let packet = packet(Envelope { from: crew.name(), id: &id, seq: Some(0), credits: CREDITS });
-        if !crew.hand_over(&ear, &packet, patience).await {
+        if !ear.ask(&packet, patience).await {
             return Err(Failure::NoWorker(patience));
         }
         let started = Instant::now();

@@ -115,15 +115,23 @@ async fn serve<S: AsyncRead + AsyncWrite + Unpin>(crew: Arc<Crew>, socket: Socke
             }
         }
     };
+    let mut unwritten = None;
     let write = async {
         loop {
-            let next: Option<Bytes> = tokio::select! {
-                next = seat.out.recv() => next,
-                pong = answers.recv() => pong,
+            let message = tokio::select! {
+                next = seat.out.recv() => {
+                    // Who has the same name and has come later has taken the place.
+                    let Some(next) = next else { return Ok::<(), Ended>(()) };
+                    unwritten.insert(next).message.clone()
+                }
+                Some(pong) = answers.recv() => pong,
             };
-            // Who has the same name and has come later has taken the place.
-            let Some(next) = next else { return Ok::<(), Ended>(()) };
-            writing.write_all(&next).await?;
+            let written = writing.write(&message).await?;
+            if written == 0 {
+                return Err(Ended::Io(io::ErrorKind::WriteZero.into()));
+            }
+            unwritten = None;
+            writing.write_all(&message[written..]).await?;
             crew.written();
         }
     };
@@ -134,7 +142,7 @@ async fn serve<S: AsyncRead + AsyncWrite + Unpin>(crew: Arc<Crew>, socket: Socke
     if let Err(error) = ended {
         tracing::debug!(target: "fantail::workers", address = %crew.address(), %error, "a worker's connection has ended");
     }
-    crew.leave(&seat);
+    crew.leave(&mut seat, unwritten);
 }
 
 /// The greeting and the READY of both sides; the worker's identity.

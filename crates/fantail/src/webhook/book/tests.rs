@@ -7,6 +7,10 @@ use super::*;
 
 const KEEP: usize = 3;
 
+fn keep(realm_bytes: u64) -> Keep {
+    Keep { letters: KEEP as u64, bytes: u64::MAX, realm_bytes }
+}
+
 /// What an owner and time do to an endpoint, in any order.
 #[derive(Clone, Debug)]
 enum Step {
@@ -64,7 +68,7 @@ impl Model {
                     self.dead.pop_first();
                 }
                 let death = Death { at: seq, cause: "status 500".into(), tries: 1 };
-                vec![Change::Dead { id, seq, letter: None, death, last: true, keep: (KEEP, u64::MAX) }]
+                vec![Change::Dead { id, seq, letter: None, death, last: true, keep: keep(u64::MAX) }]
             }),
             Step::Deliver(n) => nth(&self.queue, *n).map_or(Vec::new(), |seq| {
                 self.queue.remove(&seq);
@@ -141,7 +145,7 @@ async fn check(steps: Vec<Step>) {
             }
             _ => {}
         }
-        store.write(Box::new(move |tx| apply(tx, changes))).await.expect("written");
+        store.write(Box::new(move |tx| apply(tx, &changes))).await.expect("written");
         let page = Page::open(&store).expect("a page");
         let dead: Vec<(u64, String)> = page
             .dead(id, 0, usize::MAX)
@@ -166,6 +170,78 @@ proptest! {
         let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
         runtime.block_on(check([vec![Step::Subscribe], steps].concat()));
     }
+}
+
+/// The oldest of a realm go first, whoever's they are, and other realms keep theirs.
+#[tokio::test]
+async fn dead_letters_of_a_realm_have_a_limit() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("w.redb");
+    let store = open(&path).await;
+    let ids = ["http://a/", "http://b/", "http://c/"].map(|url| Id::new(0, 1, "c", url));
+    let other = Id::new(1, 1, "c", "http://a/");
+    for (realm, id) in [("r", ids[0]), ("r", ids[1]), ("r", ids[2]), ("s", other)] {
+        let put = move |tx: &WriteTransaction| {
+            edit(tx, realm, id, |_, _, _| {
+                Edit::Put(Box::new(Endpoint::new("c", &Target::parse("http://h/").expect("a URL"), 0)))
+            })
+        };
+        store.write(Box::new(put)).await.expect("written");
+    }
+    let death = || Death { at: 0, cause: "status 500".into(), tries: 1 };
+    let bury = async |store: &Store, id: Id, seq: u64, bytes: usize, realm_bytes: u64| {
+        let head = Head { id: String::new(), method: "POST".into(), headers: Vec::new(), item: None };
+        let letter = Some(Letter { head, body: vec![b'x'; bytes].into() }.encode());
+        let change = Change::Dead { id, seq, letter, death: death(), last: false, keep: keep(realm_bytes) };
+        store.write(Box::new(move |tx| apply(tx, &[change]))).await.expect("written");
+    };
+    let kept = |store: &Store| -> Vec<u64> {
+        let page = Page::open(store).expect("a page");
+        let of = |id| page.dead(id, 0, usize::MAX).expect("dead letters");
+        let mut all: Vec<u64> = ids.into_iter().chain([other]).flat_map(of).map(|(seq, ..)| seq).collect();
+        all.sort_unstable();
+        all
+    };
+    for (id, seq) in [(ids[0], 1), (ids[1], 2), (ids[0], 3), (other, 4), (ids[2], 5)] {
+        bury(&store, id, seq, 1000, 5000).await;
+    }
+    assert_eq!(kept(&store), [1, 2, 3, 4, 5]);
+    bury(&store, ids[2], 6, 1000, 5000).await;
+    assert_eq!(kept(&store), [2, 3, 4, 5, 6]);
+    // A file from before there was a limit.
+    let older = |tx: &WriteTransaction| {
+        tx.delete_table(TableDefinition::<(u32, u64, u128), ()>::new("dead-age"))?;
+        tx.delete_table(TableDefinition::<u32, u64>::new("dead-realm"))?;
+        Ok(())
+    };
+    store.write(Box::new(older)).await.expect("written");
+    drop(store);
+    let store = open(&path).await;
+    bury(&store, ids[0], 7, 2500, 5000).await;
+    assert_eq!(kept(&store), [4, 5, 6, 7]);
+    store.write(Box::new(move |tx| edit(tx, "r", ids[0], |_, _, _| Edit::Remove))).await.expect("written");
+    bury(&store, ids[1], 8, 2500, 5000).await;
+    assert_eq!(kept(&store), [4, 5, 6, 8], "what is gone with its endpoint takes no room");
+    bury(&store, ids[1], 9, 6000, 5000).await;
+    assert_eq!(kept(&store), [4], "too long for any");
+}
+
+/// What was not written, or of which nobody knows whether it was, is written again.
+#[tokio::test]
+async fn changes_may_be_done_twice() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let store = open(&folder.path().join("w.redb")).await;
+    let id = Id::new(0, 1, "c", "http://h/");
+    edit_row(&store, id, true).await;
+    let queue = Change::Queue { seq: 1, letter: letter(1), to: vec![id], due: 0 };
+    let again = Change::Again { id, seq: 1, failed: 1, due: 7 };
+    let death = Death { at: 0, cause: "status 500".into(), tries: 2 };
+    let dead = Change::Dead { id, seq: 1, letter: None, death, last: true, keep: keep(u64::MAX) };
+    for changes in [vec![queue], vec![again.clone(), dead.clone()], vec![again, dead]] {
+        store.write(Box::new(move |tx| apply(tx, &changes))).await.expect("written");
+    }
+    let page = Page::open(&store).expect("a page");
+    assert_eq!((page.queued(id).expect("a count"), page.dead(id, 0, 9).expect("letters").len()), (0, 1));
 }
 
 /// Bytes on disk and of memory of so many endpoints, each of a channel of its own.

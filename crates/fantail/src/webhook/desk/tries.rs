@@ -25,10 +25,10 @@ use tokio::{
 
 use super::{Desk, lost, ms};
 use crate::webhook::{
-    book::{Change, Death, Letter, Page, header_pairs},
+    book::{Change, Death, Keep, Letter, Page, header_pairs},
     courier::{Call, Fault},
     endpoint::{Disabled, Endpoint, Id},
-    lines::Class,
+    lines::{Class, Slice},
 };
 
 /// What a try is about.
@@ -65,10 +65,11 @@ enum Job {
 }
 
 impl Desk {
-    /// Starts every try that may start.
-    pub(super) fn launch(&mut self) {
+    /// Starts tries that may start, a slice of them. True if there may be more: what is under way has its turn first.
+    pub(super) fn launch(&mut self) -> bool {
         let mut page = None;
-        while let Some((id, seq)) = self.lines.start(self.clock.now()) {
+        let mut slice = SLICE;
+        while let Some((id, seq)) = self.lines.start(self.clock.now(), &mut slice) {
             let class = self.lines.class(id);
             if page.is_none() {
                 page = Page::open(&self.store).ok();
@@ -106,6 +107,7 @@ impl Desk {
                 }
             }
         }
+        self.lines.is_cut(&slice)
     }
 
     fn job(&self, page: &Page, id: Id, seq: u64) -> Result<Job, redb::Error> {
@@ -198,9 +200,13 @@ impl Desk {
         self.lines.release(id);
     }
 
-    /// Dead letters of one endpoint: how many, and their bytes.
-    pub(super) fn keep(&self) -> (usize, u64) {
-        (self.config.dead_letters, self.config.dead_letter_bytes)
+    /// How many dead letters are kept.
+    pub(super) fn keep(&self) -> Keep {
+        Keep {
+            letters: self.config.dead_letters as u64,
+            bytes: self.config.dead_letter_bytes,
+            realm_bytes: self.config.realm_dead_letter_bytes,
+        }
     }
 
     /// A delivery is given up.
@@ -321,5 +327,8 @@ fn call(endpoint: &Endpoint, letter: &Letter, body: Bytes, now: u64) -> Call {
 }
 
 const AGENT: &str = concat!("fantail/", env!("CARGO_PKG_VERSION"));
+/// Tries of each class that are started at once. A thousand of the dead, whose time has come together, would else keep
+/// the answers of the living waiting, and the next item.
+const SLICE: Slice = [64, 16, 4];
 /// Before a delivery is read again that could not be.
 const UNREADABLE_MS: u64 = 5000;
