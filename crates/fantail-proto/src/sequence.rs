@@ -98,6 +98,11 @@ impl<T> Sequence<T> {
         self.early.first().map(|early| early.due_ms)
     }
 
+    /// When it has all that wait.
+    pub fn last_due_ms(&self) -> Option<u64> {
+        self.early.last().map(|early| early.due_ms)
+    }
+
     /// The id of the item that went out last, if that is known.
     pub const fn last(&self) -> Option<u128> {
         self.last
@@ -122,9 +127,9 @@ impl<T> Sequence<T> {
         self.early.is_empty()
     }
 
-    /// What still waits, when there is nobody left to give it to.
-    pub fn into_early(self) -> impl Iterator<Item = T> {
-        self.early.into_iter().map(|early| early.item)
+    /// What waits, in the order of its arrival.
+    pub fn early(&self) -> impl Iterator<Item = &T> {
+        self.early.iter().map(|early| &early.item)
     }
 
     fn release(&mut self, place: usize) -> T {

@@ -88,10 +88,15 @@ impl Newest {
 
     /// Drops the item of a channel; false if there is none.
     pub fn forget(&mut self, channel: u32) -> bool {
-        let place = self.items.iter().position(|(of, _)| *of == channel);
-        let gone = place.and_then(|place| self.items.remove(place));
-        self.bytes -= gone.as_ref().map_or(0, |(_, item)| item.len());
-        gone.is_some()
+        self.take(channel).is_some()
+    }
+
+    /// The item of a channel, out of its turn.
+    pub fn take(&mut self, channel: u32) -> Option<Bytes> {
+        let place = self.items.iter().position(|(of, _)| *of == channel)?;
+        let (_, item) = self.items.remove(place)?;
+        self.bytes -= item.len();
+        Some(item)
     }
 
     /// The item that is next, when the socket has taken all before it.

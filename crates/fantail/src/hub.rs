@@ -176,9 +176,7 @@ impl Hub {
         if !fits || waits && (held.items + items.len() > self.mailbox_items || held.bytes >= MAX_HELD_BYTES) {
             return Err(Refused::Full(items));
         }
-        if (logged.waits() || logged.strongest() > Durability::Accepted)
-            && let Err(refused) = round.dispatch.admit()
-        {
+        if let Err(refused) = round.dispatch.admit(&logged) {
             return Err(Refused::Log(refused, items));
         }
         let now = self.now_ms();
@@ -187,7 +185,7 @@ impl Hub {
             if id.is_some_and(|id| ledger.seen.contains(id, now)) {
                 ballot.add(slot, Receipt { duplicate: true, ..Receipt::default() });
                 duplicates += 1;
-                round.repeat(&mut ledger, &item.channel, id, logged.take(slot));
+                round.repeat(&mut ledger, &item.channel, id, logged.take(slot).as_ref());
                 noted.extend(id.filter(|id| round.keep_again(&mut ledger, slot, item, *id)));
                 continue;
             }
@@ -288,7 +286,7 @@ impl Hub {
     }
 
     /// `poll`: the last subscriber here was a long-poll, whose client may be about to ask again: meanwhile the channel
-    /// keeps its order.
+    /// keeps its order. It does so, too, while items wait for their predecessors that its log is to have.
     pub fn leave(&self, shard: usize, realm: RealmId, channel: &str, poll: bool) {
         let mut dispatch = self.dispatch();
         let mut ledger = self.outlet.ledger.lock();
@@ -298,11 +296,17 @@ impl Hub {
         if known.shards != 0 {
             return;
         }
-        if poll && self.linger_ms > 0 && *lingering < MAX_LINGERING {
+        let (may, heard) = (*lingering < MAX_LINGERING, known.is_heard());
+        if may && poll && self.linger_ms > 0 {
             *lingering += 1;
             let until_ms = self.now_ms() + self.linger_ms;
             known.linger(until_ms);
             self.look_at(looks, realm, channel, known, until_ms);
+        } else if may && known.linger_unheard() {
+            *lingering += 1;
+            if heard {
+                self.note(&mut ledger, realm, channel);
+            }
         } else {
             self.close(&mut ledger, &mut dispatch, realm, channel);
             dispatch.finish(&mut ledger, Durability::Accepted);
@@ -436,7 +440,7 @@ impl Hub {
         let Some(mut known) = ledger.interest.remove(&(realm, channel)) else { return };
         ledger.lingering -= usize::from(known.stay());
         let is_heard = known.is_heard();
-        for early in known.into_early() {
+        while let Some(early) = known.follow().or_else(|| known.expire(u64::MAX)) {
             if early.record.is_some() {
                 let Ledger { waiting, held, .. } = &mut *ledger;
                 self.release((waiting, held), dispatch, early, 0, Order::Late);
@@ -467,8 +471,9 @@ impl Hub {
         delivery.say(order);
         delivery.slow = record.as_ref().and_then(Record::slow);
         let appended = dispatch.append(delivery.realm, &delivery.channel, record);
-        // Its publishers may wait for more than its subscribers do.
-        promises.iter().for_each(|(promise, durability)| dispatch.promise(*durability, promise.again()));
+        // Its publishers may wait for more than its subscribers do, or for less: rules have changed.
+        let least = appended.durability();
+        promises.iter().for_each(|(promise, asked)| dispatch.promise(least.max(*asked), promise.again()));
         let promises = promises.into_iter().map(|(promise, _)| promise).collect();
         dispatch.send(held, appended, Parcel { delivery, promises, id }, shards);
     }
@@ -590,7 +595,10 @@ pub const MAX_SHARDS: usize = config::MAX_SHARDS;
 mod tests {
     use std::time::Duration;
 
-    use fantail_proto::item::HttpRequest;
+    use fantail_proto::{
+        item::HttpRequest,
+        log::{Limits, Pattern},
+    };
     use http::Method;
 
     use super::*;
@@ -710,6 +718,80 @@ mod tests {
         assert_eq!((hub.waiting(), hub.early().in_turn.load(Relaxed)), (0, 2));
         assert_eq!(publish(vec![after("c", "x", "d")]).duplicates, 0, "what was dropped may come again");
         assert_eq!(taken(&hub, 0), ["c:x"]);
+    }
+
+    /// A hub whose channels have logs, and what is in that of the channel "c".
+    fn logged(linger: Duration) -> Hub {
+        let log = Log::new(None, Arc::default());
+        let rule = config::Log {
+            text: "*".into(),
+            pattern: Pattern::new("*"),
+            realm: "default".into(),
+            limits: Limits { items: 100, bytes: 1 << 20, age_s: 600 },
+            total_bytes: 1 << 20,
+            storage: config::Storage::Memory,
+            durability: Durability::Accepted,
+            slow: None,
+        };
+        log.configure(&[rule], |_| Some(R)).unwrap();
+        let config = config::Hub {
+            id_ttl: Duration::from_mins(1),
+            ids: 100,
+            order_wait: Duration::from_secs(5),
+            linger,
+            mailbox_items: 1000,
+            id_bytes: 1024,
+            meta_bytes: 8192,
+        };
+        Hub::with_log(1, &config, Arc::new(log))
+    }
+
+    fn in_log(hub: &Hub) -> String {
+        let mut ids = String::new();
+        hub.log().ids(|_, _, id| ids += id);
+        ids
+    }
+
+    /// What a log is to have goes on waiting for its predecessor when the last subscriber leaves.
+    #[tokio::test(start_paused = true)]
+    async fn a_log_keeps_its_order_when_nobody_listens_any_more() {
+        for poll in [false, true] {
+            let hub = logged(Duration::from_secs(1));
+            let pass = async |time| _ = tokio::time::timeout(time, hub.keep_time()).await;
+            let publish = |items| _ = hub.publish(R, items, false).unwrap();
+            hub.join(0, R, "c");
+            publish(vec![item("c", Some("a")), after("c", "d", "c"), after("c", "c", "b")]);
+            hub.leave(0, R, "c", poll);
+            pass(Duration::from_secs(2)).await;
+            assert_eq!((in_log(&hub), hub.channels(), hub.waiting()), ("a".into(), 0, 2));
+            publish(vec![after("c", "b", "a")]);
+            assert_eq!((in_log(&hub), hub.waiting()), ("abcd".into(), 0));
+            pass(Duration::from_secs(4)).await;
+            assert_eq!(hub.outlet.ledger.lock().lingering, 0);
+            // What does not come is not waited for any longer than with a subscriber.
+            hub.join(0, R, "c");
+            publish(vec![after("c", "g", "f"), after("c", "f", "e")]);
+            hub.leave(0, R, "c", poll);
+            hub.join(0, R, "c");
+            hub.leave(0, R, "c", poll);
+            pass(Duration::from_millis(4900)).await;
+            assert_eq!(in_log(&hub), "abcd");
+            pass(Duration::from_millis(200)).await;
+            let lingering = hub.outlet.ledger.lock().lingering;
+            assert_eq!((in_log(&hub), hub.waiting(), lingering), ("abcdfg".into(), 0, 0), "{poll}");
+        }
+    }
+
+    /// If too many channels linger, a log gets at once what it is to have, in its order.
+    #[test]
+    fn a_log_that_does_not_wait_keeps_its_order() {
+        let hub = logged(Duration::ZERO);
+        hub.join(0, R, "c");
+        let items = vec![item("c", Some("a")), after("c", "d", "c"), after("c", "c", "b")];
+        hub.publish(R, items, false).unwrap();
+        hub.outlet.ledger.lock().lingering = MAX_LINGERING;
+        hub.leave(0, R, "c", false);
+        assert_eq!(in_log(&hub), "acd");
     }
 
     #[test]

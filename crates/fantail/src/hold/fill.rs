@@ -90,6 +90,7 @@ impl Holds {
             let Some(id) = self.fills.waiting.pop_front() else { break };
             self.read_on(id);
         }
+        self.collect();
         if self.fills.used_ms + IDLE_MS <= self.now_ms && !self.fills.stretches.is_empty() {
             self.fills.stretches = HashMap::new();
             self.fills.bytes = 0;

@@ -105,13 +105,24 @@ impl Interest {
         self.order.take_if(|order| order.is_idle());
     }
 
-    pub(super) fn into_early(self) -> impl Iterator<Item = Early> {
-        self.order.into_iter().flat_map(|order| order.into_early())
+    /// The last subscriber has left, and may come back. What waits for its predecessor and is to be kept goes on waiting.
+    pub(super) fn linger(&mut self, until_ms: u64) {
+        self.until_ms = self.early_until_ms().max(Some(until_ms));
     }
 
-    /// The last subscriber has left, and may come back.
-    pub(super) const fn linger(&mut self, until_ms: u64) {
-        self.until_ms = Some(until_ms);
+    /// The last subscriber has left, and only what is to be kept goes on waiting for its predecessor. False: there is none.
+    pub(super) fn linger_unheard(&mut self) -> bool {
+        let until_ms = self.early_until_ms();
+        if until_ms.is_some() {
+            (self.first_ms, self.until_ms) = (None, until_ms);
+        }
+        until_ms.is_some()
+    }
+
+    /// When the last of what waits for its predecessor goes into its log without it.
+    fn early_until_ms(&self) -> Option<u64> {
+        let order = self.order.as_ref()?;
+        order.early().any(|early| early.record.is_some()).then(|| order.last_due_ms()).flatten()
     }
 
     /// It lingers no more; true if it did.

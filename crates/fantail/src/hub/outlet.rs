@@ -10,7 +10,7 @@ use tokio::sync::Notify;
 
 use super::{Broken, Delivery, Ledger, RealmId, Waiting, each, mailbox::Mailbox, pledge::Promise};
 use crate::{
-    log::{self, Appended, Appending, Record},
+    log::{self, Appended, Appending, Batch, Record},
     store::StoreError,
 };
 
@@ -108,8 +108,13 @@ impl<'h> Dispatch<'h> {
 
     /// # Errors
     /// The disk takes nothing.
-    pub(super) fn admit(&mut self) -> Result<(), log::Refused> {
-        self.logs.admit()
+    pub(super) fn admit(&mut self, batch: &Batch) -> Result<(), log::Refused> {
+        self.logs.admit(batch)
+    }
+
+    /// An item came again that has its place already.
+    pub(super) fn repeat(&mut self, realm: RealmId, channel: &str) {
+        self.logs.repeat(realm, channel);
     }
 
     pub(super) fn newest_id(&mut self, realm: RealmId, channel: &str) -> Option<&str> {

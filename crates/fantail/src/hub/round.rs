@@ -113,11 +113,16 @@ impl Round<'_, '_> {
         ledger: &mut Ledger,
         channel: &str,
         id: Option<u128>,
-        record: Option<Record>,
+        record: Option<&Record>,
     ) {
-        let durability = record.map_or(Durability::Accepted, |record| record.durability());
+        let durability = record.map_or(Durability::Accepted, Record::durability);
         let known = ledger.interest.get_mut(&(self.realm, channel));
-        let Some(early) = known.and_then(|known| known.early_mut(id?)) else { return };
+        let Some(early) = known.and_then(|known| known.early_mut(id?)) else {
+            if record.is_some() {
+                self.dispatch.repeat(self.realm, channel);
+            }
+            return;
+        };
         if early.promises.is_empty() && durability == Durability::Accepted {
             return;
         }

@@ -50,6 +50,8 @@ pub(super) struct Logged {
     /// Of the first entry.
     pub(super) place: Place,
     pub(super) entries: Vec<(u64, Arc<[u8]>)>,
+    /// Of the last entry.
+    pub(super) promised: Durability,
     /// Nothing that came behind the last entry can have been lost.
     pub(super) proven: bool,
 }
@@ -313,6 +315,7 @@ impl Reading {
                 channel,
                 place: Place { epoch: log.epoch, position: first },
                 entries: entries.into_iter().map(|(at_ms, record, _)| (at_ms, record)).collect(),
+                promised,
                 proven: end.keeps(promised) && (lost == 0 || log.appended > lost),
             })
         });

@@ -5,6 +5,7 @@
 //! What a log promises to keep is shown to nobody before it is kept; what the disk refuses is taken back. After an fsync
 //! that failed nothing is known of what was written since the last: all of that is written again, into another file.
 
+mod job;
 mod moving;
 
 use std::{
@@ -20,10 +21,12 @@ use std::{
 };
 
 use fantail_proto::{
-    journal::{Entry, Head, Header, Record},
+    journal::{Head, Header, Record},
     log::{Durability, Place},
 };
-use moving::Moving;
+use job::Job;
+pub(super) use job::Promise;
+use moving::{Leaving, Moving};
 use parking_lot::{Condvar, Mutex};
 use rustix::fs::{FlockOperation, flock};
 use tokio::time::Instant;
@@ -47,79 +50,25 @@ pub(super) struct Journal {
 struct Shared {
     queue: Mutex<Queue>,
     wake: Condvar,
+    ended: Condvar,
 }
 
 #[derive(Default)]
 struct Queue {
     jobs: Vec<Job>,
-    /// Of entries that are not written yet.
+    /// Of what is not written yet.
     bytes: usize,
     /// Nothing can be promised. It changes only while the rings are locked: who appends then knows.
     failed: Option<StoreError>,
     disk_bytes: u64,
     closing: bool,
+    /// The thread is at its end.
+    ended: bool,
 }
 
 impl fmt::Debug for Journal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Journal").finish_non_exhaustive()
-    }
-}
-
-enum Job {
-    Entry {
-        realm: Arc<str>,
-        channel: Arc<str>,
-        /// In the rings.
-        slot: u32,
-        at: Place,
-        promised: Durability,
-        at_ms: u64,
-        record: Arc<[u8]>,
-    },
-    Forget {
-        realm: Box<str>,
-        channel: Box<str>,
-        epoch: u64,
-    },
-    /// Somebody waits for all that came before.
-    Wait(Durability, Done),
-}
-
-impl Job {
-    /// Whether it must not be written when its publisher was told that it is not.
-    fn is_promised(&self) -> bool {
-        matches!(self, Self::Entry { promised, .. } if *promised > Durability::Accepted)
-    }
-
-    /// Where it is, if it is kept when an fsync has come back.
-    const fn to_sync(&self) -> Option<(u32, Place)> {
-        match self {
-            Self::Entry { slot, at, promised: Durability::Synced, .. } => Some((*slot, *at)),
-            _ => None,
-        }
-    }
-
-    fn weight(&self) -> usize {
-        match self {
-            Self::Entry { record, .. } => record.len() + ENTRY_COST,
-            _ => 0,
-        }
-    }
-
-    fn write(&self, salt: u64, out: &mut Vec<u8>) {
-        match self {
-            Self::Entry { realm, channel, at, promised, at_ms, record, .. } => {
-                let (copied, promised, at_ms) = (false, *promised, *at_ms);
-                let Place { epoch, position } = *at;
-                let entry = Entry { copied, promised, realm, channel, epoch, position, at_ms, record };
-                Record::Entry(entry).append(salt, out);
-            }
-            Self::Forget { realm, channel, epoch } => {
-                Record::Forget { realm, channel, epoch: *epoch }.append(salt, out);
-            }
-            Self::Wait(..) => {}
-        }
     }
 }
 
@@ -142,32 +91,33 @@ impl Journal {
         &self,
         (realm, channel, slot): (&Arc<str>, &Arc<str>, u32),
         at: Place,
-        promised: Durability,
+        promise: Promise,
         record: Arc<[u8]>,
     ) -> bool {
         let mut queue = self.shared.queue.lock();
-        let refused = if promised > Durability::Accepted { queue.failed.is_some() } else { queue.is_full() };
+        let refused =
+            if promise.kept > Durability::Accepted { queue.failed.is_some() } else { queue.is_full() };
         if refused || queue.closing {
             return false;
         }
         let (realm, channel, at_ms) = (Arc::clone(realm), Arc::clone(channel), files::now_ms());
-        let job = Job::Entry { realm, channel, slot, at, promised, at_ms, record };
-        queue.bytes += job.weight();
-        queue.jobs.push(job);
+        queue.push(Job::Entry { realm, channel, slot, at, promise, at_ms, record });
         true
     }
 
+    /// Is never refused: how many there may be is the rings' to say.
     pub(super) fn forget(&self, realm: &str, channel: &str, epoch: u64) {
         let job = Job::Forget { realm: realm.into(), channel: channel.into(), epoch };
-        self.shared.queue.lock().jobs.push(job);
+        self.shared.queue.lock().push(job);
     }
 
-    /// Says when all that was appended so far is kept like this, or that it is not.
+    /// Says when all that was appended so far is kept like this, or that it is not. While nothing is kept that is said at
+    /// once: what is to be waited for may have been refused, and the next that is written would say that all is well.
     pub(super) fn wait(&self, durability: Durability, done: Done) {
         let mut queue = self.shared.queue.lock();
-        if queue.closing {
+        if let Some(why) = queue.failed.clone().or_else(|| queue.closing.then(stopping)) {
             drop(queue);
-            return done(Err(stopping()));
+            return done(Err(why));
         }
         queue.jobs.push(Job::Wait(durability, done));
         drop(queue);
@@ -199,17 +149,33 @@ impl Journal {
         self.shared.queue.lock().closing = true;
     }
 
-    /// Writes what waits and says that this is all. Blocks.
+    /// Writes what waits and says that this is all. Blocks, but not for ever: a disk that hangs does not keep the process.
     pub(super) fn close(&self) {
+        self.close_within(CLOSE_WITHIN);
+    }
+
+    fn close_within(&self, limit: Duration) {
         self.refuse();
         self.wake();
-        if let Some(thread) = self.thread.lock().take() {
+        let Some(thread) = self.thread.lock().take() else { return };
+        let mut queue = self.shared.queue.lock();
+        self.shared.ended.wait_while_for(&mut queue, |queue| !queue.ended, limit);
+        let ended = queue.ended;
+        drop(queue);
+        if ended {
             drop(thread.join());
+        } else {
+            tracing::error!(?limit, "logs are not closed in order: the disk does not answer");
         }
     }
 }
 
 impl Queue {
+    fn push(&mut self, job: Job) {
+        self.bytes += job.weight();
+        self.jobs.push(job);
+    }
+
     const fn is_full(&self) -> bool {
         self.bytes >= QUEUE_BYTES
     }
@@ -222,6 +188,14 @@ fn stopping() -> StoreError {
 impl Drop for Journal {
     fn drop(&mut self) {
         self.close();
+    }
+}
+
+/// However the thread ends.
+impl Drop for Writer {
+    fn drop(&mut self) {
+        self.shared.queue.lock().ended = true;
+        self.shared.ended.notify_all();
     }
 }
 
@@ -253,7 +227,10 @@ struct Writer {
     refused: Option<Instant>,
     /// The log of the process says so.
     complained: bool,
+    /// Bytes that were given to files so far.
+    written: u64,
     moving: Option<Moving>,
+    leaving: Option<Leaving>,
 }
 
 type Waiting = Vec<(Durability, Done)>;
@@ -297,7 +274,9 @@ impl Writer {
             broken: false,
             refused: None,
             complained: false,
+            written: 0,
             moving: None,
+            leaving: None,
         };
         writer.note_end().map_err(&failed)?;
         writer.head.sync_all().map_err(&failed)?;
@@ -308,6 +287,7 @@ impl Writer {
     fn run(mut self) {
         loop {
             let (jobs, closing) = self.next_jobs();
+            let before = self.written;
             let outcome = self.write(jobs);
             if closing {
                 if outcome.is_ok() && self.unwritten.is_empty() {
@@ -317,7 +297,7 @@ impl Writer {
             }
             if !self.broken
                 && self.refused.is_none()
-                && let Err(error) = self.move_on()
+                && let Err(error) = self.move_on(self.written - before)
             {
                 tracing::error!(%error, "a file of logs cannot be removed");
                 self.moving = None;
@@ -326,15 +306,16 @@ impl Writer {
         }
     }
 
-    fn next_jobs(&mut self) -> (Vec<Job>, bool) {
+    fn next_jobs(&self) -> (Vec<Job>, bool) {
         let mut queue = self.shared.queue.lock();
         queue.disk_bytes = self.end.written + self.segments.iter().map(|(_, bytes)| bytes).sum::<u64>();
         if queue.jobs.is_empty() && !queue.closing {
-            let wait = match (&self.moving, self.dirty, self.refused) {
-                (_, _, Some(since)) => RETRY_EVERY.saturating_sub(since.elapsed()),
-                (Some(_), ..) => Duration::ZERO,
-                (None, Some(since), None) => SYNC_WITHIN.saturating_sub(since.elapsed()),
-                (None, None, None) => LOOK_EVERY,
+            let moves = self.moving.is_some() || self.leaving.is_some();
+            let wait = match (self.refused, moves, self.dirty) {
+                (Some(since), ..) => RETRY_EVERY.saturating_sub(since.elapsed()),
+                (None, true, _) => Duration::ZERO,
+                (None, false, Some(since)) => SYNC_WITHIN.saturating_sub(since.elapsed()),
+                (None, false, None) => LOOK_EVERY,
             };
             if !wait.is_zero() {
                 self.shared.wake.wait_for(&mut queue, wait);
@@ -446,16 +427,13 @@ impl Writer {
         if std::mem::take(&mut self.complained) {
             tracing::info!("logs are written again");
         }
-        {
+        let weight: usize = self.unwritten.iter().map(Job::weight).sum();
+        let mut logged = self.unwritten.iter().filter_map(Job::to_write).peekable();
+        if logged.peek().is_some() {
             let mut rings = self.rings.lock();
-            let mut queue = self.shared.queue.lock();
-            for job in &self.unwritten {
-                queue.bytes = queue.bytes.saturating_sub(job.weight());
-                if let Job::Entry { slot, at, promised: Durability::Logged, .. } = job {
-                    rings.keep(*slot, *at);
-                }
-            }
+            logged.for_each(|(slot, at)| rings.keep(slot, at));
         }
+        self.shared.queue.lock().bytes -= weight;
         self.unsynced.append(&mut self.unwritten);
         Ok(())
     }
@@ -467,6 +445,7 @@ impl Writer {
             self.end.written += bytes.len() as u64;
             self.note_end()
         });
+        self.written += bytes.len() as u64;
         match outcome {
             Ok(()) => _ = self.dirty.get_or_insert_with(Instant::now),
             Err(_) => {
@@ -572,8 +551,6 @@ fn begin(folder: &Path, number: u64, cut: Option<u32>) -> io::Result<(File, Head
 
 /// What may wait for the disk. Then publishers who were promised more than acceptance are refused.
 const QUEUE_BYTES: usize = 64 << 20;
-/// A waiting entry beside its record.
-const ENTRY_COST: usize = 128;
 /// One file; so much is read at once when it is looked through.
 const SEGMENT_BYTES: u64 = 16 << 20;
 const BUFFER_KEPT: usize = 4 << 20;
@@ -581,6 +558,8 @@ const BUFFER_KEPT: usize = 4 << 20;
 const SYNC_WITHIN: Duration = Duration::from_secs(1);
 /// A disk that is full may have room again.
 const RETRY_EVERY: Duration = Duration::from_millis(500);
+/// What a disk that hangs may delay the end of the process.
+const CLOSE_WITHIN: Duration = Duration::from_secs(10);
 /// Entries grow old by themselves.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 

@@ -145,7 +145,7 @@ impl Log {
 
     /// For items that get their order.
     pub const fn open(&self) -> Appending<'_> {
-        Appending { log: self, rings: None }
+        Appending { log: self, rings: None, strongest: Durability::Accepted }
     }
 
     /// Makes the records of items, before any lock is held. `least` is the durability that their publisher wants.
@@ -155,13 +155,15 @@ impl Log {
     pub fn prepare(&self, realm: RealmId, items: &[Item], least: Durability) -> Result<Batch, Refused> {
         let rules = self.rules.load();
         let weakest = Durability::Synced;
-        let mut batch = Batch { records: Vec::new(), strongest: least, weakest, waits: false };
+        let mut batch =
+            Batch { records: Vec::new(), strongest: least, weakest, waits: false, on_disk: false };
         if items.is_empty() || (rules.is_empty() && least == Durability::Accepted) {
             return Ok(Batch { strongest: Durability::Accepted, weakest: Durability::Accepted, ..batch });
         }
         for item in items {
             let rule = rules.iter().find(|rule| rule.fits(realm, &item.channel));
             let on_disk = rule.is_some_and(|rule| rule.on_disk);
+            batch.on_disk |= on_disk;
             if least > Durability::Accepted && !on_disk {
                 return Err(Refused::NoDisk(item.channel.as_str().into()));
             }
@@ -277,6 +279,7 @@ pub struct Batch {
     strongest: Durability,
     weakest: Durability,
     waits: bool,
+    on_disk: bool,
 }
 
 impl Batch {
@@ -312,6 +315,16 @@ pub enum Appended {
     Never,
 }
 
+impl Appended {
+    /// What it waits for.
+    pub const fn durability(self) -> Durability {
+        match self {
+            Self::When(_, durability) => durability,
+            Self::Now(_) | Self::Never => Durability::Accepted,
+        }
+    }
+}
+
 /// An item as its log keeps it.
 #[derive(Debug)]
 pub struct Record {
@@ -342,6 +355,8 @@ impl Record {
 pub struct Appending<'l> {
     log: &'l Log,
     rings: Option<MutexGuard<'l, Rings>>,
+    /// What the items wait for, if that is more than their publisher was promised: rules have changed.
+    strongest: Durability,
 }
 
 impl Appending<'_> {
@@ -350,11 +365,18 @@ impl Appending<'_> {
         self.rings.get_or_insert_with(|| log.rings.lock())
     }
 
-    /// To be called before items are appended that wait for the disk: from then on it does not refuse them.
+    /// To be called before the items of a batch are appended: from then on the disk does not refuse those that wait for it.
     ///
     /// # Errors
     /// It does.
-    pub fn admit(&mut self) -> Result<(), Refused> {
+    pub fn admit(&mut self, batch: &Batch) -> Result<(), Refused> {
+        if !batch.on_disk {
+            return Ok(());
+        }
+        let waits = batch.waits || batch.strongest > Durability::Accepted;
+        if !waits && !self.rings().is_full() {
+            return Ok(());
+        }
         self.rings();
         let refusal = self.log.journal.get().and_then(Journal::refusal);
         refusal.map_or(Ok(()), |why| Err(Refused::Disk(why)))
@@ -369,7 +391,15 @@ impl Appending<'_> {
     /// What becomes of an item that has its place in the order of its channel.
     pub fn append(&mut self, realm: RealmId, channel: &str, record: Record) -> Appended {
         let (now_s, journal) = (self.log.now_s(), self.log.journal.get());
-        self.rings().append(&record.rule, (realm, channel), record.bytes, now_s, journal)
+        let appended = self.rings().append(&record.rule, (realm, channel), record.bytes, now_s, journal);
+        self.strongest = self.strongest.max(appended.durability());
+        appended
+    }
+
+    /// An item came again that has its place already: its publisher waits for as much as the first one's.
+    pub fn repeat(&mut self, realm: RealmId, channel: &str) {
+        let pending = self.rings().pending((realm, channel));
+        self.strongest = self.strongest.max(pending.unwrap_or_default());
     }
 
     /// The id of the item that came last on a channel with a log, if it had one.
@@ -389,6 +419,7 @@ impl Appending<'_> {
     /// What the publisher is to wait for, if more than acceptance was promised.
     pub fn finish(self, strongest: Durability) -> Option<Kept> {
         let journal = self.log.journal.get()?;
+        let strongest = strongest.max(self.strongest);
         if strongest == Durability::Accepted {
             if self.rings.is_some() {
                 drop(self.rings);

@@ -1,16 +1,20 @@
 //! The logs in memory: a ring a channel, and the order in which entries of one rule came, by which the oldest go
 //! first when they are too old or too many together. Whatever is lost that a log may have promised begins it anew.
 
-use std::{collections::VecDeque, hash::BuildHasher as _, sync::Arc};
+mod order;
+
+use std::{hash::BuildHasher as _, sync::Arc};
 
 use fantail_proto::log::{Durability, Entry, Place, Ring, Start};
 use hashbrown::{HashMap, HashSet};
 use slab::Slab;
 
+use order::{Order, Ticket};
+
 use super::{
     Appended, Rule, Span,
     files::{Found, Logged},
-    journal::Journal,
+    journal::{Journal, Promise},
 };
 use crate::channel::{ChannelKey, RealmId};
 
@@ -21,7 +25,8 @@ pub(super) struct Rings {
     rules: Vec<Shelf>,
     /// Of the log that was begun last.
     epoch: u64,
-    /// Hashes of channels that were forgotten since the journal took an entry for the last time.
+    /// Hashes of channels that were forgotten since the journal took an entry for the last time: at about [`MAX_REFUSED`]
+    /// nothing that it is to keep is taken any more.
     refused: HashSet<u64>,
 }
 
@@ -32,56 +37,78 @@ struct Channel {
     ring: Ring,
     /// The place of its rule.
     rule: usize,
+    /// What its newest entry says on disk that it was promised.
+    said: Durability,
+    /// The next entry is kept like this at least, whatever its rule promises: as what is pending, which nothing passes, and
+    /// as the newest on disk says. Else the log would look whole after an end that cost it the next one alone.
+    least: Durability,
 }
 
 /// What one rule keeps.
 #[derive(Debug)]
 struct Shelf {
     rule: Arc<Rule>,
-    items: usize,
-    /// Of records.
-    bytes: usize,
+    held: Held,
     /// What its channels take beside their entries: names are free to choose, and a new one may have one small entry.
     channels: usize,
     /// Entries as they came, those that are gone since included.
-    order: VecDeque<Ticket>,
+    order: Order,
 }
 
-/// An entry, by the low halves of its place; that of another is as old or older.
-#[derive(Clone, Copy, Debug)]
-struct Ticket {
-    channel: u32,
-    epoch: u32,
-    position: u32,
+/// What logs hold together.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+struct Held {
+    items: usize,
+    /// Of records.
+    bytes: usize,
+    /// Of their channels' names: each entry on disk has one.
+    names: usize,
+}
+
+impl Held {
+    /// One of the logs held `before` and holds `now`.
+    const fn change(&mut self, before: Self, now: Self) {
+        self.items = self.items + now.items - before.items;
+        self.bytes = self.bytes + now.bytes - before.bytes;
+        self.names = self.names + now.names - before.names;
+    }
+}
+
+impl Channel {
+    fn held(&self) -> Held {
+        let items = self.ring.len();
+        Held { items, bytes: self.ring.bytes(), names: items * self.name.len() }
+    }
+}
+
+impl Shelf {
+    fn new(rule: Arc<Rule>) -> Self {
+        Self { rule, held: Held::default(), channels: 0, order: Order::default() }
+    }
 }
 
 impl Rings {
     pub(super) fn configure(&mut self, rules: Vec<Arc<Rule>>, journal: Option<&Journal>) {
-        let old = std::mem::take(&mut self.rules);
-        self.rules = rules
-            .into_iter()
-            .map(|rule| Shelf { rule, items: 0, bytes: 0, channels: 0, order: VecDeque::new() })
-            .collect();
         let mut ended = Vec::new();
         for (slot, channel) in &mut self.all {
-            let before = old.get(channel.rule).map(|shelf| &shelf.rule);
-            let fits = |shelf: &&Shelf| shelf.rule.fits(channel.realm, &channel.name);
-            match self.rules.iter().find(fits) {
+            let before = self.rules.get(channel.rule).map(|shelf| &shelf.rule);
+            match rules.iter().find(|rule| rule.fits(channel.realm, &channel.name)) {
                 // Where its entries are is not changed under it.
-                Some(shelf) if before.is_some_and(|before| before.on_disk == shelf.rule.on_disk) => {
-                    channel.rule = shelf.rule.place;
+                Some(rule) if before.is_some_and(|before| before.on_disk == rule.on_disk) => {
+                    channel.rule = rule.place;
                 }
                 _ => ended.push((u32::try_from(slot).unwrap_or(u32::MAX), before.cloned())),
             }
         }
         ended.iter().for_each(|(slot, rule)| self.forget(*slot, rule.as_deref(), journal));
+        self.rules = rules.into_iter().map(Shelf::new).collect();
         self.line_up();
     }
 
     /// What was on disk when it was opened; what of it proves nothing is forgotten there, too.
     pub(super) fn restore(&mut self, found: Found, now_s: u32, journal: &Journal) {
         let Found { logs, epoch, now_ms } = found;
-        for Logged { realm, channel, place, entries, proven } in logs {
+        for Logged { realm, channel, place, entries, promised, proven } in logs {
             let fits = |shelf: &&Shelf| {
                 *shelf.rule.realm_name == *realm && shelf.rule.pattern.fits(&channel) && shelf.rule.on_disk
             };
@@ -98,7 +125,7 @@ impl Rings {
             }
             ring.trim(&rule.limits, now_s);
             if !ring.is_empty() {
-                self.insert(&rule, &channel, ring);
+                self.insert(&rule, &channel, ring, promised);
             }
         }
         self.epoch = self.epoch.max(epoch);
@@ -127,25 +154,24 @@ impl Rings {
         let slot = known.unwrap_or_else(|| {
             self.epoch = self.epoch.max(now_ns()) + 1;
             let (rule, ring) = (Arc::clone(&self.rules[place].rule), Ring::new(self.epoch));
-            self.insert(&rule, channel, ring)
+            self.insert(&rule, channel, ring, Durability::Accepted)
         });
         let shelf = &mut self.rules[place];
         let rule = Arc::clone(&shelf.rule);
         let Some(log) = self.all.get_mut(slot as usize) else { return Appended::Now(None) };
-        let bytes = record.len();
-        // Nothing passes what is pending, whatever another rule promises now.
-        let promised = rule.durability.max(if log.ring.has_pending() {
-            Durability::Logged
-        } else {
-            Durability::Accepted
-        });
+        let (said, before) = (rule.durability, log.held());
+        let promised = said.max(log.least);
         let waits = rule.on_disk && promised > Durability::Accepted;
         if rule.on_disk {
             let at = Place { epoch: log.ring.epoch(), position: log.ring.next() };
             let named = (&rule.realm_name, &log.name, slot);
+            let promise = Promise { kept: promised, said };
             let taken =
-                journal.is_some_and(|journal| journal.append(named, at, promised, Arc::clone(&record)));
+                journal.is_some_and(|journal| journal.append(named, at, promise, Arc::clone(&record)));
             if !taken && waits {
+                if known.is_none() {
+                    self.remove(slot);
+                }
                 return Appended::Never;
             }
             if !taken {
@@ -157,16 +183,21 @@ impl Rings {
             self.refused.clear();
         }
         let at = log.ring.push(Entry::new(record, now_s));
+        (log.said, log.least) = (said, promised);
         if !waits {
             log.ring.keep(at.position);
         }
-        let before = log.ring.len();
-        let freed = log.ring.trim(&rule.limits, now_s);
-        shelf.items = shelf.items + 1 + log.ring.len() - before;
-        shelf.bytes = shelf.bytes + bytes - freed;
+        log.ring.trim(&rule.limits, now_s);
+        shelf.held.change(before, log.held());
         shelf.note(Ticket::new(slot, at), &self.all);
         self.shorten(place, now_s);
         if waits { Appended::When(at, promised) } else { Appended::Now(Some(at)) }
+    }
+
+    /// So many channels had to be forgotten that no more can be noted: until the disk takes something again, nothing is to be
+    /// accepted that it is to keep.
+    pub(super) fn is_full(&self) -> bool {
+        self.refused.len() >= MAX_REFUSED
     }
 
     /// Entries are kept as was promised: they may be given to subscribers.
@@ -174,26 +205,36 @@ impl Rings {
         let Some(log) = self.all.get_mut(slot as usize).filter(|log| log.ring.epoch() == at.epoch) else {
             return;
         };
+        let before = log.held();
         log.ring.keep(at.position);
+        if !log.ring.has_pending() {
+            log.least = log.said;
+        }
         let Some(shelf) = self.rules.get_mut(log.rule) else { return };
-        let before = log.ring.len();
         // What is too old is swept.
-        shelf.bytes -= log.ring.trim(&shelf.rule.limits, 0);
-        shelf.items -= before - log.ring.len();
+        log.ring.trim(&shelf.rule.limits, 0);
+        shelf.held.change(before, log.held());
     }
 
     /// What is pending cannot be kept: nobody has seen it, and it has never been there.
     pub(super) fn drop_pending(&mut self) {
         let mut empty = Vec::new();
         for (slot, log) in self.all.iter_mut().filter(|(_, log)| log.ring.has_pending()) {
-            let (items, bytes) = log.ring.drop_pending();
+            let before = log.held();
+            log.ring.drop_pending();
+            log.said = log.least;
             if let Some(shelf) = self.rules.get_mut(log.rule) {
-                shelf.items -= items;
-                shelf.bytes -= bytes;
+                shelf.held.change(before, log.held());
             }
             empty.extend(log.ring.is_empty().then(|| u32::try_from(slot).unwrap_or(u32::MAX)));
         }
         empty.into_iter().for_each(|slot| _ = self.remove(slot));
+    }
+
+    /// What a channel's pending entries wait for, if there are any.
+    pub(super) fn pending(&self, channel: (RealmId, &str)) -> Option<Durability> {
+        let log = self.all.get(*self.by_name.get(&channel)? as usize)?;
+        log.ring.has_pending().then_some(log.least)
     }
 
     /// The id of a channel's newest entry, pending or not.
@@ -252,8 +293,8 @@ impl Rings {
 
     /// Items, bytes of records, channels.
     pub(super) fn totals(&self) -> (usize, usize, usize) {
-        let items = self.rules.iter().map(|shelf| shelf.items).sum();
-        (items, self.rules.iter().map(|shelf| shelf.bytes).sum(), self.all.len())
+        let items = self.rules.iter().map(|shelf| shelf.held.items).sum();
+        (items, self.rules.iter().map(|shelf| shelf.held.bytes).sum(), self.all.len())
     }
 
     #[cfg(test)]
@@ -263,12 +304,10 @@ impl Rings {
 
     /// Bytes on disk that are of use.
     pub(super) fn bytes_on_disk(&self) -> u64 {
-        let of = |(_, log): (usize, &Channel)| {
-            let rule = self.rules.get(log.rule).map(|shelf| &shelf.rule).filter(|rule| rule.on_disk)?;
-            let names = rule.realm_name.len() + log.name.len();
-            Some((log.ring.bytes() + log.ring.len() * (names + RECORD_COST)) as u64)
+        let of = |Shelf { rule, held, .. }: &Shelf| {
+            held.bytes + held.names + held.items * (rule.realm_name.len() + RECORD_COST)
         };
-        self.all.iter().filter_map(of).sum()
+        self.rules.iter().filter(|shelf| shelf.rule.on_disk).map(|shelf| of(shelf) as u64).sum()
     }
 
     /// Whether an entry on disk is one that is here.
@@ -281,9 +320,11 @@ impl Rings {
         })
     }
 
-    fn insert(&mut self, rule: &Rule, channel: &str, ring: Ring) -> u32 {
+    /// `said`: by its newest entry on disk.
+    fn insert(&mut self, rule: &Rule, channel: &str, ring: Ring, said: Durability) -> u32 {
         let key = ChannelKey { realm: rule.realm, name: channel.into() };
-        let log = Channel { realm: rule.realm, name: channel.into(), ring, rule: rule.place };
+        let (realm, name) = (rule.realm, channel.into());
+        let log = Channel { realm, name, ring, rule: rule.place, said, least: said };
         let slot = u32::try_from(self.all.insert(log)).expect("fewer than 2^32 channels: memory ends first");
         self.by_name.insert(key, slot);
         if let Some(shelf) = self.rules.get_mut(rule.place) {
@@ -296,8 +337,7 @@ impl Rings {
         let log = self.all.try_remove(slot as usize)?;
         self.by_name.remove(&(log.realm, &*log.name));
         if let Some(shelf) = self.rules.get_mut(log.rule) {
-            shelf.items = shelf.items.saturating_sub(log.ring.len());
-            shelf.bytes = shelf.bytes.saturating_sub(log.ring.bytes());
+            shelf.held.change(log.held(), Held::default());
             shelf.channels = shelf.channels.saturating_sub(channel_cost(&log.name));
         }
         Some(log)
@@ -315,25 +355,21 @@ impl Rings {
     fn shorten(&mut self, place: usize, now_s: u32) {
         loop {
             let shelf = &mut self.rules[place];
-            let Some(ticket) = shelf.order.front().copied() else { break };
+            let Some(ticket) = shelf.order.first() else { break };
             let log = self.all.get_mut(ticket.channel as usize).filter(|log| log.rule == place);
-            let is_oldest = |log: &Channel| {
-                let at_first = ticket.position == log.ring.first() as u32 && !log.ring.is_empty();
-                at_first && ticket.epoch == log.ring.epoch() as u32
-            };
-            if let Some(log) = log.filter(|log| is_oldest(log)) {
-                let Some(oldest) = log.ring.oldest() else { break };
+            if let Some(log) = log.filter(|log| ticket.is_first_of(&log.ring)) {
+                let (Some(oldest), before) = (log.ring.oldest(), log.held()) else { break };
                 let old = now_s.saturating_sub(oldest.at_s) >= shelf.rule.limits.age_s;
-                if !old && shelf.bytes + shelf.channels <= shelf.rule.total_bytes {
+                if !old && shelf.held.bytes + shelf.channels <= shelf.rule.total_bytes {
                     break;
                 }
-                shelf.bytes -= log.ring.drop_oldest();
-                shelf.items -= 1;
+                log.ring.drop_oldest();
+                shelf.held.change(before, log.held());
                 if log.ring.is_empty() {
                     self.remove(ticket.channel);
                 }
             }
-            self.rules[place].order.pop_front();
+            self.rules[place].order.pop();
         }
     }
 
@@ -341,13 +377,12 @@ impl Rings {
     fn line_up(&mut self) {
         let mut all: Vec<Vec<(u32, Ticket)>> = self.rules.iter().map(|_| Vec::new()).collect();
         for shelf in &mut self.rules {
-            (shelf.items, shelf.bytes, shelf.channels, shelf.order) = (0, 0, 0, VecDeque::new());
+            *shelf = Shelf::new(Arc::clone(&shelf.rule));
         }
         for (slot, log) in &self.all {
             let slot = u32::try_from(slot).unwrap_or(u32::MAX);
             let first = log.ring.first();
-            self.rules[log.rule].bytes += log.ring.bytes();
-            self.rules[log.rule].items += log.ring.len();
+            self.rules[log.rule].held.change(Held::default(), log.held());
             self.rules[log.rule].channels += channel_cost(&log.name);
             all[log.rule].extend(log.ring.all().zip(first..).map(|(entry, position)| {
                 (entry.at_s, Ticket::new(slot, Place { epoch: log.ring.epoch(), position }))
@@ -362,27 +397,13 @@ impl Rings {
 
 impl Shelf {
     fn note(&mut self, ticket: Ticket, logs: &Slab<Channel>) {
-        if self.order.len() == self.order.capacity() {
-            // A quiet channel's entry stays in front of a busy one's, most of which are gone.
-            if self.order.len() > 2 * self.items {
-                self.order.retain(|ticket| ticket.is_there(logs));
-            }
-            self.order.reserve_exact(self.order.len() / 8 + 16);
+        // A quiet channel's entry stays in front of a busy one's, most of which are gone.
+        if self.order.len() > 2 * self.held.items + GONE {
+            self.order.retain(|ticket| {
+                logs.get(ticket.channel as usize).is_some_and(|log| ticket.is_of(&log.ring))
+            });
         }
-        self.order.push_back(ticket);
-    }
-}
-
-impl Ticket {
-    const fn new(channel: u32, at: Place) -> Self {
-        Self { channel, epoch: at.epoch as u32, position: at.position as u32 }
-    }
-
-    fn is_there(&self, logs: &Slab<Channel>) -> bool {
-        logs.get(self.channel as usize).is_some_and(|Channel { ring, .. }| {
-            let behind = self.position.wrapping_sub(ring.first() as u32);
-            self.epoch == ring.epoch() as u32 && (behind as usize) < ring.len()
-        })
+        self.order.push(ticket);
     }
 }
 
@@ -407,3 +428,7 @@ pub(super) const START_S: u32 = 1 << 31;
 const CHANNEL_COST: usize = 352;
 /// A record on disk beside the item's own and the names: numbers, checksum.
 const RECORD_COST: usize = 64;
+/// Channels that are forgotten while the disk takes nothing; each is a record to write, with its name, and a hash.
+pub(super) const MAX_REFUSED: usize = 65_536;
+/// Tickets of entries that are gone, beyond one for each that is there.
+const GONE: usize = 64;

@@ -202,6 +202,76 @@ fn what_cannot_be_kept_does_not_gather() {
     assert!(waiting <= 2, "{waiting}");
 }
 
+/// Names are free to choose: so many of them are noted, and then publishers are told.
+#[test]
+fn what_is_forgotten_while_nothing_is_written_has_a_limit() {
+    let folder = tempfile::tempdir().unwrap();
+    let disk = rule("disk-*", Storage::Disk, Durability::Accepted);
+    let log = open(folder.path(), &[disk, rule("*", Storage::Memory, Durability::Accepted)]);
+    log.close();
+    let admitted = |channel: &str| {
+        let batch = log.prepare(R, &[item(channel, 1)], Durability::Accepted).unwrap();
+        log.open().admit(&batch).is_ok()
+    };
+    for n in 0..rings::MAX_REFUSED {
+        let name = format!("disk-{n}");
+        assert!(n % 10_000 != 0 || admitted(&name));
+        assert!(append(&log, &name, 1).0.is_none());
+    }
+    assert!(!admitted("disk-new") && !admitted("disk-1"));
+    assert!(admitted("memory"), "it does not need the disk");
+    assert_eq!(log.journal.get().unwrap().waiting(), rings::MAX_REFUSED);
+}
+
+/// Who publishes hears when the item is kept as its log needs it, though its rule does not promise that any more.
+#[test]
+fn publishers_wait_for_what_their_items_wait_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let log = open(folder.path(), &[rule("c", Storage::Disk, Durability::Synced)]);
+    keep(&log, "c", 1..2);
+    log.configure(&[rule("c", Storage::Disk, Durability::Accepted)], |_| Some(R)).unwrap();
+    let (_, kept) = append(&log, "c", 2);
+    kept.expect("an fsync").0.blocking_recv().unwrap().unwrap();
+    assert!(append(&log, "c", 3).1.is_none());
+}
+
+/// One who repeats an item hears no sooner than who published it first.
+#[test]
+fn who_repeats_waits_as_long() {
+    let folder = tempfile::tempdir().unwrap();
+    let log = open(folder.path(), &[rule("c", Storage::Disk, Durability::Synced)]);
+    let mut batch = log.prepare(R, &[item("c", 1)], Durability::Accepted).unwrap();
+    let mut logs = log.open();
+    // The log is locked: nothing is kept meanwhile.
+    logs.append(R, "c", batch.take(0).unwrap());
+    let mut repeated = Appending { log: &log, rings: logs.rings.take(), strongest: Durability::Accepted };
+    repeated.repeat(R, "c");
+    assert_eq!(repeated.strongest, Durability::Synced);
+    repeated.repeat(R, "d");
+    assert!(repeated.finish(Durability::Accepted).is_some());
+}
+
+/// What is there together is counted without looking at all of it.
+#[test]
+fn counts_are_those_of_all_logs() {
+    let folder = tempfile::tempdir().unwrap();
+    let few = Limits { items: 3, bytes: 400, age_s: 600 };
+    let disk = config::Log { limits: few, ..rule("disk*", Storage::Disk, Durability::Logged) };
+    let memory = config::Log { total_bytes: 3000, ..rule("*", Storage::Memory, Durability::Accepted) };
+    let log = open(folder.path(), &[disk, memory.clone()]);
+    for id in 1..30 {
+        ["disk", "disk-2", "memory", "m"].into_iter().for_each(|channel| keep(&log, channel, id..id + 1));
+        let rings = log.rings.lock();
+        let counted = (rings.totals(), rings.bytes_on_disk());
+        drop(rings);
+        // Rules that are the same are counted anew.
+        let one = config::Log { limits: few, ..rule("disk*", Storage::Disk, Durability::Logged) };
+        log.configure(&[one, memory.clone()], |_| Some(R)).unwrap();
+        let rings = log.rings.lock();
+        assert_eq!((rings.totals(), rings.bytes_on_disk()), counted);
+    }
+}
+
 #[test]
 fn a_quiet_channel_does_not_keep_what_is_gone_of_a_busy_one() {
     let few = Limits { items: 3, bytes: 1 << 20, age_s: 600 };
@@ -388,7 +458,14 @@ fn old_files_go_and_what_is_of_use_stays() {
         logs.finish(batch.strongest()).unwrap().0.blocking_recv().unwrap().unwrap();
     }
     let journal = log.journal.get().unwrap();
-    while journal.disk_bytes() > 100 << 20 {
+    let leaving = || {
+        fs::read_dir(folder.path().join("log")).unwrap().any(|entry| {
+            let name = entry.unwrap().file_name();
+            let number = name.to_str().and_then(|name| name.strip_suffix(".journal")?.parse::<u64>().ok());
+            number.is_some_and(|number| number < head(folder.path()).first)
+        })
+    };
+    while journal.disk_bytes() > 64 << 20 || leaving() {
         journal.wake();
         std::thread::yield_now();
     }

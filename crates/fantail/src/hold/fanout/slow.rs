@@ -39,6 +39,7 @@ impl Holds {
             part.iter().for_each(|id| self.pins.write_slowly(*id, payload, &mut tally));
         } else {
             let brim = work.brim(content);
+            self.give_older_to(part, work, content, brim);
             self.pins.fan_out_or_ask(part, payload, brim, &mut tally, &mut asked);
         }
         self.count(list, &tally, content.len() as u64);
@@ -108,6 +109,9 @@ impl Holds {
             return true;
         }
         let slow = delivery.slow.unwrap_or_else(|| slow_of(self.pins.brim(id)));
+        if slow != Slow::Newest {
+            self.give_older(id, channel);
+        }
         // What a link leads to is in no log.
         let logged = delivery.place.filter(|_| self.pins.get(id).is_some_and(|hold| !hold.follows()));
         let (outcome, len) = match slow.step(self.stands(id, channel, slow, bytes.len(), logged.is_some())) {
@@ -249,6 +253,30 @@ impl Holds {
             Outcome::Sent | Outcome::Queued => self.counters.bytes_pushed.add(bytes.len() as u64),
             Outcome::Gone | Outcome::Overflow => self.counters.dropped_gone.add(1),
         }
+    }
+
+    /// Who is given these items whatever waits gets first what was kept of their channels: when that came, they had another
+    /// policy.
+    fn give_older_to(&mut self, part: &[PinId], work: &Work, content: &[usize], brim: Option<Brim>) {
+        // Nobody is slow, as a rule.
+        if self.newest.is_empty() {
+            return;
+        }
+        for id in part.iter().copied().filter(|id| self.newest.contains_key(id)).collect::<Vec<_>>() {
+            if brim.unwrap_or_else(|| self.pins.brim(id)) != Brim::AskAtOnce {
+                let channels = content.iter().filter_map(|place| work.channels[work.item(*place)]);
+                channels.for_each(|channel| self.give_older(id, channel));
+            }
+        }
+    }
+
+    fn give_older(&mut self, id: PinId, channel: u32) {
+        let Some(newest) = self.newest.get_mut(&id) else { return };
+        let older = newest.take(channel);
+        if newest.is_empty() {
+            self.newest.remove(&id);
+        }
+        older.iter().for_each(|bytes| self.write_kept(id, bytes));
     }
 
     /// A hold leaves a channel: what was kept of it is for nobody.

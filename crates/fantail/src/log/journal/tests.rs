@@ -25,28 +25,42 @@ struct Desk {
     rules: Vec<Arc<Rule>>,
 }
 
+/// A rule for the log of each name.
+fn rules(durability_of: impl Fn(Durability) -> Durability) -> Vec<Arc<Rule>> {
+    let rule = |(place, name): (usize, Durability)| {
+        Arc::new(Rule {
+            place,
+            realm: R,
+            realm_name: "default".into(),
+            pattern: Pattern::new(name.name()),
+            limits: Limits { items: 1000, bytes: 1 << 20, age_s: 600 },
+            total_bytes: 1 << 24,
+            on_disk: true,
+            durability: durability_of(name),
+            slow: None,
+        })
+    };
+    Durability::ALL.into_iter().enumerate().map(rule).collect()
+}
+
 impl Desk {
     fn open(folder: &Path) -> Self {
-        let rule = |(place, durability): (usize, Durability)| {
-            Arc::new(Rule {
-                place,
-                realm: R,
-                realm_name: "default".into(),
-                pattern: Pattern::new(durability.name()),
-                limits: Limits { items: 1000, bytes: 1 << 20, age_s: 600 },
-                total_bytes: 1 << 24,
-                on_disk: true,
-                durability,
-                slow: None,
-            })
-        };
-        let rules: Vec<_> = Durability::ALL.into_iter().enumerate().map(rule).collect();
+        Self::with(folder, rules(|own| own))
+    }
+
+    fn with(folder: &Path, rules: Vec<Arc<Rule>>) -> Self {
         let rings = Arc::new(Mutex::new(Rings::default()));
         let (writer, found) = Writer::open(folder.into(), &rings, &Arc::default()).unwrap();
         let journal = Journal { shared: Arc::clone(&writer.shared), thread: Mutex::default() };
         rings.lock().configure(rules.clone(), None);
         rings.lock().restore(found, 0, &journal);
         Self { writer, journal, rings, rules }
+    }
+
+    /// From now on all logs promise so much.
+    fn promise_all(&mut self, durability: Durability) {
+        self.rules = rules(|_| durability);
+        self.rings.lock().configure(self.rules.clone(), Some(&self.journal));
     }
 
     /// Appends an item to the log of this name; what its publisher hears.
@@ -58,6 +72,7 @@ impl Desk {
         let appended = self.rings.lock().append(rule, channel, record, 0, Some(&self.journal));
         assert_ne!(appended, Appended::Never);
         let (sender, receiver) = mpsc::channel();
+        let durability = rule.durability.max(appended.durability());
         self.journal.wait(durability, Box::new(move |outcome| drop(sender.send(outcome))));
         receiver
     }
@@ -156,4 +171,92 @@ fn what_cannot_be_kept_was_never_there() {
         let expected = [Some(accepted), Some(if logged { vec![2] } else { vec![] }), Some(vec![3])];
         assert_eq!(desk.all_shown(), expected, "{name}");
     }
+}
+
+/// Nothing passes what is pending: it would be shown before it is kept, and its publisher told otherwise.
+#[test]
+fn less_is_promised_while_answers_are_pending() {
+    for less in [Durability::Logged, Durability::Accepted] {
+        for fails in [false, true] {
+            let folder = tempfile::tempdir().unwrap();
+            let mut desk = Desk::open(folder.path());
+            let _first = desk.append(Durability::Synced, 1);
+            desk.write().unwrap();
+            let before = desk.append(Durability::Synced, 2);
+            desk.promise_all(less);
+            let after = desk.append(Durability::Synced, 3);
+            assert_eq!(desk.shown(Durability::Synced), Some(vec![]));
+            if fails {
+                desk.writer.file = device("/dev/null");
+                desk.writer.folder = "/nowhere".into();
+            }
+            assert_eq!(desk.write().is_err(), fails);
+            let heard = [before, after].map(|answer| answer.try_recv().unwrap().is_ok());
+            assert_eq!(heard, [!fails; 2], "{less:?}");
+            assert_eq!(desk.shown(Durability::Synced), Some(if fails { vec![] } else { vec![2, 3] }));
+        }
+    }
+}
+
+/// The newest entry on disk says what was promised: that must not speak for one behind it that was promised less, and is gone.
+#[test]
+fn less_is_promised_and_the_power_is_lost() {
+    for restarted in [false, true] {
+        let folder = tempfile::tempdir().unwrap();
+        let mut desk = Desk::open(folder.path());
+        let _first = desk.append(Durability::Synced, 1);
+        desk.write().unwrap();
+        if restarted {
+            drop(desk);
+            desk = Desk::with(folder.path(), rules(|_| Durability::Logged));
+        } else {
+            desk.promise_all(Durability::Logged);
+        }
+        for id in 2..4 {
+            let answer = desk.append(Durability::Synced, id);
+            desk.write().unwrap();
+            answer.try_recv().unwrap().unwrap();
+            assert_eq!(desk.writer.end.synced == desk.writer.end.written, id == 2, "once is enough");
+            let copy = tempfile::tempdir().unwrap();
+            for file in std::fs::read_dir(folder.path()).unwrap() {
+                let path = file.unwrap().path();
+                std::fs::copy(&path, copy.path().join(path.file_name().unwrap())).unwrap();
+            }
+            let end = Head { boot: 1, ..desk.writer.end };
+            std::fs::write(files::head(copy.path()), end.to_bytes()).unwrap();
+            let last = OpenOptions::new().write(true).open(files::segment(copy.path(), end.number)).unwrap();
+            last.set_len(end.synced).unwrap();
+            assert_eq!(Desk::open(copy.path()).shown(Durability::Synced), None, "2 may have been lost");
+        }
+    }
+}
+
+/// A thread that waits for ever, as for a disk that does not answer.
+#[test]
+fn a_disk_that_hangs_does_not_keep_the_process() {
+    let folder = tempfile::tempdir().unwrap();
+    let rings = Arc::default();
+    let (journal, _) = open(folder.path(), &rings, &Arc::default()).unwrap();
+    let hangs = rings.lock();
+    let (at, kept) = (Place { epoch: 1, position: 1 }, Durability::Logged);
+    let named = (&"default".into(), &"c".into(), 0);
+    assert!(journal.append(named, at, Promise { kept, said: kept }, Vec::new().into()));
+    journal.close_within(Duration::from_millis(20));
+    assert!(!journal.shared.queue.lock().ended);
+    drop(hangs);
+    let mut queue = journal.shared.queue.lock();
+    journal.shared.ended.wait_while(&mut queue, |queue| !queue.ended);
+}
+
+/// Somebody repeats an item that has just been refused.
+#[test]
+fn who_waits_while_nothing_is_kept_is_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut desk = Desk::open(folder.path());
+    desk.writer.file = device("/dev/full");
+    let _first = desk.append(Durability::Logged, 1);
+    desk.write().unwrap_err();
+    let (sender, answer) = mpsc::channel();
+    desk.journal.wait(Durability::Logged, Box::new(move |outcome| drop(sender.send(outcome))));
+    assert!(answer.try_recv().unwrap().is_err());
 }

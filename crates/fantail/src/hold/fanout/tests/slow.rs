@@ -1,7 +1,7 @@
 //! Clients that stop and go on reading while items are published: what they get is what their channels or their routes
 //! say, whatever comes when.
 
-use fantail_proto::log::{Durability, Limits, Pattern};
+use fantail_proto::log::{Durability, Limits, Pattern, Start};
 use rustix::net::sockopt::set_socket_send_buffer_size;
 
 use super::*;
@@ -33,6 +33,8 @@ enum Happens {
     Publish { channel: usize, items: usize, len: usize },
     /// The client reads at most so much.
     Read(usize),
+    /// The channels say something else from now on.
+    Reload([Option<Slow>; 2]),
 }
 
 struct Run {
@@ -86,6 +88,12 @@ impl Run {
             assert!(receipt.passed_over <= 1 && (receipt.passed_over == 0 || queued == 1), "{receipt:?}");
             self.unheard += u64::from(total == 0);
         }
+    }
+
+    /// The channels that have a log say this of slow clients.
+    fn reload(&self, kinds: [Kind; 2], says: [Option<Slow>; 2]) {
+        let kinds = [Kind { says: says[0], ..kinds[0] }, Kind { says: says[1], ..kinds[1] }];
+        self.shard.hub.log().configure(&logs(kinds), |_| Some(RealmId(0))).unwrap();
     }
 
     fn read(&mut self, mut most: usize) -> bool {
@@ -164,6 +172,16 @@ fn happenings() -> impl Strategy<Value = Vec<Happens>> {
     prop::collection::vec(prop_oneof![3 => publish, 1 => read], 1..80)
 }
 
+fn happenings_with_reloads() -> impl Strategy<Value = Vec<Happens>> {
+    let says = || prop::option::of(prop::sample::select(&Slow::ALL[..]));
+    let reload = (says(), says()).prop_map(|(a, b)| Happens::Reload([a, b]));
+    let mixed = (happenings(), prop::collection::vec((any::<prop::sample::Index>(), reload), 0..8));
+    mixed.prop_map(|(mut happenings, reloads)| {
+        reloads.into_iter().for_each(|(at, reload)| happenings.insert(at.index(happenings.len()), reload));
+        happenings
+    })
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 128, ..ProptestConfig::default() })]
 
@@ -185,6 +203,7 @@ proptest! {
                     run.read(most);
                     run.turn();
                 }
+                Happens::Reload(_) => {}
             }
         }
         run.finish();
@@ -208,6 +227,78 @@ proptest! {
         if kinds.iter().zip(&policies).all(lasts) {
             prop_assert!(!run.ended, "nothing ends such a client");
         }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 128, ..ProptestConfig::default() })]
+
+    /// Whatever the channels come to say of slow clients, what such a client gets is in order, and ends with the newest.
+    #[test]
+    fn a_change_of_mind_keeps_the_order(
+        own in prop::sample::select(&Slow::ALL[..]),
+        kinds in [kind(), kind()],
+        websocket in any::<bool>(),
+        happenings in happenings_with_reloads(),
+    ) {
+        let mut run = Run::new(own, kinds, websocket, FanOut::Send);
+        for happens in happenings {
+            match happens {
+                Happens::Publish { channel, items, len } => run.publish(channel, items, len),
+                Happens::Read(most) => {
+                    run.read(most);
+                    run.turn();
+                }
+                Happens::Reload(says) => run.reload(kinds, says),
+            }
+        }
+        run.finish();
+        for channel in 0..2 {
+            let (got, all) = (run.numbers(channel), run.published[channel]);
+            prop_assert!(got.is_sorted_by(|a, b| a < b), "{:?}", got);
+            prop_assert!(run.ended || got.last().copied() == all.checked_sub(1), "{:?} of {}", got, all);
+        }
+    }
+}
+
+/// A client that is found to be gone while its log is read on is let go at once.
+#[test]
+fn a_client_that_is_gone_is_let_go() {
+    let mut shard = Shard::with(FanOut::Send, &logs([Kind { says: None, log: Some(1000) }; 2]), |_| {});
+    for n in 0..600 {
+        let stream = Some(HttpStream::Send(Bytes::from(n.to_string())));
+        let item = Item { channel: "0".into(), stream, ..Item::default() };
+        shard.hub.publish(RealmId(0), vec![item], false).unwrap();
+    }
+    let mut asked = Subscriber { channels: vec![(0, false)] }.asked();
+    asked.subscriptions[0].late = Some(Start::Last(600));
+    let (ours, client) = UnixStream::pair().unwrap();
+    let id = shard.holds.reserve_stream(asked, Form::Plain, false).unwrap();
+    let place = shard.client();
+    shard.holds.attach_stream(id, OwnedFd::from(ours), place, Vec::new(), None);
+    shard.holds.turn().unwrap();
+    assert!(shard.holds.is_filling(), "there is more to read");
+    drop(client);
+    shard.holds.expire();
+    assert_eq!(shard.holds.len(), 0);
+}
+
+/// What was kept as the newest comes before what follows it when all is wanted again.
+#[test]
+fn what_was_kept_is_not_passed() {
+    for (websocket, says) in
+        [(false, Slow::Close), (true, Slow::Close), (false, Slow::Repair), (true, Slow::Repair)]
+    {
+        let kinds = [Kind { says: Some(Slow::Newest), log: Some(1000) }; 2];
+        let mut run = Run::new(Slow::Close, kinds, websocket, FanOut::Send);
+        for _ in 0..20 {
+            run.publish(0, 1, 2000);
+        }
+        run.reload(kinds, [Some(says), Some(Slow::Newest)]);
+        run.publish(0, 2, 10);
+        run.finish();
+        let got = run.numbers(0);
+        assert!(got.len() < 15 && got.ends_with(&[19, 20, 21]) && !run.ended, "{got:?}");
     }
 }
 
