@@ -139,7 +139,10 @@ pub fn journal(data: &[u8]) {
         assert_eq!(header.to_bytes(), data[..Header::BYTES]);
     }
     pieces(data, known.unwrap_or(header));
-    // A file of entries with this content, and one that was damaged where the content says.
+    // A file of entries with this content, and one that was damaged where the content says. Its salt is nothing that a
+    // record in the content can have been made for.
+    let salt = data.iter().fold(7, |sum: u64, byte| sum.wrapping_mul(0x100_0000_01b3) ^ u64::from(*byte));
+    let header = Header { salt, ..header };
     let mut file = header.to_bytes().to_vec();
     let mut written = Vec::new();
     for (content, position) in data.split(|byte| *byte == b'\n').take(8).zip(1..) {
@@ -314,7 +317,8 @@ fn streamed(data: &[u8], step: usize) -> (Vec<stream::Event>, bool) {
     const OPEN: &[u8] =
         b"<s:stream xmlns:s='http://etherx.jabber.org/streams' xmlns='jabber:component:accept' id='1'>";
     let (mut reader, mut events) = (stream::Reader::default(), Vec::new());
-    for mut piece in [OPEN].into_iter().chain(data.chunks(step)) {
+    // What is wrong with the last piece may be said with the next.
+    for mut piece in [OPEN].into_iter().chain(data.chunks(step)).chain([&b" "[..]]) {
         loop {
             match reader.read(&mut piece) {
                 Ok(Some(stream::Event::Stanza(stanza))) => {

@@ -19,7 +19,9 @@ impl Place {
     /// The place of a request; `None` if its parts make none.
     pub fn new(tls: bool, authority: &str, path_and_query: &str) -> Option<Self> {
         let known: Authority = authority.parse().ok()?;
-        if known.host().is_empty() || authority.contains('@') || !path_and_query.starts_with('/') {
+        // Brackets may be empty, too.
+        let nowhere = matches!(known.host(), "" | "[]");
+        if nowhere || authority.contains('@') || !path_and_query.starts_with('/') {
             return None;
         }
         path_and_query.parse::<PathAndQuery>().ok()?;
@@ -203,7 +205,17 @@ mod tests {
         ] {
             assert_eq!(resolved(reference).as_deref(), Some(expected), "{reference}");
         }
-        for nowhere in ["ftp://a/", "mailto:x", "http:g", "http://", "http://a@b/", "//[x", "g h", "g:h"] {
+        for nowhere in [
+            "ftp://a/",
+            "mailto:x",
+            "http:g",
+            "http://",
+            "http://a@b/",
+            "//[x",
+            "http://[]:80/",
+            "g h",
+            "g:h",
+        ] {
             assert_eq!(resolved(nowhere), None, "{nowhere}");
         }
     }

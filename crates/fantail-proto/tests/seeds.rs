@@ -1,7 +1,13 @@
 //! Calls the fuzz targets' own functions with every input that is checked in, so that what fuzzing
 //! found once is tested always. Fuzzing itself needs cargo-fuzz: `cargo fuzz run TARGET fuzz/seeds/TARGET`.
+//! With `MUTATE_SECONDS` each target also gets mixtures of its seeds for so long, which is less, and needs nothing.
 
-use std::{fs, path::Path};
+use std::{
+    fs,
+    panic::{AssertUnwindSafe, catch_unwind},
+    path::Path,
+    time::{Duration, Instant},
+};
 
 #[path = "../../../fuzz/src/lib.rs"]
 #[expect(unreachable_pub, reason = "a crate of its own for cargo-fuzz, a module here")]
@@ -79,12 +85,69 @@ fn zhttp() {
 
 fn replay(target: &str, run: impl Fn(&[u8])) {
     let seeds = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/seeds").join(target);
-    let mut count = 0;
+    let mut all = Vec::new();
     for seed in fs::read_dir(&seeds).expect("checked in") {
         let path = seed.expect("a directory that can be read").path();
         println!("{}", path.display());
-        run(&fs::read(&path).expect("a file that can be read"));
+        let seed = fs::read(&path).expect("a file that can be read");
+        run(&seed);
+        all.push(seed);
+    }
+    assert!(!all.is_empty(), "no seeds in {}", seeds.display());
+    let seconds = std::env::var("MUTATE_SECONDS").map_or(0, |text| text.parse().expect("a number"));
+    mutate(target, run, &all, Duration::from_secs(seconds));
+}
+
+/// Runs mixtures of the seeds; one that fails is kept in the folder of temporary files.
+fn mutate(target: &str, run: impl Fn(&[u8]), seeds: &[Vec<u8>], time: Duration) {
+    let begun = Instant::now();
+    let mut random = Random(u64::from(std::process::id()) << 16 | target.len() as u64 | 1);
+    let mut count = 0_u64;
+    while begun.elapsed() < time {
+        let mut input = seeds[random.below(seeds.len())].clone();
+        for _ in 0..=random.below(6) {
+            random.change(&mut input, seeds);
+        }
+        if catch_unwind(AssertUnwindSafe(|| run(&input))).is_err() {
+            let kept = std::env::temp_dir().join(format!("fantail-{target}-{}", std::process::id()));
+            fs::write(&kept, &input).expect("a folder that can be written");
+            panic!("kept as {}", kept.display());
+        }
         count += 1;
     }
-    assert!(count > 0, "no seeds in {}", seeds.display());
+    println!("{target}: {count} mixtures");
 }
+
+/// Marsaglia's xorshift.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, end: usize) -> usize {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        usize::try_from(self.0 >> 11).unwrap_or_default() % end.max(1)
+    }
+
+    fn change(&mut self, input: &mut Vec<u8>, seeds: &[Vec<u8>]) {
+        let (at, long) = (self.below(input.len() + 1), 1 + self.below(16));
+        let end = (at + long).min(input.len());
+        match self.below(7) {
+            0 => input.get_mut(at).into_iter().for_each(|byte| *byte ^= 1 << self.below(8)),
+            1 => input.get_mut(at).into_iter().for_each(|byte| *byte = BYTES[self.below(BYTES.len())]),
+            2 => drop(input.drain(at..end)),
+            3 => drop(input.splice(at..at, input[at..end].repeat(1 + self.below(40)))),
+            4 => input.insert(at, BYTES[self.below(BYTES.len())]),
+            5 => input.truncate(at),
+            _ => {
+                let other = &seeds[self.below(seeds.len())];
+                let from = self.below(other.len() + 1);
+                let upto = (from + self.below(64)).min(other.len());
+                drop(input.splice(at..end, other[from..upto].iter().copied()));
+            }
+        }
+    }
+}
+
+/// That mean something to some parser.
+const BYTES: &[u8] = b"\x00\x01\x7f\x80\xff \t\r\n\"\\',:;=*/%&#!~[]{}()<>-+.09azAZTJ";

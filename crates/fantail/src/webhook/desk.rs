@@ -65,7 +65,7 @@ pub(super) struct Desk {
     changes: Vec<Change>,
     /// Endpoints that somebody has enabled or removed while changes were being written.
     pardoned: HashSet<Id>,
-    /// After a failure: when changes are written again.
+    /// When changes are written again, at the soonest.
     flush_at: u64,
     events: mpsc::Sender<Event>,
     heard: Option<mpsc::Receiver<Event>>,
@@ -254,20 +254,22 @@ impl Desk {
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut stopped = std::pin::pin!(async move { drop(stop.wait_for(|stop| *stop).await) });
         let store = self.store.clone();
+        let mut ended = std::pin::pin!(store.ended());
         loop {
             let more = self.launch();
             self.flush();
             self.counts.webhook_queued.set(i64::try_from(self.lines.waiting()).unwrap_or(i64::MAX));
             self.counts.webhook_queue_bytes.set(i64::try_from(self.letters.bytes()).unwrap_or(i64::MAX));
             self.counts.webhook_flying.set(i64::try_from(self.lines.flying()).unwrap_or(i64::MAX));
-            let due = self.lines.next_due();
+            let flush_at = Some(self.flush_at).filter(|_| !self.flushing && !self.changes.is_empty());
+            let due = self.lines.next_due().into_iter().chain(flush_at).min();
             let due = due.map_or_else(
                 || Instant::now() + MAX_DELAY,
                 |at| self.clock.started + Duration::from_millis(at),
             );
             tokio::select! {
                 () = &mut stopped => break,
-                () = store.ended() => {
+                () = &mut ended => {
                     return tracing::error!("what writes the webhooks' file has failed: nothing is kept any more");
                 }
                 () = self.hub.mail(self.place), if self.pending.is_empty() && self.may_take() => self.take(),
@@ -327,6 +329,7 @@ impl Desk {
             return;
         }
         self.flushing = true;
+        self.flush_at = self.clock.now() + FLUSH_EVERY_MS;
         let changes = Arc::new(std::mem::take(&mut self.changes));
         let written = Arc::clone(&changes);
         let events = self.events.clone();
@@ -571,6 +574,8 @@ const WRITING: usize = 64;
 const WRITING_BYTES: usize = 16 << 20;
 /// [`Event`]s that can be under way: one for each batch, two times [`WRITING`] of them, and one for what is flushed.
 const EVENTS: usize = 2 * WRITING + 1;
+/// Between two commits of changes: the answers of a slice alone are not worth one.
+const FLUSH_EVERY_MS: u64 = 10;
 /// Before changes that are not on disk are written again.
 const FLUSH_AGAIN_MS: u64 = 500;
 /// Tries that have ended, before others have their turn.
