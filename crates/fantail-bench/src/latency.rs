@@ -33,6 +33,13 @@ impl Latencies {
         self.max = self.max.max(nanoseconds);
     }
 
+    /// Adds what another has recorded.
+    pub(crate) fn add(&mut self, other: &Self) {
+        self.buckets.iter_mut().zip(&other.buckets).for_each(|(bucket, other)| *bucket += other);
+        self.count += other.count;
+        self.max = self.max.max(other.max);
+    }
+
     /// The value, in microseconds, that `percent` of the recorded ones do not exceed; 100 is the maximum
     /// itself. NaN if nothing was recorded.
     pub(crate) fn percentile(&self, percent: f64) -> f64 {

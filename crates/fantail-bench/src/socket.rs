@@ -4,7 +4,7 @@
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::time::Duration;
 
-use rustix::event::{Timespec, epoll};
+use rustix::event::{EventfdFlags, Timespec, epoll, eventfd};
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::io::Errno;
 use rustix::net::{self, AddressFamily, SendFlags, SocketFlags, SocketType, sockopt};
@@ -59,6 +59,10 @@ impl Poller {
             .map_err(Error::system("watch a socket"))
     }
 
+    pub(crate) fn remove(&self, socket: impl AsFd) -> Result<(), Error> {
+        epoll::delete(&self.epoll, socket).map_err(Error::system("watch a socket no more"))
+    }
+
     /// Replaces `events` by what is ready within `milliseconds`; for ever if negative.
     pub(crate) fn wait(&self, events: &mut Vec<Event>, milliseconds: i64) -> Result<(), Error> {
         let gathers = !self.pause.is_zero() && !events.is_empty();
@@ -74,6 +78,25 @@ impl Poller {
             Ok(_) | Err(Errno::INTR) => Ok(()),
             Err(errno) => Err(Error::System { what: "wait for sockets", errno }),
         }
+    }
+}
+
+/// Wakes whoever waits at a poller, from another thread.
+#[derive(Debug)]
+pub(crate) struct Bell(OwnedFd);
+
+impl Bell {
+    pub(crate) fn new(poller: &Poller, token: u64) -> Result<Self, Error> {
+        let flags = EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK;
+        let bell = eventfd(0, flags).map_err(Error::system("create an eventfd"))?;
+        // Told once for each ring: nobody has to read it.
+        poller.add(&bell, token, EventFlags::IN | EventFlags::ET)?;
+        Ok(Self(bell))
+    }
+
+    pub(crate) fn ring(&self) -> Result<(), Error> {
+        rustix::io::write(&self.0, &1u64.to_ne_bytes()).map_err(Error::system("wake a thread"))?;
+        Ok(())
     }
 }
 

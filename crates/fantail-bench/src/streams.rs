@@ -95,6 +95,29 @@ impl<'a> Streams<'a> {
         Ok(())
     }
 
+    /// Gives the second half of the connections away, from one poller to another.
+    pub(crate) fn split(&mut self, from: &Poller, to: &Poller) -> Result<Self, Error> {
+        let list = self.list.split_off(self.list.len() / 2);
+        for (token, socket) in
+            (0..).zip(&list).filter_map(|(token, stream)| Some((token, stream.socket.as_ref()?)))
+        {
+            from.remove(socket)?;
+            to.add(socket, token, WATCHED)?;
+        }
+        let open = list.iter().filter(|stream| matches!(stream.phase, Phase::Held)).count();
+        self.open -= open;
+        Ok(Self {
+            target: self.target,
+            request: self.request.clone(),
+            wanted: self.wanted,
+            list,
+            buffer: vec![0; READ_BYTES],
+            open,
+            failed: 0,
+            refusal: None,
+        })
+    }
+
     /// Reads whatever comes for so long; connections may end meanwhile.
     pub(crate) fn rest(&mut self, poller: &Poller, nanoseconds: u64) -> Result<(), Error> {
         let (end, mut events) = (socket::now() + nanoseconds, Vec::new());

@@ -13,6 +13,7 @@ use rustix::event::{Timespec, epoll};
 use rustix::io::Errno;
 
 use crate::fan_out::Batches;
+use crate::queue::Flushed;
 use crate::record::{self, Reading, Record, State, TICK_MS};
 use crate::ring::{self, NEVER, Ring};
 use crate::{Brim, Event, FanOut, Form, KeepAlive, Limits, PinId, Rejected, Tally, Unpinned, Wire};
@@ -124,26 +125,23 @@ impl<T> Pins<T> {
             record.socket = Some(socket);
             return;
         }
-        let sealed = record.seal_queue(tick);
-        let queued = record.queue.is_some();
+        // Before it is watched: what the socket takes at once need not be watched for.
+        let flushed = record.start(&socket, tick, limits.pace);
         let flags = record.watch();
-        if let Some(queue) = &mut record.queue {
-            queue.restart(tick);
-        }
-        if sealed.is_err() || epoll::add(&self.epoll, &socket, data(id), flags).is_err() {
+        if flushed.is_err() || epoll::add(&self.epoll, &socket, data(id), flags).is_err() {
             return self.end(id, Event::Departed(id));
         }
         let Some(record) = self.record_mut(id) else { return };
         record.socket = Some(socket);
+        let stall = record.stall_tick(&limits);
         if record.has_news() {
             self.pending.push(Event::Readable(id));
         }
-        if queued {
-            let Some(record) = self.record_mut(id) else { return };
-            let stall = record.stall_tick(&limits);
-            self.ring.arm(id.index, stall);
-            // What it leaves, the poller reports again: a queued socket is watched by level.
-            self.flush(id);
+        match flushed {
+            Ok(Some(Flushed::Emptied)) => self.emptied(id),
+            // What is left the poller reports: a queued socket is watched by level.
+            Ok(Some(_)) => self.ring.arm(id.index, stall),
+            _ => {}
         }
     }
 

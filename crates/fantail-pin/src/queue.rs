@@ -110,6 +110,12 @@ impl OutQueue {
     /// # Errors
     /// The socket is of no more use.
     pub(crate) fn flush(&mut self, socket: &OwnedFd) -> io::Result<Flushed> {
+        if self.items.len() == 1 {
+            // A plain send is cheaper than one that gathers.
+            let offered = self.bytes;
+            let taken = offer(socket, &self.items[0])?;
+            return Ok(self.took(taken, offered));
+        }
         let mut slices = [IoSlice::new(&[]); SLICES];
         let mut offered = 0;
         let count = self.items.len().min(SLICES);
@@ -119,12 +125,16 @@ impl OutQueue {
         }
         let taken =
             taken(sendmsg(socket, &slices[..count], &mut SendAncillaryBuffer::default(), SEND_FLAGS))?;
+        Ok(self.took(taken, offered))
+    }
+
+    fn took(&mut self, taken: usize, offered: usize) -> Flushed {
         self.advance(taken);
-        Ok(match taken {
+        match taken {
             _ if self.items.is_empty() => Flushed::Emptied,
             _ if taken == offered => Flushed::Eager,
             _ => Flushed::Full { moved: taken > 0 },
-        })
+        }
     }
 
     fn advance(&mut self, mut taken: usize) {

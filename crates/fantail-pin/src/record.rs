@@ -1,16 +1,17 @@
 //! One pin as the table keeps it: a socket, what waits for it, and when it next needs a look.
 //! Ticks are the ring's, 100 ms each. A record decides from the ticks it is given and touches nothing but itself.
 
+use std::io;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 
 use bytes::Bytes;
 use rustix::event::epoll;
 
-use crate::queue::OutQueue;
+use crate::queue::{Flushed, OutQueue};
 use crate::ring::NEVER;
 use crate::tls::{self, Tls, TlsError};
-use crate::{Brim, Form, KeepAlive, KeepAliveMode, Limits};
+use crate::{Brim, Form, KeepAlive, KeepAliveMode, Limits, Pace};
 
 /// Milliseconds in a tick: keep-alives and time-outs are seconds, so a tenth is fine enough.
 pub(crate) const TICK_MS: u32 = 100;
@@ -133,6 +134,38 @@ impl<T> Record<T> {
             self.queue = Some(Box::new(OutQueue::new(tls.take_output().into(), tick)));
         }
         Ok(())
+    }
+
+    /// Offers a socket that is new what has waited for it, as it goes over the wire; none if nothing has.
+    ///
+    /// # Errors
+    /// The socket is of no more use, or as [`Tls::encrypt`].
+    pub(crate) fn start(
+        &mut self,
+        socket: &OwnedFd,
+        tick: u32,
+        pace: Option<Pace>,
+    ) -> io::Result<Option<Flushed>> {
+        self.seal_queue(tick).map_err(io::Error::other)?;
+        let Some(queue) = &mut self.queue else { return Ok(None) };
+        queue.restart(tick);
+        let flushed = queue.flush(socket)?;
+        self.note(&flushed, tick, pace);
+        Ok(Some(flushed))
+    }
+
+    /// Notes how far a flush of the queue came.
+    pub(crate) fn note(&mut self, flushed: &Flushed, tick: u32, pace: Option<Pace>) {
+        match flushed {
+            Flushed::Emptied => self.queue = None,
+            Flushed::Full { moved: false } => return,
+            Flushed::Eager | Flushed::Full { moved: true } => {
+                if let Some(queue) = &mut self.queue {
+                    queue.moved(tick, pace);
+                }
+            }
+        }
+        self.touch(tick);
     }
 
     /// What the poller is to watch for, besides errors and a connection that is closed both ways.

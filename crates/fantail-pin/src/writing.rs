@@ -228,28 +228,29 @@ impl<T> Pins<T> {
         let flushed = queue.flush(socket);
         match flushed {
             Err(_) => self.end(id, Event::Departed(id)),
-            Ok(Flushed::Emptied) => {
-                record.queue = None;
-                record.touch(tick);
-                let tells = mem::take(&mut record.tells) || record.reading != Reading::Never;
-                if record.state == State::Finishing {
-                    self.end(id, Event::Finished(id));
-                } else if self.watch(id) && tells {
-                    self.pending.push(Event::Drained(id));
+            Ok(flushed) => {
+                record.note(&flushed, tick, pace);
+                match flushed {
+                    Flushed::Emptied if record.state == State::Finishing || self.watch(id) => {
+                        self.emptied(id);
+                    }
+                    Flushed::Eager => return true,
+                    Flushed::Emptied | Flushed::Full { .. } => {}
                 }
             }
-            Ok(Flushed::Eager) => {
-                queue.moved(tick, pace);
-                record.touch(tick);
-                return true;
-            }
-            Ok(Flushed::Full { moved: true }) => {
-                queue.moved(tick, pace);
-                record.touch(tick);
-            }
-            Ok(Flushed::Full { moved: false }) => {}
         }
         false
+    }
+
+    /// Says what follows when nothing waits any more for a pin that has its socket.
+    pub(crate) fn emptied(&mut self, id: PinId) {
+        let Some(record) = self.record_mut(id) else { return };
+        let tells = mem::take(&mut record.tells) || record.reading != Reading::Never;
+        if record.state == State::Finishing {
+            self.end(id, Event::Finished(id));
+        } else if tells {
+            self.pending.push(Event::Drained(id));
+        }
     }
 }
 

@@ -726,6 +726,45 @@ fn what_a_client_sends_is_read_up_to_its_end() {
     }
 }
 
+/// At once if the socket takes it; what it does not take follows as it is read.
+#[test]
+fn what_has_waited_goes_out_with_the_socket() {
+    for (len, (socket, mut peer)) in [(4, unix()), (4, tcp()), (FLOOD, unix()), (FLOOD, tcp())] {
+        let mut pins = table(FanOut::Send);
+        let id = pins.reserve(Form::Plain, 0).unwrap();
+        let (first, second) = (content(1, len), content(2, len));
+        assert_eq!(pins.write_patiently(id, &first), Outcome::Queued);
+        assert_eq!(pins.write_patiently(id, &second), Outcome::Queued);
+        assert!(pins.tell_when_drained(id));
+        pins.attach(id, socket);
+        assert_eq!(pins.queue_len(id) > 0, len == FLOOD);
+        let (mut got, mut events) = (Vec::new(), Vec::new());
+        while got.len() < 2 * len {
+            got.extend(peer.read_all());
+            pins.drain_events(&mut events);
+            events.extend(turn(&mut pins));
+        }
+        assert!(got == [first, second].concat());
+        assert_eq!(events, [Event::Drained(id)]);
+        assert!(!has_news(&pins), "watched as one for which nothing waits");
+        peer.shutdown(Shutdown::Both);
+        assert_eq!(wait(&mut pins), [Event::Departed(id)]);
+    }
+}
+
+/// What has waited for a socket is an end that is noticed, like any other.
+#[test]
+fn a_socket_that_comes_too_late_is_a_departure() {
+    let mut pins = table(FanOut::Send);
+    let (socket, peer) = unix();
+    let id = pins.reserve(Form::Plain, 0).unwrap();
+    pins.write(id, &Bytes::from_static(b"late"));
+    drop(peer);
+    pins.attach(id, socket);
+    assert_eq!(turn(&mut pins), [Event::Departed(id)]);
+    assert!(pins.remove(id).is_some());
+}
+
 #[test]
 fn a_pause_leaves_bytes_to_the_kernel() {
     let mut pins = table(FanOut::Send);

@@ -4,7 +4,7 @@
 use std::{str, time::Duration};
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, header::CONTENT_TYPE};
+use http::{HeaderMap, HeaderName, HeaderValue, header::CONTENT_TYPE};
 
 use crate::{
     filter::Filter,
@@ -90,16 +90,19 @@ pub struct InstructError(pub String);
 
 /// True when an answer enters GRIP processing (spec 1.8).
 pub fn is_instruct(headers: &HeaderMap) -> bool {
-    has_json(headers) || headers.keys().any(|name| name.as_str().starts_with("grip-"))
+    headers.keys().any(|name| name.as_str().starts_with("grip-"))
+        || headers.get(CONTENT_TYPE).is_some_and(is_json)
 }
 
 impl Instruct {
     /// Parses an answer. With a body too large to collect, call it with an empty `body` and look at
     /// `hold`: a grip-instruct content type then is an error, because its body is needed.
     pub fn parse(code: u16, reason: &str, headers: &HeaderMap, body: Bytes) -> Result<Self, InstructError> {
-        let mut draft = Draft::of_headers(headers)?;
-        let mut reply = Reply { headers: reply_headers(headers), ..status(headers, code, reason)? };
-        if has_json(headers) {
+        let fields = Fields::of(headers);
+        let mut draft = Draft::of_headers(&fields)?;
+        let kept = reply_headers(headers, &fields.expose_headers);
+        let mut reply = Reply { headers: kept, ..status(fields.status, code, reason)? };
+        if fields.content_type.is_some_and(is_json) {
             if code != 200 {
                 return Err(fault("response code for application/grip-instruct content must be 200"));
             }
@@ -116,14 +119,14 @@ impl Instruct {
         } else {
             reply.body = body;
         }
-        let (next, gone) = links(headers)?;
+        let (next, gone) = links(&fields.link)?;
         Ok(Self {
             hold: draft.mode.map(|mode| mode.hold(draft.timeout, draft.keep_alive)),
             channels: draft.channels,
             meta: draft.meta,
             next,
             gone,
-            last: last_ids(headers)?,
+            last: last_ids(&fields.last)?,
             reply,
         })
     }
@@ -132,6 +135,50 @@ impl Instruct {
 impl From<Fault> for InstructError {
     fn from(Fault(text): Fault) -> Self {
         Self(text)
+    }
+}
+
+/// An answer's `Grip-*` headers. One look at each header is cheaper than a lookup of what mostly is not there.
+/// Of those that can be there once the first counts.
+#[derive(Default)]
+struct Fields<'h> {
+    hold: Option<&'h HeaderValue>,
+    channel: Vec<&'h HeaderValue>,
+    timeout: Option<&'h HeaderValue>,
+    keep_alive: Option<&'h HeaderValue>,
+    set_meta: Vec<&'h HeaderValue>,
+    status: Option<&'h HeaderValue>,
+    expose_headers: Vec<&'h HeaderValue>,
+    link: Vec<&'h HeaderValue>,
+    last: Vec<&'h HeaderValue>,
+    content_type: Option<&'h HeaderValue>,
+}
+
+impl<'h> Fields<'h> {
+    fn of(headers: &'h HeaderMap) -> Self {
+        let mut fields = Self::default();
+        for (name, value) in headers {
+            let single = match name.as_str() {
+                "grip-hold" => &mut fields.hold,
+                "grip-timeout" => &mut fields.timeout,
+                "grip-keep-alive" => &mut fields.keep_alive,
+                "grip-status" => &mut fields.status,
+                "content-type" => &mut fields.content_type,
+                list => {
+                    match list {
+                        "grip-channel" => fields.channel.push(value),
+                        "grip-set-meta" => fields.set_meta.push(value),
+                        "grip-expose-headers" => fields.expose_headers.push(value),
+                        "grip-link" => fields.link.push(value),
+                        "grip-last" => fields.last.push(value),
+                        _ => {}
+                    }
+                    continue;
+                }
+            };
+            single.get_or_insert(value);
+        }
+        fields
     }
 }
 
@@ -151,26 +198,26 @@ enum Mode {
 }
 
 impl Draft {
-    fn of_headers(headers: &HeaderMap) -> Result<Self, InstructError> {
-        let mode = match headers.get(&GRIP_HOLD).map(|value| Mode::named(value.as_bytes())) {
+    fn of_headers(fields: &Fields<'_>) -> Result<Self, InstructError> {
+        let mode = match fields.hold.map(|value| Mode::named(value.as_bytes())) {
             Some(None) => return Err(fault("Grip-Hold must be set to either 'response' or 'stream'")),
             mode => mode.flatten(),
         };
-        let channels = params::elements(headers, &GRIP_CHANNEL).map(|element| channel(&element));
-        let timeout = match headers.get(&GRIP_TIMEOUT) {
+        let channels = params::elements(fields.channel.iter().copied()).map(|element| channel(&element));
+        let timeout = match fields.timeout {
             Some(value) => seconds(value.as_bytes()).map_err(|bad| match bad {
                 BadSeconds::Unreadable => fault("failed to parse Grip-Timeout"),
                 BadSeconds::Negative => fault("Grip-Timeout has invalid value"),
             })?,
             None => DEFAULT_TIMEOUT,
         };
-        let keep_alive = headers.get(&GRIP_KEEP_ALIVE).and_then(|value| Element::parse(value.as_bytes()));
+        let keep_alive = fields.keep_alive.and_then(|value| Element::parse(value.as_bytes()));
         Ok(Self {
             mode,
             channels: channels.collect::<Result<_, _>>()?,
             timeout,
             keep_alive: keep_alive.map(|element| keep_alive_of(&element)).transpose()?.flatten(),
-            meta: params::parameter_lists(headers, &GRIP_SET_META)
+            meta: params::parameter_lists(fields.set_meta.iter().copied())
                 .filter_map(|pairs| pairs.into_iter().next())
                 .map(|(name, value)| Ok((text(name, "Grip-Set-Meta")?, text(&value, "Grip-Set-Meta")?)))
                 .collect::<Result<_, InstructError>>()?,
@@ -319,8 +366,8 @@ fn unescaped(text: &[u8]) -> Option<Vec<u8>> {
 }
 
 /// `Grip-Status`, or else what the origin said. Headers and body are still empty.
-fn status(headers: &HeaderMap, code: u16, reason: &str) -> Result<Reply, InstructError> {
-    let status = headers.get(&GRIP_STATUS).map(|value| text(value.as_bytes(), "Grip-Status")).transpose()?;
+fn status(said: Option<&HeaderValue>, code: u16, reason: &str) -> Result<Reply, InstructError> {
+    let status = said.map(|value| text(value.as_bytes(), "Grip-Status")).transpose()?;
     let (code, reason) = match status.as_deref() {
         None | Some("") => (code, reason),
         Some(status) => {
@@ -335,9 +382,9 @@ fn status(headers: &HeaderMap, code: u16, reason: &str) -> Result<Reply, Instruc
     Ok(Reply { code, reason: reason.to_owned(), headers: HeaderMap::new(), body: Bytes::new() })
 }
 
-/// The origin's headers as the client may see them.
-fn reply_headers(headers: &HeaderMap) -> HeaderMap {
-    let exposed: Vec<&[u8]> = params::list(headers, &GRIP_EXPOSE_HEADERS).collect();
+/// The origin's headers as the client may see them: all, or those that `Grip-Expose-Headers` names.
+fn reply_headers(headers: &HeaderMap, exposed: &[&HeaderValue]) -> HeaderMap {
+    let exposed: Vec<&[u8]> = params::texts(exposed.iter().copied()).collect();
     let is_kept = |name: &HeaderName| {
         let listed = |wanted: &&[u8]| wanted.eq_ignore_ascii_case(name.as_str().as_bytes());
         !members::is_ours(name) && (exposed.is_empty() || exposed.iter().any(listed))
@@ -370,9 +417,10 @@ fn replaced(mut reply: Reply, json: Members<'_, '_>) -> Result<Reply, InstructEr
 }
 
 /// `Grip-Link`: of each kind the last one counts.
-fn links(headers: &HeaderMap) -> Result<(Option<Link>, Option<String>), InstructError> {
+fn links(said: &[&HeaderValue]) -> Result<(Option<Link>, Option<String>), InstructError> {
     let (mut next, mut gone) = (None, None);
-    for element in params::elements(headers, &GRIP_LINK).filter(|element| !element.params.is_empty()) {
+    let elements = params::elements(said.iter().copied());
+    for element in elements.filter(|element| !element.params.is_empty()) {
         let uri = element.first.strip_prefix(b"<").and_then(|uri| uri.strip_suffix(b">"));
         let uri =
             uri.filter(|uri| !uri.is_empty()).ok_or_else(|| fault("failed to parse Grip-Link value"))?;
@@ -401,9 +449,9 @@ fn is_uri_byte(byte: u8) -> bool {
 }
 
 /// `Grip-Last: CHANNEL; last-id=ID`; elements without an id are left out.
-fn last_ids(headers: &HeaderMap) -> Result<Vec<(String, String)>, InstructError> {
+fn last_ids(said: &[&HeaderValue]) -> Result<Vec<(String, String)>, InstructError> {
     let mut ids = Vec::new();
-    for element in params::elements(headers, &GRIP_LAST) {
+    for element in params::elements(said.iter().copied()) {
         if let Some(id) = element.get("last-id") {
             ids.push((text(element.first, "Grip-Last")?, text(id, "Grip-Last")?));
         }
@@ -411,9 +459,8 @@ fn last_ids(headers: &HeaderMap) -> Result<Vec<(String, String)>, InstructError>
     Ok(ids)
 }
 
-fn has_json(headers: &HeaderMap) -> bool {
-    let Some(value) = headers.get(CONTENT_TYPE) else { return false };
-    let media_type = value.as_bytes().split(|byte| *byte == b';').next().unwrap_or_default();
+fn is_json(content_type: &HeaderValue) -> bool {
+    let media_type = content_type.as_bytes().split(|byte| *byte == b';').next().unwrap_or_default();
     media_type.trim_ascii() == b"application/grip-instruct"
 }
 
@@ -449,16 +496,6 @@ fn no_such(what: &str, name: &[u8]) -> InstructError {
 fn fault(text: &str) -> InstructError {
     InstructError(text.to_owned())
 }
-
-static GRIP_HOLD: HeaderName = HeaderName::from_static("grip-hold");
-static GRIP_CHANNEL: HeaderName = HeaderName::from_static("grip-channel");
-static GRIP_TIMEOUT: HeaderName = HeaderName::from_static("grip-timeout");
-static GRIP_KEEP_ALIVE: HeaderName = HeaderName::from_static("grip-keep-alive");
-static GRIP_SET_META: HeaderName = HeaderName::from_static("grip-set-meta");
-static GRIP_STATUS: HeaderName = HeaderName::from_static("grip-status");
-static GRIP_EXPOSE_HEADERS: HeaderName = HeaderName::from_static("grip-expose-headers");
-static GRIP_LINK: HeaderName = HeaderName::from_static("grip-link");
-static GRIP_LAST: HeaderName = HeaderName::from_static("grip-last");
 
 /// Of a long-poll and of a keep-alive (spec 3.2, 3.8).
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(55);

@@ -3,7 +3,7 @@
 
 use std::borrow::Cow;
 
-use http::{HeaderMap, HeaderName};
+use http::{HeaderMap, HeaderName, HeaderValue};
 
 /// One element of a list: the literal first part and what follows it.
 #[derive(Debug, Eq, PartialEq)]
@@ -32,20 +32,23 @@ impl<'v> Element<'v> {
     }
 }
 
-/// The elements of all headers called `name` that parse; the others, and empty ones, are left out.
+/// The elements of all values of a header that parse; the others, and empty ones, are left out.
 pub(crate) fn elements<'h>(
-    headers: &'h HeaderMap,
-    name: &HeaderName,
-) -> impl Iterator<Item = Element<'h>> + use<'h> {
-    list(headers, name).filter_map(Element::parse)
+    values: impl IntoIterator<Item = &'h HeaderValue>,
+) -> impl Iterator<Item = Element<'h>> {
+    texts(values).filter_map(Element::parse)
 }
 
 /// The same without a literal first part: each element is all parameters, at least one.
 pub(crate) fn parameter_lists<'h>(
-    headers: &'h HeaderMap,
-    name: &HeaderName,
-) -> impl Iterator<Item = Vec<Param<'h>>> + use<'h> {
-    list(headers, name).filter_map(parameters).filter(|params| !params.is_empty())
+    values: impl IntoIterator<Item = &'h HeaderValue>,
+) -> impl Iterator<Item = Vec<Param<'h>>> {
+    texts(values).filter_map(parameters).filter(|params| !params.is_empty())
+}
+
+/// The texts between the commas of all values of a header.
+pub(crate) fn texts<'h>(values: impl IntoIterator<Item = &'h HeaderValue>) -> impl Iterator<Item = &'h [u8]> {
+    values.into_iter().flat_map(|value| Split(value.as_bytes())).filter(|text| !text.is_empty())
 }
 
 /// The texts between the commas of all headers called `name`.
@@ -53,11 +56,7 @@ pub(crate) fn list<'h>(
     headers: &'h HeaderMap,
     name: &HeaderName,
 ) -> impl Iterator<Item = &'h [u8]> + use<'h> {
-    headers
-        .get_all(name)
-        .into_iter()
-        .flat_map(|value| Split(value.as_bytes()))
-        .filter(|text| !text.is_empty())
+    texts(headers.get_all(name))
 }
 
 /// Splits at commas outside quotes; a quote that does not end takes the rest.
@@ -142,10 +141,10 @@ mod tests {
     fn read(lines: &[&'static str]) -> Vec<(String, Vec<(String, String)>)> {
         let mut headers = HeaderMap::new();
         for line in lines {
-            headers.append("grip-channel", http::HeaderValue::from_static(line));
+            headers.append("grip-channel", HeaderValue::from_static(line));
         }
         let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
-        elements(&headers, &HeaderName::from_static("grip-channel"))
+        elements(headers.get_all("grip-channel"))
             .map(|element| {
                 let params = element.params.iter().map(|(name, value)| (text(name), text(value))).collect();
                 (text(element.first), params)
@@ -205,8 +204,8 @@ mod tests {
                 })
                 .collect();
             let mut headers = HeaderMap::new();
-            headers.append("x", http::HeaderValue::from_str(&line.join(", ")).unwrap());
-            let read: Vec<Element<'_>> = elements(&headers, &HeaderName::from_static("x")).collect();
+            headers.append("x", HeaderValue::from_str(&line.join(", ")).unwrap());
+            let read: Vec<Element<'_>> = elements(headers.get_all("x")).collect();
             prop_assert_eq!(read.len(), elements_in.len());
             for (element, (first, params)) in read.iter().zip(&elements_in) {
                 prop_assert_eq!(element.first, first.as_bytes());

@@ -164,7 +164,7 @@ impl Said {
         };
         Self {
             sid: sid.filter(|sid| !sid.is_empty()).map(str::to_owned),
-            rules: params::parameter_lists(headers, &GRIP_SESSION_DETECT)
+            rules: params::parameter_lists(headers.get_all(&GRIP_SESSION_DETECT))
                 .filter_map(rule)
                 .take(MAX_RULES)
                 .collect(),

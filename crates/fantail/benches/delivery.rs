@@ -69,6 +69,7 @@ fn holds(hub: &Arc<Hub>, fan_out: FanOut) -> (Holds, Vec<UnixStream>) {
         let (realm, debug, continues) = (RealmId(0), false, false);
         let (slow, events) = (Slow::Close, false);
         let asked = Asked {
+            begin: Bytes::new(),
             realm,
             subscriptions,
             meta,

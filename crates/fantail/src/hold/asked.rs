@@ -3,6 +3,7 @@
 
 use std::{rc::Rc, sync::Arc};
 
+use bytes::Bytes;
 use fantail_proto::{filter::Filter, link::Place, log, slow::Slow};
 
 use crate::{hub::RealmId, route::Route, stats::Presence};
@@ -34,6 +35,8 @@ pub struct Asked {
     pub session: Option<String>,
     /// Its response is a stream of events: a client of it comes back with the id that it has last.
     pub events: bool,
+    /// What its client is sent before anything else.
+    pub begin: Bytes,
     /// What it gets of channels that do not say it themselves when it is slow: the route's.
     pub slow: Slow,
 }

@@ -29,6 +29,9 @@ impl Holds {
         let hold = Hold { subs: Subs::new(), kind, client: None, standing, unread: None, presence };
         let id = self.pins.reserve(form, hold)?;
         self.pins.set_brim(id, brim(asked.slow));
+        if !asked.begin.is_empty() {
+            self.pins.write_patiently(id, &asked.begin);
+        }
         self.gauge(list, 1);
         asked.session.iter().for_each(|sid| self.attend(sid, true));
         let mut unproven = Vec::new();

@@ -1,4 +1,5 @@
-//! A held long-poll: what it is answered with, by an item or when its time is up (spec 3.6, 3.7).
+//! A held long-poll: what it is answered with, by an item or when its time is up (spec 3.6, 3.7). And how all responses
+//! to held requests begin.
 
 use std::{borrow::Cow, time::SystemTime};
 
@@ -9,9 +10,13 @@ use fantail_proto::{
     item::{Response, ResponseBody},
     jsonp::{Call, UNSPEAKABLE},
     patch,
+    render::Chunk,
     reply::{self, Framing, Head, Version},
 };
-use http::{HeaderMap, HeaderValue, header::CONTENT_TYPE};
+use http::{
+    HeaderMap, HeaderValue,
+    header::{CONTENT_TYPE, DATE},
+};
 
 /// What a long-poll keeps while it waits.
 #[derive(Debug)]
@@ -81,26 +86,53 @@ impl Poll {
     }
 
     fn write(&self, code: u16, reason: &str, headers: &HeaderMap, body: &Bytes) -> Vec<u8> {
-        let Shape { http11, head, keep_alive } = self.shape;
         let mut headers = Cow::Borrowed(headers);
         if let Some(cors) = &self.cors {
             cors.apply(headers.to_mut());
         }
-        let mut response = Vec::with_capacity(HEAD_BYTES + body.len());
-        Head {
-            version: if http11 { Version::Http11 } else { Version::Http10 },
-            code,
-            reason,
-            headers: &headers,
-            framing: Framing::Length(body.len() as u64),
-            keep_alive,
-            date: &httpdate::fmt_http_date(SystemTime::now()),
-        }
-        .write(&mut response);
-        if !head && reply::allows_body(code) {
+        let framing = Framing::Length(body.len() as u64);
+        let mut response = self.shape.begin(code, reason, &headers, framing, body.len());
+        if !self.shape.head && reply::allows_body(code) {
             response.extend_from_slice(body);
         }
         response
+    }
+}
+
+impl Shape {
+    /// The head of a response, with room for as many bytes behind it.
+    pub(super) fn begin(
+        self,
+        code: u16,
+        reason: &str,
+        headers: &HeaderMap,
+        framing: Framing,
+        room: usize,
+    ) -> Vec<u8> {
+        let dated = headers.contains_key(DATE);
+        let date = if dated { String::new() } else { httpdate::fmt_http_date(SystemTime::now()) };
+        let mut response = Vec::with_capacity(HEAD_BYTES + room);
+        Head {
+            version: if self.http11 { Version::Http11 } else { Version::Http10 },
+            code,
+            reason,
+            headers,
+            framing,
+            keep_alive: self.keep_alive && framing != Framing::Close,
+            date: &date,
+        }
+        .write(&mut response);
+        response
+    }
+
+    /// A stream's response, as far as its origin has said it.
+    pub fn begin_stream(self, reply: &Reply) -> Bytes {
+        let framing = if self.http11 { Framing::Chunked } else { Framing::Close };
+        let said = Chunk::new(&reply.body);
+        let said = if self.http11 { said.framed() } else { said.content_slice() };
+        let mut response = self.begin(reply.code, &reply.reason, &reply.headers, framing, said.len());
+        response.extend_from_slice(said);
+        response.into()
     }
 }
 

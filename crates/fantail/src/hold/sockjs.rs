@@ -2,14 +2,14 @@
 //! *session*: the same, but its pin has no socket, and what waits for it is taken to whoever receives. It asks
 //! nobody; how frames look on the wire is `fantail_proto`'s.
 
-use std::{rc::Rc, time::SystemTime};
+use std::rc::Rc;
 
 use bytes::Bytes;
 use fantail_pin::{Form, Payload, PinId, Received};
 use fantail_proto::{
     item::WsKind,
     render::{self, Chunk},
-    reply::{Framing, Head, Version},
+    reply::Framing,
     sockjs::{self, Receiving},
     websocket::{
         close::Code,
@@ -85,18 +85,7 @@ impl Receiver {
         headers.insert(header::CACHE_CONTROL, NO_STORE);
         headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
         admit(&mut headers, self.page.as_ref());
-        let mut out = Vec::new();
-        Head {
-            version: if self.shape.http11 { Version::Http11 } else { Version::Http10 },
-            code: 200,
-            reason: "",
-            headers: &headers,
-            framing,
-            keep_alive: self.keeps_alive(),
-            date: &httpdate::fmt_http_date(SystemTime::now()),
-        }
-        .write(&mut out);
-        out
+        self.shape.begin(200, "", &headers, framing, 0)
     }
 
     /// Whether another request may follow on its connection.

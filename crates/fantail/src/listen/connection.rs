@@ -108,6 +108,8 @@ async fn serve(shard: Rc<Shard>, socket: Socket, client: Client, held: Option<He
     });
     let mut hyper = http1::Builder::new()
         .header_read_timeout(None)
+        // It is the guard that sees a client leave.
+        .half_close(true)
         .title_case_headers(true)
         .max_headers(config.headers)
         .max_buf_size(snapshot.request_limits.head_bytes.max(HYPER_BUFFER_BYTES))

@@ -210,6 +210,32 @@ impl<S: AsyncRead + Unpin> Guard<S> {
         })
     }
 
+    /// While a message is answered, keeps what comes behind it, and fails when its client is gone: hyper, which does not
+    /// look, would with a new buffer for each request.
+    fn look_ahead(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+        if !matches!(self.stage, Stage::Between | Stage::Shut) || self.state.is_done() {
+            return Ok(());
+        }
+        while self.may_receive() {
+            let received = SCRATCH.with_borrow_mut(|scratch| {
+                let mut buf = ReadBuf::new(scratch);
+                ready!(Pin::new(&mut self.socket).poll_read(cx, &mut buf))?;
+                self.held.extend_from_slice(buf.filled());
+                Poll::Ready(io::Result::Ok(buf.filled().len()))
+            });
+            match received {
+                Poll::Pending => {
+                    self.state.watch();
+                    break;
+                }
+                Poll::Ready(Ok(0)) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Poll::Ready(received) => _ = received?,
+            }
+        }
+        self.wait(cx);
+        Ok(())
+    }
+
     fn pass_held(&mut self, out: &mut ReadBufCursor<'_>) {
         let mut held = mem::take(&mut self.held);
         let used = self.pass(&held, out);
@@ -251,7 +277,7 @@ impl<S: AsyncRead + Unpin> hyper::rt::Read for Guard<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> hyper::rt::Write for Guard<S> {
+impl<S: AsyncRead + AsyncWrite + Unpin> hyper::rt::Write for Guard<S> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let guard = self.get_mut();
         guard.state.write_begins();
@@ -259,11 +285,12 @@ impl<S: AsyncWrite + Unpin> hyper::rt::Write for Guard<S> {
         guard.wrote(written)
     }
 
+    /// hyper flushes in each of its turns: so a departure is looked for, too.
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let guard = self.get_mut();
         ready!(Pin::new(&mut guard.socket).poll_flush(cx))?;
         guard.state.write_ends();
-        Poll::Ready(Ok(()))
+        Poll::Ready(guard.look_ahead(cx))
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -25,6 +25,7 @@ use super::{
     errand::trail,
     link::follow,
     session, upload,
+    watch::response_head,
 };
 use crate::{
     config,
@@ -65,12 +66,10 @@ pub(super) async fn take(exchange: &mut Exchange, mut answer: Answer) -> Result<
     if rest.is_some() && (!streams || builds) {
         return Err(Fault::AnswerTooLarge { target: answer.target().address.to_string() });
     }
-    let ready =
-        if rest.is_some() { ready } else { VecDeque::from([std::mem::take(&mut instruct.reply.body)]) };
     let hold = match hold {
         Some(hold) => hold,
         None if pages => Hold::Stream { keep_alive: None },
-        None => return Ok(exchange.reply(instruct.reply, ready)),
+        None => return Ok(exchange.reply(instruct.reply)),
     };
     arrive(exchange, &answer, rest.as_mut()).await?;
     if (streams || pages && exchange.jsonp.is_some())
@@ -86,21 +85,23 @@ pub(super) async fn take(exchange: &mut Exchange, mut answer: Answer) -> Result<
     };
     match hold {
         Hold::Stream { .. } if has_no_body(&answer, instruct.reply.code) => {
-            Ok(exchange.reply(instruct.reply, VecDeque::new()))
+            instruct.reply.body = Bytes::new();
+            Ok(exchange.reply(instruct.reply))
         }
         // As for a long-poll: the origin may know what the log does not.
         Hold::Stream { .. } if !missed.is_empty() && exchange.conversation.state().has_record() => {
             let asked = Asked { subscriptions: Vec::new(), ..asked };
-            park_poll(exchange, answer, instruct, asked, (Bytes::new(), missed), 0).await
+            instruct.reply.body = Bytes::new();
+            park_poll(exchange, answer, instruct, asked, missed, 0).await
         }
         Hold::Stream { keep_alive } => {
             let why = broken_continuity(exchange.shard(), &answer.route, &instruct).filter(|_| !pages);
-            hold_stream(exchange, instruct.reply, (asked, answer.shape, keep_alive), (ready, rest), why)
+            let beginning = rest.map(|rest| (ready, rest));
+            hold_stream(exchange, instruct.reply, (asked, answer.shape, keep_alive), beginning, why).await
         }
         Hold::Response { timeout } => {
             let timeout_ms = u32::try_from(timeout.min(config.max_timeout).as_millis()).unwrap_or(u32::MAX);
-            let body = ready.into_iter().next().unwrap_or_default();
-            park_poll(exchange, answer, instruct, asked, (body, Vec::new()), timeout_ms).await
+            park_poll(exchange, answer, instruct, asked, Vec::new(), timeout_ms).await
         }
     }
 }
@@ -131,33 +132,66 @@ pub(super) async fn call(exchange: &mut Exchange, mut answer: Answer) -> Result<
         code: answer.head.status.as_u16(),
         reason: reason.to_owned(),
         headers: std::mem::take(&mut answer.head.headers),
-        body: Bytes::new(),
+        body: concat(&ready),
     };
-    Ok(exchange.reply(reply, ready))
+    Ok(exchange.reply(reply))
 }
 
-/// Begins a stream: its beginning is written, and then it is held, if nothing speaks against that.
-fn hold_stream(
+/// Begins a stream: its beginning is written, and then it is held, if nothing speaks against that. A beginning that is not
+/// whole in `reply` is relayed: what came of it, and the rest.
+async fn hold_stream(
     exchange: &mut Exchange,
-    reply: Reply,
-    (asked, shape, keep_alive): (Asked, Shape, Option<KeepAlive>),
-    (mut ready, rest): (VecDeque<Bytes>, Option<Download>),
+    mut reply: Reply,
+    (mut asked, shape, keep_alive): (Asked, Shape, Option<KeepAlive>),
+    beginning: Option<(VecDeque<Bytes>, Download)>,
     why_not: Option<String>,
 ) -> Result<Response<Relay>, Fault> {
     if let Some(why) = why_not {
         tracing::info!(target: "fantail::proxy", why, "stream not held");
         let told = if exchange.debug { format!("\n\n{why}\n") } else { String::new() };
+        let (ready, rest) = match beginning {
+            Some((ready, rest)) => (ready, Some(rest)),
+            None => (VecDeque::from([std::mem::take(&mut reply.body)]), None),
+        };
         let body = Relay::new(Rc::clone(&exchange.conversation), ready, rest, exchange.entry.take());
         return Ok(exchange.with_head(reply, body.ending(told.into())));
+    }
+    if beginning.is_none() {
+        asked.begin = begin(exchange, &mut reply, shape);
     }
     let form = if shape.http11 { Form::Coded } else { Form::Plain };
     let id = exchange.shard().holds(|holds| holds.reserve_stream(asked, form, shape.keep_alive));
     let id = id.ok_or(Fault::Full)?;
     let reserved = Reserved::new(Rc::clone(exchange.shard()), id);
-    exchange.conversation.will_park(Parked::Stream { reserved, keep_alive });
+    let parked = Parked::Stream { reserved, keep_alive };
+    let Some((mut ready, rest)) = beginning else { return park(exchange, parked).await };
+    exchange.conversation.will_park(parked);
     ready.retain(|data| !data.is_empty());
-    let body = Relay::new(Rc::clone(&exchange.conversation), ready, rest, exchange.entry.take());
+    let body = Relay::new(Rc::clone(&exchange.conversation), ready, Some(rest), exchange.entry.take());
     Ok(exchange.with_head(reply, body.parking()))
+}
+
+/// What a stream's client is sent before it is held.
+fn begin(exchange: &Exchange, reply: &mut Reply, shape: Shape) -> Bytes {
+    if let Some(cors) = &exchange.cors {
+        cors.apply(&mut reply.headers);
+    }
+    exchange.conversation.tally(|traffic| {
+        let status = StatusCode::from_u16(reply.code).unwrap_or_default();
+        traffic.client.header_sent.add(response_head(status, &reply.headers));
+        traffic.client.content_sent.add(reply.body.len() as u64);
+    });
+    hold::Shape::from(shape).begin_stream(reply)
+}
+
+/// Makes the request a hold that writes the whole response itself.
+async fn park(exchange: &mut Exchange, parked: Parked) -> Result<Response<Relay>, Fault> {
+    if let Some(entry) = exchange.entry.take() {
+        entry.write(exchange.shard(), Outcome::Accept);
+    }
+    exchange.conversation.will_park(parked);
+    exchange.conversation.park();
+    std::future::pending().await
 }
 
 async fn park_poll(
@@ -165,14 +199,14 @@ async fn park_poll(
     answer: Answer,
     instruct: Instruct,
     asked: Asked,
-    (body, missed): (Bytes, Vec<(String, String)>),
+    missed: Vec<(String, String)>,
     timeout_ms: u32,
 ) -> Result<Response<Relay>, Fault> {
     let mut request = exchange.conversation.state().take_record().ok_or(Fault::RequestTooLarge)?;
     request.shrink_to_fit();
     let mut reply = instruct.reply;
     // Copies: what came from the origin shares a buffer that is much larger than it.
-    reply.body = Bytes::copy_from_slice(&body);
+    reply.body = Bytes::copy_from_slice(&reply.body);
     for value in reply.headers.values_mut() {
         *value = HeaderValue::from_bytes(value.as_bytes()).unwrap_or_else(|_| value.clone());
     }
@@ -188,13 +222,8 @@ async fn park_poll(
         reply,
     };
     let id = exchange.shard().holds(|holds| holds.reserve_poll(asked, poll)).ok_or(Fault::Full)?;
-    if let Some(entry) = exchange.entry.take() {
-        entry.write(exchange.shard(), Outcome::Accept);
-    }
     let reserved = Reserved::new(Rc::clone(exchange.shard()), id);
-    exchange.conversation.will_park(Parked::Poll { reserved, timeout_ms });
-    exchange.conversation.park();
-    std::future::pending().await
+    park(exchange, Parked::Poll { reserved, timeout_ms }).await
 }
 
 /// What the hold is to be: there is none, but more to come (`pages`), or it is a stream.
@@ -242,6 +271,7 @@ fn asked(
         session: None,
         presence: exchange.conversation.presence(),
         events: instruct.reply.headers.get(CONTENT_TYPE).is_some_and(is_events),
+        begin: Bytes::new(),
         slow: rule.slow,
     })
 }

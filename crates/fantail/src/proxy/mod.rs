@@ -182,17 +182,17 @@ impl Exchange {
     }
 
     /// A response that GRIP has rewritten and that is not held.
-    fn reply(&mut self, mut reply: Reply, mut ready: VecDeque<Bytes>) -> Response<Relay> {
+    fn reply(&mut self, mut reply: Reply) -> Response<Relay> {
         if let Some(call) = self.jsonp.take() {
-            let body: Bytes = holding::concat(&ready);
-            let called = call.answer(reply.code, &reply.reason, &reply.headers, &body);
+            let called = call.answer(reply.code, &reply.reason, &reply.headers, &reply.body);
             let (code, headers, body) = called.map_or_else(
                 || (500, HeaderMap::new(), Bytes::from_static(UNSPEAKABLE.as_bytes())),
                 |(headers, body)| (200, headers, body),
             );
-            reply = Reply { code, reason: String::new(), headers, body: Bytes::new() };
-            ready = VecDeque::from([body]);
+            reply = Reply { code, reason: String::new(), headers, body };
         }
+        let ready = std::mem::take(&mut reply.body);
+        let ready = if ready.is_empty() { VecDeque::new() } else { VecDeque::from([ready]) };
         let body = Relay::new(Rc::clone(&self.conversation), ready, None, self.entry.take());
         self.with_head(reply, body)
     }

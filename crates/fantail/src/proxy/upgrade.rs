@@ -220,6 +220,7 @@ pub(super) fn hold_of(
         }
     }
     let asked = Asked {
+        begin: Bytes::new(),
         realm: route.realm,
         subscriptions,
         meta: Vec::new(),

@@ -142,6 +142,7 @@ impl Subscriber {
             late: None,
         };
         Asked {
+            begin: Bytes::new(),
             presence: None,
             realm: RealmId(0),
             subscriptions: self.channels.iter().map(subscription).collect(),

@@ -144,6 +144,41 @@ fn a_departure_is_seen_while_a_head_is_held_back() {
     assert_eq!(unread, NEXT);
 }
 
+/// As hyper does at the end of each turn.
+fn flush(guard: &mut Guard<Dribble>) -> Poll<io::Result<()>> {
+    hyper::rt::Write::poll_flush(Pin::new(guard), &mut Context::from_waker(Waker::noop()))
+}
+
+#[test]
+fn a_flush_sees_a_departure_while_a_message_is_answered() {
+    let mut guard = guard(GET);
+    let state = guard.state();
+    guard.socket.eof = true;
+    assert!(matches!(flush(&mut guard), Poll::Ready(Ok(()))), "nothing is answered yet");
+    assert_eq!(released(&mut guard), GET);
+    guard.socket.input.extend(NEXT);
+    assert!(matches!(flush(&mut guard), Poll::Ready(Err(_))));
+    assert_eq!(guard.held, NEXT, "what came before the departure is not lost");
+    state.message_done();
+    assert_eq!(released(&mut guard), NEXT);
+}
+
+#[test]
+fn a_flush_keeps_to_the_bound_and_to_what_is_watched() {
+    let mut guard = guard(GET);
+    let state = guard.state();
+    released(&mut guard);
+    state.watch_later();
+    guard.socket.input.extend([b'x'; 100_000]);
+    assert!(flush(&mut guard).is_ready());
+    assert!(matches!(state.wait(), Wait::Unwatched(_)));
+    assert_eq!(guard.socket.input.len(), 100_000, "nobody needs it yet");
+    state.watch();
+    assert!(flush(&mut guard).is_ready());
+    assert!(guard.held.len() < READ_AHEAD_BYTES + SCRATCH_BYTES);
+    assert!(guard.socket.input.len() > 50_000);
+}
+
 #[test]
 fn read_ahead_is_bounded() {
     let mut guard = guard(&[GET, &[b'x'; 100_000]].concat());
@@ -330,7 +365,7 @@ fn park(socket: Dribble, size: usize) -> (Vec<u8>, Vec<u8>) {
             Ok::<_, Infallible>(Response::new(Full::new(Bytes::from(vec![b'x'; size]))))
         }
     });
-    let mut connection = http1::Builder::new().serve_connection(guard, service);
+    let mut connection = http1::Builder::new().half_close(true).serve_connection(guard, service);
     let mut cx = Context::from_waker(Waker::noop());
     for _ in 0..1_000_000 {
         if let Some(body) = body.borrow_mut().as_mut() {
