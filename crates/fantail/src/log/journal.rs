@@ -26,7 +26,7 @@ use fantail_proto::{
 };
 use job::Job;
 pub(super) use job::Promise;
-use moving::{Leaving, Moving};
+use moving::Moves;
 use parking_lot::{Condvar, Mutex};
 use rustix::fs::{FlockOperation, flock};
 use tokio::time::Instant;
@@ -210,6 +210,8 @@ struct Writer {
     end: Head,
     file: File,
     header: Header,
+    /// The next file, before it is needed. It counts when the head says so.
+    ahead: Option<(File, Header)>,
     /// Those before the last, which are complete, with their bytes.
     segments: VecDeque<(u64, u64)>,
     /// Of these, those that are to be set aside.
@@ -229,8 +231,7 @@ struct Writer {
     complained: bool,
     /// Bytes that were given to files so far.
     written: u64,
-    moving: Option<Moving>,
-    leaving: Option<Leaving>,
+    moves: Moves,
 }
 
 type Waiting = Vec<(Durability, Done)>;
@@ -265,6 +266,7 @@ impl Writer {
             head,
             file,
             header,
+            ahead: None,
             segments: segments.into(),
             damaged,
             unwritten: Vec::new(),
@@ -275,8 +277,7 @@ impl Writer {
             refused: None,
             complained: false,
             written: 0,
-            moving: None,
-            leaving: None,
+            moves: Moves::default(),
         };
         writer.note_end().map_err(&failed)?;
         writer.head.sync_all().map_err(&failed)?;
@@ -295,14 +296,7 @@ impl Writer {
                 }
                 return;
             }
-            if !self.broken
-                && self.refused.is_none()
-                && let Err(error) = self.move_on(self.written - before)
-            {
-                tracing::error!(%error, "a file of logs cannot be removed");
-                self.moving = None;
-                self.damaged.clear();
-            }
+            self.move_on(self.written - before);
         }
     }
 
@@ -310,8 +304,7 @@ impl Writer {
         let mut queue = self.shared.queue.lock();
         queue.disk_bytes = self.end.written + self.segments.iter().map(|(_, bytes)| bytes).sum::<u64>();
         if queue.jobs.is_empty() && !queue.closing {
-            let moves = self.moving.is_some() || self.leaving.is_some();
-            let wait = match (self.refused, moves, self.dirty) {
+            let wait = match (self.refused, self.moves.are_due(), self.dirty) {
                 (Some(since), ..) => RETRY_EVERY.saturating_sub(since.elapsed()),
                 (None, true, _) => Duration::ZERO,
                 (None, false, Some(since)) => SYNC_WITHIN.saturating_sub(since.elapsed()),
@@ -480,6 +473,8 @@ impl Writer {
     /// second fsync would not say whether it is there.
     fn begin_another(&mut self) -> io::Result<()> {
         self.broken = true;
+        // It will be another, of the same name.
+        self.ahead = None;
         let number = self.end.number + 1;
         let cut = u32::try_from(self.end.synced).map_err(io::Error::other)?;
         let (file, header) = begin(&self.folder, number, Some(cut))?;
@@ -501,7 +496,7 @@ impl Writer {
         self.counts.log_syncs.add(1);
         self.unsynced.clear();
         // What was copied may be gone, too.
-        self.moving = None;
+        self.moves.moving = None;
         Ok(())
     }
 
@@ -511,12 +506,15 @@ impl Writer {
 
     /// Goes on in another file.
     fn roll(&mut self) -> io::Result<()> {
+        let number = self.end.number + 1;
+        let next = self.ahead.take().map_or_else(|| begin(&self.folder, number, None), Ok)?;
         let mut seal = Vec::new();
         Record::Seal.append(self.header.salt, &mut seal);
-        self.put(&seal)?;
-        self.sync()?;
-        let number = self.end.number + 1;
-        let (file, header) = begin(&self.folder, number, None)?;
+        if let Err(error) = self.put(&seal).and_then(|()| self.sync()) {
+            self.ahead = Some(next);
+            return Err(error);
+        }
+        let (file, header) = next;
         self.segments.push_back((self.end.number, self.end.written));
         (self.file, self.header) = (file, header);
         let bytes = Header::BYTES as u64;

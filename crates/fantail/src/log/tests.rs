@@ -66,6 +66,19 @@ fn keep(log: &Log, channel: &str, ids: std::ops::Range<u64>) {
     }
 }
 
+/// Items of a megabyte.
+fn keep_big(log: &Log, channel: &str, ids: std::ops::Range<u64>) {
+    let big = Bytes::from(vec![b'x'; 1 << 20]);
+    for id in ids {
+        let items = [Item { stream: Some(HttpStream::Send(big.clone())), ..item(channel, id) }];
+        let mut batch = log.prepare(R, &items, Durability::Accepted).unwrap();
+        let mut logs = log.open();
+        let appended = logs.append(R, channel, batch.take(0).unwrap());
+        assert!(matches!(appended, Appended::When(..)));
+        logs.finish(batch.strongest()).unwrap().0.blocking_recv().unwrap().unwrap();
+    }
+}
+
 fn behind(log: &Log, channel: &str, from: &Start) -> Option<Vec<u64>> {
     let span = log.span(R, channel, from, usize::MAX, usize::MAX)?;
     assert!(span.whole);
@@ -74,6 +87,15 @@ fn behind(log: &Log, channel: &str, from: &Start) -> Option<Vec<u64>> {
 
 fn after(log: &Log, channel: &str, id: u64) -> Option<Vec<u64>> {
     behind(log, channel, &Start::Id(id.to_string().into()))
+}
+
+/// Waits until it is so.
+fn until(what: &str, mut is_so: impl FnMut() -> bool) {
+    let begun = Instant::now();
+    while !is_so() {
+        assert!(begun.elapsed() < Duration::from_secs(60), "not within a minute: {what}");
+        std::thread::yield_now();
+    }
 }
 
 /// What a kill leaves: the files as they are now.
@@ -430,9 +452,7 @@ fn a_damaged_file_is_set_aside() {
     assert_eq!(after(&log, "a", 1), None, "nothing of it came after the damage that is known to be the last");
     assert_eq!(after(&log, "b", 1), Some(vec![2, 3]));
     // It is done when the thread has ended.
-    while path.exists() {
-        std::thread::yield_now();
-    }
+    until("it is elsewhere", || !path.exists());
     log.close();
     let names: Vec<_> =
         fs::read_dir(folder.path().join("log")).unwrap().map(|e| e.unwrap().file_name()).collect();
@@ -448,27 +468,21 @@ fn old_files_go_and_what_is_of_use_stays() {
         [config::Log { limits: few, total_bytes: 1 << 30, ..rule("*", Storage::Disk, Durability::Logged) }];
     let log = open(folder.path(), &rules);
     keep(&log, "quiet", 1..4);
-    let big = Bytes::from(vec![b'x'; 1 << 20]);
-    for id in 0..200 {
-        let items = [Item { stream: Some(HttpStream::Send(big.clone())), ..item("busy", id) }];
-        let mut batch = log.prepare(R, &items, Durability::Logged).unwrap();
-        let mut logs = log.open();
-        let appended = logs.append(R, "busy", batch.take(0).unwrap());
-        assert!(matches!(appended, Appended::When(_, Durability::Logged)));
-        logs.finish(batch.strongest()).unwrap().0.blocking_recv().unwrap().unwrap();
-    }
+    keep_big(&log, "busy", 0..200);
     let journal = log.journal.get().unwrap();
     let leaving = || {
         fs::read_dir(folder.path().join("log")).unwrap().any(|entry| {
             let name = entry.unwrap().file_name();
             let number = name.to_str().and_then(|name| name.strip_suffix(".journal")?.parse::<u64>().ok());
-            number.is_some_and(|number| number < head(folder.path()).first)
+            // While it is written it may be read half: then we look again.
+            let head = Head::parse(&fs::read(folder.path().join("log/head")).unwrap());
+            number.is_some_and(|number| head.is_none_or(|head| number < head.first))
         })
     };
-    while journal.disk_bytes() > 64 << 20 || leaving() {
+    until("old files are gone", || {
         journal.wake();
-        std::thread::yield_now();
-    }
+        journal.disk_bytes() <= 64 << 20 && !leaving()
+    });
     assert!(!folder.path().join(format!("log/{:012}.journal", 1)).exists());
     let copy = killed(folder.path());
     for folder in [copy.path(), folder.path()] {
@@ -476,6 +490,35 @@ fn old_files_go_and_what_is_of_use_stays() {
         let log = open(folder, &rules);
         assert_eq!(after(&log, "quiet", 2), Some(vec![3]));
         assert_eq!(after(&log, "busy", 198), Some(vec![199]));
+    }
+}
+
+/// It is there before anything needs it, and whatever ends then, it is none of the files that count.
+#[test]
+fn the_next_file_is_begun_ahead() {
+    let folder = tempfile::tempdir().unwrap();
+    let most = Limits { items: 1000, bytes: 1 << 30, age_s: 600 };
+    let rules =
+        [config::Log { limits: most, total_bytes: 1 << 30, ..rule("*", Storage::Disk, Durability::Synced) }];
+    let log = open(folder.path(), &rules);
+    keep_big(&log, "c", 0..10);
+    until("the next file is begun", || {
+        let next = folder.path().join(format!("log/{:012}.journal", 2));
+        fs::metadata(next).is_ok_and(|next| next.len() == Header::BYTES as u64)
+    });
+    assert_eq!(head(folder.path()).number, 1);
+    let copies = [killed(folder.path()), killed(folder.path())];
+    power_lost(copies[1].path());
+    log.close();
+    for folder in copies.iter().chain([&folder]) {
+        let log = open(folder.path(), &rules);
+        assert_eq!(log.counts.log_damaged.get(), 0);
+        assert_eq!(after(&log, "c", 0), Some((1..10).collect()));
+        assert_eq!(head(folder.path()).number, 2);
+        keep_big(&log, "c", 10..20);
+        log.close();
+        let log = open(folder.path(), &rules);
+        assert_eq!(after(&log, "c", 0), Some((1..20).collect()));
     }
 }
 

@@ -28,6 +28,7 @@ use serde_json::Value;
 use tokio::{
     runtime,
     sync::{Semaphore, mpsc, oneshot, watch},
+    time::Instant,
 };
 
 use crate::{
@@ -195,9 +196,25 @@ pub fn start<E>(
 }
 
 impl Delivering {
-    /// Lets the tries under way end, for a moment, and waits until all that is known is on disk. Blocks.
+    /// Lets the tries under way end, for a moment, and waits until all that is known is on disk. Blocks, but not for ever: a
+    /// disk that hangs does not keep the process.
     pub fn stop(self) {
+        self.stop_within(STOP_WITHIN);
+    }
+
+    fn stop_within(self, limit: Duration) {
         self.stop.send_replace(true);
+        let until = Instant::now() + limit;
+        while !self.thread.is_finished() {
+            if Instant::now() >= until {
+                tracing::error!(
+                    ?limit,
+                    "webhooks that were delivered may be delivered again: the disk does not answer"
+                );
+                return;
+            }
+            thread::sleep(LOOK_EVERY);
+        }
         if self.thread.join().is_err() {
             tracing::error!("the webhooks' thread has failed");
         }
@@ -422,12 +439,13 @@ const CACHE: usize = 64 << 20;
 const ORDERS: usize = 1024;
 /// Endpoints that are being changed at once: over it, the disk is too slow.
 const CHANGES: usize = 1024;
+/// What a disk that hangs may delay the end of the process.
+const STOP_WITHIN: Duration = Duration::from_secs(5);
+const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 #[cfg(test)]
 mod tests {
     use std::task::{Context, Waker};
-
-    use tokio::time::Instant;
 
     use super::*;
     use crate::{
@@ -501,6 +519,16 @@ mod tests {
         let (webhooks, delivering, _hub) = started(folder.path());
         webhooks.store.submit(Box::new(|_| panic!("on purpose")), Box::new(drop));
         until("the desk has ended", || delivering.thread.is_finished()).await;
+    }
+
+    /// A thread that waits for ever, as for a disk that does not answer.
+    #[test]
+    fn a_disk_that_hangs_does_not_keep_the_process() {
+        let (hold, held) = std::sync::mpsc::channel::<()>();
+        let (stop, _stopping) = watch::channel(false);
+        let thread = thread::spawn(move || held.recv().unwrap_or_default());
+        Delivering { thread, stop }.stop_within(Duration::from_millis(20));
+        hold.send(()).expect("the thread still waits");
     }
 
     /// Who is on disk gets its items, although nobody waited for that.

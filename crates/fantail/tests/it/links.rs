@@ -217,7 +217,7 @@ fn hints_recover_and_time_follow_the_link() {
     let mut timed = server.stream("/timed");
     timed.expect("first;timed;");
     let took = begun.elapsed();
-    assert!(took >= Duration::from_millis(990) && took < Duration::from_secs(4), "{took:?}, not 1 s");
+    assert!(took >= Duration::from_millis(990) && took < Duration::from_secs(15), "{took:?}, not 1 s");
     server.wait_metric("fantail_updates_total", &["cause=\"timer\""], 1.0);
     assert_eq!(origin.requests().len(), 5);
 }

@@ -180,7 +180,7 @@ fn hint_and_recover_ask_the_origin_again() {
     let start = Instant::now();
     assert_eq!(server.control("POST", "/recover/", &[], b"").text(), "Updated\n");
     assert_eq!(client.response().text(), "what is new");
-    assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
+    assert!(start.elapsed() < Duration::from_secs(15), "{:?}", start.elapsed());
     let seen = origin.requests();
     assert_eq!(seen.len(), 3);
     for again in &seen[1..] {

