@@ -25,9 +25,9 @@ pub use delivery::Delivery;
 use feed::Feed;
 pub use feed::{Cursor, Turn};
 pub use interest::EarlyCounts;
-use interest::{Early, Interest, Looks};
+use interest::{Interest, Looks};
 use mailbox::Mailbox;
-use outlet::{Dispatch, Outlet, Parcel};
+use outlet::{Dispatch, Outlet};
 pub use pledge::{Broken, Kept};
 use receipt::Ballot;
 pub use receipt::{Order, Receipt, Receipts};
@@ -37,7 +37,7 @@ use unkept::Unkept;
 pub use crate::channel::{ChannelKey, RealmId};
 use crate::{
     config,
-    log::{Log, Record},
+    log::Log,
     logging,
     metrics::Process,
     stats::{Stats, Told},
