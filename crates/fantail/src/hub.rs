@@ -25,9 +25,9 @@ pub use delivery::Delivery;
 use feed::Feed;
 pub use feed::{Cursor, Turn};
 pub use interest::EarlyCounts;
-use interest::{Early, Interest, Looks};
+use interest::{Interest, Looks};
 use mailbox::Mailbox;
-use outlet::{Dispatch, Outlet, Parcel};
+use outlet::{Dispatch, Outlet};
 pub use pledge::{Broken, Kept};
 use receipt::Ballot;
 pub use receipt::{Order, Receipt, Receipts};
@@ -37,7 +37,7 @@ use unkept::Unkept;
 pub use crate::channel::{ChannelKey, RealmId};
 use crate::{
     config,
-    log::{Log, Record},
+    log::Log,
     logging,
     metrics::Process,
     stats::{Stats, Told},
@@ -46,6 +46,7 @@ use crate::{
 mod answer;
 mod changes;
 mod delivery;
+mod early;
 mod feed;
 mod interest;
 mod mailbox;
@@ -185,7 +186,7 @@ impl Hub {
             if id.is_some_and(|id| ledger.seen.contains(id, now)) {
                 ballot.add(slot, Receipt { duplicate: true, ..Receipt::default() });
                 duplicates += 1;
-                round.repeat(&mut ledger, &item.channel, id, logged.take(slot).as_ref());
+                round.repeat(&mut ledger, &item.channel, id, logged.take(slot));
                 noted.extend(id.filter(|id| round.keep_again(&mut ledger, slot, item, *id)));
                 continue;
             }
@@ -455,29 +456,6 @@ impl Hub {
         }
     }
 
-    /// Gives an item that was early to its subscribers, or to its log first.
-    fn release(
-        &self,
-        (waiting, held): (&mut Waiting, &mut Waiting),
-        dispatch: &mut Dispatch<'_>,
-        early: Early,
-        shards: u64,
-        order: Order,
-    ) {
-        let Early { mut delivery, promises, record, id } = early;
-        waiting.remove(delivery.bytes);
-        let count = if order == Order::Late { &self.early.late } else { &self.early.in_turn };
-        count.fetch_add(1, Relaxed);
-        delivery.say(order);
-        delivery.slow = record.as_ref().and_then(Record::slow);
-        let appended = dispatch.append(delivery.realm, &delivery.channel, record);
-        // Its publishers may wait for more than its subscribers do, or for less: rules have changed.
-        let least = appended.durability();
-        promises.iter().for_each(|(promise, asked)| dispatch.promise(least.max(*asked), promise.again()));
-        let promises = promises.into_iter().map(|(promise, _)| promise).collect();
-        dispatch.send(held, appended, Parcel { delivery, promises, id }, shards);
-    }
-
     fn dispatch(&self) -> Dispatch<'_> {
         Dispatch::new(&self.outlet, self.log.open())
     }
@@ -720,20 +698,27 @@ mod tests {
         assert_eq!(taken(&hub, 0), ["c:x"]);
     }
 
-    /// A hub whose channels have logs, and what is in that of the channel "c".
-    fn logged(linger: Duration) -> Hub {
-        let log = Log::new(None, Arc::default());
-        let rule = config::Log {
+    fn rule(storage: config::Storage) -> config::Log {
+        config::Log {
             text: "*".into(),
             pattern: Pattern::new("*"),
             realm: "default".into(),
             limits: Limits { items: 100, bytes: 1 << 20, age_s: 600 },
             total_bytes: 1 << 20,
-            storage: config::Storage::Memory,
+            storage,
             durability: Durability::Accepted,
             slow: None,
-        };
-        log.configure(&[rule], |_| Some(R)).unwrap();
+        }
+    }
+
+    /// A hub whose channels have logs, and what is in that of the channel "c".
+    fn logged(linger: Duration) -> Hub {
+        let log = Log::new(None, Arc::default());
+        log.configure(&[rule(config::Storage::Memory)], |_| Some(R)).unwrap();
+        with(log, linger)
+    }
+
+    fn with(log: Log, linger: Duration) -> Hub {
         let config = config::Hub {
             id_ttl: Duration::from_mins(1),
             ids: 100,
@@ -780,6 +765,59 @@ mod tests {
             let lingering = hub.outlet.ledger.lock().lingering;
             assert_eq!((in_log(&hub), hub.waiting(), lingering), ("abcdfg".into(), 0, 0), "{poll}");
         }
+    }
+
+    /// Its publisher has been told that its log has it after the process's end.
+    #[test]
+    fn what_is_early_at_the_end_is_in_its_log() {
+        let hub = logged(Duration::ZERO);
+        hub.join(0, R, "c");
+        let items = vec![item("c", Some("a")), after("c", "d", "c"), after("c", "c", "b")];
+        hub.publish(R, items, false).unwrap();
+        assert_eq!((in_log(&hub), hub.waiting()), ("a".into(), 2));
+        hub.release_all();
+        assert_eq!((in_log(&hub), hub.waiting()), ("acd".into(), 0));
+        assert_eq!(taken(&hub, 0), ["c:a", "c:c", "c:d"]);
+    }
+
+    /// What is early gets into its log when rules may be others. Who was promised that it is on disk hears that it is not,
+    /// and may publish it again.
+    #[tokio::test]
+    async fn what_is_early_is_kept_or_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let log = Log::new(Some(folder.path().into()), Arc::default());
+        let hub = with(log, Duration::ZERO);
+        let configure = |logs: &[config::Log]| hub.log().configure(logs, |_| Some(R)).unwrap();
+        let disk = [rule(config::Storage::Disk)];
+        configure(&disk);
+        hub.join(0, R, "c");
+        let publish = |items, asked| hub.publish_at(R, items, false, asked).unwrap();
+        let early = || vec![after("c", "c", "b")];
+        // The first asks for it, or one that repeats the item.
+        for first in [Durability::Synced, Durability::Accepted] {
+            configure(&disk);
+            hub.forget(R, "c");
+            publish(vec![item("c", None), item("c", Some("a"))], Durability::Accepted);
+            let kept = [first, Durability::Synced].map(|asked| publish(early(), asked).kept);
+            configure(&[]);
+            hub.release_all();
+            let mut broken = 0;
+            for kept in kept.into_iter().flatten() {
+                broken += usize::from(kept.wait().await.is_err());
+            }
+            assert_eq!(broken, if first == Durability::Synced { 2 } else { 1 });
+            assert!(!taken(&hub, 0).contains(&"c:c".into()));
+            assert_eq!(hub.waiting(), 0);
+            hub.outlet.ledger.lock().seen.forget(&[hub.digest(R, "c", "a")]);
+        }
+        // Rules may be made meanwhile, too: then it gets into the log.
+        publish(vec![item("c", Some("a"))], Durability::Accepted);
+        publish(early(), Durability::Accepted);
+        configure(&disk);
+        let kept = publish(early(), Durability::Synced).kept.unwrap();
+        hub.release_all();
+        assert_eq!((kept.wait().await, in_log(&hub)), (Ok(()), "c".into()));
+        assert_eq!(taken(&hub, 0), ["c:a", "c:c"]);
     }
 
     /// If too many channels linger, a log gets at once what it is to have, in its order.

@@ -334,7 +334,7 @@ families! {
             commands_malformed [result = malformed]: Count,
         }
         zeromq_peers: "Connections of ZeroMQ peers." { zeromq_peers: Gauge }
-        zeromq_peers_refused: "ZeroMQ peers that were disconnected: no handshake, or a broken protocol or limit." {
+        zeromq_peers_refused: "ZeroMQ peers that were disconnected: no handshake, a broken protocol or limit, or too slow." {
             zeromq_peers_refused: Count,
         }
         log_items: "Items in the logs of channels." { log_items: Gauge }

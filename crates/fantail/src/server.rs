@@ -234,7 +234,7 @@ impl Server {
         let shards = self
             .start_shards((&hub, &workers), (stats.as_ref(), sessions.as_ref()), &counters, output, &stopping)
             .map_err(ServerError::Start)?;
-        let timed = Arc::clone(&hub);
+        let (timed, waiting) = (Arc::clone(&hub), Arc::clone(&hub));
         let parts = opening::xmpp((&hub, &publisher), &self.snapshot, (&process, &workers));
         let (component, desk) = self.xmpp.take().unzip();
         // It has subscribers as long as anybody can publish.
@@ -266,6 +266,8 @@ impl Server {
             sockets.abort();
             prometheus.iter().for_each(tokio::task::JoinHandle::abort);
             time.abort();
+            // Publishers may be waiting for what is early.
+            waiting.release_all();
             if timeout_at(Instant::now() + DRAIN_GRACE, &mut port).await.is_err() {
                 port.abort();
             }
@@ -274,6 +276,8 @@ impl Server {
         runtime.shutdown_timeout(DRAIN_GRACE);
         part.send_replace(true);
         component.iter().for_each(await_component);
+        // Now nobody publishes any more.
+        waiting.release_all();
         // Last: publishers may have been waiting for it.
         delivering.into_iter().for_each(Delivering::stop);
         log.close();

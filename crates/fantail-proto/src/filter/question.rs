@@ -71,6 +71,8 @@ pub fn header(meta: &Meta) -> Result<HeaderValue, TemplateError> {
 
 pub const SUB_META: HeaderName = HeaderName::from_static("sub-meta");
 pub const PUB_META: HeaderName = HeaderName::from_static("pub-meta");
+/// Of an answer that replaces content.
+pub const MOST_BYTES: usize = 100_000;
 const ACTION: HeaderName = HeaderName::from_static("action");
 /// Of one header. Most servers take 16 KiB of all.
 const META_BYTES: usize = 6144;

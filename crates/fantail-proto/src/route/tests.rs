@@ -204,6 +204,7 @@ fn workers() {
         ("zhttp/ipc://", "a path of 1 to 90 bytes"),
         ("zhttp/ipc://@x", "a path of 1 to 90 bytes"),
         ("zhttp/tcp://localhost:1", "an IP address, an interface"),
+        ("zhttp/tcp://10.0.0.300:1", "an IP address, an interface"),
         ("zhttp/tcp://backend.example.com:1", "an IP address, an interface"),
         ("zhttp/tcp://eth0:65534", "the two that follow"),
         ("zhttp/tcp://127.0.0.1:65534", "the two that follow"),

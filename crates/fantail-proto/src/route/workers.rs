@@ -103,10 +103,15 @@ pub(super) fn read(value: String) -> Result<Workers, Reason> {
     })
 }
 
-/// Whether an interface may be called so. A name of a host is never looked up, and this one is known to be none.
+/// Whether an interface may be called so: a mistyped address is none. Names of hosts, which are never looked up, cannot be
+/// told from those of interfaces, but for one.
 fn is_interface(name: &str) -> bool {
     let fits = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
-    (1..=LONGEST_INTERFACE).contains(&name.len()) && name.chars().all(fits) && name != "localhost"
+    let is_number = name.chars().all(|c| c.is_ascii_digit() || c == '.');
+    (1..=LONGEST_INTERFACE).contains(&name.len())
+        && name.chars().all(fits)
+        && !is_number
+        && name != "localhost"
 }
 
 /// Permissions in octal digits.

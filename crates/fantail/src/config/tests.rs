@@ -338,6 +338,12 @@ fn a_component_is_whole_or_nothing() {
     let xmpp = config.xmpp.as_ref().unwrap();
     assert_eq!((xmpp.domain.as_str(), xmpp.admins[0].as_str()), ("push.test", "ops@chat.test"));
     assert_eq!(xmpp.secret, Secret::Bytes(b"hush".to_vec()));
+    let part = |keys: &str| {
+        let xmpp = load(&format!("{whole}{keys}")).unwrap().xmpp.unwrap();
+        (xmpp.realm_queue_items, xmpp.realm_queue_bytes)
+    };
+    assert_eq!(part("queue_items = 200000\nqueue_bytes = 1\n"), (150_000, 1));
+    assert_eq!(part("realm_queue_items = 5\n"), (5, 48 << 20));
     let shown = format!("{}{xmpp:?}", config.render());
     assert!(shown.contains("secret = \"***\"") && !shown.contains("aHVzaA"), "{shown}");
     for (key, value) in [

@@ -118,8 +118,8 @@ impl Section {
                     at_least(1, self.subscriptions_per_jid)?,
                     at_least(1, self.queue_items)?,
                     at_least(1, self.queue_bytes)?,
-                    at_least(1, self.realm_queue_items)?,
-                    at_least(1, self.realm_queue_bytes)?,
+                    part(self.realm_queue_items, self.queue_items),
+                    part(self.realm_queue_bytes, self.queue_bytes),
                     at_least(1, self.origin_requests)?,
                     at_least(1, self.sender_stanzas)?,
                 ],
@@ -157,6 +157,11 @@ impl Draft {
             sender_stanzas,
         })
     }
+}
+
+/// What one realm may have of all; 0: three quarters.
+const fn part(own: usize, all: usize) -> usize {
+    if own == 0 { all - all / 4 } else { own }
 }
 
 fn set(text: String) -> Option<String> {

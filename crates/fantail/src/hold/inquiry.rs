@@ -39,6 +39,8 @@ pub struct Wording {
     pub pub_meta: HeaderValue,
     /// What the item says by then; nothing for `http-check`.
     pub content: Bytes,
+    /// What a question after this one may have to say.
+    pub(super) ahead: usize,
     /// What the filters before it have read of the subscriber.
     pub(super) class: Vec<u8>,
 }
@@ -358,7 +360,7 @@ impl Inquiries {
 
 impl Wording {
     fn bytes(&self) -> usize {
-        self.content.len() + self.class.len() + self.sub_meta.len() + self.pub_meta.len()
+        self.content.len() + self.ahead + self.class.len() + self.sub_meta.len() + self.pub_meta.len()
     }
 }
 

@@ -113,9 +113,9 @@ impl Round<'_, '_> {
         ledger: &mut Ledger,
         channel: &str,
         id: Option<u128>,
-        record: Option<&Record>,
+        record: Option<Record>,
     ) {
-        let durability = record.map_or(Durability::Accepted, Record::durability);
+        let durability = record.as_ref().map_or(Durability::Accepted, Record::durability);
         let known = ledger.interest.get_mut(&(self.realm, channel));
         let Some(early) = known.and_then(|known| known.early_mut(id?)) else {
             if record.is_some() {
@@ -129,6 +129,11 @@ impl Round<'_, '_> {
         let promise = self.promise();
         if early.promises.len() < MAX_PROMISES {
             early.promises.push((promise, durability));
+            // What this one is promised is so only if the log knows.
+            match &mut early.record {
+                Some(own) => own.ask(durability),
+                own @ None => *own = record,
+            }
         } else {
             promise.settle(Err(Broken("too many wait for this item".into())));
         }

@@ -311,7 +311,7 @@ pub enum Appended {
     Now(Option<Place>),
     /// It may be delivered when it is kept like this, and no sooner: [`Appending::when`].
     When(Place, Durability),
-    /// It will not be kept as was promised, because the process ends.
+    /// It will not be kept as was promised: the disk takes nothing, or rules have changed. It is to be refused.
     Never,
 }
 
@@ -337,6 +337,11 @@ impl Record {
     /// What its publisher was promised.
     pub const fn durability(&self) -> Durability {
         self.durability
+    }
+
+    /// Another publisher of the item is promised this.
+    pub fn ask(&mut self, durability: Durability) {
+        self.durability = self.durability.max(durability);
     }
 
     /// Whether its item is delivered only when it is kept.
@@ -391,7 +396,8 @@ impl Appending<'_> {
     /// What becomes of an item that has its place in the order of its channel.
     pub fn append(&mut self, realm: RealmId, channel: &str, record: Record) -> Appended {
         let (now_s, journal) = (self.log.now_s(), self.log.journal.get());
-        let appended = self.rings().append(&record.rule, (realm, channel), record.bytes, now_s, journal);
+        let Record { rule, bytes, durability } = record;
+        let appended = self.rings().append(&rule, (realm, channel), (bytes, durability), now_s, journal);
         self.strongest = self.strongest.max(appended.durability());
         appended
     }

@@ -109,18 +109,20 @@ impl Rings {
     pub(super) fn restore(&mut self, found: Found, now_s: u32, journal: &Journal) {
         let Found { logs, epoch, now_ms } = found;
         for Logged { realm, channel, place, entries, promised, proven } in logs {
-            let fits = |shelf: &&Shelf| {
-                *shelf.rule.realm_name == *realm && shelf.rule.pattern.fits(&channel) && shelf.rule.on_disk
-            };
-            let Some(shelf) = self.rules.iter().find(fits).filter(|_| proven) else {
+            let fits = |shelf: &&Shelf| *shelf.rule.realm_name == *realm && shelf.rule.pattern.fits(&channel);
+            // By the rule that what comes next goes by, or it would go elsewhere.
+            let shelf = self.rules.iter().find(fits);
+            let Some(shelf) = shelf.filter(|shelf| shelf.rule.on_disk && proven) else {
                 journal.forget(&realm, &channel, place.epoch);
                 continue;
             };
             let rule = Arc::clone(&shelf.rule);
-            let mut ring = Ring::at(place);
+            let (mut ring, mut at_s) = (Ring::at(place), 0);
             for (at_ms, record) in entries {
                 let age_s = u32::try_from(now_ms.saturating_sub(at_ms) / 1000).unwrap_or(u32::MAX);
-                let at = ring.push(Entry::new(record, now_s.saturating_sub(age_s)));
+                // A clock that was set back does not change their order.
+                at_s = now_s.saturating_sub(age_s).max(at_s);
+                let at = ring.push(Entry::new(record, at_s));
                 ring.keep(at.position);
             }
             ring.trim(&rule.limits, now_s);
@@ -133,23 +135,28 @@ impl Rings {
         self.sweep(now_s);
     }
 
-    /// The place of a new entry, if it has a log.
+    /// The place of a new entry, if it has a log. `asked`: what its publisher was promised, which may be more than its rule
+    /// promises by now.
     pub(super) fn append(
         &mut self,
         rule: &Arc<Rule>,
         (realm, channel): (RealmId, &str),
-        record: Arc<[u8]>,
+        (record, asked): (Arc<[u8]>, Durability),
         now_s: u32,
         journal: Option<&Journal>,
     ) -> Appended {
+        let unkept = if asked > Durability::Accepted { Appended::Never } else { Appended::Now(None) };
         let place = match self.rules.get(rule.place) {
             Some(shelf) if Arc::ptr_eq(&shelf.rule, rule) => rule.place,
             // There are other rules since the record was made.
             _ => match self.rules.iter().position(|shelf| shelf.rule.fits(realm, channel)) {
                 Some(place) => place,
-                None => return Appended::Now(None),
+                None => return unkept,
             },
         };
+        if unkept == Appended::Never && !self.rules[place].rule.on_disk {
+            return unkept;
+        }
         let known = self.by_name.get(&(realm, channel)).copied();
         let slot = known.unwrap_or_else(|| {
             self.epoch = self.epoch.max(now_ns()) + 1;
@@ -158,7 +165,7 @@ impl Rings {
         });
         let shelf = &mut self.rules[place];
         let rule = Arc::clone(&shelf.rule);
-        let Some(log) = self.all.get_mut(slot as usize) else { return Appended::Now(None) };
+        let Some(log) = self.all.get_mut(slot as usize) else { return unkept };
         let (said, before) = (rule.durability, log.held());
         let promised = said.max(log.least);
         let waits = rule.on_disk && promised > Durability::Accepted;
@@ -168,7 +175,7 @@ impl Rings {
             let promise = Promise { kept: promised, said };
             let taken =
                 journal.is_some_and(|journal| journal.append(named, at, promise, Arc::clone(&record)));
-            if !taken && waits {
+            if !taken && (waits || unkept == Appended::Never) {
                 if known.is_none() {
                     self.remove(slot);
                 }

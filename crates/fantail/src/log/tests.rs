@@ -347,6 +347,71 @@ fn an_orderly_end_keeps_everything() {
     assert!(ids.contains(&"logged5".into()) && ids.len() == 17, "{ids:?}");
 }
 
+/// What a log on disk proves is not gone on with in memory, and proven again by the next start.
+#[test]
+fn a_rule_put_in_front_ends_a_log() {
+    let folder = tempfile::tempdir().unwrap();
+    let rules = ["a", "*"].map(|text| rule(text, Storage::Disk, Durability::Synced));
+    let log = open(folder.path(), &rules);
+    ["a", "b"].iter().for_each(|channel| keep(&log, channel, 1..4));
+    log.close();
+    let in_memory = rule("a", Storage::Memory, Durability::Accepted);
+    let log = open(folder.path(), &[in_memory, rules[0].clone(), rules[1].clone()]);
+    assert_eq!((after(&log, "a", 1), after(&log, "b", 1)), (None, Some(vec![2, 3])));
+    keep(&log, "a", 4..6);
+    keep(&log, "b", 4..6);
+    assert_eq!(after(&log, "a", 4), Some(vec![5]));
+    log.close();
+    let log = open(folder.path(), &rules);
+    keep(&log, "a", 6..7);
+    assert_eq!([1, 3, 4, 5].map(|id| after(&log, "a", id)), [None, None, None, None]);
+    assert_eq!(after(&log, "b", 1), Some(vec![2, 3, 4, 5]));
+}
+
+/// The clock was set back between any two of them.
+#[test]
+fn what_came_at_odd_times_goes_in_its_order() {
+    let folder = tempfile::tempdir().unwrap();
+    let record: Arc<[u8]> = item("c", 1).to_record().into();
+    let total_bytes = 3 * record.len() + rings::channel_cost("c");
+    let rules = [config::Log { total_bytes, ..rule("*", Storage::Disk, Durability::Logged) }];
+    let log = open(folder.path(), &rules);
+    let mut rings = log.rings.lock();
+    let logged = files::Logged {
+        realm: "default".into(),
+        channel: "c".into(),
+        place: Place { epoch: 1, position: 1 },
+        entries: (0..6).map(|n| (10_000 - 1000 * n, Arc::clone(&record))).collect(),
+        promised: Durability::Logged,
+        proven: true,
+    };
+    let found = files::Found { logs: vec![logged], epoch: 1, now_ms: 10_000 };
+    rings.restore(found, log.now_s(), log.journal.get().unwrap());
+    assert_eq!(rings.totals(), (3, 3 * record.len(), 1));
+}
+
+/// Nobody is told that an item is on disk that has no log there any more, or that the disk did not take.
+#[test]
+fn what_is_promised_is_kept_or_refused() {
+    let disk = || vec![rule("c", Storage::Disk, Durability::Accepted)];
+    let changes: [&dyn Fn(&Log); 3] = [
+        &|log| log.configure(&[], |_| Some(R)).unwrap(),
+        &|log| log.configure(&[rule("c", Storage::Memory, Durability::Accepted)], |_| Some(R)).unwrap(),
+        &|log| log.close(),
+    ];
+    for (asked, refused) in [(Durability::Accepted, false), (Durability::Synced, true)] {
+        for change in changes {
+            let folder = tempfile::tempdir().unwrap();
+            let log = open(folder.path(), &disk());
+            keep(&log, "c", 1..2);
+            let mut batch = log.prepare(R, &[item("c", 2)], asked).unwrap();
+            change(&log);
+            let appended = log.open().append(R, "c", batch.take(0).unwrap());
+            assert_eq!(appended == Appended::Never, refused, "{appended:?}");
+        }
+    }
+}
+
 #[test]
 fn what_survives_which_end() {
     let folder = tempfile::tempdir().unwrap();

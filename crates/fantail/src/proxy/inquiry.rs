@@ -6,7 +6,7 @@ use std::{rc::Rc, sync::Arc, time::Duration};
 use bytes::Bytes;
 use fantail_proto::filter::{
     Filter,
-    question::{PUB_META, SUB_META, Word},
+    question::{MOST_BYTES, PUB_META, SUB_META, Word},
     template::TemplateError,
 };
 use http::Method;
@@ -124,5 +124,3 @@ fn condition(lost: &Lost) -> &'static str {
 
 /// From its turn to the end of the answer.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// Of an answer that replaces content.
-const MOST_BYTES: usize = 100_000;

@@ -226,7 +226,10 @@ fn bind(address: &Address, mode: Option<u32>) -> io::Result<Vec<(Socket, Bound)>
             Meeting::Ipc(path) => bind_file(Path::new(&format!("{path}{suffix}")), mode)?,
             Meeting::Tcp(ip, port) => bind_tcp(SocketAddr::new(*ip, port.saturating_add(n)))?,
             Meeting::Interface(name, port) => {
-                let ip = config::interface(name).ok_or(io::ErrorKind::AddrNotAvailable)?;
+                let ip = config::interface(name).ok_or_else(|| {
+                    let why = format!("no interface of this machine has an address and is called {name}");
+                    io::Error::new(io::ErrorKind::AddrNotAvailable, why)
+                })?;
                 bind_tcp(SocketAddr::new(ip, port.saturating_add(n)))?
             }
         };

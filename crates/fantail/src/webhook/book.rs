@@ -8,7 +8,7 @@ use std::ops::RangeInclusive;
 use aws_lc_rs::rand;
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue};
-use redb::{ReadTransaction, ReadableTable, ReadableTableMetadata, TableDefinition, WriteTransaction};
+use redb::{ReadTransaction, ReadableTable, ReadableTableMetadata, Table, TableDefinition, WriteTransaction};
 use serde::{Deserialize, Serialize};
 
 use super::endpoint::{Disabled, Endpoint, Id};
@@ -125,6 +125,15 @@ impl Change {
     pub(super) fn condemns(&self) -> Option<Id> {
         match self {
             Self::Failing { id, .. } | Self::Disable { id, .. } => Some(*id),
+            _ => None,
+        }
+    }
+
+    /// Of what this has the last word: what came before it of the same need not be written any more.
+    pub(super) fn subject(&self) -> Option<(Id, Option<u64>)> {
+        match self {
+            Self::Again { id, seq, .. } => Some((*id, Some(*seq))),
+            Self::Failing { id, .. } | Self::Healthy { id } => Some((*id, None)),
             _ => None,
         }
     }
@@ -362,51 +371,82 @@ pub(super) fn has_many(
 
 /// Does the changes, in order.
 pub(super) fn apply(tx: &WriteTransaction, changes: &[Change]) -> Result<(), redb::Error> {
+    apply_each(tx, changes, Err)
+}
+
+/// As [`apply`], but leaves out what fails for another reason than the disk: it would fail again, and with it all that
+/// shares its commit.
+pub(super) fn apply_possible(tx: &WriteTransaction, changes: &[Change]) -> Result<(), redb::Error> {
+    let lasting = |error| match error {
+        redb::Error::Io(_) | redb::Error::PreviousIo => Err(error),
+        error => {
+            tracing::error!(%error, "webhooks that were delivered will be delivered again");
+            Ok(())
+        }
+    };
+    apply_each(tx, changes, lasting).or_else(lasting)
+}
+
+fn apply_each(
+    tx: &WriteTransaction,
+    changes: &[Change],
+    failed: impl Fn(redb::Error) -> Result<(), redb::Error>,
+) -> Result<(), redb::Error> {
     let mut queue = tx.open_table(QUEUE)?;
     let mut letters = tx.open_table(LETTERS)?;
     for change in changes {
-        match change {
-            Change::Queue { seq, letter, to, due } => {
-                letters.insert(seq, &**letter)?;
-                for id in to {
-                    queue.insert((id.0, *seq), (0, *due))?;
-                }
+        apply_one(tx, &mut queue, &mut letters, change).or_else(&failed)?;
+    }
+    Ok(())
+}
+
+fn apply_one(
+    tx: &WriteTransaction,
+    queue: &mut Table<'_, (u128, u64), (u32, u64)>,
+    letters: &mut Table<'_, u64, &[u8]>,
+    change: &Change,
+) -> Result<(), redb::Error> {
+    match change {
+        Change::Queue { seq, letter, to, due } => {
+            letters.insert(seq, &**letter)?;
+            for id in to {
+                queue.insert((id.0, *seq), (0, *due))?;
             }
-            Change::Done { id, seq, last } => {
-                queue.remove((id.0, *seq))?;
-                if *last {
-                    letters.remove(*seq)?;
-                }
-            }
-            Change::Again { id, seq, failed, due } => drop(queue.insert((id.0, *seq), (*failed, *due))?),
-            Change::Dead { id, seq, letter, death, last, keep } => {
-                queue.remove((id.0, *seq))?;
-                let letter = match letter {
-                    Some(letter) => Some(letter.clone()),
-                    None => letters.get(*seq)?.map(|row| Bytes::copy_from_slice(row.value())),
-                };
-                if *last {
-                    letters.remove(*seq)?;
-                }
-                // None for an endpoint that is gone.
-                let known = tx.open_table(ENDPOINTS)?.get(id.0)?.is_some();
-                if let Some(letter) = letter.filter(|_| known) {
-                    dead::bury(tx, *id, *seq, &letter, death, *keep)?;
-                }
-            }
-            Change::Failing { id, since, failures } => {
-                tx.open_table(HEALTH)?.insert(id.0, (*since, *failures))?;
-            }
-            Change::Healthy { id } => drop(tx.open_table(HEALTH)?.remove(id.0)?),
-            Change::Disable { id, disabled } => disable(tx, *id, disabled)?,
-            Change::Replay { id, dead, seq, due } => {
-                if let Some(letter) = dead::dig(tx, *id, *dead)? {
-                    letters.insert(*seq, &*letter)?;
-                    queue.insert((id.0, *seq), (0, *due))?;
-                }
-            }
-            Change::Next(next) => drop(tx.open_table(META)?.insert(NEXT, *next)?),
         }
+        Change::Done { id, seq, last } => {
+            queue.remove((id.0, *seq))?;
+            if *last {
+                letters.remove(*seq)?;
+            }
+        }
+        Change::Again { id, seq, failed, due } => drop(queue.insert((id.0, *seq), (*failed, *due))?),
+        Change::Dead { id, seq, letter, death, last, keep } => {
+            queue.remove((id.0, *seq))?;
+            let letter = match letter {
+                Some(letter) => Some(letter.clone()),
+                None => letters.get(*seq)?.map(|row| Bytes::copy_from_slice(row.value())),
+            };
+            if *last {
+                letters.remove(*seq)?;
+            }
+            // None for an endpoint that is gone.
+            let known = tx.open_table(ENDPOINTS)?.get(id.0)?.is_some();
+            if let Some(letter) = letter.filter(|_| known) {
+                dead::bury(tx, *id, *seq, &letter, death, *keep)?;
+            }
+        }
+        Change::Failing { id, since, failures } => {
+            tx.open_table(HEALTH)?.insert(id.0, (*since, *failures))?;
+        }
+        Change::Healthy { id } => drop(tx.open_table(HEALTH)?.remove(id.0)?),
+        Change::Disable { id, disabled } => disable(tx, *id, disabled)?,
+        Change::Replay { id, dead, seq, due } => {
+            if let Some(letter) = dead::dig(tx, *id, *dead)? {
+                letters.insert(*seq, &*letter)?;
+                queue.insert((id.0, *seq), (0, *due))?;
+            }
+        }
+        Change::Next(next) => drop(tx.open_table(META)?.insert(NEXT, *next)?),
     }
     Ok(())
 }

@@ -1,6 +1,7 @@
 //! The one thread that delivers webhooks: takes items from the hub, has them written to disk, sends what is due and
 //! decides what becomes of it. Owns the lines, the numbers and the time; what is on disk it changes in batches.
 
+mod changes;
 mod intake;
 mod tries;
 
@@ -56,8 +57,10 @@ pub(super) struct Desk {
     pending: VecDeque<Arc<Delivery>>,
     /// Endpoints whose last try failed: since when, in Unix milliseconds, and how often.
     ailing: HashMap<Id, (u64, u32)>,
-    /// Endpoints that were disabled in the last seconds, and may not be so on disk yet.
+    /// Endpoints that were disabled, and are not so on disk yet.
     dismissed: HashSet<Id>,
+    /// Failed tries that the disk does not know of yet.
+    tries: HashMap<(Id, u64), u32>,
     /// Of realms that have an endpoint: their numbers on disk.
     numbers: HashMap<RealmId, u32>,
     seen: Arc<Realms>,
@@ -88,10 +91,8 @@ pub(super) struct Desk {
 enum Event {
     /// New deliveries are kept, or not.
     Kept { to: Vec<(u64, Vec<Id>)>, bytes: usize, good: bool },
-    Flushed {
-        /// What is not on disk.
-        failed: Option<Arc<Vec<Change>>>,
-    },
+    /// Changes are on disk, or not.
+    Flushed { changes: Arc<Vec<Change>>, good: bool },
 }
 
 /// Wall time as it was at the start, and what has passed since: no step of the clock is seen while the process lives.
@@ -163,6 +164,7 @@ impl Desk {
             pending: VecDeque::new(),
             ailing: HashMap::new(),
             dismissed: HashSet::new(),
+            tries: HashMap::new(),
             numbers: HashMap::new(),
             seen: Arc::clone(&snapshot.load().realms),
             changes: Vec::new(),
@@ -296,7 +298,7 @@ impl Desk {
             self.land(landed);
         }
         let changes = std::mem::take(&mut self.changes);
-        if let Err(error) = self.store.write(Box::new(move |tx| book::apply(tx, &changes))).await {
+        if let Err(error) = self.store.write(Box::new(move |tx| book::apply_possible(tx, &changes))).await {
             tracing::error!(%error, "webhooks that were delivered will be delivered again");
         }
     }
@@ -307,7 +309,7 @@ impl Desk {
 
     fn hear(&mut self, event: Event) {
         match event {
-            Event::Flushed { failed } => self.flushed(failed),
+            Event::Flushed { changes, good } => self.flushed(changes, good),
             Event::Kept { to, bytes, good } => {
                 self.writing -= 1;
                 self.writing_bytes -= bytes;
@@ -321,47 +323,6 @@ impl Desk {
                 }
             }
         }
-    }
-
-    /// Writes what has become of deliveries, one batch at a time: more gathers meanwhile.
-    fn flush(&mut self) {
-        if self.flushing || self.changes.is_empty() || self.clock.now() < self.flush_at {
-            return;
-        }
-        self.flushing = true;
-        self.flush_at = self.clock.now() + FLUSH_EVERY_MS;
-        let changes = Arc::new(std::mem::take(&mut self.changes));
-        let written = Arc::clone(&changes);
-        let events = self.events.clone();
-        let done = move |outcome: Result<(), StoreError>| {
-            if let Err(error) = &outcome {
-                tracing::error!(%error, "what became of webhooks is not on disk yet");
-            }
-            // There is room, or the desk has stopped.
-            _ = events.try_send(Event::Flushed { failed: outcome.is_err().then_some(changes) });
-        };
-        self.store.submit(Box::new(move |tx| book::apply(tx, &written)), Box::new(done));
-    }
-
-    /// What is not on disk is written again, before what came later.
-    fn flushed(&mut self, failed: Option<Arc<Vec<Change>>>) {
-        self.flushing = false;
-        let pardoned = std::mem::take(&mut self.pardoned);
-        let Some(failed) = failed else { return };
-        self.flush_at = self.clock.now() + FLUSH_AGAIN_MS;
-        let failed = Arc::try_unwrap(failed).unwrap_or_else(|failed| failed.as_ref().clone());
-        let later = std::mem::take(&mut self.changes);
-        let still = |change: &Change| !change.condemns().is_some_and(|id| pardoned.contains(&id));
-        self.changes = failed.into_iter().filter(still).chain(later).collect();
-    }
-
-    /// Somebody has enabled an endpoint, or removed it: it has no past that is still to be written down.
-    fn pardon(&mut self, id: Id) {
-        self.changes.retain(|change| change.condemns() != Some(id));
-        if self.flushing {
-            self.pardoned.insert(id);
-        }
-        self.dismissed.remove(&id);
     }
 
     fn obey(&mut self, order: Order) {
@@ -481,7 +442,6 @@ impl Desk {
 
     fn tick(&mut self) {
         self.courier.sweep();
-        self.dismissed.clear();
         let realms = Arc::clone(&self.snapshot.load().realms);
         if !Arc::ptr_eq(&realms, &self.seen) {
             let before = std::mem::replace(&mut self.seen, Arc::clone(&realms));
@@ -574,10 +534,6 @@ const WRITING: usize = 64;
 const WRITING_BYTES: usize = 16 << 20;
 /// [`Event`]s that can be under way: one for each batch, two times [`WRITING`] of them, and one for what is flushed.
 const EVENTS: usize = 2 * WRITING + 1;
-/// Between two commits of changes: the answers of a slice alone are not worth one.
-const FLUSH_EVERY_MS: u64 = 10;
-/// Before changes that are not on disk are written again.
-const FLUSH_AGAIN_MS: u64 = 500;
 /// Tries that have ended, before others have their turn.
 const LANDINGS: usize = 64;
 /// Challenges under way at once.

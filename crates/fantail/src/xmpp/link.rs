@@ -62,9 +62,7 @@ async fn join_again(component: &Rc<Component>, mut stopped: watch::Receiver<bool
     while !*stopped.borrow() {
         let begun = Instant::now();
         let Err(lost) = Link::open(component, stopped.clone()).await else { return };
-        component.counts.xmpp_connected.set(0);
-        component.outbox.borrow_mut().part();
-        component.note_gaps();
+        component.part();
         if begun.elapsed() >= STEADY {
             failures = 0;
         }

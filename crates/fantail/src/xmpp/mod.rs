@@ -318,28 +318,40 @@ impl Component {
     /// The stream was away, and may have missed that somebody left: asks about all who are thought to be there.
     fn doubt_presences(self: &Rc<Self>) {
         let asked = self.presences.borrow_mut().doubt();
-        if let Some(before) = self.probing.take() {
-            before.abort();
-        }
         if !asked.is_empty() {
             let task = tokio::task::spawn_local(Rc::clone(self).probe(asked));
             self.probing.replace(Some(task.abort_handle()));
         }
     }
 
+    /// There is no stream any more: nobody can answer what was asked on it.
+    fn part(&self) {
+        self.counts.xmpp_connected.set(0);
+        if let Some(probing) = self.probing.take() {
+            probing.abort();
+        }
+        self.outbox.borrow_mut().part();
+        self.note_gaps();
+    }
+
     async fn probe(self: Rc<Self>, asked: Vec<(Option<Box<str>>, Box<str>)>) {
         let domain = self.config.domain.as_str();
+        let written = async || {
+            while self.outbox.borrow().has_answers() {
+                sleep(PROBE_PAUSE).await;
+            }
+        };
         for some in asked.chunks(PROBES) {
+            // There is room for all of them: who is not asked must not be thought to be silent.
+            written().await;
             for (local, bare) in some {
                 let from =
                     local.as_ref().map_or_else(|| domain.to_owned(), |local| format!("{local}@{domain}"));
                 let probe = Element::new(CLIENT, "presence").with("type", "probe");
                 self.send(&probe.with("from", &from).with("to", bare));
             }
-            while self.outbox.borrow().has_answers() {
-                sleep(PROBE_PAUSE).await;
-            }
         }
+        written().await;
         sleep(PROBE_PATIENCE).await;
         self.presences.borrow_mut().settle();
     }
@@ -584,6 +596,40 @@ mod tests {
 
     fn stanza(terms: Terms) -> Terms {
         Terms { stanza: true, ..terms }
+    }
+
+    /// Only a stream that lasts can tell who is not there.
+    #[tokio::test(start_paused = true)]
+    async fn nobody_is_gone_because_the_stream_is() {
+        let room = Room::new();
+        let component = &room.component;
+        let is_there = || component.presences.borrow().allow("a@b", Shows::ANY);
+        let join = || {
+            component.outbox.borrow_mut().join();
+            component.doubt_presences();
+        };
+        let written = async || {
+            tokio::task::yield_now().await;
+            let wire = String::from_utf8(component.wire().to_vec()).unwrap();
+            component.outbox.borrow_mut().written();
+            assert!(wire.contains("type='probe'") && wire.contains("to='a@b'"), "{wire}");
+            sleep(PROBE_PATIENCE / 2).await;
+        };
+        let (from, to) = (Jid::parse("a@b/1").unwrap(), Jid::parse("push.test").unwrap());
+        component.presences.borrow_mut().hear(&from, &to, &Element::new(CLIENT, "presence"));
+        let lived = async {
+            join();
+            written().await;
+            component.part();
+            sleep(2 * PROBE_PATIENCE).await;
+            assert!(is_there(), "nobody could be asked");
+            join();
+            written().await;
+            assert!(is_there(), "there is time to answer");
+            sleep(PROBE_PATIENCE).await;
+            assert!(!is_there());
+        };
+        tokio::task::LocalSet::new().run_until(lived).await;
     }
 
     #[tokio::test]

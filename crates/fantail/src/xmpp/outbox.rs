@@ -40,6 +40,8 @@ pub(super) struct Outbox {
     /// Of all lines.
     items: usize,
     item_bytes: usize,
+    /// What was read of logs for all lines, in bytes.
+    read_bytes: usize,
     pub(super) gaps: Gaps,
     /// The server takes what is written.
     joined: bool,
@@ -110,6 +112,7 @@ impl Outbox {
             turns: VecDeque::new(),
             items: 0,
             item_bytes: 0,
+            read_bytes: 0,
             gaps: Gaps::default(),
             joined: false,
             wire: Bytes::new(),
@@ -208,7 +211,7 @@ impl Outbox {
         self.count();
     }
 
-    /// Lets go of the oldest items, those of the realm while it has its part, or those of who has most.
+    /// Lets go of the oldest items, those of the realm while it has its part, or those of who has most of what is scarce.
     fn make_room(&mut self, realm: RealmId, weight: usize) {
         let [all, own] = self.limits;
         let over = |(items, bytes): (usize, usize), more: (usize, usize)| {
@@ -219,7 +222,10 @@ impl Outbox {
             && self.let_go(realm)
         {}
         while over((self.items, self.item_bytes), all) {
-            let most = self.lines.iter().max_by_key(|(_, line)| line.bytes).map(|(realm, _)| *realm);
+            // The larger of its parts of both, over the same divisor.
+            let part =
+                |line: &Line| line.items.len().saturating_mul(all.1).max(line.bytes.saturating_mul(all.0));
+            let most = self.lines.iter().max_by_key(|(_, line)| part(line)).map(|(realm, _)| *realm);
             if !most.is_some_and(|realm| self.let_go(realm)) {
                 break;
             }
@@ -294,13 +300,19 @@ impl Outbox {
     fn next(&mut self, realm: RealmId, world: World<'_>) -> Option<Waiting> {
         loop {
             let line = self.lines.get_mut(&realm)?;
-            if let Some(waiting) = line.begun.take().or_else(|| line.read.pop_front()) {
+            if let Some(waiting) = line.begun.take() {
+                return Some(waiting);
+            }
+            if let Some(waiting) = line.read.pop_front() {
+                self.read_bytes -= waiting.weight;
                 return Some(waiting);
             }
             if let Some(owed) = line.filling.take() {
                 self.gaps.settle(owed);
             }
-            if self.gaps.has_turn(realm) && (line.items.is_empty() || !line.turned) {
+            // While others have read enough they are copied first: their turns come all the same.
+            let may_read = self.read_bytes < READ_BYTES;
+            if may_read && self.gaps.has_turn(realm) && (line.items.is_empty() || !line.turned) {
                 line.turned = true;
                 self.fill(realm, world);
                 continue;
@@ -350,12 +362,14 @@ impl Outbox {
             let place = Some(Place { epoch: span.through.epoch, position });
             let item = Item::from_record(channel, &entry.record).map(Rendered::from);
             let waiting = item.and_then(|i| Waiting::of((realm, channel), &i, place, wanted, subscribers));
-            line.read.extend(waiting.map(|waiting| Waiting {
+            let Some(waiting) = waiting else { continue };
+            self.read_bytes += waiting.weight;
+            line.read.push_back(Waiting {
                 since_ms: now_ms.saturating_sub(log.age_ms(entry)),
                 old: true,
                 only: owed.jid.clone(),
                 ..waiting
-            }));
+            });
         }
         self.gaps.advance(&owed, span.through, span.whole);
         line.filling = Some(owed);
@@ -465,6 +479,8 @@ const WIRE_BYTES: usize = 64 << 10;
 /// What is read of a log before others have their turn.
 const FILL_ITEMS: usize = 256;
 const FILL_BYTES: usize = 256 << 10;
+/// And what all realms have read and not copied yet: beyond that none reads on.
+const READ_BYTES: usize = 4 << 20;
 /// Subscribers that are looked at before others have their turn.
 const PAGE: usize = 1024;
 /// From then on an item says when it was published.
@@ -472,11 +488,17 @@ const LATE_MS: u64 = 2000;
 
 #[cfg(test)]
 mod tests {
-    use fantail_proto::xmpp::pubsub::Shows;
+    use std::slice;
+
+    use fantail_proto::{
+        log::{Durability, Limits, Pattern},
+        xmpp::pubsub::Shows,
+    };
 
     use super::*;
     use crate::{
         config::Secret,
+        log::Appended,
         xmpp::{Terms, subscribers},
     };
 
@@ -510,13 +532,16 @@ mod tests {
         (0..count).for_each(|n| _ = subscribers.set(&place, &format!("user{n:05}@r{realm}.test"), terms));
     }
 
-    fn delivery(realm: u32, body: &str) -> Delivery {
+    fn decoded(body: &str) -> Item {
         let content = format!("<message><body>{body}</body></message>");
         let item =
             serde_json::json!({ "items": [{ "channel": "c", "xmpp-stanza": { "content": content } }] });
-        let item = fantail_proto::item::decode(item.to_string().as_bytes(), None).unwrap().remove(0);
+        fantail_proto::item::decode(item.to_string().as_bytes(), None).unwrap().remove(0)
+    }
+
+    fn delivery(realm: u32, body: &str) -> Delivery {
         let place = Place { epoch: 1, position: 1 };
-        let mut delivery = Delivery::of_log(RealmId(realm), "c", item.into(), place);
+        let mut delivery = Delivery::of_log(RealmId(realm), "c", decoded(body).into(), place);
         delivery.place = None;
         delivery
     }
@@ -584,5 +609,76 @@ mod tests {
             .filter(|body| all.contains(body))
             .collect();
         assert_eq!(kept, ["a4", "a5", "b1", "c1"]);
+    }
+
+    /// Realms with long logs take their turns to read them, too: what all of them have read at once has a limit.
+    #[test]
+    fn what_is_read_of_logs_has_a_limit() {
+        let (mut outbox, counts) = outbox(10, 10);
+        let log = Log::new(None, counts);
+        let rule = |realm: u32| config::Log {
+            text: "*".into(),
+            pattern: Pattern::new("*"),
+            realm: realm.to_string(),
+            limits: Limits { items: 1000, bytes: 1 << 20, age_s: 600 },
+            total_bytes: 1 << 24,
+            storage: config::Storage::Memory,
+            durability: Durability::Accepted,
+            slow: None,
+        };
+        let rules: Vec<_> = (0..REALMS).map(rule).collect();
+        log.configure(&rules, |realm| realm.parse().ok().map(RealmId)).unwrap();
+        let mut subscribers = Subscribers::default();
+        for realm in 0..REALMS {
+            subscribe(&mut subscribers, realm, 1);
+            for _ in 0..200 {
+                let item = decoded(&"x".repeat(1000));
+                let mut batch =
+                    log.prepare(RealmId(realm), slice::from_ref(&item), Durability::Accepted).unwrap();
+                let mut logs = log.open();
+                let Appended::Now(Some(place)) = logs.append(RealmId(realm), "c", batch.take(0).unwrap())
+                else {
+                    panic!("it is kept in memory");
+                };
+                drop(logs);
+                outbox.deliver(&Delivery::of_log(RealmId(realm), "c", item.into(), place), &subscribers, 0);
+            }
+        }
+        outbox.join();
+        let presences = Presences::default();
+        let (mut copies, mut most) = (0, 0);
+        loop {
+            let world = World { subscribers: &subscribers, presences: &presences, log: &log, now_ms: 0 };
+            let wire = outbox.wire(world);
+            if wire.is_empty() {
+                break;
+            }
+            copies += str::from_utf8(&wire).unwrap().matches("</message>").count();
+            most = most.max(outbox.read_bytes);
+            outbox.written();
+        }
+        assert_eq!((copies, outbox.read_bytes), (200 * REALMS as usize, 0));
+        assert!(most > READ_BYTES / 2 && most < READ_BYTES + 2 * FILL_BYTES, "{most}");
+    }
+
+    const REALMS: u32 = 40;
+
+    /// It is what is scarce that counts: few large items do not make room for many small ones.
+    #[test]
+    fn who_has_most_of_what_is_scarce_makes_room() {
+        let (mut outbox, counts) = outbox(4, 4);
+        let log = Log::new(None, counts);
+        let mut subscribers = Subscribers::default();
+        (1..=3).for_each(|realm| subscribe(&mut subscribers, realm, 1));
+        outbox.deliver(&delivery(2, &"large".repeat(1000)), &subscribers, 0);
+        for body in ["a1", "a2", "a3"] {
+            outbox.deliver(&delivery(1, body), &subscribers, 0);
+        }
+        outbox.deliver(&delivery(3, "c1"), &subscribers, 0);
+        outbox.join();
+        let all = wires(&mut outbox, &subscribers, &log).concat();
+        let kept: Vec<&str> =
+            ["large", "a1", "a2", "a3", "c1"].into_iter().filter(|body| all.contains(body)).collect();
+        assert_eq!(kept, ["large", "a2", "a3", "c1"]);
     }
 }

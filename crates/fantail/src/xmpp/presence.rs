@@ -110,8 +110,12 @@ impl Presences {
         match self.by_bare.get_mut(from.bare()) {
             Some(resources) => match resources.iter().position(|known| known.resource == heard.resource) {
                 Some(at) => {
-                    self.bytes = self.bytes + more - resources[at].bytes();
-                    resources[at] = heard;
+                    let known = &mut resources[at];
+                    // Without room for whom it was said to it is said to whom it was before.
+                    self.bytes -= known.bytes();
+                    let to = if room { heard.to } else { known.to.take() };
+                    *known = Heard { to, ..heard };
+                    self.bytes += known.bytes();
                     return;
                 }
                 None if room && resources.len() < RESOURCES => resources.push(heard),
@@ -172,7 +176,13 @@ mod tests {
             hear(&mut all, &format!("{n}@b/{long}"), "<presence/>");
         }
         assert!(all.resources < count && all.bytes <= ALL_BYTES && all.bytes > ALL_BYTES - 2000);
+        // Also whom it is said to; but who is known is heard.
+        let told = jid(&format!("{long}@push.test"));
+        let away_now = Element::parse(b"<presence><show>away</show></presence>").unwrap();
+        (0..9).for_each(|n| all.hear(&jid(&format!("{n}@b/{long}")), &told, &away_now));
+        assert!(all.bytes <= ALL_BYTES && all.allow("8@b", away));
     }
+
     /// After a doubt everybody is asked once by each who was told, and only what was said since is believed.
     #[test]
     fn what_is_doubted_has_to_be_said_again() {

@@ -118,6 +118,22 @@ fn what_is_early_is_kept_in_its_turn() {
     server.stream("/").expect("2;3;");
 }
 
+/// Its publisher has an answer by then: an orderly end keeps what was accepted.
+#[test]
+fn what_is_early_at_an_orderly_end_is_kept() {
+    let data = tempfile::tempdir().unwrap();
+    let server = logging(data.path());
+    let mut early = item("accepted-1", "3");
+    early["prev-id"] = "2".into();
+    server.publish(&json!([item("accepted-1", "1")]));
+    server.publish(&json!([early]));
+    server.wait_metric("fantail_items_waiting", &[], 1.0);
+    assert!(server.terminate().success());
+    let server = logging(data.path());
+    let receipts = server.receipts(&json!([item("accepted-1", "1"), item("accepted-1", "3")]));
+    assert_eq!([&receipts[0]["duplicate"], &receipts[1]["duplicate"]], [&json!(true), &json!(true)]);
+}
+
 /// A file system of two megabytes, unmounted when it is dropped.
 struct Small(tempfile::TempDir);
 

@@ -358,6 +358,20 @@ fn an_overlap_ends() {
     assert_eq!(signatures(2), 2);
 }
 
+/// Each try counts, also while the disk does not know of the one before.
+#[test]
+fn tries_are_counted_faster_than_they_are_written() {
+    let folder = folder();
+    let endpoint = Origin::fixed(answer("500 No", &[], ""));
+    let delays = format!("[{}]", vec![r#""1ms""#; 20].join(", "));
+    let server = server(&folder, &[("webhooks.retry", &delays)]);
+    let url = format!("http://{endpoint}/");
+    subscribe(&server, "c", &json!({ "url": url }));
+    server.publish(&json!([item("c", "x")]));
+    server.wait_until(DEADLINE, "it is given up", || dead(&server, "c", &url).len() == 1);
+    assert_eq!((endpoint.requests().len(), tries(&server, "status")), (21, 21.0));
+}
+
 /// Where the endpoint asks for it, nothing overtakes what failed.
 #[test]
 fn order_is_kept_over_failures() {
@@ -405,7 +419,7 @@ fn the_dead_do_not_delay_the_living() {
         LATER,
         ("webhooks.concurrency", "32"),
         ("webhooks.realm_concurrency", "32"),
-        ("webhooks.timeout", "2s"),
+        ("webhooks.timeout", "1h"),
     ];
     let server = server(&folder, &keys);
     for endpoint in &dead {
@@ -417,12 +431,11 @@ fn the_dead_do_not_delay_the_living() {
     server.wait_metric("fantail_webhook_tries_total", &["result=\"delivered\""], 1.0);
     server.publish(&json!([item("c", "x")]));
     server.wait_metric("fantail_webhook_in_flight", &[], 24.0);
-    let since = Instant::now();
     for n in 0..20 {
         server.publish(&json!([item("d", "y")]));
         arrived(&living, 2 + n);
     }
-    assert!(since.elapsed() < Duration::from_secs(2), "{:?}", since.elapsed());
+    server.wait_metric("fantail_webhook_in_flight", &[], 24.0);
 }
 
 /// A realm whose endpoints swallow everything leaves tries to the others: for endpoints that are new, and for those that
@@ -435,7 +448,7 @@ fn a_realm_does_not_starve_another() {
     let config = "[[realm]]\nid = \"greedy\"\nkeys = [\"a key\"]\n";
     let server = TestServer::start(&["* test"], |options| {
         options.set("server.data_dir", &folder.path().to_string_lossy());
-        options.set("webhooks.allow", "127.0.0.1").set("webhooks.retry", r#"["1s", "50ms"]"#);
+        options.set("webhooks.allow", "127.0.0.1").set(LATER.0, LATER.1);
         options.set("webhooks.concurrency", "16").set("webhooks.timeout", "1h").config(config);
     });
     let greedy = |path: &str, body: &Value| {
@@ -458,6 +471,7 @@ fn a_realm_does_not_starve_another() {
     subscribe(&server, "d", &json!({ "url": format!("http://{fresh}/") }));
     server.publish(&json!([item("d", "new"), item("c", "second")]));
     arrived(&fresh, 1);
-    arrived(&mended, 3);
+    // Its last try failed, and the next of that webhook is in an hour.
+    assert_eq!(bodies(&arrived(&mended, 2)), ["first", "second"]);
     server.wait_metric("fantail_webhook_in_flight", &[], 9.0);
 }

@@ -83,7 +83,9 @@ impl Holds {
             Made::Skipped => Ok(Gotten::Nothing),
             Made::Asks(filter, content, class) => {
                 let item_meta = &work.batch[item].item.meta;
-                Ok(Gotten::Asks(Box::new(wording(standing, item_meta, (filter, content, class))?)))
+                let ahead = ahead(filters, work.words(), filter, &content);
+                let wording = wording(standing, item_meta, (filter, content, class), ahead)?;
+                Ok(Gotten::Asks(Box::new(wording)))
             }
         }
     }
@@ -155,7 +157,8 @@ impl Holds {
                 let content = Bytes::copy_from_slice(&content);
                 // A body is laid over what the origin of this long-poll said.
                 let class = [class, content.to_vec()].concat();
-                Answering::Asks(Box::new(wording(standing, &item.meta, (filter, content, class))?))
+                let ahead = ahead(filters, work.words(), filter, &content);
+                Answering::Asks(Box::new(wording(standing, &item.meta, (filter, content, class), ahead)?))
             }
         })
     }
@@ -183,6 +186,7 @@ fn wording(
     standing: &Standing,
     item_meta: &filter::Meta,
     (filter, content, class): (Filter, Bytes, Vec<u8>),
+    ahead: usize,
 ) -> Result<Wording, TemplateError> {
     let trail = standing.trail.as_ref().ok_or(TemplateError::Url)?;
     Ok(Wording {
@@ -192,8 +196,20 @@ fn wording(
         sub_meta: question::header(&standing.meta)?,
         pub_meta: question::header(item_meta)?,
         content: if filter == Filter::HttpModify { content } else { Bytes::new() },
+        ahead,
         class,
     })
+}
+
+/// What a later filter may have to say to the origin when this one has its answer: room for it is taken beforehand,
+/// because what has been asked about before does not wait for room.
+fn ahead(filters: &[Filter], words: &[question::Word], filter: Filter, content: &[u8]) -> usize {
+    let mut later = filters.iter().filter(|filter| filter.asks()).skip(words.len() + 1);
+    match filter {
+        _ if !later.any(|later| *later == Filter::HttpModify) => 0,
+        Filter::HttpModify => content.len().max(question::MOST_BYTES),
+        _ => content.len(),
+    }
 }
 
 /// What filters make of an item for all of whom they read the same.

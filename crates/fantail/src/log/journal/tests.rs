@@ -74,7 +74,8 @@ impl Desk {
         let item = Item { id: Some(id.to_string()), stream: content, ..Item::default() };
         let (rule, channel) = (&self.rules[durability as usize], (R, durability.name()));
         let record = item.to_record().into();
-        let appended = self.rings.lock().append(rule, channel, record, 0, Some(&self.journal));
+        let appended =
+            self.rings.lock().append(rule, channel, (record, rule.durability), 0, Some(&self.journal));
         assert_ne!(appended, Appended::Never);
         let (sender, receiver) = mpsc::channel();
         let durability = rule.durability.max(appended.durability());

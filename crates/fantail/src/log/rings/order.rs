@@ -16,8 +16,8 @@ pub(super) struct Order {
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) struct Ticket {
     pub(super) channel: u32,
-    /// The low half of epoch and position together. Epochs are times in nanoseconds, so two that share this are not
-    /// to be met.
+    /// The low half of epoch and position together. Epochs are far apart in it: also those that follow each other by one,
+    /// because the clock was set back.
     place: u32,
 }
 
@@ -62,7 +62,7 @@ impl FromIterator<Ticket> for Order {
 
 impl Ticket {
     pub(super) const fn new(channel: u32, at: Place) -> Self {
-        Self { channel, place: at.epoch.wrapping_add(at.position) as u32 }
+        Self { channel, place: at.epoch.wrapping_mul(SPREAD).wrapping_add(at.position) as u32 }
     }
 
     /// How far behind the oldest entry of a log it stands, if it is of this log and not gone.
@@ -83,6 +83,8 @@ impl Ticket {
     }
 }
 
+/// By the golden ratio: multiples of it keep away from each other, and from 0.
+const SPREAD: u64 = 0x9e37_79b1;
 /// Tickets of one piece: 8 KB.
 const PIECE: usize = 1024;
 
@@ -123,7 +125,13 @@ mod tests {
         (0..3).for_each(|_| _ = ring.push(Entry::new(Vec::new().into(), 0)));
         let of = |epoch, position| ticket(0, epoch, position).is_of(&ring);
         assert_eq!([1, 2, 4, 5].map(|position| of(ring.epoch(), position)), [false, true, true, false]);
-        assert!(!of(ring.epoch() + 1_000_000, 2) && !of(ring.epoch() - 1_000_000, 2));
+        for apart in [1, 2, 3, 1000, 1_000_000] {
+            let others = [ring.epoch() + apart, ring.epoch() - apart];
+            assert!(
+                others.into_iter().all(|epoch| (1..2000).all(|position| !of(epoch, position))),
+                "{apart}"
+            );
+        }
         assert!(
             ticket(0, ring.epoch(), 2).is_first_of(&ring) && !ticket(0, ring.epoch(), 3).is_first_of(&ring)
         );

@@ -398,16 +398,10 @@ async fn read_by<R: AsyncRead + Unpin>(
     .map_err(Ended::Io)
 }
 
-/// Writes all to a peer that goes on taking some of it.
-async fn write_in_time<W: AsyncWrite + Unpin>(writing: &mut W, mut bytes: &[u8]) -> Result<(), Ended> {
-    while !bytes.is_empty() {
-        let written = timeout(STALLED, writing.write(bytes)).await.map_err(|_| Ended::Stalled)??;
-        if written == 0 {
-            return Err(Ended::Io(io::ErrorKind::WriteZero.into()));
-        }
-        bytes = &bytes[written..];
-    }
-    Ok(())
+/// Writes all to a peer that takes it in the time that its length has.
+async fn write_in_time<W: AsyncWrite + Unpin>(writing: &mut W, bytes: &[u8]) -> Result<(), Ended> {
+    let by = TOPICS_TIMEOUT + Duration::from_secs((bytes.len() / TOPICS_PER_SECOND) as u64);
+    timeout(by, writing.write_all(bytes)).await.map_err(|_| Ended::Stalled)?.map_err(Ended::Io)
 }
 
 /// The greeting and the READY of both sides.
@@ -443,8 +437,9 @@ const PAUSE: Duration = Duration::from_millis(100);
 const RECONNECT: Duration = Duration::from_millis(500);
 /// A message from its first byte on: what has come of it stays in memory so long at most.
 const MESSAGE_TIMEOUT: Duration = Duration::from_secs(60);
-/// Without a byte taken of all topics, which others wait for.
-const STALLED: Duration = Duration::from_secs(30);
+/// For all topics, which other peers wait for, beside a second for each so many bytes.
+const TOPICS_TIMEOUT: Duration = Duration::from_secs(30);
+const TOPICS_PER_SECOND: usize = 64 << 10;
 /// Answers to one peer that may wait to be written.
 const SAID: usize = 16;
 /// Messages that are published together.
@@ -468,16 +463,27 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn who_takes_nothing_leaves_its_turn() {
-        let (mut ours, mut theirs) = tokio::io::duplex(64);
+    async fn who_takes_topics_slowly_leaves_its_turn() {
+        let (mut ours, mut theirs) = tokio::io::duplex(1000);
         let reads = async {
-            let mut read = [0; 64];
-            for _ in 0..3 {
-                sleep(STALLED / 2).await;
+            let mut read = [0; 1000];
+            loop {
+                sleep(TOPICS_TIMEOUT / 4).await;
                 theirs.read_exact(&mut read).await.expect("there is something");
             }
         };
-        let (written, ()) = tokio::join!(write_in_time(&mut ours, &[0; 400]), reads);
-        assert!(matches!(written, Err(Ended::Stalled)), "{written:?}");
+        let (few, many) = (vec![0; 3000], vec![0; 2 * TOPICS_PER_SECOND]);
+        let writes = async {
+            let in_time = write_in_time(&mut ours, &few).await;
+            let began = Instant::now();
+            let late = write_in_time(&mut ours, &many).await;
+            (in_time, late, began.elapsed())
+        };
+        let (in_time, late, took) = tokio::select! {
+            written = writes => written,
+            () = reads => return,
+        };
+        assert!(matches!((in_time, late), (Ok(()), Err(Ended::Stalled))));
+        assert_eq!(took.as_secs(), (TOPICS_TIMEOUT + Duration::from_secs(2)).as_secs());
     }
 }

@@ -10,7 +10,7 @@ use tokio::{
     net::{TcpListener, UnixListener},
     sync::watch,
     task::JoinSet,
-    time::timeout,
+    time::{Instant, timeout, timeout_at},
 };
 
 use super::{Bound, crew::Crew};
@@ -80,6 +80,8 @@ enum Ended {
     Violation(#[from] Violation),
     #[error("no handshake in time")]
     Late,
+    #[error("it has sent a part of a message and not the rest")]
+    Slow,
 }
 
 async fn serve<S: AsyncRead + AsyncWrite + Unpin>(crew: Arc<Crew>, socket: Socket, mut stream: S) {
@@ -101,16 +103,26 @@ async fn serve<S: AsyncRead + AsyncWrite + Unpin>(crew: Arc<Crew>, socket: Socke
     let (mut reading, mut writing) = tokio::io::split(stream);
     let (answer, mut answers) = tokio::sync::mpsc::channel(ANSWERS);
     let read = async {
+        // By when the message is to be whole of which a part has come.
+        let mut due = None;
         loop {
             while let Some(event) = decoder.next(&mut input)? {
+                due = None;
                 match event {
                     Event::Message(frames) => crew.hear(socket, &frames),
                     // More than can be told at once are not answered.
                     Event::Command(command) => _ = zmtp::answer(&command).map(|pong| answer.try_send(pong)),
                 }
             }
+            let is_partial = !input.is_empty() || !decoder.is_between_messages();
+            due = is_partial.then(|| due.unwrap_or_else(|| Instant::now() + MESSAGE_TIMEOUT));
             input.reserve(READ);
-            if reading.read_buf(&mut input).await? == 0 {
+            let read = reading.read_buf(&mut input);
+            let read = match due {
+                Some(due) => timeout_at(due, read).await.map_err(|_| Ended::Slow)??,
+                None => read.await?,
+            };
+            if read == 0 {
                 return Err::<(), _>(Ended::Io(io::ErrorKind::UnexpectedEof.into()));
             }
         }
@@ -175,9 +187,32 @@ pub(super) const MAX_MESSAGE_BYTES: usize = 4 << 20;
 const MAX_CONNECTIONS: usize = 1000;
 /// A handshake is two small messages each way.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// A message from its first byte on: what has come of it stays in memory so long at most.
+const MESSAGE_TIMEOUT: Duration = Duration::from_secs(60);
 /// Before trying again, when there are no more files or no more places.
 const PAUSE: Duration = Duration::from_millis(100);
 /// Pings of one worker that are answered together.
 const ANSWERS: usize = 4;
 /// One read.
 const READ: usize = 16 << 10;
+
+#[cfg(test)]
+mod tests {
+    use fantail_proto::route::{Meeting, Protocol, Workers};
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_part_of_a_message_is_not_kept_for_ever() {
+        for (sent, ends) in [(&[0, 5, b'x'][..], true), (&[1, 1, b'x'], true), (&[0, 1, b'x'], false)] {
+            let at = Meeting::Ipc("/nowhere".into());
+            let crew = Crew::new(Workers { protocol: Protocol::Whole, at }, watch::channel(false).0);
+            let (ours, mut theirs) = tokio::io::duplex(4096);
+            for bytes in [&zmtp::greeting()[..], &Socket::Dealer.ready()[..], sent] {
+                theirs.write_all(bytes).await.expect("there is room");
+            }
+            let served = timeout(2 * MESSAGE_TIMEOUT, serve(Arc::new(crew), Socket::Dealer, ours)).await;
+            assert_eq!(served.is_ok(), ends, "{sent:?}");
+        }
+    }
+}

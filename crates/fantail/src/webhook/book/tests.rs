@@ -244,6 +244,31 @@ async fn changes_may_be_done_twice() {
     assert_eq!((page.queued(id).expect("a count"), page.dead(id, 0, 9).expect("letters").len()), (0, 1));
 }
 
+/// A table that cannot be written takes nothing else with it.
+#[tokio::test]
+async fn what_fails_for_good_is_left_out() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let store = open(&folder.path().join("w.redb")).await;
+    let id = Id::new(0, 1, "c", "http://h/");
+    edit_row(&store, id, true).await;
+    let queue = [Change::Queue { seq: 1, letter: letter(1), to: vec![id], due: 0 }];
+    store.write(Box::new(move |tx| apply(tx, &queue))).await.expect("written");
+    let other: TableDefinition<'_, u128, u8> = TableDefinition::new("health");
+    let spoil = move |tx: &WriteTransaction| {
+        tx.delete_table(HEALTH)?;
+        tx.open_table(other)?;
+        Ok(())
+    };
+    store.write(Box::new(spoil)).await.expect("spoiled");
+    let changes =
+        [Change::Failing { id, since: 0, failures: 1 }, Change::Again { id, seq: 1, failed: 7, due: 0 }];
+    let strict = changes.clone();
+    store.write(Box::new(move |tx| apply(tx, &strict))).await.expect_err("one of them cannot be");
+    store.write(Box::new(move |tx| apply_possible(tx, &changes))).await.expect("the other can");
+    let page = Page::open(&store).expect("a page");
+    assert_eq!(page.failed(id, 1).expect("a count"), Some(7));
+}
+
 /// Bytes on disk and of memory of so many endpoints, each of a channel of its own.
 async fn weigh(count: u32) -> (u64, u64) {
     let folder = tempfile::tempdir().expect("a folder");

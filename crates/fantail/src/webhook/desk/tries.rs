@@ -122,6 +122,7 @@ impl Desk {
         if endpoint.disabled.is_some() {
             return Ok(Job::Disabled { tries: failed });
         }
+        let failed = self.tries.get(&(id, seq)).copied().unwrap_or(failed);
         let Some(body) = said(&endpoint, &letter) else { return Ok(Job::Unfit { tries: failed }) };
         let call = call(&endpoint, &letter, body, self.clock.unix());
         Ok(Job::Send { url: endpoint.url, call, failed })
@@ -181,6 +182,7 @@ impl Desk {
         match self.config.retry.delay(failed, asked, dice).filter(|_| !gone) {
             Some(delay) => {
                 self.changes.push(Change::Again { id, seq, failed, due: unix_ms.saturating_add(ms(delay)) });
+                self.tries.insert((id, seq), failed);
                 self.lines.wait(id, seq, now.saturating_add(ms(delay)));
             }
             None => self.bury(id, seq, &fault.to_string(), failed),
@@ -195,6 +197,7 @@ impl Desk {
 
     /// A delivery is over; its letter is, too, when nobody else waits for it.
     pub(super) fn done(&mut self, id: Id, seq: u64) {
+        self.tries.remove(&(id, seq));
         let last = self.letters.done(seq);
         self.changes.push(Change::Done { id, seq, last });
         self.lines.release(id);
@@ -212,6 +215,7 @@ impl Desk {
     /// A delivery is given up.
     fn bury(&mut self, id: Id, seq: u64, cause: &str, tries: u32) {
         self.counts.webhook_dead_failed.add(1);
+        self.tries.remove(&(id, seq));
         let last = self.letters.done(seq);
         let death = Death { at: self.clock.unix_ms(), cause: cause.to_owned(), tries };
         self.changes.push(Change::Dead { id, seq, letter: None, death, last, keep: self.keep() });
