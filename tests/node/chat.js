@@ -60,9 +60,13 @@ async function listening(port) {
   assert.fail(`nothing listens on ${port}`);
 }
 
-/** What stands in a page, once there are that many lines. */
+/** What stands in a page, once there are that many lines. A page behind another may draw no frames, so those are not waited for. */
 async function heard(tab, count) {
-  await tab.waitForFunction((count) => document.querySelectorAll('#said li').length === count, count);
+  const said = (count) => document.querySelectorAll('#said li').length === count;
+  await tab.waitForFunction(said, count, { polling: 50 }).catch(async (error) => {
+    const lines = await tab.$$eval('#said li', (lines) => lines.map((line) => line.textContent));
+    throw new Error(`not ${count} lines: ${JSON.stringify(lines)}`, { cause: error });
+  });
   return tab.$$eval('#said li', (lines) => lines.map((line) => line.textContent));
 }
 
@@ -81,7 +85,7 @@ async function talk(chromium, address, publish, restart) {
     await tab.goto(address);
     const socket = await opened;
     socket.on('close', () => (cut += 1));
-    await tab.waitForFunction(() => socket.readyState === WebSocket.OPEN);
+    await tab.waitForFunction(() => socket.readyState === WebSocket.OPEN, null, { polling: 50 });
   }
   await say(ann, 'ann', 'hello <b>all</b>');
   for (const tab of [ann, bob]) assert.deepEqual(await heard(tab, 1), ['ann: hello <b>all</b>']);
@@ -119,9 +123,13 @@ async function main() {
       await listening(origin);
     };
     const publish = () => execSync(free(curl), { cwd, stdio: 'pipe' });
-    await browser((chromium) => talk(chromium, `http://127.0.0.1:${client}/`, publish, restart));
-    await stopFantail();
-    await stopBackend();
+    const talking = browser((chromium) => talk(chromium, `http://127.0.0.1:${client}/`, publish, restart));
+    const failure = await talking.then(() => null, (error) => error);
+    const logs = [await stopFantail(), await stopBackend()];
+    if (failure) {
+      console.error(backend, ...logs);
+      throw failure;
+    }
   }
   fs.rmSync(cwd, { recursive: true });
   clearTimeout(deadline);

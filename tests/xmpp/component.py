@@ -747,7 +747,7 @@ async def every_transport(setup, romeo):
 
 async def a_server_that_dies(binary):
     """What is published meanwhile comes late, and says so; what is too much is dropped and counted."""
-    setup = Setup(binary, ["romeo"], "queue_items = 5")
+    setup = Setup(binary, ["romeo"], "queue_items = 5\nrealm_queue_items = 5")
     await setup.joined()
     jid = f"romeo@{HOST}"
     setup.subscribe("late", jid)
