@@ -136,9 +136,9 @@ pub(super) fn read(folder: &Path, boot: u128) -> Result<Files, OpenError> {
         // One that was begun and never noted does not count for it.
         let next = next.filter(|next| head.is_some_and(|head| *next <= head.number));
         let cut = next.and_then(|next| header(&segment(folder, next))?.cut);
-        let (good, end) = reading.file(&bytes, number, head, cut);
-        if end < bytes.len() {
-            tracing::warn!(file = %path.display(), bytes = bytes.len() - end, "the end of a log was not written whole: it is cut off");
+        let Extent { good, end, sealed } = reading.file(&bytes, number, head, cut);
+        if end < bytes.len() && !sealed {
+            tracing::info!(file = %path.display(), bytes = bytes.len() - end, "what does not count behind the end of a log is cut off");
             let file = OpenOptions::new().write(true).open(&path).map_err(OpenError::at(&path))?;
             file.set_len(end as u64).and_then(|()| file.sync_all()).map_err(OpenError::at(&path))?;
         }
@@ -162,6 +162,15 @@ pub(super) fn read(folder: &Path, boot: u128) -> Result<Files, OpenError> {
     }
     files.found = reading.found();
     Ok(files)
+}
+
+/// How far a file counts.
+struct Extent {
+    /// It is whole.
+    good: bool,
+    end: usize,
+    /// It says itself that this is its end: behind it may be what it held when it was another file.
+    sealed: bool,
 }
 
 /// How the last run ended.
@@ -189,7 +198,9 @@ impl End {
     /// disk was full, say. Only a machine that ends may lose the note of one that counts, and that of one with a cut is on
     /// the disk before it counts.
     fn never_counted(self, bytes: &[u8]) -> bool {
-        let begun = |header: Header| bytes.len() <= Header::BYTES || header.cut.is_some();
+        // There may be what it held when it was another file.
+        let empty = |header| !matches!(Pieces::new(bytes, header).next(), Some(Piece::Record(..)));
+        let begun = |header: Header| header.cut.is_some() || empty(header);
         self != Self::Machine || bytes.len() < Header::BYTES || Header::parse(bytes).is_some_and(begun)
     }
 
@@ -232,13 +243,13 @@ impl Reading {
         self.lost = self.order;
     }
 
-    /// Whether the file is whole, and how far it is to be kept. `cut`: the next one says how far it counts.
-    fn file(&mut self, bytes: &[u8], number: u64, head: Option<Head>, cut: Option<u32>) -> (bool, usize) {
+    /// `cut`: the next one says how far it counts.
+    fn file(&mut self, bytes: &[u8], number: u64, head: Option<Head>, cut: Option<u32>) -> Extent {
         let cut = cut.map(|cut| usize::try_from(cut).unwrap_or(usize::MAX));
         let bytes = &bytes[..cut.unwrap_or(usize::MAX).min(bytes.len())];
         let Some(header) = Header::parse(bytes).filter(|header| header.number == number) else {
             self.lose();
-            return (false, bytes.len());
+            return Extent { good: false, end: bytes.len(), sealed: false };
         };
         let last = head.is_none_or(|head| number >= head.number);
         let certain = match head {
@@ -249,7 +260,7 @@ impl Reading {
             Some(head) if number > head.number => Header::BYTES,
             _ => cut.unwrap_or(bytes.len()),
         };
-        let (mut good, mut sealed) = (true, cut.is_some());
+        let mut found = Extent { good: true, end: bytes.len(), sealed: false };
         for piece in Pieces::new(bytes, header) {
             self.order += 1;
             match piece {
@@ -257,20 +268,26 @@ impl Reading {
                 Piece::Record(Record::Forget { realm, channel, epoch }, _) => {
                     self.forget(realm, channel, epoch);
                 }
-                Piece::Record(Record::Seal, _) => sealed = true,
-                // Nobody was told that this is kept.
-                Piece::Damage(range) if range.start >= certain => return (good, range.start),
+                Piece::Record(Record::Seal, range) => {
+                    (found.end, found.sealed) = (range.end, true);
+                    break;
+                }
+                // Nobody was told that this is kept, or it is of the file that this one was.
+                Piece::Damage(range) if range.start >= certain => {
+                    found.end = range.start;
+                    return found;
+                }
                 Piece::Damage(_) => {
                     self.lost = self.order;
-                    good = false;
+                    found.good = false;
                 }
             }
         }
-        if bytes.len() < certain || !(last || sealed) {
+        if bytes.len() < certain || !(last || cut.is_some() || found.sealed) {
             self.lose();
-            good = false;
+            found.good = false;
         }
-        (good, bytes.len())
+        found
     }
 
     fn entry(&mut self, entry: &Entry<'_>) {
@@ -324,3 +341,64 @@ impl Reading {
 }
 
 const EXTENSION: &str = "journal";
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const HEADER: Header = Header { number: 7, salt: 99, cut: None };
+    const BEFORE: Header = Header { number: 3, salt: 98, cut: None };
+
+    /// A file, and where each of its pieces ends.
+    fn file(header: Header, channel: &str, lengths: &[usize]) -> (Vec<u8>, Vec<usize>) {
+        let (mut bytes, mut ends) = (header.to_bytes().to_vec(), vec![Header::BYTES]);
+        for (position, length) in (1..).zip(lengths) {
+            let (realm, promised, record) = ("default", Durability::Synced, &*vec![b'x'; *length]);
+            let entry =
+                Entry { copied: false, promised, realm, channel, epoch: 1, position, at_ms: 0, record };
+            Record::Entry(entry).append(header.salt, &mut bytes);
+            ends.push(bytes.len());
+        }
+        Record::Seal.append(header.salt, &mut bytes);
+        ends.push(bytes.len());
+        (bytes, ends)
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 256, ..ProptestConfig::default() })]
+
+        /// Wherever its writing ends: what is whole counts, what it held before does not, and nothing is taken for damage.
+        #[test]
+        fn a_file_that_is_used_again_is_as_good_as_new(
+            before in prop::collection::vec(0..200_usize, 0..20),
+            lengths in prop::collection::vec(0..200_usize, 0..20),
+            known in any::<prop::sample::Index>(),
+            torn in any::<prop::sample::Index>(),
+        ) {
+            let (mut bytes, _) = file(BEFORE, "before", &before);
+            let (new, ends) = file(HEADER, "c", &lengths);
+            let torn = torn.index(new.len() + 1).max(Header::BYTES);
+            let known = known.index(ends.iter().filter(|end| **end <= torn).count());
+            let known = ends[known] as u64;
+            let behind = bytes.split_off(torn.min(bytes.len()));
+            bytes = [&new[..torn], &behind].concat();
+            // What was there may happen to be what was to come.
+            let whole = ends.iter().filter(|end| bytes.get(..**end) == new.get(..**end)).count() - 1;
+            for (end, number) in [(End::Process, 7), (End::Machine, 7), (End::Machine, 6)] {
+                let head = Head { number, first: 1, written: known, synced: known, boot: 1, closed: false };
+                let mut reading = Reading { end, ..Reading::default() };
+                let extent = reading.file(&bytes, 7, Some(head), None);
+                prop_assert!(extent.good && reading.lost == 0);
+                prop_assert_eq!((extent.end, extent.sealed), (ends[whole], whole > lengths.len()));
+                let found: Vec<_> = reading.channels.iter().flat_map(|((_, name), log)| {
+                    log.entries.keys().map(move |position| (name.as_str(), *position))
+                }).collect();
+                let expected: Vec<_> = (1..=whole.min(lengths.len()) as u64).map(|at| ("c", at)).collect();
+                prop_assert_eq!(found, expected);
+                prop_assert_eq!(End::Machine.never_counted(&bytes), whole == 0);
+            }
+        }
+    }
+}

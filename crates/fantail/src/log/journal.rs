@@ -1,6 +1,6 @@
 //! The logs on disk: one thread that appends what was published to the last of some files. What waits at the same time
 //! is written together, and one fsync serves all who want it. When most of what the oldest file holds is gone, the
-//! rest is moved on and the file is removed. It never reads for a subscriber.
+//! rest is moved on and the file is used again or removed. It never reads for a subscriber.
 //!
 //! What a log promises to keep is shown to nobody before it is kept; what the disk refuses is taken back. After an fsync
 //! that failed nothing is known of what was written since the last: all of that is written again, into another file.
@@ -536,15 +536,25 @@ impl Writer {
 
 /// Makes a file that is there whatever happens.
 fn begin(folder: &Path, number: u64, cut: Option<u32>) -> io::Result<(File, Header)> {
-    let mut salt = [0; 8];
-    aws_lc_rs::rand::fill(&mut salt).map_err(io::Error::other)?;
-    let header = Header { number, salt: u64::from_le_bytes(salt), cut };
+    let header = fresh(number, cut)?;
     let path = files::segment(folder, number);
     let file = OpenOptions::new().write(true).create(true).truncate(true).open(path)?;
     file.write_all_at(&header.to_bytes(), 0)?;
     file.sync_all()?;
-    File::open(folder)?.sync_all()?;
+    sync_names(folder)?;
     Ok((file, header))
+}
+
+/// With a salt by which nothing that is in a file already can pass for a record.
+fn fresh(number: u64, cut: Option<u32>) -> io::Result<Header> {
+    let mut salt = [0; 8];
+    aws_lc_rs::rand::fill(&mut salt).map_err(io::Error::other)?;
+    Ok(Header { number, salt: u64::from_le_bytes(salt), cut })
+}
+
+/// The names of a folder's files are on the disk.
+fn sync_names(folder: &Path) -> io::Result<()> {
+    File::open(folder)?.sync_all()
 }
 
 /// What may wait for the disk. Then publishers who were promised more than acceptance are refused.

@@ -1,5 +1,6 @@
-//! Moving what is of use out of the oldest file, and removing that, a bit at a time. Never has more of it in memory than
-//! a bit, and keeps what is published waiting for longer than some of them take only where files would grow without end.
+//! Moving what is of use out of the oldest file, and making the next one of that or removing it, a bit at a time. Never has
+//! more of it in memory than a bit, and keeps what is published waiting for longer than some of them take only where files
+//! would grow without end.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -14,7 +15,7 @@ use fantail_proto::{
 
 use tokio::time::Instant;
 
-use super::{LOOK_EVERY, SEGMENT_BYTES, Writer, begin};
+use super::{LOOK_EVERY, SEGMENT_BYTES, Writer, begin, fresh, sync_names};
 use crate::log::files;
 
 /// What there is to do.
@@ -209,8 +210,7 @@ impl Writer {
         let Some((number, bytes)) = self.segments.front().copied() else { return Ok(None) };
         let used = self.end.written + self.segments.iter().map(|(_, bytes)| bytes).sum::<u64>();
         // Copying what is of use costs as much writing as it frees, at most.
-        let due =
-            used > 4 * SEGMENT_BYTES && used > 2 * self.rings.lock().bytes_on_disk() + 2 * SEGMENT_BYTES;
+        let due = used > 2 * self.rings.lock().bytes_on_disk() + 2 * SEGMENT_BYTES;
         if !due && self.damaged.is_empty() {
             return Ok(None);
         }
@@ -243,7 +243,7 @@ impl Writer {
         Ok(looked_at as u64)
     }
 
-    /// The oldest file goes: what was of use in it is elsewhere.
+    /// The oldest file goes, or becomes the next: what was of use in it is elsewhere.
     fn let_go(&mut self) -> io::Result<()> {
         self.sync()?;
         let first = self.segments.get(1).map_or(self.end.number, |(number, _)| *number);
@@ -254,8 +254,42 @@ impl Writer {
         }
         self.segments.pop_front();
         // Its number is below the first that counts: wherever this ends, the next start removes it.
-        let leaving = |Moving { number, file, length, .. }| Leaving { number, file, length };
-        self.moves.leaving = self.moves.moving.take().map(leaving);
+        let Some(Moving { number, file, length, .. }) = self.moves.moving.take() else { return Ok(()) };
+        // What it was made of may have been longer.
+        let length = file.metadata().map_or(length, |found| found.len());
+        self.moves.leaving = Some(Leaving { number, file, length });
+        self.reuse()
+    }
+
+    /// Makes the next file of the one that goes, instead of the one that was begun: what is written over bytes that are on the
+    /// disk already has its fsync without a word to the file system's own journal, and nothing is to be freed.
+    fn reuse(&mut self) -> io::Result<()> {
+        let Some(leaving) = self.moves.leaving.take() else { return Ok(()) };
+        let begun = |(file, _): &(File, Header)| {
+            file.metadata().is_ok_and(|found| found.len() <= Header::BYTES as u64)
+        };
+        let wanted = self.ahead.as_ref().is_none_or(begun) && leaving.length <= REUSED_BYTES;
+        if !wanted || self.damaged.contains(&leaving.number) {
+            self.moves.leaving = Some(leaving);
+            return Ok(());
+        }
+        let number = self.end.number + 1;
+        let next = fresh(number, None).and_then(|header| {
+            // Before it has its name, or it would be a file that is not what its name says.
+            leaving.file.write_all_at(&header.to_bytes(), 0)?;
+            leaving.file.sync_all()?;
+            fs::rename(files::segment(&self.folder, leaving.number), files::segment(&self.folder, number))?;
+            sync_names(&self.folder)?;
+            Ok(header)
+        });
+        match next {
+            Ok(header) => self.ahead = Some((leaving.file, header)),
+            Err(error) => {
+                // It is freed. Where it has its new name already, the next file that is begun takes that.
+                (self.ahead, self.moves.leaving) = (None, Some(leaving));
+                return Err(error);
+            }
+        }
         Ok(())
     }
 }
@@ -267,6 +301,8 @@ fn unless_gone(outcome: io::Result<()>) -> io::Result<()> {
 
 /// Of a file that is moved on or removed, between two looks at what is published: less than a millisecond.
 pub(super) const MOVED_AT_ONCE: usize = 256 << 10;
+/// A longer file is not used again: a batch may have made it so, once.
+const REUSED_BYTES: u64 = 2 * SEGMENT_BYTES;
 /// So often between two looks, at most.
 pub(super) const STEPS: u64 = 4;
 /// What is owed beyond is done at once, whoever waits.

@@ -1,4 +1,6 @@
 use std::{
+    fs,
+    os::unix::fs::MetadataExt,
     path::Path,
     sync::mpsc::{self, Receiver},
 };
@@ -354,5 +356,85 @@ fn a_file_that_cannot_be_begun_costs_the_last_nothing() {
         desk.append(Durability::Accepted, id);
         desk.write().unwrap_err();
         assert_eq!(desk.writer.end.written, SEGMENT_BYTES);
+    }
+}
+
+/// Where it was: none. What it was is no part of it, whatever ends when.
+#[test]
+fn a_file_is_used_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut desk = Desk::open(folder.path());
+    for id in 1..4 {
+        desk.append(Durability::Synced, id);
+    }
+    desk.write().unwrap();
+    let node = |number| {
+        let found = fs::metadata(files::segment(folder.path(), number)).ok()?;
+        Some((found.ino(), found.len()))
+    };
+    let first = node(1).unwrap();
+    desk.writer.roll().unwrap();
+    // One is begun when the file is half full, and this one is better.
+    desk.writer.ahead = Some(begin(folder.path(), 3, None).unwrap());
+    desk.append(Durability::Synced, 4);
+    desk.write().unwrap();
+    desk.writer.segments[0].1 = 3 * SEGMENT_BYTES;
+    desk.writer.move_on(SEGMENT_BYTES);
+    let (seal, again) = (13, node(3).unwrap());
+    assert_eq!((node(1), again), (None, (first.0, first.1 + seal)));
+    let check = |newest: u32| {
+        for power_lost in [false, true] {
+            let copy = tempfile::tempdir().unwrap();
+            for file in fs::read_dir(folder.path()).unwrap() {
+                let path = file.unwrap().path();
+                fs::copy(&path, copy.path().join(path.file_name().unwrap())).unwrap();
+            }
+            if power_lost {
+                let head = Head::parse(&fs::read(files::head(copy.path())).unwrap()).unwrap();
+                fs::write(files::head(copy.path()), Head { boot: 1, ..head }.to_bytes()).unwrap();
+            }
+            for _ in 0..2 {
+                let desk = Desk::open(copy.path());
+                assert_eq!(desk.shown(Durability::Synced), Some((2..=newest).collect()), "{power_lost}");
+                assert_eq!(desk.writer.counts.log_damaged.get(), 0);
+            }
+        }
+    };
+    check(4);
+    for id in [5, 6] {
+        desk.writer.roll().unwrap();
+        desk.append(Durability::Synced, id);
+        desk.write().unwrap();
+        check(id);
+    }
+    assert_eq!(node(3), Some(again), "it has not grown");
+}
+
+/// Too much is not kept for a next file, and what cannot be the next is freed.
+#[test]
+fn a_file_that_is_not_used_again_goes() {
+    for fails in [false, true] {
+        let folder = tempfile::tempdir().unwrap();
+        let mut desk = Desk::open(folder.path());
+        desk.append(Durability::Synced, 1);
+        desk.write().unwrap();
+        desk.writer.roll().unwrap();
+        let path = files::segment(folder.path(), 1);
+        if fails {
+            // No file can have that name.
+            fs::create_dir(files::segment(folder.path(), 3)).unwrap();
+        } else {
+            OpenOptions::new().write(true).open(&path).unwrap().set_len(4 * SEGMENT_BYTES).unwrap();
+        }
+        desk.writer.segments[0].1 = 3 * SEGMENT_BYTES;
+        desk.writer.move_on(SEGMENT_BYTES);
+        assert_eq!(desk.writer.moves.failed.take().is_some(), fails);
+        fs::remove_dir(files::segment(folder.path(), 3)).ok();
+        desk.writer.move_on(8 * SEGMENT_BYTES);
+        desk.writer.move_on(8 * SEGMENT_BYTES);
+        assert!(desk.writer.moves.leaving.is_none() && !path.exists());
+        desk.writer.roll().unwrap();
+        drop(desk);
+        assert_eq!(Desk::open(folder.path()).shown(Durability::Synced), Some(vec![]));
     }
 }
