@@ -36,6 +36,7 @@ use unkept::Unkept;
 
 pub use crate::channel::{ChannelKey, RealmId};
 use crate::{
+    channel::ByName,
     config,
     log::Log,
     logging,
@@ -92,7 +93,7 @@ impl Hub {
         let outlet = Outlet {
             keepers: keepers.fold(0, |bits, (_, place)| bits | 1 << place),
             ledger: Mutex::new(Ledger {
-                interest: HashMap::new(),
+                interest: ByName::default(),
                 seen,
                 changed: None,
                 feeds: HashMap::new(),
@@ -500,7 +501,7 @@ impl Outpost {
 
 #[derive(Debug)]
 struct Ledger {
-    interest: HashMap<ChannelKey, Interest>,
+    interest: ByName<ChannelKey, Interest>,
     seen: Seen,
     /// Only while somebody follows.
     changed: Option<Changed>,

@@ -6,7 +6,7 @@ mod order;
 use std::{hash::BuildHasher as _, sync::Arc};
 
 use fantail_proto::log::{Durability, Entry, Place, Ring, Start};
-use hashbrown::{HashMap, HashSet};
+use hashbrown::HashSet;
 use slab::Slab;
 
 use order::{Order, Ticket};
@@ -16,11 +16,11 @@ use super::{
     files::{Found, Logged},
     journal::{Journal, Promise},
 };
-use crate::channel::{ChannelKey, RealmId};
+use crate::channel::{ByName, ChannelKey, RealmId};
 
 #[derive(Debug, Default)]
 pub(super) struct Rings {
-    by_name: HashMap<ChannelKey, u32>,
+    by_name: ByName<ChannelKey, u32>,
     all: Slab<Channel>,
     rules: Vec<Shelf>,
     /// Of the log that was begun last.

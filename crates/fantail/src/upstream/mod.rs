@@ -23,7 +23,6 @@ use std::{
 
 use bytes::Bytes;
 use fantail_proto::zhttp::Broken;
-use hashbrown::HashMap;
 use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, header, response};
 use hyper::client::conn::http1;
 use tokio::{
@@ -37,14 +36,14 @@ pub use flights::{Flight, Flights, Key, Landed, Lead};
 pub use pages::{Landed as PageLanded, Page, Pages, Seat};
 pub use workers::{Backend, BindError, Workers};
 
-use crate::{config, metrics::Counters};
+use crate::{channel::ByName, config, metrics::Counters};
 
 /// A shard's way to all origins.
 #[derive(Debug)]
 pub struct Upstream {
-    origins: RefCell<HashMap<Destination, Rc<Origin>>>,
+    origins: RefCell<ByName<Destination, Rc<Origin>>>,
     /// By address and limit: however many names an origin is asked by, it has one limit.
-    permits: RefCell<HashMap<(String, u16, usize), Arc<Semaphore>>>,
+    permits: RefCell<ByName<(String, u16, usize), Arc<Semaphore>>>,
     /// Unused connections of all origins.
     idle: Rc<Cell<usize>>,
     trust: RefCell<Trust>,
@@ -310,7 +309,7 @@ impl Upstream {
         };
         let stream = match tokio::time::timeout(
             config.connect_timeout,
-            connect::open(to, tls, config.connect_timeout),
+            connect::open(to, tls, (config.connect_timeout, config.lost_timeout)),
         )
         .await
         {

@@ -76,6 +76,8 @@ impl Courier {
                 response_timeout: config.timeout,
                 idle_timeout: config.timeout,
                 keep_alive: KEEP_ALIVE,
+                // Its requests have shorter times.
+                lost_timeout: LOST,
                 connections: config.concurrency,
                 ca_file: config.ca_file.clone(),
             },
@@ -229,6 +231,8 @@ fn retry_after(headers: &HeaderMap) -> Option<Duration> {
 
 /// As origins: below what servers keep.
 const KEEP_ALIVE: Duration = Duration::from_secs(4);
+/// A server that says nothing.
+const LOST: Duration = Duration::from_mins(2);
 /// Addresses of one name that are tried.
 const ADDRESSES: usize = 4;
 

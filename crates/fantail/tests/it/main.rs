@@ -12,6 +12,7 @@ mod drain;
 mod early;
 mod fills;
 mod filters;
+mod half_open;
 mod harness;
 mod inquiries;
 mod jsonp;
