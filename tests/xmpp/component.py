@@ -46,6 +46,8 @@ class Client(slixmpp.ClientXMPP):
         self.plugin["feature_mechanisms"].unencrypted_scram = True
         self.register_plugin("xep_0030")
         self.register_plugin("xep_0199")
+        # People decide who sees their presence; tests say so.
+        self.auto_authorize, self.auto_subscribe = None, False
         self.messages, self.presences = asyncio.Queue(), asyncio.Queue()
         self.add_filter("in", self.heard)
 
@@ -841,22 +843,40 @@ async def a_log_fills_what_a_server_missed(binary):
         setup.stop()
 
 
+async def seen(setup, client, text):
+    """Publishes until the client gets one, which its presence decides."""
+    for n in range(DEADLINE * 5):
+        setup.stanza("mine", f"{text} {n}")
+        try:
+            while True:
+                got = await asyncio.wait_for(client.messages.get(), 0.2)
+                if (body(got) or "").startswith(text):
+                    return
+        except asyncio.TimeoutError:
+            continue
+    raise AssertionError(text)
+
+
 async def subscriptions_survive(binary):
-    """kill -9, and the subscription is there again."""
+    """kill -9, and the subscription is there again; and so is who lets the component see its presence."""
     with tempfile.TemporaryDirectory() as data:
         first = Setup(binary, ["romeo"], data=data)
         await first.joined()
         first.subscribe("kept", f"romeo@{HOST}")
         romeo = await Client("romeo").join(first.prosody)
         await romeo.appear()
+        romeo.auto_authorize = True
+        first.subscribe("mine", f"romeo@{HOST}", presence="true")
+        await seen(first, romeo, "agreed")
         first.fantail.process.kill()
         first.fantail.process.wait()
         first.origin.shutdown()
         setup = Setup(binary, [], prosody=first.prosody, data=data)
         await setup.joined()
-        assert setup.metric("xmpp_subscriptions") == 1
+        assert setup.metric("xmpp_subscriptions") == 2
         setup.stanza("kept", "still here")
-        assert body(await romeo.message()) == "still here"
+        await romeo.message(has("still here"))
+        await seen(setup, romeo, "known again")
         await romeo.disconnect()
         setup.stop()
 

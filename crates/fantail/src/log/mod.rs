@@ -229,6 +229,17 @@ impl Log {
         self.rules.load().iter().any(|rule| rule.fits(realm, channel))
     }
 
+    /// Whether the channel's log is on disk.
+    pub fn survives(&self, realm: RealmId, channel: &str) -> bool {
+        self.rules.load().iter().find(|rule| rule.fits(realm, channel)).is_some_and(|rule| rule.on_disk)
+    }
+
+    /// The place of the newest item that subscribers may have; of epoch 0 if there is none.
+    pub fn end(&self, realm: RealmId, channel: &str) -> Place {
+        let newest = self.span(realm, channel, &Start::Last(0), 0, 0);
+        newest.map_or(Place { epoch: 0, position: 0 }, |span| span.through)
+    }
+
     /// Calls `each` with the ids that are in logs, the oldest of a channel first.
     pub fn ids(&self, mut each: impl FnMut(RealmId, &str, &str)) {
         self.rings.lock().ids(&mut each);
