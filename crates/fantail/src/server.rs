@@ -278,9 +278,9 @@ impl Server {
         component.iter().for_each(await_component);
         // Now nobody publishes any more.
         waiting.release_all();
-        // Last: publishers may have been waiting for it.
-        delivering.into_iter().for_each(Delivering::stop);
+        // What its log has kept comes into the mailbox of webhooks, which are told to stop when nothing comes any more.
         log.close();
+        delivering.into_iter().for_each(Delivering::stop);
         end
     }
 
