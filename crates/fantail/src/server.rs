@@ -275,9 +275,9 @@ impl Server {
         component.into_iter().for_each(xmpp::Running::stop);
         // Now nobody publishes any more.
         waiting.release_all();
-        // Last: publishers may have been waiting for it.
-        delivering.into_iter().for_each(Delivering::stop);
+        // What its log has kept comes into the mailbox of webhooks, which are told to stop when nothing comes any more.
         log.close();
+        delivering.into_iter().for_each(Delivering::stop);
         end
     }
 
