@@ -213,17 +213,15 @@ impl Server {
         let (lost, outposts) = mpsc::channel(OUTPOSTS);
         let begin = Ending::later(WEBHOOKS, &lost);
         let (webhooks, delivering) = webhook::start(&self.snapshot, &hub, &process, begin)?;
+        // It has its subscribers before anybody can publish, and for as long.
+        let parts = opening::xmpp((&hub, &publisher), &self.snapshot, (&process, &workers));
+        let (component, desk) = self.xmpp.take().unzip();
+        let component = component.map(|xmpp| xmpp.start(parts, Ending(XMPP, lost))).transpose()?;
         let (stop, stopping) = watch::channel(false);
         let shards = self
             .start_shards((&hub, &workers), (stats.as_ref(), sessions.as_ref()), &counters, output, &stopping)
             .map_err(ServerError::Start)?;
         let (timed, waiting) = (Arc::clone(&hub), Arc::clone(&hub));
-        let parts = opening::xmpp((&hub, &publisher), &self.snapshot, (&process, &workers));
-        let (component, desk) = self.xmpp.take().unzip();
-        // It has subscribers as long as anybody can publish.
-        let (part, parting) = watch::channel(false);
-        let component = component.map(|xmpp| start_component(xmpp, parts, parting, Ending(XMPP, lost)));
-        let component = component.transpose().map_err(ServerError::Start)?;
         let asked = (&config.control, webhooks);
         let state = admin::State::new(publisher, hub, counters, process, output.clone(), asked);
         let state = Arc::new(state.with_xmpp(desk));
@@ -257,13 +255,12 @@ impl Server {
             end
         });
         runtime.shutdown_timeout(DRAIN_GRACE);
-        part.send_replace(true);
-        component.iter().for_each(await_component);
+        component.into_iter().for_each(xmpp::Running::stop);
         // Now nobody publishes any more.
         waiting.release_all();
-        // Last: publishers may have been waiting for it.
-        delivering.into_iter().for_each(Delivering::stop);
+        // What its log has kept comes into the mailbox of webhooks, which are told to stop when nothing comes any more.
         log.close();
+        delivering.into_iter().for_each(Delivering::stop);
         end
     }
 
@@ -420,29 +417,6 @@ fn load(snapshot: &ArcSwap<Snapshot>, workers: &Arc<Workers>, logs: &Log) {
             say_routes(&new);
         }
         Err(invalid) => tracing::error!("not reloaded, nothing has changed: {invalid}"),
-    }
-}
-
-/// The thread of the XMPP component.
-fn start_component(
-    xmpp: Xmpp,
-    parts: xmpp::Parts,
-    stopping: watch::Receiver<bool>,
-    ending: Ending<&'static str>,
-) -> io::Result<thread::JoinHandle<()>> {
-    thread::Builder::new().name("xmpp".into()).spawn(move || {
-        let _ending = ending;
-        if let Err(error) = xmpp.run(parts, stopped(stopping)) {
-            tracing::error!(%error, "the XMPP component has failed");
-        }
-    })
-}
-
-/// What waits for the XMPP server may still be written.
-fn await_component(thread: &thread::JoinHandle<()>) {
-    let until = Instant::now() + DRAIN_GRACE;
-    while !thread.is_finished() && Instant::now() < until {
-        thread::sleep(TIDY_EVERY / 10);
     }
 }
 

@@ -249,6 +249,11 @@ impl Rings {
         self.ring(channel)?.newest_id()
     }
 
+    /// Whether the log of a channel has an item of this id, pending or not.
+    pub(super) fn has_id(&self, channel: (RealmId, &str), id: &str) -> bool {
+        self.ring(channel).is_some_and(|ring| ring.has(id))
+    }
+
     pub(super) fn span(
         &self,
         channel: (RealmId, &str),
@@ -286,10 +291,12 @@ impl Rings {
         Some(&self.all.get(*slot as usize)?.ring)
     }
 
-    pub(super) fn ids(&self, each: &mut dyn FnMut(RealmId, &str, &str)) {
+    /// With the times of their entries.
+    pub(super) fn ids(&self, each: &mut dyn FnMut(RealmId, &str, &str, u32)) {
         for (_, log) in &self.all {
             let entries = log.ring.behind(log.ring.first() - 1);
-            entries.filter_map(Entry::id).for_each(|id| each(log.realm, &log.name, id));
+            let ids = entries.filter_map(|entry| Some((entry.id()?, entry.at_s)));
+            ids.for_each(|(id, at_s)| each(log.realm, &log.name, id, at_s));
         }
     }
 
