@@ -188,11 +188,13 @@ fn tables_by_names_of_strangers_cannot_be_flooded() {
         "hold/sockjs.rs",
         "hold/watch.rs",
         "hub.rs",
+        "hub/inherited.rs",
         "hub/unkept.rs",
         "log/rings.rs",
         "session.rs",
         "sign.rs",
         "stats/desk.rs",
+        "webhook/taken.rs",
         // Names of operators, origins and the XMPP server.
         "certificate.rs",
         "hold/inquiry.rs",
