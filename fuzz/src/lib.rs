@@ -12,6 +12,7 @@ use fantail_proto::{
     patch,
     render::{Chunk, Rendered, StreamPart},
     reply::{self, Framing, Version},
+    request::{self, Head as RequestHead, Parser, Refusal},
     route::{Asked, Table},
     sockjs::{self, Endpoint},
     tnetstring,
@@ -47,6 +48,50 @@ pub fn grip_headers(data: &[u8]) {
         }
     }
     check(Instruct::parse(200, "OK", &headers, Bytes::from_static(b"body")).ok());
+}
+
+/// A request, the beginning of one, or what is refused, however it is split; what is accepted, hyper's parser accepts with
+/// the same length.
+pub fn request(data: &[u8]) {
+    let whole = read_request(data, data.len().max(1));
+    for step in [1, 7, data.len() % 251 + 1] {
+        assert_eq!(whole, read_request(data, step));
+    }
+    if let Ok(Some(head)) = RequestHead::check(data, &REQUEST) {
+        let mut fields = [httparse::EMPTY_HEADER; 16];
+        let mut parsed = httparse::Request::new(&mut fields);
+        assert_eq!(parsed.parse(data), Ok(httparse::Status::Complete(head.len)));
+        let target = parsed.path.expect("a complete request");
+        assert!(target.parse::<http::Uri>().is_ok(), "{target}");
+        assert!(head.framing != request::Framing::Chunked || parsed.version == Some(1));
+    }
+}
+
+const REQUEST: request::Limits =
+    request::Limits { head_bytes: 4096, headers: 16, target_bytes: 200, body_bytes: 1 << 20 };
+
+/// Bytes of the message, `None` if it goes on.
+fn read_request(bytes: &[u8], step: usize) -> Result<Option<usize>, Refusal> {
+    let mut parser = Parser::default();
+    let mut end = 0;
+    let head = loop {
+        end = (end + step).min(bytes.len());
+        match parser.push(&bytes[..end], &REQUEST)? {
+            Some(head) => break head,
+            None if end == bytes.len() => return Ok(None),
+            None => {}
+        }
+    };
+    let Some(mut body) = request::Body::new(head.framing, &REQUEST) else { return Ok(Some(head.len)) };
+    let mut at = head.len;
+    while at < bytes.len() {
+        let (used, ended) = body.take(&bytes[at..(at + step).min(bytes.len())])?;
+        at += used;
+        if ended {
+            return Ok(Some(at));
+        }
+    }
+    Ok(None)
 }
 
 /// A body of type `application/grip-instruct`.

@@ -93,7 +93,7 @@ pub(crate) struct Trial {
     /// The close code that tells a WebSocket of a gap
     #[arg(long, default_value_t = 4000)]
     gap_code: u16,
-    /// Where webhooks arrive: a channel plain-N of its own has endpoints here
+    /// Where webhooks arrive: channels of their own have endpoints here, one plain-N, and one of logged and synced each
     #[arg(long)]
     hooks: Option<Loopback>,
     /// Keep the history here

@@ -92,8 +92,10 @@ impl ForwardedFor {
         first.and_then(|address| address.parse().ok()).or(peer)
     }
 
-    fn apply(&self, headers: &mut HeaderMap, peer: Option<IpAddr>) {
-        if !self.append && self.keep.is_none() && headers.get_all(X_FORWARDED_FOR).iter().nth(1).is_none() {
+    /// `came`: there are some.
+    fn apply(&self, headers: &mut HeaderMap, peer: Option<IpAddr>, came: bool) {
+        let several = || headers.get_all(X_FORWARDED_FOR).iter().nth(1).is_some();
+        if !self.append && (!came || self.keep.is_none() && !several()) {
             return;
         }
         let count = addresses(headers).count();
@@ -139,7 +141,7 @@ impl Forward<'_> {
                 break;
             }
         }
-        self.remove_reserved(headers);
+        let forwarded_for = self.remove_reserved(headers);
         if !self.trusted && !self.route.no_grip {
             self.set_grip_headers(headers);
         }
@@ -151,7 +153,7 @@ impl Forward<'_> {
             }
         }
         let rules = if self.trusted { &self.rules.forwarded_for_trusted } else { &self.rules.forwarded_for };
-        rules.apply(headers, self.peer);
+        rules.apply(headers, self.peer, forwarded_for);
         false
     }
 
@@ -201,20 +203,27 @@ impl Forward<'_> {
             .collect()
     }
 
-    /// What neither the client nor the route may say to the origin.
-    fn remove_reserved(&self, headers: &mut HeaderMap) {
+    /// Removes what neither the client nor the route may say to the origin, and says whether there is an
+    /// `X-Forwarded-For`.
+    fn remove_reserved(&self, headers: &mut HeaderMap) -> bool {
         let protocol = self.rules.accept_protocol || self.rules.set_protocol != SetProtocol::Off;
+        let mut forwarded_for = false;
         hop::remove_where(headers, |name| {
             let name = name.as_str();
             match name {
+                "x-forwarded-for" => {
+                    forwarded_for = true;
+                    false
+                }
                 "accept-encoding" | "expect" | "transfer-encoding" => true,
                 "pushpin-route" => self.rules.accept_pushpin_route,
                 "x-forwarded-proto" | "x-forwarded-protocol" => protocol,
                 _ if name.starts_with("grip-") => !self.trusted,
                 _ if name.starts_with(MARK) => !self.route.orig_headers,
-                _ => name.contains('_') && is_disguised(name),
+                _ => name.as_bytes().contains(&b'_') && is_disguised(name),
             }
         });
+        forwarded_for
     }
 
     fn set_grip_headers(&self, headers: &mut HeaderMap) {

@@ -90,8 +90,12 @@ pub struct InstructError(pub String);
 
 /// True when an answer enters GRIP processing (spec 1.8).
 pub fn is_instruct(headers: &HeaderMap) -> bool {
-    headers.keys().any(|name| name.as_str().starts_with("grip-"))
-        || headers.get(CONTENT_TYPE).is_some_and(is_json)
+    // One look at each name is cheaper than a lookup. Of several types the first counts.
+    let mut typed = false;
+    headers.iter().any(|(name, value)| {
+        name.as_str().starts_with("grip-")
+            || *name == CONTENT_TYPE && !std::mem::replace(&mut typed, true) && is_json(value)
+    })
 }
 
 impl Instruct {

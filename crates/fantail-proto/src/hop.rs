@@ -7,39 +7,57 @@ use http::{HeaderMap, HeaderName, HeaderValue, header};
 /// frames the message or says where it goes stays, named or not: a client that could take `Host` or
 /// `Content-Length` away would make the origin read another request.
 pub fn strip(headers: &mut HeaderMap) {
+    strip_all(headers, &HOP_BY_HOP[..FRAMING]);
+}
+
+/// As [`strip`], of a message whose framing is made anew: `Transfer-Encoding` goes, too.
+pub fn strip_answer(headers: &mut HeaderMap) {
+    strip_all(headers, &HOP_BY_HOP);
+}
+
+fn strip_all(headers: &mut HeaderMap, fields: &[HeaderName]) {
     // One look at each name is cheaper than a lookup of what mostly is not there.
-    let mut there = [false; HOP_BY_HOP.len()];
-    for name in headers.keys().filter(|name| matches!(name.as_str().len(), 2 | 7 | 10 | 16)) {
-        if let Some(place) = HOP_BY_HOP.iter().position(|hop| hop == name) {
-            there[place] = true;
-        }
+    let (mut there, mut names_some) = ([false; HOP_BY_HOP.len()], false);
+    for (name, value) in headers.iter() {
+        let place = match name.as_str() {
+            "connection" => {
+                names_some |= !is_usual(value.as_bytes());
+                0
+            }
+            "keep-alive" => 1,
+            "proxy-connection" => 2,
+            "te" => 3,
+            "trailer" => 4,
+            "upgrade" => 5,
+            "transfer-encoding" => FRAMING,
+            _ => continue,
+        };
+        there[place] = true;
     }
-    let [connection, ..] = there;
-    if connection {
+    if names_some {
         for name in named(headers) {
             headers.remove(name);
         }
     }
-    for (name, _) in HOP_BY_HOP.iter().zip(there).filter(|(_, there)| *there) {
+    for (name, _) in fields.iter().zip(there).filter(|(_, there)| *there) {
         headers.remove(name);
     }
 }
 
 /// What `Connection` names and may take away.
 pub(crate) fn named(headers: &HeaderMap) -> Vec<HeaderName> {
-    let usual = |token: &[u8]| PERSISTENCE.iter().any(|usual| token.eq_ignore_ascii_case(usual));
     let values = headers.get_all(header::CONNECTION).into_iter().map(HeaderValue::as_bytes);
-    let tokens = values.filter(|value| !usual(value)).flat_map(|value| value.split(|byte| *byte == b','));
+    let tokens = values.filter(|value| !is_usual(value)).flat_map(|value| value.split(|byte| *byte == b','));
     tokens
         .map(<[u8]>::trim_ascii)
-        .filter(|token| !usual(token))
+        .filter(|token| !is_usual(token))
         .filter_map(|token| HeaderName::from_bytes(token).ok())
         .filter(|name| *name != header::HOST && !LENGTHS.contains(name))
         .collect()
 }
 
 /// One look at each name is cheaper than a lookup of what mostly is not there.
-pub(crate) fn remove_where(headers: &mut HeaderMap, removed: impl Fn(&HeaderName) -> bool) {
+pub(crate) fn remove_where(headers: &mut HeaderMap, mut removed: impl FnMut(&HeaderName) -> bool) {
     let names: Vec<HeaderName> = headers.keys().filter(|name| removed(name)).cloned().collect();
     for name in names {
         headers.remove(name);
@@ -51,20 +69,27 @@ pub(crate) fn is_framing(name: &HeaderName) -> bool {
     LENGTHS.contains(name) || HOP_BY_HOP.contains(name)
 }
 
+fn is_usual(token: &[u8]) -> bool {
+    PERSISTENCE.iter().any(|usual| token.eq_ignore_ascii_case(usual))
+}
+
 static LENGTHS: [HeaderName; 2] = [header::CONTENT_LENGTH, header::TRANSFER_ENCODING];
 
 /// What nearly every `Connection` says: `keep-alive` goes anyway, and `close` names no field.
 static PERSISTENCE: [&[u8]; 2] = [b"keep-alive", b"close"];
 
-/// `Connection` first: [`strip`] looks there whether anything is named. It knows their lengths, too.
-static HOP_BY_HOP: [HeaderName; 6] = [
+/// In the order that [`strip_all`] knows. The last is no hop-by-hop field by itself: it frames the message.
+static HOP_BY_HOP: [HeaderName; FRAMING + 1] = [
     header::CONNECTION,
     HeaderName::from_static("keep-alive"),
     HeaderName::from_static("proxy-connection"),
     header::TE,
     header::TRAILER,
     header::UPGRADE,
+    header::TRANSFER_ENCODING,
 ];
+
+const FRAMING: usize = 6;
 
 #[cfg(test)]
 mod tests {
@@ -97,6 +122,9 @@ mod tests {
         let mut left: Vec<&str> = headers.keys().map(HeaderName::as_str).collect();
         left.sort_unstable();
         assert_eq!(left, ["content-length", "host", "transfer-encoding", "x-three"]);
+        strip_answer(&mut headers);
+        assert_eq!(headers.len(), 3);
+        assert!(!headers.contains_key("transfer-encoding"));
     }
 
     proptest! {
@@ -118,7 +146,7 @@ mod tests {
             let stays = |name: &HeaderName| {
                 let name = name.as_str();
                 let kept = ["host", "content-length", "transfer-encoding"].contains(&name);
-                let hop = HOP_BY_HOP.iter().any(|hop| hop == name);
+                let hop = HOP_BY_HOP[..FRAMING].iter().any(|hop| hop == name);
                 kept || !hop && !tokens.iter().any(|token| token == name)
             };
             let expected: HeaderMap =

@@ -277,6 +277,12 @@ impl Ring {
         self.entries.range(skipped.min(shown)..shown).take(if holds { usize::MAX } else { 0 })
     }
 
+    /// Whether it has an item of this id, pending or not.
+    pub fn has(&self, id: &str) -> bool {
+        let mark = mark(id);
+        self.entries.iter().rev().any(|entry| entry.mark == mark && entry.id() == Some(id))
+    }
+
     /// All entries, those that are pending included.
     pub fn all(&self) -> impl Iterator<Item = &Entry> {
         self.entries.iter()

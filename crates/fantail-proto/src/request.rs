@@ -31,6 +31,7 @@ pub struct Limits {
 
 /// A complete and accepted head.
 #[derive(Clone, Debug, Eq, PartialEq)]
+#[expect(clippy::struct_excessive_bools, reason = "each may be said of a head, in any combination")]
 pub struct Head {
     /// Bytes, the empty line included.
     pub len: usize,
@@ -43,6 +44,8 @@ pub struct Head {
     pub upgrade: bool,
     /// Has an `Expect` field: a copy of the head that is sent again must leave it out.
     pub expect: bool,
+    /// Has an `X-Forwarded-For` field.
+    pub forwarded_for: bool,
 }
 
 /// Where the body ends (RFC 9112 section 6.3).
@@ -153,6 +156,7 @@ impl Head {
 
 /// Checks one head as it arrives, each byte once. Ranges are within the head.
 #[derive(Debug, Default)]
+#[expect(clippy::struct_excessive_bools, reason = "each may be said of a head, in any combination")]
 pub struct Parser {
     /// The lines before this are checked.
     line_start: usize,
@@ -169,6 +173,7 @@ pub struct Parser {
     connection: ConnectionOptions,
     upgrade: bool,
     expect: bool,
+    forwarded_for: bool,
 }
 
 impl Parser {
@@ -247,6 +252,7 @@ impl Parser {
                     return Err(Refusal::BodyTooLarge);
                 }
             }
+            15 if name.eq_ignore_ascii_case(b"x-forwarded-for") => self.forwarded_for = true,
             17 if name.eq_ignore_ascii_case(b"transfer-encoding") => {
                 let alone = !std::mem::replace(&mut self.chunked, true);
                 if !(alone && version == Version::HTTP_11 && value.eq_ignore_ascii_case(b"chunked")) {
@@ -285,6 +291,7 @@ impl Parser {
             },
             upgrade: self.upgrade,
             expect: self.expect,
+            forwarded_for: self.forwarded_for,
         })
     }
 }

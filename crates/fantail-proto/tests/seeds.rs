@@ -54,6 +54,11 @@ fn links() {
 }
 
 #[test]
+fn request() {
+    replay("request", targets::request);
+}
+
+#[test]
 fn routes() {
     replay("routes", |data| targets::routes(&String::from_utf8_lossy(data)));
 }
@@ -81,6 +86,19 @@ fn xmpp() {
 #[test]
 fn zhttp() {
     replay("zhttp", targets::zhttp);
+}
+
+/// Each folder of seeds is replayed here, and is a target whose body is shared.
+#[test]
+fn no_seeds_are_left_out() {
+    let fuzz = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz");
+    for folder in fs::read_dir(fuzz.join("seeds")).expect("checked in") {
+        let name = folder.expect("a directory that can be read").file_name();
+        let name = name.to_str().expect("a name of ours");
+        assert!(include_str!("seeds.rs").contains(&format!("replay(\"{name}\", ")), "{name} is not replayed");
+        let target = fs::read_to_string(fuzz.join(format!("fuzz_targets/{name}.rs"))).expect("a target");
+        assert!(target.contains(&format!("fantail_fuzz::{name}(")), "{name} has a body of its own");
+    }
 }
 
 fn replay(target: &str, run: impl Fn(&[u8])) {

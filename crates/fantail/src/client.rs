@@ -12,11 +12,11 @@ use std::{
     time::Duration,
 };
 
-use hashbrown::{HashMap, hash_map::Entry};
+use hashbrown::hash_map::Entry;
 use parking_lot::Mutex;
 use tokio::{sync::Notify, time::timeout};
 
-use crate::metrics::Counters;
+use crate::{channel::ByName, metrics::Counters};
 
 /// One client's connection, and its place among all of them, which is given back on drop.
 #[derive(Debug)]
@@ -139,7 +139,7 @@ pub struct Crowd {
     limit: usize,
     /// 0: no limit, and `by_network` is not used.
     per_network: usize,
-    by_network: Mutex<HashMap<IpAddr, usize>>,
+    by_network: Mutex<ByName<IpAddr, usize>>,
 }
 
 impl Crowd {

@@ -24,6 +24,7 @@ pub use changes::{Change, Changes};
 pub use delivery::Delivery;
 use feed::Feed;
 pub use feed::{Cursor, Turn};
+use inherited::Inherited;
 pub use interest::EarlyCounts;
 use interest::{Interest, Looks};
 use mailbox::Mailbox;
@@ -36,6 +37,7 @@ use unkept::Unkept;
 
 pub use crate::channel::{ChannelKey, RealmId};
 use crate::{
+    channel::ByName,
     config,
     log::Log,
     logging,
@@ -48,6 +50,7 @@ mod changes;
 mod delivery;
 mod early;
 mod feed;
+mod inherited;
 mod interest;
 mod mailbox;
 mod outlet;
@@ -70,6 +73,8 @@ pub struct Hub {
     linger_ms: u64,
     early: EarlyCounts,
     started: Instant,
+    /// What its clock says at the start: ids of logs have times before that.
+    start_ms: u64,
     digest: [RandomState; 2],
     log: Arc<Log>,
     /// Of the default realm's items, if anybody watches.
@@ -82,17 +87,19 @@ impl Hub {
         Self::with_log(shards, config, Arc::new(Log::new(None, Arc::new(Process::default()))))
     }
 
-    /// The ids that are in the log already have been seen.
+    /// The ids that are in the log already have been seen, when their items were published.
     pub fn with_log(shards: usize, config: &config::Hub, log: Arc<Log>) -> Self {
         assert!(shards <= MAX_SHARDS, "configuration allows at most {MAX_SHARDS} shards");
         let keepers = Outpost::ALL.iter().zip(shards..).filter(|(outpost, _)| outpost.keeps());
         let digest = [RandomState::new(), RandomState::new()];
-        let mut seen = Seen::new(milliseconds(config.id_ttl), config.ids);
-        log.ids(|realm, channel, id| seen.note(digest_of(&digest, realm, channel, id), 0));
+        let window_ms = milliseconds(config.id_ttl).min(MAX_WINDOW_MS);
+        let mut seen = Seen::new(window_ms, config.ids);
+        let digest_of = |realm, channel: &str, id: &str| digest_of(&digest, realm, channel, id);
+        let inherited = Inherited::note(&log, &mut seen, (window_ms, config.ids), digest_of);
         let outlet = Outlet {
             keepers: keepers.fold(0, |bits, (_, place)| bits | 1 << place),
             ledger: Mutex::new(Ledger {
-                interest: HashMap::new(),
+                interest: ByName::default(),
                 seen,
                 changed: None,
                 feeds: HashMap::new(),
@@ -100,6 +107,7 @@ impl Hub {
                 waiting: Waiting::default(),
                 held: Waiting::default(),
                 unkept: Unkept::default(),
+                inherited,
                 lingering: 0,
             }),
             mailboxes: (0..shards + Outpost::ALL.len()).map(|_| Mailbox::default()).collect(),
@@ -115,6 +123,7 @@ impl Hub {
             linger_ms: milliseconds(config.linger),
             early: EarlyCounts::default(),
             started: Instant::now(),
+            start_ms: window_ms,
             digest,
             log,
             stats: None,
@@ -181,12 +190,13 @@ impl Hub {
             return Err(Refused::Log(refused, items));
         }
         let now = self.now_ms();
+        ledger.inherited.expire(now);
         for (slot, item) in items.into_iter().enumerate() {
             let id = item.id.as_ref().map(|id| self.digest(realm, &item.channel, id));
             if id.is_some_and(|id| ledger.seen.contains(id, now)) {
                 ballot.add(slot, Receipt { duplicate: true, ..Receipt::default() });
                 duplicates += 1;
-                round.repeat(&mut ledger, &item.channel, id, logged.take(slot));
+                round.repeat(&mut ledger, &item, id, logged.take(slot));
                 noted.extend(id.filter(|id| round.keep_again(&mut ledger, slot, item, *id)));
                 continue;
             }
@@ -341,7 +351,10 @@ impl Hub {
             let mut sooner = pin!(self.sooner.notified());
             sooner.as_mut().enable();
             match self.look(self.now_ms()) {
-                Some(due_ms) => _ = timeout_at(self.started + Duration::from_millis(due_ms), sooner).await,
+                Some(due_ms) => {
+                    let due = Duration::from_millis(due_ms.saturating_sub(self.start_ms));
+                    _ = timeout_at(self.started + due, sooner).await;
+                }
                 None => sooner.await,
             }
         }
@@ -478,7 +491,7 @@ impl Hub {
     }
 
     fn now_ms(&self) -> u64 {
-        milliseconds(self.started.elapsed())
+        milliseconds(self.started.elapsed()).saturating_add(self.start_ms)
     }
 }
 
@@ -500,7 +513,7 @@ impl Outpost {
 
 #[derive(Debug)]
 struct Ledger {
-    interest: HashMap<ChannelKey, Interest>,
+    interest: ByName<ChannelKey, Interest>,
     seen: Seen,
     /// Only while somebody follows.
     changed: Option<Changed>,
@@ -512,6 +525,8 @@ struct Ledger {
     held: Waiting,
     /// What its keepers have not kept.
     unkept: Unkept,
+    /// What its logs have, and those who keep items perhaps not.
+    inherited: Inherited,
     /// Channels that have no subscriber and keep their order for a while.
     lingering: usize,
 }
@@ -556,6 +571,8 @@ fn milliseconds(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
+/// Ids are not remembered for longer: 30 years.
+const MAX_WINDOW_MS: u64 = 1 << 40;
 /// For so long after its first subscription a channel's holds are to be asked about again (spec 4.3).
 const FIRST_MS: u64 = 1000;
 /// Channels that may keep their order without a subscriber, some hundred bytes each.
@@ -581,17 +598,20 @@ mod tests {
 
     use super::*;
 
-    fn hub(shards: usize, mailbox_items: usize) -> Hub {
-        let config = config::Hub {
+    fn settings() -> config::Hub {
+        config::Hub {
             id_ttl: Duration::from_mins(1),
             ids: 100,
             order_wait: Duration::from_secs(5),
             linger: Duration::from_mins(1),
-            mailbox_items,
+            mailbox_items: 1000,
             id_bytes: 1024,
             meta_bytes: 8192,
-        };
-        Hub::new(shards, &config)
+        }
+    }
+
+    fn hub(shards: usize, mailbox_items: usize) -> Hub {
+        Hub::new(shards, &config::Hub { mailbox_items, ..settings() })
     }
 
     fn item(channel: &str, id: Option<&str>) -> Item {
@@ -719,21 +739,12 @@ mod tests {
     }
 
     fn with(log: Log, linger: Duration) -> Hub {
-        let config = config::Hub {
-            id_ttl: Duration::from_mins(1),
-            ids: 100,
-            order_wait: Duration::from_secs(5),
-            linger,
-            mailbox_items: 1000,
-            id_bytes: 1024,
-            meta_bytes: 8192,
-        };
-        Hub::with_log(1, &config, Arc::new(log))
+        Hub::with_log(1, &config::Hub { linger, ..settings() }, Arc::new(log))
     }
 
     fn in_log(hub: &Hub) -> String {
         let mut ids = String::new();
-        hub.log().ids(|_, _, id| ids += id);
+        hub.log().ids(|_, _, id, _| ids += id);
         ids
     }
 
@@ -952,6 +963,104 @@ mod tests {
         assert!(publish().is_none());
         assert_eq!(settle(Ok(())), 0);
         assert!(taken(&hub, 0).is_empty(), "subscribers have it");
+    }
+
+    /// A log of the last process, with these items of a channel each.
+    fn found(folder: &std::path::Path, channels: &[(&str, &[&str])]) -> Log {
+        let open = || {
+            let log = Log::new(Some(folder.into()), Arc::default());
+            log.configure(&[rule(config::Storage::Disk)], |_| Some(R)).unwrap();
+            log
+        };
+        let hub = with(open(), Duration::ZERO);
+        for (channel, ids) in channels {
+            ids.iter().for_each(|id| drop(hub.publish(R, vec![item(channel, Some(id))], false).unwrap()));
+        }
+        hub.log().close();
+        drop(hub);
+        open()
+    }
+
+    /// What its log has from another process, who keeps items may not have.
+    #[tokio::test]
+    async fn what_only_a_log_is_known_to_have_is_kept_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let hub = with(found(folder.path(), &[("c", &["1", "2"])]), Duration::ZERO);
+        let webhooks = hub.place(Outpost::Webhooks);
+        hub.join(0, R, "c");
+        let publish = |id| hub.publish(R, vec![item("c", Some(id))], false).unwrap();
+        let settle = |outcome: Result<(), Broken>| {
+            let mut batch = Vec::new();
+            hub.take(webhooks, &mut batch);
+            batch.iter().for_each(|delivery| delivery.kept(&outcome));
+            batch.len()
+        };
+        let none = publish("1");
+        assert_eq!((none.duplicates, none.kept.is_none()), (1, true), "nobody keeps it");
+        hub.join(webhooks, R, "c");
+        for outcome in [Err(Broken("the disk is full".into())), Ok(())] {
+            let again = publish("1");
+            assert_eq!((again.duplicates, settle(outcome.clone())), (1, 1));
+            assert_eq!(again.kept.unwrap().wait().await, outcome);
+        }
+        assert!(publish("1").kept.is_none(), "it is kept");
+        assert!(publish("2").kept.is_some());
+        assert!(taken(&hub, 0).is_empty(), "subscribers have them");
+    }
+
+    /// If there are more than are remembered, the newest of all channels are.
+    #[test]
+    fn of_many_ids_of_logs_the_newest_count() {
+        let folder = tempfile::tempdir().unwrap();
+        let many: Vec<String> = (0..150).map(|n| n.to_string()).collect();
+        let many: Vec<&str> = many.iter().map(String::as_str).collect();
+        let log = found(folder.path(), &[("a", &many[..75]), ("b", &many[75..])]);
+        let hub = with(log, Duration::ZERO);
+        let is_known =
+            |channel, id: &str| hub.publish(R, vec![item(channel, Some(id))], false).unwrap().duplicates == 1;
+        assert!(is_known("a", "74") && is_known("b", "149"));
+    }
+
+    /// An id of a log counts from when its item was published, as every other does.
+    #[tokio::test(start_paused = true)]
+    async fn ids_of_logs_grow_old() {
+        let log = Log::new(None, Arc::default());
+        log.configure(&[rule(config::Storage::Memory)], |_| Some(R)).unwrap();
+        let log = Arc::new(log);
+        let config = config::Hub { ids: 100, id_ttl: Duration::from_mins(1), ..settings() };
+        let open = || Hub::with_log(1, &config, Arc::clone(&log));
+        let first = open();
+        let publish = |hub: &Hub, id| hub.publish(R, vec![item("c", Some(id))], false).unwrap().duplicates;
+        assert_eq!(publish(&first, "old"), 0);
+        tokio::time::advance(Duration::from_secs(45)).await;
+        assert_eq!(publish(&first, "new"), 0);
+        let second = open();
+        assert_eq!([publish(&second, "old"), publish(&second, "new")], [1, 1]);
+        tokio::time::advance(Duration::from_secs(20)).await;
+        assert_eq!([publish(&second, "old"), publish(&second, "new")], [0, 1]);
+        let third = open();
+        assert_eq!([publish(&third, "new")], [1]);
+        tokio::time::advance(Duration::from_secs(61)).await;
+        assert_eq!(publish(&open(), "new"), 0, "it is too old at the start");
+    }
+
+    /// Who asks for more than the log of a channel promises is told so only of what that has.
+    #[tokio::test]
+    async fn a_repeat_is_not_said_to_be_where_it_is_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let hub = with(Log::new(Some(folder.path().into()), Arc::default()), Duration::ZERO);
+        let configure = |logs: &[config::Log]| hub.log().configure(logs, |_| Some(R)).unwrap();
+        let publish = |id, asked| hub.publish_at(R, vec![item("c", Some(id))], false, asked).unwrap();
+        publish("before", Durability::Accepted);
+        configure(&[rule(config::Storage::Disk)]);
+        publish("in it", Durability::Accepted);
+        assert!(publish("before", Durability::Accepted).kept.is_none());
+        let lie = publish("before", Durability::Synced);
+        assert!(lie.duplicates == 1 && lie.kept.unwrap().wait().await.is_err());
+        let truth = publish("in it", Durability::Synced);
+        assert_eq!((truth.duplicates, truth.durability), (1, Durability::Synced));
+        assert!(truth.kept.is_none());
+        truth.on_disk.unwrap().wait().await.unwrap();
     }
 
     #[test]

@@ -5,8 +5,8 @@
 //! The rooms, in reading order. The path of a client: [`listen`] → [`route`] → [`proxy`] → [`hub`] →
 //! [`hold`]. The path of a publisher: [`publish`] → [`hub`]. `upstream` is a tool: one request in, one
 //! response out. [`log`] serves the hub, [`webhook`] and [`xmpp`] hang on it. [`realm`] is the tenants, [`admin`] is
-//! for operators; [`channel`], [`config`], [`metrics`], [`logging`], [`drain`], [`session`], [`stats`], [`store`] and
-//! [`error`] are the closets.
+//! for operators; [`channel`], [`config`], [`metrics`], [`logging`], [`drain`], [`session`], [`stats`], [`store`], [`tcp`]
+//! and [`error`] are the closets.
 
 pub mod admin;
 pub mod certificate;
@@ -33,6 +33,7 @@ pub mod sign;
 pub mod snapshot;
 pub mod stats;
 pub mod store;
+pub mod tcp;
 pub mod upstream;
 pub mod webhook;
 pub mod xmpp;

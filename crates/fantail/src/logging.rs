@@ -5,7 +5,7 @@
 use std::{
     fmt::{self, Write as _},
     fs::{self, File},
-    io,
+    io::{self, IsTerminal as _},
     path::Path,
     sync::{
         Arc,
@@ -107,6 +107,11 @@ impl Output {
         let writer = Arc::clone(&shared);
         thread::Builder::new().name("log".into()).spawn(move || writer.write(Box::new(sink)))?;
         Ok(Self(shared))
+    }
+
+    /// Whether its lines are on a terminal now.
+    pub fn is_terminal(&self) -> bool {
+        self.0.settings.file.is_none() && io::stdout().is_terminal()
     }
 
     /// For one shard.

@@ -176,6 +176,9 @@ families! {
         }
         channels: "Channels with a subscriber on this shard." { channels: Gauge }
         subscriptions: "Subscriptions of pins to channels." { subscriptions: Gauge }
+        subscriptions_refused: "Channels that connections did not get, because they had `grip.subscriptions`." {
+            subscriptions_refused: Count,
+        }
         deliveries: "Items written whole to a client, by kind of pin." {
             delivered_stream [kind = stream]: Count,
             delivered_poll [kind = poll]: Count,
@@ -253,10 +256,24 @@ families! {
             messages_client [from = client]: Count,
             messages_origin [from = origin]: Count,
         }
-        websocket_refused: "WebSocket handshakes refused before the origin was asked, by cause." {
+        websocket_refused: "WebSocket handshakes refused by Fantail itself, by cause." {
             handshakes_invalid [cause = invalid]: Count,
             /// The page's Origin is not in `websocket.origins`.
             handshakes_origin [cause = origin]: Count,
+            /// Its origin did not make up its mind within `websocket.handshake_timeout`.
+            handshakes_late [cause = timeout]: Count,
+        }
+        websocket_limits: "WebSockets closed because a client's message was over a limit." {
+            over_message_bytes [limit = message_bytes]: Count,
+            over_fragments [limit = fragments]: Count,
+            over_message_timeout [limit = message_timeout]: Count,
+        }
+        websocket_farewells: "WebSockets over HTTP whose clients are gone, by whether their origins were told." {
+            farewells_told [result = told]: Count,
+            /// It did not answer.
+            farewells_failed [result = failed]: Count,
+            /// Too many were to be told at once.
+            farewells_dropped [result = dropped]: Count,
         }
         websocket_dropped: "Messages of origins that reached nobody: no prefix, or an invalid control message." {
             messages_dropped: Count,

@@ -35,7 +35,7 @@ use crate::{
     drain::{Signal, Signals},
     hold::Holds,
     hub::Hub,
-    listen::{self, Bound, tls},
+    listen::{self, Bound},
     log::{self, Log},
     logging::Output,
     metrics::{Counters, Process},
@@ -52,6 +52,7 @@ use crate::{
     xmpp::{self, Xmpp, XmppError},
 };
 use ending::Ending;
+use opening::Door;
 use watchers::Watchers;
 use watching::{Watching, files};
 
@@ -70,7 +71,8 @@ pub fn run(config: Config, log: &Output) -> ExitCode {
         Err(ServerError::Invalid(invalid)) => cli::refuse(invalid.0),
         Err(error) => {
             tracing::error!("{error}");
-            cli::refuse([error])
+            // On a terminal, that was said now.
+            if log.is_terminal() { ExitCode::FAILURE } else { cli::refuse([error]) }
         }
     }
 }
@@ -87,22 +89,13 @@ struct Server {
     xmpp: Option<(Xmpp, xmpp::Desk)>,
 }
 
-/// An address for clients.
-#[derive(Debug)]
-struct Door {
-    /// One a shard.
-    bounds: Vec<Bound>,
-    /// For an address that speaks TLS.
-    tls: Option<Arc<ServerConfig>>,
-}
-
 /// Why the server did not start, or stopped.
 #[derive(Debug, thiserror::Error)]
 enum ServerError {
     #[error("the configuration is not valid")]
     Invalid(AllInvalid),
-    #[error("cannot listen on {address}: {source}")]
-    Listen { address: String, source: io::Error },
+    #[error("cannot listen on {address} ({key}): {source}")]
+    Listen { key: &'static str, address: String, source: io::Error },
     #[error("io_uring was asked for (server.fan_out) and is not to be had here: take auto or send")]
     NoIoUring,
     #[error("cannot speak TLS: {0}")]
@@ -125,6 +118,13 @@ enum ServerError {
     Outpost(&'static str),
 }
 
+impl ServerError {
+    fn listen(key: &'static str, address: &impl ToString) -> impl FnOnce(io::Error) -> Self {
+        let address = address.to_string();
+        move |source| Self::Listen { key, address, source }
+    }
+}
+
 impl Server {
     /// Binds all addresses. Nobody is accepted before [`Self::run`].
     fn bind(config: Config) -> Result<Self, ServerError> {
@@ -141,35 +141,18 @@ impl Server {
             }
             config::FanOut::Auto | config::FanOut::IoUring => FanOut::IoUring,
         };
-        let bind = |address: &Address| {
-            Bound::all(address, server.backlog, server.shards)
-                .map_err(|source| ServerError::Listen { address: address.to_string(), source })
-        };
-        let plain = server
-            .listen
-            .iter()
-            .map(|address| Ok::<_, ServerError>(Door { bounds: bind(address)?, tls: None }));
-        let sealed = server.tls_listen.iter().map(|&address| {
-            let bounds = bind(&Address::Tcp(address))?;
-            let bound = match bounds.first().map(Bound::address) {
-                Some(Ok(Address::Tcp(bound))) => bound,
-                _ => address,
-            };
-            let tls = tls::config(loaded.config.tls.profile, bound, Arc::clone(&snapshot));
-            Ok(Door { bounds, tls: Some(tls.map_err(ServerError::Tls)?) })
-        });
-        let clients = plain.chain(sealed).collect::<Result<_, _>>()?;
         let address = loaded.config.control.listen;
         let control = std::net::TcpListener::bind(address)
             .and_then(|bound| bound.set_nonblocking(true).map(|()| bound))
-            .map_err(|source| ServerError::Listen { address: address.to_string(), source })?;
+            .map_err(ServerError::listen("control.listen", &address))?;
         let sockets = Sockets::bind(&loaded.config.zeromq, &loaded.config.stats)?;
         let bind = |address: &Address| {
-            prometheus::Door::bind(address)
-                .map_err(|source| ServerError::Listen { address: address.to_string(), source })
+            prometheus::Door::bind(address).map_err(ServerError::listen("stats.prometheus", address))
         };
         let prometheus = loaded.config.stats.prometheus.as_ref().map(bind).transpose()?;
         let xmpp = Xmpp::open(&loaded.config)?;
+        // Last: clients that come from now on wait in the kernel, and would be reset if something else failed.
+        let clients = opening::doors(&snapshot)?;
         Ok(Self { clients, control, sockets, prometheus, snapshot, fan_out, xmpp })
     }
 
@@ -230,17 +213,15 @@ impl Server {
         let (lost, outposts) = mpsc::channel(OUTPOSTS);
         let begin = Ending::later(WEBHOOKS, &lost);
         let (webhooks, delivering) = webhook::start(&self.snapshot, &hub, &process, begin)?;
+        // It has its subscribers before anybody can publish, and for as long.
+        let parts = opening::xmpp((&hub, &publisher), &self.snapshot, (&process, &workers));
+        let (component, desk) = self.xmpp.take().unzip();
+        let component = component.map(|xmpp| xmpp.start(parts, Ending(XMPP, lost))).transpose()?;
         let (stop, stopping) = watch::channel(false);
         let shards = self
             .start_shards((&hub, &workers), (stats.as_ref(), sessions.as_ref()), &counters, output, &stopping)
             .map_err(ServerError::Start)?;
         let (timed, waiting) = (Arc::clone(&hub), Arc::clone(&hub));
-        let parts = opening::xmpp((&hub, &publisher), &self.snapshot, (&process, &workers));
-        let (component, desk) = self.xmpp.take().unzip();
-        // It has subscribers as long as anybody can publish.
-        let (part, parting) = watch::channel(false);
-        let component = component.map(|xmpp| start_component(xmpp, parts, parting, Ending(XMPP, lost)));
-        let component = component.transpose().map_err(ServerError::Start)?;
         let asked = (&config.control, webhooks);
         let state = admin::State::new(publisher, hub, counters, process, output.clone(), asked);
         let state = Arc::new(state.with_xmpp(desk));
@@ -274,13 +255,12 @@ impl Server {
             end
         });
         runtime.shutdown_timeout(DRAIN_GRACE);
-        part.send_replace(true);
-        component.iter().for_each(await_component);
+        component.into_iter().for_each(xmpp::Running::stop);
         // Now nobody publishes any more.
         waiting.release_all();
-        // Last: publishers may have been waiting for it.
-        delivering.into_iter().for_each(Delivering::stop);
+        // What its log has kept comes into the mailbox of webhooks, which are told to stop when nothing comes any more.
         log.close();
+        delivering.into_iter().for_each(Delivering::stop);
         end
     }
 
@@ -440,29 +420,6 @@ fn load(snapshot: &ArcSwap<Snapshot>, workers: &Arc<Workers>, logs: &Log) {
     }
 }
 
-/// The thread of the XMPP component.
-fn start_component(
-    xmpp: Xmpp,
-    parts: xmpp::Parts,
-    stopping: watch::Receiver<bool>,
-    ending: Ending<&'static str>,
-) -> io::Result<thread::JoinHandle<()>> {
-    thread::Builder::new().name("xmpp".into()).spawn(move || {
-        let _ending = ending;
-        if let Err(error) = xmpp.run(parts, stopped(stopping)) {
-            tracing::error!(%error, "the XMPP component has failed");
-        }
-    })
-}
-
-/// What waits for the XMPP server may still be written.
-fn await_component(thread: &thread::JoinHandle<()>) {
-    let until = Instant::now() + DRAIN_GRACE;
-    while !thread.is_finished() && Instant::now() < until {
-        thread::sleep(TIDY_EVERY / 10);
-    }
-}
-
 /// Names the certificates that stay as they were, or away.
 fn complain(snapshot: &Snapshot) {
     for error in &snapshot.broken {
@@ -575,6 +532,9 @@ impl Thread {
         shard.start_draining();
         let deadline = Instant::now() + shard.snapshot.load().config.server.drain_timeout;
         while shard.is_busy() && timeout_at(deadline, shard.connections.room()).await.is_ok() {}
+        if let untold @ 1.. = shard.untold() {
+            tracing::warn!(untold, "origins of WebSockets were not told in time that these have ended");
+        }
         shard.tidy();
         Ok(())
     }

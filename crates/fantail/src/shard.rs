@@ -199,10 +199,16 @@ impl Shard {
                     errands.iter().for_each(|errand| holds.run(errand));
                 }
             }
-            let mut holds = self.holds.borrow_mut();
-            holds.set_now(self.now_ms());
-            holds.expire();
-            holds.onward().for_each(&go_on);
+            let is_ending = {
+                let mut holds = self.holds.borrow_mut();
+                holds.set_now(self.now_ms());
+                holds.expire();
+                holds.onward().for_each(&go_on);
+                holds.is_ending()
+            };
+            if is_ending {
+                tokio::task::yield_now().await;
+            }
         }
     }
 
@@ -230,6 +236,11 @@ impl Shard {
         self.draining.set(true);
         self.drain.notify_waiters();
         self.holds(Holds::drain);
+    }
+
+    /// How many origins were not told that their WebSockets have ended.
+    pub fn untold(&self) -> usize {
+        self.holds.borrow().untold()
     }
 
     /// Whether a client is still there or on its way here, or an origin is still to hear of one.

@@ -17,7 +17,10 @@ use hashbrown::HashMap;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, mpsc};
 
-use crate::metrics::{Count, Gauge, Process};
+use crate::{
+    channel::ByName,
+    metrics::{Count, Gauge, Process},
+};
 
 mod desk;
 mod packet;
@@ -54,7 +57,7 @@ pub struct Notes {
 struct Open {
     events: Vec<Event>,
     /// By [`Mode`]; the last state counts. Each is a channel that has subscribers, or had since the last look.
-    subscribers: [HashMap<Box<str>, u32>; 3],
+    subscribers: [ByName<Box<str>, u32>; 3],
     /// One a route with an id, and one without a name for all others.
     routes: HashMap<Arc<str>, Arc<Traffic>>,
 }

@@ -1,4 +1,4 @@
-//! The endpoints of a run: URLs that are subscribed to one channel, and the server behind them, which turns some webhooks
+//! The endpoints of a run: URLs that are subscribed to channels, and the server behind them, which turns some webhooks
 //! away while there are faults. Owns both; notes what comes and judges nothing.
 
 use std::io;
@@ -16,7 +16,7 @@ use super::subscriber::Arena;
 use super::wire::{Filled, Wire};
 use crate::request::{self, Parsed};
 
-/// Endpoints of the channel.
+/// Endpoints of a channel.
 pub(crate) const ENDPOINTS: u16 = 4;
 
 /// Takes webhooks at `address` on threads of `scope`, until the run is over.
@@ -43,9 +43,15 @@ pub(crate) fn listen<'s, 'e: 's>(
     Ok(())
 }
 
-/// Subscribes all endpoints, and says so.
-pub(crate) fn subscribe(arena: &Arena, ch: u16, class: Class, at: SocketAddrV4) -> Result<(), Failure> {
-    for w in 0..ENDPOINTS {
+/// Subscribes all endpoints of a channel, which are numbered from `first`, and says so.
+pub(crate) fn subscribe(
+    arena: &Arena,
+    ch: u16,
+    class: Class,
+    at: SocketAddrV4,
+    first: u16,
+) -> Result<(), Failure> {
+    for w in first..first + ENDPOINTS {
         let answer = Wire::connect(arena.publishers).ok().and_then(|mut wire| {
             let form = format!("url=http://{at}/{w}");
             let head = format!(

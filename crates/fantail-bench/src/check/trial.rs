@@ -30,18 +30,18 @@ pub(crate) fn run(options: &Trial) -> Result<Vec<Event>, Failure> {
     let (requests, phase) = (AtomicU32::new(1), AtomicU32::new(0));
     let mut dice = Dice::new(options.seed);
     let channels = channels(&options.classes);
-    let hooked = options.hooks.map(|_| {
-        let ch = u16::try_from(channels.len()).unwrap_or(u16::MAX);
-        Channel { ch, class: Class::Plain, publishers: 2 }
-    });
+    let hooked = if options.hooks.is_some() { hooked(&options.classes, channels.len()) } else { Vec::new() };
     for channel in channels.iter().chain(&hooked) {
         arena.recorder.note(What::Channel { ch: channel.ch, class: channel.class });
     }
     thread::scope(|scope| {
-        if let (Some(hooks), Some(Channel { ch, class, .. })) = (options.hooks, hooked) {
+        if let Some(hooks) = options.hooks {
+            let subscribe = |(n, channel): (u16, &Channel)| {
+                receiver::subscribe(&arena, channel.ch, channel.class, hooks.0, n * receiver::ENDPOINTS)
+            };
             let subscribed =
                 receiver::listen(scope, &arena, hooks.0, &phase, Dice::new(dice.below(u64::MAX)))
-                    .and_then(|()| receiver::subscribe(&arena, ch, class, hooks.0));
+                    .and_then(|()| (0..).zip(&hooked).try_for_each(subscribe));
             if subscribed.is_err() {
                 arena.stop.store(true, SeqCst);
                 return subscribed;
@@ -59,7 +59,7 @@ pub(crate) fn run(options: &Trial) -> Result<Vec<Event>, Failure> {
                     class: channel.class,
                     publisher,
                     alone: channel.publishers == 1,
-                    posts: hooked.is_some_and(|hooked| hooked.ch == channel.ch),
+                    posts: hooked.iter().any(|hooked| hooked.ch == channel.ch),
                     repeats: publisher == 0,
                     heads: &heads,
                     dice: Dice::new(dice.below(u64::MAX)),
@@ -116,6 +116,15 @@ fn channels(classes: &[Class]) -> Vec<Channel> {
     let each =
         classes.iter().flat_map(|class| [(*class, 1), (*class, if *class == Class::Origin { 1 } else { 2 })]);
     (0..).zip(each).map(|(ch, (class, publishers))| Channel { ch, class, publishers }).collect()
+}
+
+/// Channels that have endpoints, and nobody who listens: one without a log, and one of each class whose log outlives a
+/// process, so that there is an item that the log has and webhooks have not.
+fn hooked(classes: &[Class], first: usize) -> Vec<Channel> {
+    let first = u16::try_from(first).unwrap_or(u16::MAX);
+    let logged = classes.iter().filter(|class| matches!(class, Class::Logged | Class::Synced));
+    let classes = std::iter::once(&Class::Plain).chain(logged);
+    (first..).zip(classes).map(|(ch, class)| Channel { ch, class: *class, publishers: 2 }).collect()
 }
 
 /// Who listens to what, and how: each channel over each transport, and both channels of a class over one connection.

@@ -232,7 +232,8 @@ fn what_a_head_says() {
             version: Version::HTTP_11,
             keep_alive: true,
             upgrade: false,
-            expect: false
+            expect: false,
+            forwarded_for: false
         }
     );
     let asks = head(&with(

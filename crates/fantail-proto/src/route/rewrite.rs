@@ -23,7 +23,7 @@ impl Route {
         path_and_query: &'a str,
         host: &'a str,
     ) -> Outgoing<'a> {
-        let end = path_and_query.find('?').unwrap_or(path_and_query.len());
+        let end = path_and_query.bytes().position(|byte| byte == b'?').unwrap_or(path_and_query.len());
         let (path, query) = path_and_query.split_at(end);
         let (head, tail) = self.path(target, path);
         let unchanged = head.is_empty() && tail.len() == path.len();

@@ -53,6 +53,8 @@ pub(super) enum Invalid {
     Long(String),
     #[error(r#"must be longer than "0s""#)]
     NoTime,
+    #[error(r#"must be at least "2s" and at most "12h""#)]
+    Lost,
     #[error("must be at least {0}")]
     TooSmall(usize),
     #[error("must be at most {0}")]
@@ -222,6 +224,7 @@ struct Client {
     body_bytes: u64,
     body_timeout: String,
     send_timeout: String,
+    lost_timeout: String,
     least_rate: u32,
     least_rate_window: String,
     queue_bytes: usize,
@@ -243,6 +246,7 @@ impl Client {
             body_bytes: self.body_bytes,
             body_timeout: time_limit(&self.body_timeout)?,
             send_timeout: time_limit(&self.send_timeout)?,
+            lost_timeout: lost_timeout(&self.lost_timeout)?,
             pace: (bytes > 0).then_some(Pace { bytes, within }),
             queue_bytes: at_least(1, self.queue_bytes)?,
         })
@@ -331,6 +335,7 @@ struct Origin {
     response_timeout: String,
     idle_timeout: String,
     keep_alive: String,
+    lost_timeout: String,
     connections: usize,
     ca_file: String,
 }
@@ -342,6 +347,7 @@ impl Origin {
             response_timeout: time_limit(&self.response_timeout)?,
             idle_timeout: time_limit(&self.idle_timeout)?,
             keep_alive: duration(&self.keep_alive)?,
+            lost_timeout: lost_timeout(&self.lost_timeout)?,
             connections: at_least(1, self.connections)?,
             ca_file: path(&self.ca_file, base),
         })
@@ -392,6 +398,7 @@ struct WebSocket {
     origins: Vec<String>,
     message_timeout: String,
     close_timeout: String,
+    handshake_timeout: String,
     idle_timeout: String,
     ping_every: String,
 }
@@ -411,6 +418,7 @@ impl WebSocket {
             origins: self.origins.into_iter().map(|text| text.to_ascii_lowercase()).collect(),
             message_timeout: time_limit(&self.message_timeout)?,
             close_timeout: time_limit(&self.close_timeout)?,
+            handshake_timeout: time_limit(&self.handshake_timeout)?,
             idle_timeout: duration(&self.idle_timeout)?,
             ping_every: duration(&self.ping_every)?,
         })
@@ -508,6 +516,12 @@ pub(super) fn time_limit(text: &str) -> Result<Duration, Invalid> {
     if limit.is_zero() { Err(Invalid::NoTime) } else { Ok(limit) }
 }
 
+/// What the kernel can be told of silence: it counts whole seconds.
+fn lost_timeout(text: &str) -> Result<Duration, Invalid> {
+    let lost = duration(text)?;
+    if LOST.contains(&lost) { Ok(lost) } else { Err(Invalid::Lost) }
+}
+
 pub(super) fn at_least<N: Copy + PartialOrd + TryFrom<usize>>(least: usize, value: N) -> Result<N, Invalid> {
     let enough = N::try_from(least).is_ok_and(|least| value >= least);
     if enough { Ok(value) } else { Err(Invalid::TooSmall(least)) }
@@ -570,6 +584,9 @@ const MAX_TIME: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// Enough for a request line and a Host, so that a small typing error does not refuse everybody.
 pub(super) const MIN_HEAD: usize = 256;
+
+/// A probe and its answer; what `TCP_KEEPIDLE` can say, and rounded.
+const LOST: std::ops::RangeInclusive<Duration> = Duration::from_secs(2)..=Duration::from_hours(12);
 
 /// `sun_path` of unix(7) is 108 bytes with its NUL.
 pub(super) const UNIX_PATH: usize = 107;

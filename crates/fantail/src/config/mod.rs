@@ -327,6 +327,8 @@ pub struct Client {
     pub body_bytes: u64,
     pub body_timeout: Duration,
     pub send_timeout: Duration,
+    /// Of silence, or without an acknowledgement of what was sent.
+    pub lost_timeout: Duration,
     /// None: any progress will do.
     pub pace: Option<Pace>,
     pub queue_bytes: usize,
@@ -379,6 +381,7 @@ pub struct Origin {
     pub response_timeout: Duration,
     pub idle_timeout: Duration,
     pub keep_alive: Duration,
+    pub lost_timeout: Duration,
     pub connections: usize,
     pub ca_file: Option<PathBuf>,
 }
@@ -394,6 +397,8 @@ pub struct WebSocket {
     pub origins: Vec<String>,
     pub message_timeout: Duration,
     pub close_timeout: Duration,
+    /// To be taken in by an origin that is asked by POSTs.
+    pub handshake_timeout: Duration,
     /// Zero: none.
     pub idle_timeout: Duration,
     /// Zero: never.

@@ -344,6 +344,8 @@ fn a_component_is_whole_or_nothing() {
     };
     assert_eq!(part("queue_items = 200000\nqueue_bytes = 1\n"), (150_000, 1));
     assert_eq!(part("realm_queue_items = 5\n"), (5, 48 << 20));
+    let of_realm = |keys: &str| load(&format!("{whole}{keys}")).unwrap().xmpp.unwrap().realm_subscriptions;
+    assert_eq!((of_realm("subscriptions = 8\n"), of_realm("realm_subscriptions = 5\n")), (6, 5));
     let shown = format!("{}{xmpp:?}", config.render());
     assert!(shown.contains("secret = \"***\"") && !shown.contains("aHVzaA"), "{shown}");
     for (key, value) in [

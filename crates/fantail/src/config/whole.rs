@@ -25,6 +25,11 @@ pub(super) fn check(parts: &Parts, layers: &Layers) -> Vec<Problem> {
         );
         problems.push(Problem { place: layers.place("control.listen"), reason });
     }
+    let client = &parts.client;
+    if client.send_timeout > client.lost_timeout {
+        let reason = "it is longer than `client.lost_timeout`, after which such a client is closed anyway: raise that, too";
+        problems.push(Problem { place: layers.place("client.send_timeout"), reason: reason.into() });
+    }
     problems.extend(tls(parts, layers));
     problems.extend(logs(parts, layers));
     problems.extend(xmpp(parts, layers));

@@ -23,6 +23,7 @@ pub struct Xmpp {
     /// Realms to whose channels anybody may subscribe as to nodes.
     pub open_realms: Vec<String>,
     pub subscriptions: usize,
+    pub realm_subscriptions: usize,
     pub subscriptions_per_jid: usize,
     pub queue_items: usize,
     pub queue_bytes: usize,
@@ -64,6 +65,7 @@ pub(super) struct Section {
     admins: Vec<String>,
     open_realms: Vec<String>,
     subscriptions: usize,
+    realm_subscriptions: usize,
     subscriptions_per_jid: usize,
     queue_items: usize,
     queue_bytes: usize,
@@ -93,7 +95,7 @@ pub(super) struct Draft {
 struct Rest {
     admins: Vec<Jid>,
     /// In the order of [`Xmpp`].
-    limits: [usize; 8],
+    limits: [usize; 9],
 }
 
 impl Section {
@@ -115,6 +117,7 @@ impl Section {
                 admins: self.admins.into_iter().map(admin).collect::<Result<_, _>>()?,
                 limits: [
                     at_least(1, self.subscriptions)?,
+                    part(self.realm_subscriptions, self.subscriptions),
                     at_least(1, self.subscriptions_per_jid)?,
                     at_least(1, self.queue_items)?,
                     at_least(1, self.queue_bytes)?,
@@ -133,6 +136,7 @@ impl Draft {
     pub(super) fn finish(self) -> Option<Xmpp> {
         let [
             subscriptions,
+            realm_subscriptions,
             subscriptions_per_jid,
             queue_items,
             queue_bytes,
@@ -148,6 +152,7 @@ impl Draft {
             admins: self.rest.admins,
             open_realms: self.open_realms,
             subscriptions,
+            realm_subscriptions,
             subscriptions_per_jid,
             queue_items,
             queue_bytes,

@@ -5,11 +5,11 @@ use std::{collections::VecDeque, sync::Arc};
 
 use fantail_pin::PinId;
 use fantail_proto::log::{Entry, Start};
-use hashbrown::HashMap;
 use slab::Slab;
 
 use super::{Sub, Subs, milliseconds};
 use crate::{
+    channel::ByName,
     hub::{ChannelKey, Hub, RealmId},
     log::Span,
     metrics::Counters,
@@ -35,7 +35,7 @@ impl List {
 
 #[derive(Debug)]
 pub(super) struct Channels {
-    by_name: HashMap<ChannelKey, u32>,
+    by_name: ByName<ChannelKey, u32>,
     all: Slab<Channel>,
     hub: Arc<Hub>,
     shard: usize,
@@ -59,7 +59,7 @@ struct Channel {
 
 impl Channels {
     pub(super) fn new(hub: Arc<Hub>, shard: usize, counters: Arc<Counters>, notes_fresh: bool) -> Self {
-        let (by_name, all, fresh) = (HashMap::new(), Slab::new(), VecDeque::new());
+        let (by_name, all, fresh) = (ByName::default(), Slab::new(), VecDeque::new());
         Self { by_name, all, hub, shard, counters, notes: None, changes: 0, fresh, now_ms: 0, notes_fresh }
     }
 

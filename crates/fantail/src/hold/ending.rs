@@ -7,12 +7,28 @@ use fantail_proto::websocket::close::Code;
 use super::{HoldKind, Holds, websocket};
 
 impl Holds {
-    /// Ends all holds in order: streams cleanly, long-polls with their time-out answer.
+    /// Begins to end all holds in order: streams cleanly, long-polls with their time-out answer.
     pub fn drain(&mut self) {
-        let all: Vec<PinId> = self.pins.ids().collect();
-        for id in all {
+        self.drains = true;
+        self.endings = self.pins.ids().collect();
+    }
+
+    /// Whether there are more of these.
+    pub fn is_ending(&self) -> bool {
+        !self.endings.is_empty()
+    }
+
+    /// Ends some of them.
+    pub(super) fn end_some(&mut self) {
+        let left = self.endings.len().saturating_sub(ENDING_BATCH);
+        for id in self.endings.split_off(left) {
             self.end(id);
         }
+    }
+
+    /// How many origins the server's end leaves without word of their WebSockets' end.
+    pub fn untold(&self) -> usize {
+        self.partings + self.farewells.len()
     }
 
     /// Ends one hold in order, and its connection with it.
@@ -34,3 +50,6 @@ impl Holds {
         self.collect();
     }
 }
+
+/// So many are ended between other work: some milliseconds.
+const ENDING_BATCH: usize = 500;

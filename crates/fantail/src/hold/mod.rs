@@ -21,7 +21,7 @@ mod updates;
 mod watch;
 mod websocket;
 
-use std::{io, os::fd::OwnedFd, rc::Rc, sync::Arc, time::Duration};
+use std::{collections::VecDeque, io, os::fd::OwnedFd, rc::Rc, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use fantail_pin::{Event, FanOut, Form, KeepAlive, Limits, Outcome, Pace, PinId, Pins, Wire};
@@ -100,6 +100,13 @@ pub struct Holds {
     /// Sessions that go on without a client.
     partings: usize,
     parting_bytes: usize,
+    /// Those that wait until there is room for them: the server drains.
+    farewells: VecDeque<Rc<OverHttp>>,
+    /// When it may be said again that some are not told.
+    silent_until_ms: u64,
+    /// Holds that are still to be ended, because the server drains.
+    endings: Vec<PinId>,
+    drains: bool,
     /// The last keep-alive that an origin asked for: the next is often the same.
     last_beats: Option<(control::KeepAlive, bool, Rc<KeepAlive>)>,
     sockjs: config::SockJs,
@@ -168,9 +175,13 @@ impl Holds {
             unread: false,
             partings: 0,
             parting_bytes: 0,
+            farewells: VecDeque::new(),
+            silent_until_ms: 0,
+            endings: Vec::new(),
+            drains: false,
             last_beats: None,
             sockjs: config.sockjs.clone(),
-            sessions: sockjs::Sessions::new(),
+            sessions: sockjs::Sessions::default(),
         })
     }
 
@@ -269,12 +280,15 @@ impl Holds {
         self.update();
         self.go_on_filling();
         self.reschedule();
+        self.end_some();
+        self.say_farewells();
     }
 
     /// When [`Self::expire`] is due, in the shard's milliseconds.
     pub fn next_expiry_ms(&self) -> Option<u64> {
-        let reschedule = (!self.reschedules.is_empty()).then_some(self.now_ms);
-        [self.pins.next_expiry_ms(), self.next_update_ms(), self.next_fill_ms(), reschedule]
+        let more = !self.reschedules.is_empty() || self.is_ending() || self.may_say_farewell();
+        let at_once = more.then_some(self.now_ms);
+        [self.pins.next_expiry_ms(), self.next_update_ms(), self.next_fill_ms(), at_once]
             .into_iter()
             .flatten()
             .min()
@@ -282,7 +296,7 @@ impl Holds {
 
     /// Whether origins are still to hear of clients that are gone.
     pub fn has_partings(&self) -> bool {
-        self.partings > 0
+        self.partings > 0 || !self.farewells.is_empty()
     }
 
     /// Whether something waits for the shard's loop: what is for others to do, or an end found outside of it, which

@@ -5,16 +5,16 @@ use std::collections::BTreeMap;
 
 use fantail_pin::PinId;
 use fantail_proto::session::LastIds;
-use hashbrown::HashMap;
 
 use super::{Holds, Sub};
+use crate::channel::ByName;
 
 /// By session and channel. No more than the holds of sessions that there are, or were since the last look.
 #[derive(Debug, Default)]
 pub(super) struct Reached {
-    ids: HashMap<String, BTreeMap<String, String>>,
+    ids: ByName<String, BTreeMap<String, String>>,
     /// How many holds each session has.
-    sessions: HashMap<String, usize>,
+    sessions: ByName<String, usize>,
     touched_ms: u64,
 }
 

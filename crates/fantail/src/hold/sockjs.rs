@@ -19,15 +19,15 @@ use fantail_proto::{
         reader,
     },
 };
-use hashbrown::{HashMap, hash_map::Entry};
+use hashbrown::hash_map::Entry;
 use http::{HeaderMap, HeaderValue, header};
 use tokio::sync::Notify;
 
 use super::{Asked, Hold, HoldKind, Holds, LAST_CHUNK, Opened, Shape, Subs, websocket::close_frame};
-use crate::stats::Presence;
+use crate::{channel::ByName, stats::Presence};
 
 /// The sessions of a shard, by what their requests name them; without a pin while their origin is asked.
-pub(super) type Sessions = HashMap<Box<str>, Option<PinId>>;
+pub(super) type Sessions = ByName<Box<str>, Option<PinId>>;
 
 /// What a WebSocket is besides, if its client speaks SockJS.
 #[derive(Debug)]

@@ -6,6 +6,8 @@ mod closing;
 mod control;
 mod far;
 mod gaps;
+#[cfg(test)]
+mod tests;
 mod timers;
 
 use std::rc::Rc;
@@ -27,6 +29,7 @@ use fantail_proto::{
 use http::{HeaderMap, StatusCode};
 
 pub(super) use closing::close_frame;
+use far::Parting;
 pub use far::{Asking, Call, Far, Link, Next, OverHttp};
 pub(super) use gaps::Gap;
 use timers::Timers;
@@ -160,6 +163,7 @@ impl Holds {
         headers: &HeaderMap,
         body: &Bytes,
     ) -> Next {
+        far.heard.set(true);
         let actions = far.session.borrow_mut().answered(status, headers, body, self.now_ms);
         let pin = far.pin.get();
         self.told_of_gaps(pin, status.is_success());
@@ -170,6 +174,7 @@ impl Holds {
 
     /// The request on its way has no answer.
     pub fn unanswered(&mut self, far: &Rc<OverHttp>, failure: Failure) -> Next {
+        far.heard.set(false);
         let jitter = u64::from(super::jitter_ms());
         let actions = far.session.borrow_mut().failed(failure, jitter, self.now_ms);
         self.told_of_gaps(far.pin.get(), false);
@@ -178,12 +183,18 @@ impl Holds {
 
     /// The answer to the request on its way cannot be had whole.
     pub fn spoilt(&mut self, far: &Rc<OverHttp>, cause: Cause) -> Next {
+        far.heard.set(true);
         let actions = far.session.borrow_mut().spoilt(cause);
         self.heard_back(far, actions)
     }
 
     /// What a session that has no client any more says next.
     pub fn go_on_asking(&mut self, far: &Rc<OverHttp>) -> Next {
+        if !matches!(far.parting.get(), Parting::Begun(_)) {
+            // Its turn is to come, or never will.
+            far.asking.set(false);
+            return Next::Done;
+        }
         let mut session = far.session.borrow_mut();
         if let Some(body) = session.next(self.now_ms) {
             return Next::Ask(body);
@@ -191,8 +202,8 @@ impl Holds {
         match session.due_ms() {
             Some(due_ms) if !session.is_ended() => Next::Wait(due_ms.saturating_sub(self.now_ms).max(1)),
             _ => {
-                self.partings = self.partings.saturating_sub(1);
-                self.parting_bytes -= far.parting_bytes.take();
+                drop(session);
+                self.end_parting(far);
                 Next::Done
             }
         }
@@ -238,6 +249,7 @@ impl Holds {
             return self.give_up(id);
         }
         if socket.timers.is_late(now_ms) && !self.part_message(id) {
+            self.counters.over_message_timeout.add(1);
             self.count_end(id, |counters| &counters.ended_violation);
             self.close_websocket(id, &close_frame(Code::POLICY, ""));
             return self.collect();

@@ -1,15 +1,14 @@
 //! Which channels have got their first subscriber or lost their last since somebody asked: a name each, not an
 //! event each, so that what waits is bounded by the number of channels. Never says who subscribes.
 
-use hashbrown::{HashMap, HashSet};
-
 use super::{ChannelKey, RealmId, interest::Interest};
+use crate::channel::{ByName, Names};
 
 /// What is to be told about one realm.
 #[derive(Debug)]
 pub(super) struct Changed {
     realm: RealmId,
-    names: HashSet<Box<str>>,
+    names: Names<Box<str>>,
     /// There were more than are kept: all channels are told.
     all: bool,
 }
@@ -30,7 +29,7 @@ pub struct Change {
 
 impl Changed {
     pub(super) fn new(realm: RealmId) -> Self {
-        Self { realm, names: HashSet::new(), all: false }
+        Self { realm, names: Names::default(), all: false }
     }
 
     /// True when nothing was waiting before.
@@ -40,7 +39,7 @@ impl Changed {
         }
         let first = self.names.is_empty();
         if self.names.len() >= MAX_NAMES {
-            self.names = HashSet::new();
+            self.names = Names::default();
             self.all = true;
         } else {
             self.names.insert(channel.into());
@@ -48,7 +47,7 @@ impl Changed {
         first
     }
 
-    pub(super) fn take(&mut self, interest: &HashMap<ChannelKey, Interest>) -> Option<Changes> {
+    pub(super) fn take(&mut self, interest: &ByName<ChannelKey, Interest>) -> Option<Changes> {
         let names = std::mem::take(&mut self.names);
         if std::mem::take(&mut self.all) {
             let heard = interest.iter().filter(|(key, known)| key.realm == self.realm && known.is_heard());
@@ -72,7 +71,7 @@ mod tests {
 
     const R: RealmId = RealmId(0);
 
-    fn interest(names: &[&str]) -> HashMap<ChannelKey, Interest> {
+    fn interest(names: &[&str]) -> ByName<ChannelKey, Interest> {
         let one = |name: &&str| (ChannelKey { realm: R, name: (*name).into() }, Interest::new(1, 0));
         names.iter().map(one).collect()
     }

@@ -7,10 +7,10 @@ use std::{
     sync::Arc,
 };
 
-use hashbrown::HashMap;
 use tokio::sync::futures::Notified;
 
 use super::{Hub, RealmId};
+use crate::channel::ByName;
 
 /// One realm's.
 #[derive(Debug)]
@@ -19,7 +19,7 @@ pub(super) struct Feed {
     epoch: u64,
     /// Of the newest change; the first is 1.
     last: u64,
-    by_channel: HashMap<Arc<str>, u64>,
+    by_channel: ByName<Arc<str>, u64>,
     by_number: BTreeMap<u64, (Arc<str>, bool)>,
     /// The last changes of channels without a subscriber, and of some that have one again.
     ended: VecDeque<u64>,
@@ -48,7 +48,7 @@ impl Feed {
         let mut feed = Self {
             epoch,
             last: 0,
-            by_channel: HashMap::new(),
+            by_channel: ByName::default(),
             by_number: BTreeMap::new(),
             ended: VecDeque::new(),
             floor: 0,

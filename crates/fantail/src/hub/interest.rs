@@ -7,11 +7,10 @@ use fantail_proto::{
     log::Durability,
     sequence::{Sequence, Verdict},
 };
-use hashbrown::HashMap;
 use smallvec::SmallVec;
 
 use super::{ChannelKey, Delivery, RealmId, pledge::Promise};
-use crate::log::Record;
+use crate::{channel::ByName, log::Record};
 
 #[derive(Debug)]
 pub(super) struct Interest {
@@ -162,7 +161,7 @@ impl Looks {
     pub(super) fn pop(
         &mut self,
         now_ms: u64,
-        interest: &mut HashMap<ChannelKey, Interest>,
+        interest: &mut ByName<ChannelKey, Interest>,
     ) -> Option<(RealmId, Box<str>)> {
         for _ in 0..STALE {
             self.next_ms().filter(|due_ms| *due_ms <= now_ms)?;
@@ -203,7 +202,7 @@ mod tests {
 
     #[test]
     fn looks_at_what_is_gone_do_not_come_all_at_once() {
-        let (mut looks, mut interest) = (Looks::default(), HashMap::new());
+        let (mut looks, mut interest) = (Looks::default(), ByName::default());
         for n in 0..=3 * STALE {
             looks.plan(RealmId(0), &n.to_string(), &mut Interest::new(1, 0), 5);
         }

@@ -111,15 +111,20 @@ impl Round<'_, '_> {
     pub(super) fn repeat(
         &mut self,
         ledger: &mut Ledger,
-        channel: &str,
-        id: Option<u128>,
+        item: &Item,
+        digest: Option<u128>,
         record: Option<Record>,
     ) {
+        let channel = item.channel.as_str();
         let durability = record.as_ref().map_or(Durability::Accepted, Record::durability);
         let known = ledger.interest.get_mut(&(self.realm, channel));
-        let Some(early) = known.and_then(|known| known.early_mut(id?)) else {
-            if record.is_some() {
-                self.dispatch.repeat(self.realm, channel);
+        let Some(early) = known.and_then(|known| known.early_mut(digest?)) else {
+            let Some(record) = record else { return };
+            self.dispatch.repeat(self.realm, channel);
+            // More than its log promises by itself is true when the disk has all that was appended, if this was.
+            let id = item.id.as_deref().unwrap_or_default();
+            if record.asks_more() && !self.dispatch.has_id(self.realm, channel, id) {
+                self.promise().settle(Err(Broken("the log does not have it".into())));
             }
             return;
         };
@@ -140,12 +145,15 @@ impl Round<'_, '_> {
     }
 
     /// An item came again. If those who keep it have not said so yet, this publisher waits for them, too; if they could not,
-    /// they get it once more, and nobody else does. True then.
+    /// or another process had it in its log and perhaps no further, they get it once more, and nobody else does. True then.
     pub(super) fn keep_again(&mut self, ledger: &mut Ledger, slot: usize, item: Item, id: u128) -> bool {
-        let Some(first) = ledger.unkept.get(id) else { return false };
-        let Some(promise) = first.include(self.promise()) else { return false };
         let known = ledger.interest.get(&(self.realm, item.channel.as_str()));
         let keepers = known.map_or(0, |known| known.shards) & self.hub.outlet.keepers;
+        let promise = match ledger.unkept.get(id) {
+            Some(first) => first.include(self.promise()),
+            None => (keepers != 0 && ledger.inherited.take(id)).then(|| self.promise()),
+        };
+        let Some(promise) = promise else { return false };
         let delivery = Box::new(Delivery::new(self.realm, item, (self.ballot, slot), None));
         let parcel = Parcel { delivery, promises: SmallVec::from_iter([promise]), id: None };
         self.dispatch.send(&mut ledger.held, Appended::Now(None), parcel, keepers);

@@ -25,7 +25,7 @@ use rustix::{
     net::{SocketFlags, acceptfrom_with},
 };
 use rustls::ServerConfig;
-use socket2::{Domain, Protocol, TcpKeepalive, Type};
+use socket2::{Domain, Protocol, Type};
 use tokio::{
     io::{Interest, unix::AsyncFd},
     net::UnixListener,
@@ -37,6 +37,7 @@ use crate::{
     hold::{Onward, Released},
     proxy,
     shard::{Moved, Shard},
+    tcp,
 };
 use connection::Connection;
 use socket::Fresh;
@@ -53,15 +54,17 @@ impl Bound {
     /// Binds `address` for `shards` shards: each has a TCP socket of its own (`SO_REUSEPORT`), and the
     /// kernel spreads connections over them; they share a Unix socket. Port 0 is the same for all.
     ///
+    /// A client on TCP that says nothing for `lost` is lost.
+    ///
     /// # Errors
     /// The address is in use or not ours, or the path cannot be made.
-    pub fn all(address: &Address, backlog: u32, shards: usize) -> io::Result<Vec<Self>> {
+    pub fn all(address: &Address, backlog: u32, lost: Duration, shards: usize) -> io::Result<Vec<Self>> {
         let backlog = i32::try_from(backlog).unwrap_or(i32::MAX);
         match address {
             Address::Tcp(address) => {
-                let first = tcp(*address, backlog)?;
+                let first = listener(*address, backlog, lost)?;
                 let actual = first.local_addr()?;
-                let others = (1..shards).map(|_| tcp(actual, backlog));
+                let others = (1..shards).map(|_| listener(actual, backlog, lost));
                 std::iter::once(Ok(first)).chain(others).map(|bound| bound.map(Self::Tcp)).collect()
             }
             Address::Unix(socket) => {
@@ -69,6 +72,18 @@ impl Bound {
                 let others = (1..shards).map(|_| first.try_clone()).collect::<io::Result<Vec<_>>>()?;
                 Ok(std::iter::once(first).chain(others).map(Self::Unix).collect())
             }
+        }
+    }
+
+    /// Whether nobody listens there: of those who let others listen beside them, the kernel would give each a part of the
+    /// clients.
+    ///
+    /// # Errors
+    /// Somebody does, or the address is not ours.
+    pub fn check_free(address: &Address) -> io::Result<()> {
+        match address {
+            Address::Tcp(address) if address.port() > 0 => socket(*address)?.bind(&(*address).into()),
+            Address::Tcp(_) | Address::Unix(_) => Ok(()),
         }
     }
 
@@ -181,18 +196,22 @@ impl Listener {
     }
 }
 
-fn tcp(address: SocketAddr, backlog: i32) -> io::Result<std::net::TcpListener> {
+fn socket(address: SocketAddr) -> io::Result<socket2::Socket> {
     let domain = Domain::for_address(address);
     let socket = socket2::Socket::new(domain, Type::STREAM.nonblocking().cloexec(), Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
-    socket.set_reuse_port(true)?;
     if domain == Domain::IPV6 {
         socket.set_only_v6(true)?;
     }
+    Ok(socket)
+}
+
+fn listener(address: SocketAddr, backlog: i32, lost: Duration) -> io::Result<std::net::TcpListener> {
+    let socket = socket(address)?;
+    socket.set_reuse_port(true)?;
     // Connections inherit these.
     socket.set_tcp_nodelay(true)?;
-    let probes = TcpKeepalive::new().with_time(PROBE_AFTER).with_interval(PROBE_EVERY).with_retries(PROBES);
-    socket.set_tcp_keepalive(&probes)?;
+    tcp::lose_after(&socket, lost)?;
     socket.bind(&address.into())?;
     socket.listen(backlog)?;
     Ok(socket.into())
@@ -235,9 +254,5 @@ fn is_exhaustion(error: &io::Error) -> bool {
     matches!(kind, Some(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM))
 }
 
-/// A client that has vanished without a word is noticed after two minutes of silence, pinned or not.
-const PROBE_AFTER: Duration = Duration::from_secs(60);
-const PROBE_EVERY: Duration = Duration::from_secs(15);
-const PROBES: u32 = 4;
 /// Long enough to cost nothing, short enough that nobody who waits gives up.
 const EXHAUSTION_PAUSE: Duration = Duration::from_millis(100);

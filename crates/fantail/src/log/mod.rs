@@ -229,9 +229,24 @@ impl Log {
         self.rules.load().iter().any(|rule| rule.fits(realm, channel))
     }
 
-    /// Calls `each` with the ids that are in logs, the oldest of a channel first.
-    pub fn ids(&self, mut each: impl FnMut(RealmId, &str, &str)) {
-        self.rings.lock().ids(&mut each);
+    /// Whether the channel's log is on disk.
+    pub fn survives(&self, realm: RealmId, channel: &str) -> bool {
+        self.rules.load().iter().find(|rule| rule.fits(realm, channel)).is_some_and(|rule| rule.on_disk)
+    }
+
+    /// The place of the newest item that subscribers may have; of epoch 0 if there is none.
+    pub fn end(&self, realm: RealmId, channel: &str) -> Place {
+        let newest = self.span(realm, channel, &Start::Last(0), 0, 0);
+        newest.map_or(Place { epoch: 0, position: 0 }, |span| span.through)
+    }
+
+    /// Calls `each` with the ids that are in logs, the oldest of a channel first, and how many milliseconds ago their items
+    /// were published, to a second.
+    pub fn ids(&self, mut each: impl FnMut(RealmId, &str, &str, u64)) {
+        let now_s = self.now_s();
+        self.rings.lock().ids(&mut |realm, channel, id, at_s| {
+            each(realm, channel, id, u64::from(now_s.saturating_sub(at_s)) * 1000);
+        });
     }
 
     /// Drops what is too old and counts what is there; to be called once a second or so.
@@ -339,6 +354,11 @@ impl Record {
         self.durability
     }
 
+    /// Whether that is more than its log promises by itself.
+    pub fn asks_more(&self) -> bool {
+        self.durability > self.rule.durability
+    }
+
     /// Another publisher of the item is promised this.
     pub fn ask(&mut self, durability: Durability) {
         self.durability = self.durability.max(durability);
@@ -406,6 +426,11 @@ impl Appending<'_> {
     pub fn repeat(&mut self, realm: RealmId, channel: &str) {
         let pending = self.rings().pending((realm, channel));
         self.strongest = self.strongest.max(pending.unwrap_or_default());
+    }
+
+    /// Whether the log of a channel has an item of this id, or is to have it.
+    pub fn has_id(&mut self, realm: RealmId, channel: &str, id: &str) -> bool {
+        self.rings().has_id((realm, channel), id)
     }
 
     /// The id of the item that came last on a channel with a log, if it had one.

@@ -6,7 +6,7 @@ mod order;
 use std::{hash::BuildHasher as _, sync::Arc};
 
 use fantail_proto::log::{Durability, Entry, Place, Ring, Start};
-use hashbrown::{HashMap, HashSet};
+use hashbrown::HashSet;
 use slab::Slab;
 
 use order::{Order, Ticket};
@@ -16,11 +16,11 @@ use super::{
     files::{Found, Logged},
     journal::{Journal, Promise},
 };
-use crate::channel::{ChannelKey, RealmId};
+use crate::channel::{ByName, ChannelKey, RealmId};
 
 #[derive(Debug, Default)]
 pub(super) struct Rings {
-    by_name: HashMap<ChannelKey, u32>,
+    by_name: ByName<ChannelKey, u32>,
     all: Slab<Channel>,
     rules: Vec<Shelf>,
     /// Of the log that was begun last.
@@ -249,6 +249,11 @@ impl Rings {
         self.ring(channel)?.newest_id()
     }
 
+    /// Whether the log of a channel has an item of this id, pending or not.
+    pub(super) fn has_id(&self, channel: (RealmId, &str), id: &str) -> bool {
+        self.ring(channel).is_some_and(|ring| ring.has(id))
+    }
+
     pub(super) fn span(
         &self,
         channel: (RealmId, &str),
@@ -286,10 +291,12 @@ impl Rings {
         Some(&self.all.get(*slot as usize)?.ring)
     }
 
-    pub(super) fn ids(&self, each: &mut dyn FnMut(RealmId, &str, &str)) {
+    /// With the times of their entries.
+    pub(super) fn ids(&self, each: &mut dyn FnMut(RealmId, &str, &str, u32)) {
         for (_, log) in &self.all {
             let entries = log.ring.behind(log.ring.first() - 1);
-            entries.filter_map(Entry::id).for_each(|id| each(log.realm, &log.name, id));
+            let ids = entries.filter_map(|entry| Some((entry.id()?, entry.at_s)));
+            ids.for_each(|(id, at_s)| each(log.realm, &log.name, id, at_s));
         }
     }
 

@@ -343,7 +343,7 @@ fn an_orderly_end_keeps_everything() {
     let next = next.unwrap();
     assert_eq!((next.epoch, next.position), (place.epoch, place.position + 1));
     let mut ids = Vec::new();
-    log.ids(|_, channel, id| ids.push(format!("{channel}{id}")));
+    log.ids(|_, channel, id, _| ids.push(format!("{channel}{id}")));
     assert!(ids.contains(&"logged5".into()) && ids.len() == 17, "{ids:?}");
 }
 

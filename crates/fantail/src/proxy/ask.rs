@@ -84,7 +84,7 @@ impl Found {
         Shape {
             http11: head.version == Version::HTTP_11,
             head: head.method == Method::HEAD,
-            keep_alive: keeps_alive(head) && !exchange.closes,
+            keep_alive: exchange.conversation.state().keeps_alive() && !exchange.closes,
         }
     }
 }
@@ -195,8 +195,6 @@ impl Ask {
         }
         let signature = if trusted { None } else { exchange.sign(&route, now) };
         let request::Parts { method, mut headers, .. } = head;
-        let is_empty = body.as_ref().is_none_or(Incoming::is_end_stream);
-        let empty_post = is_empty && headers.contains_key(header::CONTENT_LENGTH);
         let loops = Forward {
             trusted,
             tls,
@@ -219,7 +217,11 @@ impl Ask {
             // Said explicitly: for a GET the client side would assume that there is no body.
             headers.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
         }
-        if empty_post && !matches!(method, Method::GET | Method::HEAD | Method::OPTIONS) {
+        // Whose length was said: with an empty body the client side would leave it out.
+        if !matches!(method, Method::GET | Method::HEAD | Method::OPTIONS)
+            && body.as_ref().is_none_or(Incoming::is_end_stream)
+            && headers.contains_key(header::CONTENT_LENGTH)
+        {
             headers.insert(header::CONTENT_LENGTH, HeaderValue::from_static("0"));
         }
         let body = match script_body {
@@ -442,17 +444,9 @@ fn name(host: &HeaderValue) -> Cow<'_, str> {
 fn name_of(host: &str) -> &str {
     match host.strip_prefix('[') {
         Some(rest) => rest.split(']').next().unwrap_or(rest),
-        None => host.split(':').next().unwrap_or(host),
+        // A few bytes: not worth a search.
+        None => host.bytes().position(|byte| byte == b':').map_or(host, |colon| &host[..colon]),
     }
-}
-
-/// Whether the client means to use its connection again (RFC 9112, 9.3).
-fn keeps_alive(head: &request::Parts) -> bool {
-    let says = |option: &str| {
-        let values = head.headers.get_all(header::CONNECTION).iter().filter_map(|value| value.to_str().ok());
-        values.flat_map(|value| value.split(',')).any(|token| token.trim().eq_ignore_ascii_case(option))
-    };
-    if head.version == Version::HTTP_11 { !says("close") } else { says("keep-alive") }
 }
 
 /// Of headers in lower case that say who asks and by which way, not for what: requests that differ only in them are the

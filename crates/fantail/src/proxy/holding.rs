@@ -251,6 +251,8 @@ fn asked(
         true => Vec::new(),
         false => subscriptions(&exchange.snapshot.config.grip, rule, answer.target, instruct)?,
     };
+    let refused = instruct.channels.len().saturating_sub(exchange.snapshot.config.grip.subscriptions);
+    exchange.shard().counters.subscriptions_refused.add(refused as u64);
     let named = subscriptions.iter().any(|s| !s.filters.is_empty() || s.prev_id.is_some());
     let prefix = if named || next.is_some() { rule.prefix.clone() } else { String::new() };
     // The first link of a long-poll counts, however often it is asked about.

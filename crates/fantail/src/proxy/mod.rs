@@ -69,8 +69,13 @@ pub fn answer(
     if let Some(notes) = &conversation.shard().notes {
         notes.request();
     }
-    let forward = &snapshot.config.proxy.forward;
-    conversation.set_client(forward.client(false, request.headers(), conversation.peer()));
+    let peer = conversation.peer();
+    let client = if conversation.state().is_forwarded_for() {
+        snapshot.config.proxy.forward.client(false, request.headers(), peer)
+    } else {
+        peer
+    };
+    conversation.set_client(client);
     let mut exchange = Exchange {
         entry: Entry::of(&conversation, &request, replay.is_some()),
         closes: conversation.state().upgrade(),
@@ -168,8 +173,7 @@ struct Exchange {
 impl Exchange {
     fn relay(&mut self, answer: Answer) -> Response<Relay> {
         let Answer { mut head, ready, download, .. } = answer;
-        hop::strip(&mut head.headers);
-        head.headers.remove(header::TRANSFER_ENCODING);
+        hop::strip_answer(&mut head.headers);
         let ready = if ready.is_empty() { VecDeque::new() } else { VecDeque::from([ready]) };
         let body = Relay::new(Rc::clone(&self.conversation), ready, download, self.entry.take());
         let mut response = Response::new(body);

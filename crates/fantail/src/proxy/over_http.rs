@@ -17,7 +17,7 @@ use http::{
 };
 use http_body::Body;
 use http_body_util::BodyExt;
-use tokio::sync::oneshot;
+use tokio::{sync::oneshot, time::Instant};
 
 use super::{
     Exchange,
@@ -70,6 +70,7 @@ pub(super) async fn open(exchange: &Exchange, ask: &Ask, target: usize, to: &Pee
         snapshot: Arc::clone(&exchange.snapshot),
         to: to.clone(),
         far,
+        begun: Instant::now(),
         client: Waiting { shard: Rc::clone(exchange.shard()), tell, lone: None },
     };
     tokio::task::spawn_local(first.ask());
@@ -123,6 +124,7 @@ struct First {
     snapshot: Arc<Snapshot>,
     to: Peer,
     far: Rc<OverHttp>,
+    begun: Instant,
     client: Waiting,
 }
 
@@ -192,10 +194,18 @@ impl First {
         drop(self.client.tell.send(heard));
     }
 
-    /// Waits as long as the origin has asked for, or the client is there (spec 7.2.3).
+    /// Waits as long as the origin has asked for, or the client is there (spec 7.2.3), or has patience.
     async fn wait(&mut self) -> Option<Fault> {
         let Some(due_ms) = self.far.due_ms() else { return Some(self.not_opened("no answer".into())) };
-        let wait = Duration::from_millis(due_ms.saturating_sub(self.shard.now_ms()).max(1));
+        let patience = self.snapshot.config.websocket.handshake_timeout;
+        let left = patience.saturating_sub(self.begun.elapsed());
+        if left.is_zero() {
+            self.shard.counters.handshakes_late.add(1);
+            drop(Accepted { shard: Rc::clone(&self.shard), far: Some(Rc::clone(&self.far)) });
+            return Some(Fault::Upstream { target: self.address(), failure: Failure::Silent(patience) });
+        }
+        let due = Duration::from_millis(due_ms.saturating_sub(self.shard.now_ms()).max(1));
+        let wait = due.min(left);
         tokio::select! {
             () = tokio::time::sleep(wait) => {}
             () = self.client.tell.closed() => {}
@@ -244,7 +254,7 @@ impl First {
     /// `None` when the client has left and its origin is not to hear of that.
     async fn send(&mut self, body: Bytes) -> Option<Result<Response<Download>, Unanswered>> {
         let most = self.most_lone();
-        let Self { shard, snapshot, to, far, client } = self;
+        let Self { shard, snapshot, to, far, client, .. } = self;
         let body = Upload::pieces(body, &Rc::default());
         let request = request(shard, &far.call, body, |headers| far.write_headers(headers));
         client.without_it(most, shard.upstream.ask(to, request, &snapshot.config.origin)).await

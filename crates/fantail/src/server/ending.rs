@@ -19,3 +19,20 @@ impl<T: Copy> Drop for Ending<T> {
         _ = self.1.try_send(self.0);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_thread_that_panics_has_ended() {
+        let (lost, mut endings) = mpsc::channel(1);
+        let ending = Ending("it", lost);
+        let thread = std::thread::spawn(move || {
+            let _ending = ending;
+            panic!("on purpose");
+        });
+        assert_eq!(endings.blocking_recv(), Some("it"));
+        thread.join().unwrap_err();
+    }
+}

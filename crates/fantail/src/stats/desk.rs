@@ -15,7 +15,7 @@ use super::{
     Event, Id, ItemNote, Mode, Side, Stats, Tally, Traffic, Who,
     packet::{Member, encode},
 };
-use crate::config;
+use crate::{channel::ByName, config};
 
 /// The state of all that is watched.
 #[derive(Debug)]
@@ -30,7 +30,7 @@ pub struct Desk {
     /// When connections are told again, and when their next minute begins; the oldest first.
     again: VecDeque<(Instant, Id)>,
     minutes: VecDeque<(Instant, Id)>,
-    subscriptions: HashMap<Key, Subscription>,
+    subscriptions: ByName<Key, Subscription>,
     due: VecDeque<(Instant, Key)>,
     lingering: VecDeque<(Instant, Key)>,
     /// Their number has changed since it was told.
@@ -80,7 +80,7 @@ impl Desk {
             connections: HashMap::new(),
             again: VecDeque::new(),
             minutes: VecDeque::new(),
-            subscriptions: HashMap::new(),
+            subscriptions: ByName::default(),
             due: VecDeque::new(),
             lingering: VecDeque::new(),
             changed: HashSet::new(),

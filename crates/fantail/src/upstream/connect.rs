@@ -20,6 +20,7 @@ use rustls::{
     pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime, pem::PemObject},
 };
 use rustls_platform_verifier::BuilderVerifierExt;
+use socket2::SockRef;
 use tokio::{
     io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf},
     net::TcpStream,
@@ -28,7 +29,7 @@ use tokio::{
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
 use super::Failure;
-use crate::config;
+use crate::{config, tcp};
 
 /// Where a connection goes and what it may be shared by.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
@@ -99,10 +100,11 @@ pub enum Wire {
 pub(super) async fn open(
     to: &Destination,
     tls: Option<Arc<ClientConfig>>,
-    patience: Duration,
+    (patience, lost): (Duration, Duration),
 ) -> Result<Stream, Failure> {
     let tcp = dial(to, patience).await?;
     tcp.set_nodelay(true).map_err(Failure::Unreachable)?;
+    tcp::lose_after(&SockRef::from(&tcp), lost).map_err(Failure::Unreachable)?;
     let (Some(config), Some(tls)) = (tls, &to.tls) else {
         return Ok(TokioIo::new(Wire::Plain(tcp)));
     };

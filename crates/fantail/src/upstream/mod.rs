@@ -23,8 +23,7 @@ use std::{
 
 use bytes::Bytes;
 use fantail_proto::zhttp::Broken;
-use hashbrown::HashMap;
-use http::{Method, Request, Response, StatusCode, header, response};
+use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, header, response};
 use hyper::client::conn::http1;
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
@@ -37,14 +36,14 @@ pub use flights::{Flight, Flights, Key, Landed, Lead};
 pub use pages::{Landed as PageLanded, Page, Pages, Seat};
 pub use workers::{Backend, BindError, Workers};
 
-use crate::{config, metrics::Counters};
+use crate::{channel::ByName, config, metrics::Counters};
 
 /// A shard's way to all origins.
 #[derive(Debug)]
 pub struct Upstream {
-    origins: RefCell<HashMap<Destination, Rc<Origin>>>,
+    origins: RefCell<ByName<Destination, Rc<Origin>>>,
     /// By address and limit: however many names an origin is asked by, it has one limit.
-    permits: RefCell<HashMap<(String, u16, usize), Arc<Semaphore>>>,
+    permits: RefCell<ByName<(String, u16, usize), Arc<Semaphore>>>,
     /// Unused connections of all origins.
     idle: Rc<Cell<usize>>,
     trust: RefCell<Trust>,
@@ -275,7 +274,7 @@ impl Upstream {
         // Who found one connection closed may find the others so, too.
         let mut idle = origin.checkout();
         loop {
-            let again = if idle.is_some() { repeatable(&request) } else { None };
+            let again = if idle.is_some() { Again::of(&request) } else { None };
             if let Some(link) = idle.as_mut().filter(|_| again.is_none())
                 && !link.is_open().await
             {
@@ -292,7 +291,7 @@ impl Upstream {
             match link.exchange(request, config.response_timeout, false).await {
                 Ok(response) => return Ok((response, link)),
                 Err(Unanswered { failure: failure @ Failure::Broken(_), request: back }) if reused => {
-                    match back.or(again) {
+                    match back.or_else(|| again.map(Again::into_request)) {
                         Some(next) => request = next,
                         None => return Err(Unanswered { failure, request: None }),
                     }
@@ -310,7 +309,7 @@ impl Upstream {
         };
         let stream = match tokio::time::timeout(
             config.connect_timeout,
-            connect::open(to, tls, config.connect_timeout),
+            connect::open(to, tls, (config.connect_timeout, config.lost_timeout)),
         )
         .await
         {
@@ -546,30 +545,49 @@ fn malformed<B>(response: &Response<B>) -> Option<&'static str> {
     if response.status().is_informational() {
         return Some("status switches to a protocol that was not asked for");
     }
-    let mut lengths = response.headers().get_all(header::CONTENT_LENGTH).iter();
-    let digits = |value: &http::HeaderValue| value.as_bytes().iter().all(u8::is_ascii_digit);
-    if lengths.next().is_some_and(|length| !digits(length)) || lengths.next().is_some() {
-        return Some("Content-Length is not one number");
+    // One look at each name is cheaper than lookups.
+    let (mut length, mut coding) = (false, false);
+    for (name, value) in response.headers() {
+        if *name == header::CONTENT_LENGTH {
+            if mem::replace(&mut length, true) || !value.as_bytes().iter().all(u8::is_ascii_digit) {
+                return Some("Content-Length is not one number");
+            }
+        } else if *name == header::TRANSFER_ENCODING
+            && (mem::replace(&mut coding, true) || !value.as_bytes().eq_ignore_ascii_case(b"chunked"))
+        {
+            return Some("Transfer-Encoding is not exactly chunked");
+        }
     }
-    let mut codings = response.headers().get_all(header::TRANSFER_ENCODING).iter();
-    let coding = codings.next()?;
-    if codings.next().is_some() || !coding.as_bytes().eq_ignore_ascii_case(b"chunked") {
-        return Some("Transfer-Encoding is not exactly chunked");
-    }
-    let both = response.headers().contains_key(header::CONTENT_LENGTH);
-    both.then_some("length is said twice, by Content-Length and Transfer-Encoding")
+    (length && coding).then_some("length is said twice, by Content-Length and Transfer-Encoding")
 }
 
-/// A copy of a request that may be sent twice: a safe method (RFC 9110, 9.2.1) without a body.
-fn repeatable(request: &Request<Upload>) -> Option<Box<Request<Upload>>> {
-    if !is_safe(request.method()) || !matches!(request.body(), Upload::Empty) {
-        return None;
+/// What a request that may be sent twice is made of: a safe method (RFC 9110, 9.2.1) without a body. Hardly one is sent
+/// twice, so this is less than a copy.
+struct Again {
+    method: Method,
+    uri: Uri,
+    headers: Vec<(HeaderName, HeaderValue)>,
+}
+
+impl Again {
+    fn of(request: &Request<Upload>) -> Option<Self> {
+        if !is_safe(request.method()) || !matches!(request.body(), Upload::Empty) {
+            return None;
+        }
+        let mut headers = Vec::with_capacity(request.headers().len());
+        headers.extend(request.headers().iter().map(|(name, value)| (name.clone(), value.clone())));
+        Some(Self { method: request.method().clone(), uri: request.uri().clone(), headers })
     }
-    let mut copy = Box::new(Request::new(Upload::Empty));
-    *copy.method_mut() = request.method().clone();
-    *copy.uri_mut() = request.uri().clone();
-    *copy.headers_mut() = request.headers().clone();
-    Some(copy)
+
+    fn into_request(self) -> Box<Request<Upload>> {
+        let mut request = Box::new(Request::new(Upload::Empty));
+        *request.method_mut() = self.method;
+        *request.uri_mut() = self.uri;
+        for (name, value) in self.headers {
+            request.headers_mut().append(name, value);
+        }
+        request
+    }
 }
 
 fn is_safe(method: &Method) -> bool {

@@ -2,6 +2,7 @@
 //! every transaction on them; it decides nothing.
 
 mod dead;
+mod taken;
 
 use std::ops::RangeInclusive;
 
@@ -116,6 +117,13 @@ pub(super) enum Change {
         seq: u64,
         due: u64,
     },
+    /// Items with these digests have been taken; `first`: rows before it do not count any more.
+    Taken {
+        number: u64,
+        at: u64,
+        digests: Vec<u128>,
+        first: u64,
+    },
     /// The next number that is free.
     Next(u64),
 }
@@ -143,6 +151,7 @@ impl Change {
         match self {
             Self::Queue { letter, to, .. } => letter.len() + size_of_val(&**to),
             Self::Dead { letter, .. } => letter.as_ref().map_or(0, Bytes::len),
+            Self::Taken { digests, .. } => size_of_val(&**digests),
             Self::Done { .. }
             | Self::Again { .. }
             | Self::Failing { .. }
@@ -163,6 +172,7 @@ pub(super) async fn prepare(store: &Store) -> Result<Salt, StoreError> {
             tx.open_table(LETTERS)?;
             tx.open_table(QUEUE)?;
             dead::prepare(tx)?;
+            taken::prepare(tx)?;
             tx.open_table(HEALTH)?;
             let mut meta = tx.open_table(META)?;
             for name in SALTS {
@@ -327,11 +337,13 @@ pub(super) fn realm(tx: &WriteTransaction, name: &str) -> Result<(u32, u64), red
     Ok((number, 0))
 }
 
-/// Reads, changes and writes one endpoint, and counts it. `each` sees the row, the realm's endpoints and all.
+/// Reads, changes and writes one endpoint, and counts it. `each` sees the row, the realm's endpoints and all, as if one
+/// whose time is over were removed already.
 pub(super) fn edit(
     tx: &WriteTransaction,
     realm_name: &str,
     id: Id,
+    now: u64,
     each: impl FnOnce(Option<Endpoint>, u64, u64) -> Edit,
 ) -> Result<(), redb::Error> {
     let (number, count) = realm(tx, realm_name)?;
@@ -339,7 +351,10 @@ pub(super) fn edit(
     let all = table.len()?;
     let old = table.get(id.0)?.and_then(|row| parse::<Endpoint>(row.value()));
     let was = old.is_some();
-    let (is, row) = match each(old, count, all) {
+    let over = old.as_ref().is_some_and(|old| old.has_expired(now));
+    let gone = u64::from(over);
+    let edit = each(old.filter(|_| !over), count.saturating_sub(gone), all.saturating_sub(gone));
+    let (is, row) = match edit {
         Edit::Keep => return Ok(()),
         Edit::Put(endpoint) => (true, serde_json::to_vec(&endpoint).ok()),
         Edit::Remove => (false, None),
@@ -348,7 +363,7 @@ pub(super) fn edit(
         Some(row) => drop(table.insert(id.0, &*row)?),
         None => drop(table.remove(id.0)?),
     }
-    if !is {
+    if !is || over {
         tx.open_table(HEALTH)?.remove(id.0)?;
         dead::forget(tx, id)?;
     }
@@ -446,6 +461,7 @@ fn apply_one(
                 queue.insert((id.0, *seq), (0, *due))?;
             }
         }
+        Change::Taken { number, at, digests, first } => taken::note(tx, *number, *at, digests, *first)?,
         Change::Next(next) => drop(tx.open_table(META)?.insert(NEXT, *next)?),
     }
     Ok(())

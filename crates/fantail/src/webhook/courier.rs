@@ -14,7 +14,7 @@ use fantail_proto::{
         target::{Host, Target, TargetError},
     },
 };
-use http::{HeaderMap, HeaderValue, Method, Request, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, header};
 use http_body_util::BodyExt as _;
 use tokio::time::{Instant, timeout_at};
 
@@ -76,6 +76,8 @@ impl Courier {
                 response_timeout: config.timeout,
                 idle_timeout: config.timeout,
                 keep_alive: KEEP_ALIVE,
+                // Its requests have shorter times.
+                lost_timeout: LOST,
                 connections: config.concurrency,
                 ca_file: config.ca_file.clone(),
             },
@@ -126,11 +128,13 @@ impl Courier {
                     if target.tls && !next.tls {
                         return Err(Fault::Downgrade);
                     }
-                    // What the owner has given for one host is not for another.
+                    // What the owner, or the publisher, has given for one host is not for another.
                     if next.authority() != target.authority() {
                         let own = |value: &HeaderValue| value.is_sensitive();
                         let names: Vec<_> = call.headers.keys().cloned().collect();
-                        let secret = names.into_iter().filter(|name| call.headers.get(name).is_some_and(own));
+                        let secret = names.into_iter().filter(|name| {
+                            CREDENTIALS.contains(name) || call.headers.get(name).is_some_and(own)
+                        });
                         let secret: Vec<_> = secret.collect();
                         secret.iter().for_each(|name| drop(call.headers.remove(name)));
                     }
@@ -227,8 +231,12 @@ fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     httpdate::parse_http_date(text).ok()?.duration_since(SystemTime::now()).ok()
 }
 
+/// Of an item's own headers.
+const CREDENTIALS: [HeaderName; 3] = [header::AUTHORIZATION, header::COOKIE, header::PROXY_AUTHORIZATION];
 /// As origins: below what servers keep.
 const KEEP_ALIVE: Duration = Duration::from_secs(4);
+/// A server that says nothing.
+const LOST: Duration = Duration::from_mins(2);
 /// Addresses of one name that are tried.
 const ADDRESSES: usize = 4;
 

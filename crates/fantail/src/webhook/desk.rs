@@ -27,6 +27,7 @@ use super::{
     endpoint::{Endpoint, Id},
     letters::Letters,
     lines::{Class, Limits, Lines},
+    taken::Taken,
 };
 use crate::{
     config::Webhooks,
@@ -53,6 +54,7 @@ pub(super) struct Desk {
     /// The next number that is free.
     next: u64,
     letters: Letters,
+    taken: Taken,
     /// Items that are still to be addressed, of each realm one in its turn.
     pending: VecDeque<Arc<Delivery>>,
     /// Endpoints whose last try failed: since when, in Unix milliseconds, and how often.
@@ -83,6 +85,8 @@ pub(super) struct Desk {
     /// What each of them is about, for those that do not land.
     aloft: HashMap<task::Id, Flight>,
     errands: JoinSet<()>,
+    /// Realms whose endpoints are asked with a challenge: each has one owner more than there are.
+    asking: HashMap<String, Rc<()>>,
     /// Where the search for endpoints whose time is over goes on.
     swept: u128,
 }
@@ -161,6 +165,10 @@ impl Desk {
             dice: clock.unix_ms | 1,
             next: 1,
             letters: Letters::new((config.queue_bytes, config.realm_queue_bytes)),
+            taken: {
+                let hub = &snapshot.load().config.hub;
+                Taken::new(salt, ms(hub.id_ttl), hub.ids)
+            },
             pending: VecDeque::new(),
             ailing: HashMap::new(),
             dismissed: HashSet::new(),
@@ -179,6 +187,7 @@ impl Desk {
             flights: JoinSet::new(),
             aloft: HashMap::new(),
             errands: JoinSet::new(),
+            asking: HashMap::new(),
             swept: 0,
             store,
             salt,
@@ -226,6 +235,9 @@ impl Desk {
             }
         }
         page.letters(|seq, bytes| self.letters.weigh(seq, bytes))?;
+        let mut rows = Vec::new();
+        page.taken(|number, at, digests| rows.push((number, unix_ms.saturating_sub(at), digests)))?;
+        self.taken.restore(rows);
         let seen = Arc::clone(&self.seen);
         self.join_realms(&page, &seen, None)
     }
@@ -274,9 +286,9 @@ impl Desk {
                 () = &mut ended => {
                     return tracing::error!("what writes the webhooks' file has failed: nothing is kept any more");
                 }
-                () = self.hub.mail(self.place), if self.pending.is_empty() && self.may_take() => self.take(),
+                () = self.hub.mail(self.place), if self.pending.is_empty() && self.may_take() => { self.take(); }
                 // Tries under way have their turn between two slices.
-                () = task::yield_now(), if !self.pending.is_empty() && self.may_take() => self.take(),
+                () = task::yield_now(), if !self.pending.is_empty() && self.may_take() => { self.take(); }
                 Some(event) = heard.recv() => self.hear(event),
                 Some(landed) = self.flights.join_next_with_id(), if !self.flights.is_empty() => self.land(landed),
                 Some(order) = orders.recv() => self.obey(order),
@@ -293,6 +305,10 @@ impl Desk {
                 self.land(landed);
             }
         }
+        tokio::select! {
+            () = self.take_all(&mut heard) => {}
+            () = &mut ended => return tracing::error!("what writes the webhooks' file has failed"),
+        }
         let deadline = Instant::now() + LAST_TRIES;
         while let Ok(Some(landed)) = timeout_at(deadline, self.flights.join_next_with_id()).await {
             self.land(landed);
@@ -300,6 +316,20 @@ impl Desk {
         let changes = std::mem::take(&mut self.changes);
         if let Err(error) = self.store.write(Box::new(move |tx| book::apply_possible(tx, &changes))).await {
             tracing::error!(%error, "webhooks that were delivered will be delivered again");
+        }
+    }
+
+    /// Nobody publishes any more: takes what is still in the mailbox, and waits until all that is on disk.
+    async fn take_all(&mut self, heard: &mut mpsc::Receiver<Event>) {
+        loop {
+            if self.may_take() && self.take() {
+                continue;
+            }
+            if self.writing == 0 {
+                return;
+            }
+            let Some(event) = heard.recv().await else { return };
+            self.hear(event);
         }
     }
 
@@ -333,6 +363,11 @@ impl Desk {
             }
             Order::Gone { id } => {
                 self.pardon(id);
+                // It has been subscribed again meanwhile: what waits may have been published since.
+                let page = Page::open(&self.store).map_err(lost);
+                if page.and_then(|page| page.endpoint(id)).is_ok_and(|found| found.is_some()) {
+                    return;
+                }
                 for seq in self.lines.drain(id) {
                     self.done(id, seq);
                 }
@@ -345,11 +380,15 @@ impl Desk {
                 }
                 self.lines.set_class(id, Class::New);
             }
-            Order::Verify { url, query, challenge, done } => {
-                let courier = Rc::clone(&self.courier);
-                if self.errands.len() < ERRANDS {
+            Order::Verify { realm, url, query, challenge, done } => {
+                self.asking.retain(|_, own| Rc::strong_count(own) > 1);
+                let (courier, own) =
+                    (Rc::clone(&self.courier), Rc::clone(self.asking.entry(realm).or_default()));
+                // Who waits is told when `done` is gone.
+                if self.errands.len() < ERRANDS && Rc::strong_count(&own) <= 1 + REALM_ERRANDS {
                     self.errands.spawn_local(async move {
                         _ = done.send(courier.verify(&url, &query, &challenge).await);
+                        drop(own);
                     });
                 }
             }
@@ -442,6 +481,7 @@ impl Desk {
 
     fn tick(&mut self) {
         self.courier.sweep();
+        self.taken.expire(self.clock.now());
         let realms = Arc::clone(&self.snapshot.load().realms);
         if !Arc::ptr_eq(&realms, &self.seen) {
             let before = std::mem::replace(&mut self.seen, Arc::clone(&realms));
@@ -481,9 +521,9 @@ impl Desk {
             let name = realm.clone();
             self.errands.spawn_local(async move {
                 let removed = store.write(Box::new(move |tx| {
-                    book::edit(tx, &name, id, |row, _, _| match row {
-                        Some(row) if !row.has_expired(now) => Edit::Keep,
-                        _ => Edit::Remove,
+                    book::edit(tx, &name, id, now, |row, _, _| match row {
+                        Some(_) => Edit::Keep,
+                        None => Edit::Remove,
                     })
                 }));
                 let alone = removed.await.and_then(|()| {
@@ -538,6 +578,8 @@ const EVENTS: usize = 2 * WRITING + 1;
 const LANDINGS: usize = 64;
 /// Challenges under way at once.
 const ERRANDS: usize = 1024;
+/// Of one realm's.
+const REALM_ERRANDS: usize = 64;
 /// Tries that are under way when the process stops.
 const LAST_TRIES: Duration = Duration::from_millis(500);
 /// After a restart.

@@ -253,9 +253,9 @@ async fn list(State(all): Shared, Path(parts): Parts, request: Request) -> Respo
             None => None,
         };
         let channel = (!place.channel.is_empty()).then_some(&*place.channel);
-        let found = webhooks.list(&place.realm, channel, after, query.limit)?;
-        let last = found.last().filter(|_| found.len() == query.limit).map(|last| last["id"].clone());
-        Ok(answer::json(StatusCode::OK, &json!({ "endpoints": found, "next": last })))
+        let (found, next) = webhooks.list(&place.realm, channel, after, query.limit)?;
+        let next = next.map(|id| id.to_string());
+        Ok(answer::json(StatusCode::OK, &json!({ "endpoints": found, "next": next })))
     })
     .await
 }

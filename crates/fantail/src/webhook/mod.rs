@@ -10,6 +10,7 @@ pub mod http;
 mod letters;
 mod lines;
 mod names;
+mod taken;
 
 use std::{
     io,
@@ -119,6 +120,7 @@ enum Order {
         id: Id,
     },
     Verify {
+        realm: String,
         url: String,
         query: String,
         challenge: String,
@@ -234,7 +236,7 @@ impl Webhooks {
         let snapshot = self.snapshot.load_full();
         let own = snapshot.config.realms.iter().find(|one| one.id == realm);
         if own.is_some_and(|own| own.webhook_verify) {
-            self.verify(&target, channel).await?;
+            self.verify(realm, &target, channel).await?;
         }
         let limit = own.map(|own| own.webhook_endpoints).filter(|limit| *limit > 0).unwrap_or(u64::MAX);
         let (most, now) = (self.config.endpoints, now());
@@ -323,20 +325,23 @@ impl Webhooks {
         let page = Page::open(&self.store)?;
         let number = page.realm(realm)?.ok_or(Trouble::Absent)?;
         let id = Id::new(number, self.salt.0, channel, &url);
-        let found = page.endpoint(id)?.filter(|endpoint| endpoint.channel == channel && endpoint.url == url);
+        let found = page.endpoint(id)?.filter(|endpoint| {
+            endpoint.channel == channel && endpoint.url == url && !endpoint.has_expired(now())
+        });
         Ok((id, found.ok_or(Trouble::Absent)?, page))
     }
 
-    /// Endpoints of a channel or of the whole realm, behind `after`.
+    /// Endpoints of a channel or of the whole realm, behind `after`, and where more may come.
     fn list(
         &self,
         realm: &str,
         channel: Option<&str>,
         after: Option<Id>,
         most: usize,
-    ) -> Result<Vec<Value>, Trouble> {
+    ) -> Result<(Vec<Value>, Option<Id>), Trouble> {
         let page = Page::open(&self.store)?;
-        let Some(number) = page.realm(realm)? else { return Ok(Vec::new()) };
+        let nothing = (Vec::new(), None);
+        let Some(number) = page.realm(realm)? else { return Ok(nothing) };
         let (mut first, last) = match channel {
             Some(channel) => Id::of_channel(number, self.salt.0, channel),
             None => Id::of_realm(number),
@@ -345,10 +350,12 @@ impl Webhooks {
             first = first.max(Id(after.saturating_add(1)));
         }
         if first > last {
-            return Ok(Vec::new());
+            return Ok(nothing);
         }
-        let some = page.some((first, last), channel, most)?;
-        Ok(some.into_iter().map(|(id, endpoint)| endpoint.shown(id)).collect())
+        let (some, now) = (page.some((first, last), channel, most)?, now());
+        let next = some.last().filter(|_| some.len() == most).map(|(id, _)| *id);
+        let some = some.into_iter().filter(|(_, endpoint)| !endpoint.has_expired(now));
+        Ok((some.map(|(id, endpoint)| endpoint.shown(id)).collect(), next))
     }
 
     async fn replay(&self, id: Id, one: Option<u64>, since: u64) -> Result<Replayed, Trouble> {
@@ -364,12 +371,13 @@ impl Webhooks {
     }
 
     /// As WebSub does: who is there must want it.
-    async fn verify(&self, target: &Target, channel: &str) -> Result<(), Trouble> {
+    async fn verify(&self, realm: &str, target: &Target, channel: &str) -> Result<(), Trouble> {
         let challenge = challenge();
         let topic = percent_encoding::utf8_percent_encode(channel, percent_encoding::NON_ALPHANUMERIC);
         let query = format!("hub.mode=subscribe&hub.topic={topic}&hub.challenge={challenge}");
         let (done, answer) = oneshot::channel();
-        self.order(Order::Verify { url: target.url(), query, challenge, done }).await?;
+        let (realm, url) = (realm.to_owned(), target.url());
+        self.order(Order::Verify { realm, url, query, challenge, done }).await?;
         match answer.await {
             Ok(Ok(true)) => Ok(()),
             Ok(Ok(false)) => Err(Trouble::Unverified("it has answered something else".into())),
@@ -394,7 +402,7 @@ impl Webhooks {
             let (number, _) = book::realm(tx, &realm)?;
             let id = Id::new(number, salt, &channel, &url);
             let crowded = book::has_many(tx, Id::of_channel(number, salt, &channel), most)?;
-            book::edit(tx, &realm, id, |old, own, all| {
+            book::edit(tx, &realm, id, now(), |old, own, all| {
                 let own_row = |old: &Endpoint| old.channel == channel && old.url == url;
                 // Two URLs with one id: as good as never.
                 let outcome = match old {
@@ -507,7 +515,7 @@ mod tests {
         socket.write_all(b"HTTP/1.1 410 Gone\r\nContent-Length: 0\r\n\r\n").unwrap();
         until("what became of it waits for the disk", || webhooks.store.waiting() == 2).await;
         go_on.send(()).unwrap();
-        let shown = || webhooks.list(config::DEFAULT_REALM, Some("c"), None, 1).unwrap().remove(0);
+        let shown = || webhooks.list(config::DEFAULT_REALM, Some("c"), None, 1).unwrap().0.remove(0);
         until("it is disabled", || !shown()["disabled"].is_null()).await;
         delivering.stop();
     }
@@ -537,7 +545,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let (webhooks, delivering, hub) = started(folder.path());
         let url = "http://endpoint.example/";
-        let shows = || webhooks.list(config::DEFAULT_REALM, Some("c"), None, 1).unwrap().len() == 1;
+        let shows = || webhooks.list(config::DEFAULT_REALM, Some("c"), None, 1).unwrap().0.len() == 1;
         let is_heard = || {
             let item =
                 serde_json::json!({ "items": [{ "channel": "c", "http-stream": { "content": "x" } }] });
@@ -558,5 +566,89 @@ mod tests {
         drop(unsubscribing);
         until("nobody keeps the channel's items", || !is_heard()).await;
         delivering.stop();
+    }
+
+    /// Whose time is over is not there any more, whoever has looked: subscribed again, it begins anew.
+    #[tokio::test]
+    async fn what_is_over_can_be_subscribed_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let (webhooks, delivering, _hub) = started(folder.path());
+        let (realm, url) = (config::DEFAULT_REALM, "http://endpoint.example/");
+        let over = async || {
+            let target = Target::parse(url).unwrap();
+            let mut endpoint = Endpoint::new("c", &target, 1);
+            let wish: Wish = serde_json::from_str(r#"{ "ttl": 1, "description": "old" }"#).unwrap();
+            endpoint.wish(&wish, 1).unwrap();
+            webhooks.edit((realm, "c", url), 10, move |_, _, _| Ok(Some(endpoint))).await.unwrap();
+        };
+        over().await;
+        assert!(matches!(webhooks.find(realm, "c", url), Err(Trouble::Absent)));
+        assert!(webhooks.list(realm, None, None, 10).unwrap().0.is_empty());
+        over().await;
+        assert!(matches!(webhooks.enable(realm, "c", url).await, Err(Trouble::Absent)));
+        over().await;
+        let (id, endpoint) = webhooks.subscribe(realm, "c", Wish::of_url(url.into())).await.unwrap();
+        let shown = endpoint.shown(id);
+        assert_eq!((&shown["expires"], &shown["description"]), (&Value::Null, &Value::from("")));
+        assert_eq!(webhooks.list(realm, None, None, 10).unwrap().0, [shown]);
+        let all = Page::open(&webhooks.store).unwrap().endpoints().unwrap();
+        assert_eq!(all, 1);
+        delivering.stop();
+    }
+
+    /// Who subscribes what another has just removed gets what is published from then on.
+    #[tokio::test]
+    async fn what_is_subscribed_again_keeps_what_is_new() {
+        let folder = tempfile::tempdir().unwrap();
+        let (webhooks, delivering, hub) = started(folder.path());
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}/", listener.local_addr().unwrap());
+        // Nobody answers: all that is published waits.
+        let subscribe = || webhooks.subscribe(config::DEFAULT_REALM, "c", Wish::of_url(url.clone()));
+        let (id, _) = subscribe().await.unwrap();
+        let remove = |_, _, _| Ok(None);
+        webhooks.edit((config::DEFAULT_REALM, "c", &url), usize::MAX, remove).await.unwrap();
+        subscribe().await.unwrap();
+        let accepted = hub.publish(RealmId::default(), requests(&["x"]), false).unwrap();
+        accepted.kept.unwrap().wait().await.unwrap();
+        webhooks.order(Order::Gone { id }).await.unwrap();
+        webhooks.look(config::DEFAULT_REALM, "c").await.unwrap();
+        delivering.stop();
+        assert_eq!(Page::open(&webhooks.store).unwrap().queued(id).unwrap(), 1);
+    }
+
+    /// What is in the mailbox when all publishers have left is on disk in the end.
+    #[tokio::test]
+    async fn an_orderly_end_takes_all() {
+        const MANY: usize = 5;
+        let folder = tempfile::tempdir().unwrap();
+        let (webhooks, delivering, hub) = started(folder.path());
+        let (realm, url) = (config::DEFAULT_REALM, "http://endpoint.example/");
+        let (id, _) = webhooks.subscribe(realm, "c", Wish::of_url(url.into())).await.unwrap();
+        let (occupied, is_occupied) = oneshot::channel();
+        let (go_on, going_on) = std::sync::mpsc::channel::<()>();
+        let occupy: crate::store::Work = Box::new(move |_| {
+            _ = occupied.send(());
+            _ = going_on.recv();
+            Ok(())
+        });
+        webhooks.store.submit(occupy, Box::new(drop));
+        is_occupied.await.unwrap();
+        // Three of them are as much as may wait for the disk.
+        let large = "x".repeat(6 << 20);
+        for _ in 0..MANY {
+            drop(hub.publish(RealmId::default(), requests(&[&large]), false).unwrap());
+        }
+        until("the desk waits for the disk", || webhooks.store.waiting() == 3).await;
+        delivering.stop.send_replace(true);
+        go_on.send(()).unwrap();
+        delivering.stop();
+        assert_eq!(Page::open(&webhooks.store).unwrap().queued(id).unwrap(), MANY);
+    }
+
+    fn requests(bodies: &[&str]) -> Vec<fantail_proto::item::Item> {
+        let item = |body| serde_json::json!({ "channel": "c", "http-request": { "body": body } });
+        let items = serde_json::json!({ "items": bodies.iter().map(item).collect::<Vec<_>>() });
+        fantail_proto::item::decode(items.to_string().as_bytes(), None).unwrap()
     }
 }

@@ -1,17 +1,13 @@
 //! Who has not got everything of a channel that has a log: all its subscribers, because the XMPP server was away or too
-//! slow, or an address that was absent. Owns where each goes on in the log, in memory, and the rows that say so on
-//! disk. Reads no log and writes no stanza.
+//! slow, or an address that was absent. Owns where each goes on in the log, in memory, and what of that is to be written
+//! down. Reads no log and writes no stanza.
 
 use std::collections::VecDeque;
 
 use fantail_proto::{log::Place, xmpp::jid::Jid};
 use hashbrown::HashMap;
-use redb::TableDefinition;
 
-use crate::{
-    hub::{ChannelKey, RealmId},
-    store::{Store, StoreError, Work},
-};
+use crate::hub::{ChannelKey, RealmId};
 
 /// All gaps, and whose turn it is to be filled.
 #[derive(Debug, Default)]
@@ -22,8 +18,14 @@ pub(super) struct Gaps {
     count: usize,
     /// Of each realm that has any.
     turns: HashMap<RealmId, VecDeque<Owed>>,
-    changes: Vec<Change>,
+    changes: Changes,
+    /// What becomes true when the server has taken what it is given now.
+    held: Changes,
+    holds: bool,
 }
+
+/// What is to be written down: through where everything was handed over; nothing is owed without a place.
+pub(super) type Changes = HashMap<Owed, Option<Place>>;
 
 /// Where somebody goes on.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -37,7 +39,7 @@ struct Gap {
 }
 
 /// Who is owed something of which channel: one address, or all.
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub(super) struct Owed {
     pub(super) channel: ChannelKey,
     pub(super) jid: Option<Box<str>>,
@@ -49,13 +51,6 @@ pub(super) enum Fate {
     Give,
     /// The log has given it already, or is going to.
     Log,
-}
-
-/// A row on disk.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub(super) struct Change {
-    owed: Owed,
-    through: Option<Place>,
 }
 
 impl Gap {
@@ -77,7 +72,7 @@ impl Gaps {
             return Fate::Give;
         };
         if gap == Fate::Give {
-            self.end_channel(channel);
+            self.channels.remove(&channel);
         }
         gap
     }
@@ -92,9 +87,7 @@ impl Gaps {
         if let Some(gap) = self.channels.get_mut(&channel) {
             gap.missed |= gap.fate(place) == Fate::Give;
         } else {
-            let key = key(channel);
-            self.channels.insert(key.clone(), Gap::at(place));
-            self.note(Owed { channel: key, jid: None }, Some(Gap::at(place).through));
+            self.channels.insert(key(channel), Gap::at(place));
         }
         if !waits {
             self.turn(Owed { channel: key(channel), jid: None });
@@ -114,7 +107,10 @@ impl Gaps {
         }
         let Some((gap, place)) = self.address(jid, channel).copied().zip(place) else { return true };
         match gap.fate(place) {
-            Fate::Give => self.end_address(jid, channel),
+            Fate::Give => {
+                self.end_address(jid, channel);
+                self.note(Owed { channel: key(channel), jid: Some(jid.into()) }, None);
+            }
             Fate::Log if gap.missed => self.turn(Owed { channel: key(channel), jid: Some(jid.into()) }),
             Fate::Log => {}
         }
@@ -192,7 +188,17 @@ impl Gaps {
         }
     }
 
-    /// What was given by [`Self::advance`] is written: after a restart it is not owed any more.
+    /// All subscribers have got this item, or have their own gaps.
+    pub(super) fn hand(&mut self, channel: (RealmId, &str), place: Place) {
+        self.note(Owed { channel: key(channel), jid: None }, Some(place));
+    }
+
+    /// The channel has its first subscriber, who is owed what comes next.
+    pub(super) fn begin(&mut self, channel: ChannelKey, through: Place) {
+        self.note_now(Owed { channel, jid: None }, Some(through));
+    }
+
+    /// What was given by [`Self::advance`] is on its way: after a restart it is not owed any more.
     pub(super) fn settle(&mut self, owed: Owed) {
         if let Some(gap) = self.get_mut(&owed).copied() {
             self.note(owed, Some(gap.through));
@@ -209,28 +215,50 @@ impl Gaps {
 
     /// The subscription is over; with `last`, nobody subscribes to the channel any more.
     pub(super) fn forget(&mut self, jid: &str, channel: (RealmId, &str), last: bool) {
-        self.end_address(jid, channel);
+        if self.end_address(jid, channel) {
+            self.note_now(Owed { channel: key(channel), jid: Some(jid.into()) }, None);
+        }
         if last {
-            self.end_channel(channel);
+            self.channels.remove(&channel);
+            self.note_now(Owed { channel: key(channel), jid: None }, None);
         }
     }
 
+    /// From now on what is noted waits until the server has taken what is made meanwhile.
+    pub(super) const fn hold(&mut self) {
+        self.holds = true;
+    }
+
+    /// The server has it.
+    pub(super) fn release(&mut self) {
+        self.holds = false;
+        self.changes.extend(self.held.drain());
+    }
+
     /// What is to be written down.
-    pub(super) fn changes(&mut self) -> Vec<Change> {
+    pub(super) fn changes(&mut self) -> Changes {
         std::mem::take(&mut self.changes)
     }
 
-    /// What was written down.
-    pub(super) fn restore(&mut self, owed: Owed, through: Place) {
+    /// They could not be written; what has changed since counts.
+    pub(super) fn take_back(&mut self, changes: Changes) {
+        for (owed, through) in changes {
+            self.changes.entry(owed).or_insert(through);
+        }
+    }
+
+    /// What was written down, if it can be remembered.
+    pub(super) fn restore(&mut self, owed: Owed, through: Place) -> bool {
         let gap = Gap { through, missed: true, queued: false };
         match owed.jid {
             None => drop(self.channels.insert(owed.channel, gap)),
-            Some(_) if self.count >= ADDRESSES => {}
+            Some(_) if self.count >= ADDRESSES => return false,
             Some(jid) => {
                 self.count += 1;
                 self.addresses.entry(jid).or_default().push((owed.channel, gap));
             }
         }
+        true
     }
 
     fn get_mut(&mut self, owed: &Owed) -> Option<&mut Gap> {
@@ -251,8 +279,9 @@ impl Gaps {
         gaps.iter_mut().find(|(key, _)| is(key, channel)).map(|(_, gap)| gap)
     }
 
-    fn end_address(&mut self, jid: &str, channel: (RealmId, &str)) {
-        let Some(gaps) = self.addresses.get_mut(jid) else { return };
+    /// False if there was none.
+    fn end_address(&mut self, jid: &str, channel: (RealmId, &str)) -> bool {
+        let Some(gaps) = self.addresses.get_mut(jid) else { return false };
         let at = gaps.iter().position(|(key, _)| is(key, channel));
         if let Some(at) = at {
             gaps.swap_remove(at);
@@ -261,19 +290,18 @@ impl Gaps {
         if gaps.is_empty() {
             self.addresses.remove(jid);
         }
-        if at.is_some() {
-            self.note(Owed { channel: key(channel), jid: Some(jid.into()) }, None);
-        }
-    }
-
-    fn end_channel(&mut self, channel: (RealmId, &str)) {
-        if self.channels.remove(&channel).is_some() {
-            self.note(Owed { channel: key(channel), jid: None }, None);
-        }
+        at.is_some()
     }
 
     fn note(&mut self, owed: Owed, through: Option<Place>) {
-        self.changes.push(Change { owed, through });
+        let changes = if self.holds { &mut self.held } else { &mut self.changes };
+        changes.insert(owed, through);
+    }
+
+    /// Whatever the server has taken.
+    fn note_now(&mut self, owed: Owed, through: Option<Place>) {
+        self.held.remove(&owed);
+        self.changes.insert(owed, through);
     }
 }
 
@@ -283,43 +311,6 @@ fn key((realm, name): (RealmId, &str)) -> ChannelKey {
 
 fn is(key: &ChannelKey, (realm, name): (RealmId, &str)) -> bool {
     key.realm == realm && *key.name == *name
-}
-
-/// By address, which is empty for all, realm and channel: epoch and position.
-const TABLE: TableDefinition<'_, (&str, &str, &str), (u64, u64)> = TableDefinition::new("gaps");
-
-/// Writes changes down; `name` is a realm's.
-pub(super) fn write(changes: Vec<Change>, name: impl Fn(RealmId) -> String) -> Work {
-    let rows: Vec<_> = changes.into_iter().map(|change| (name(change.owed.channel.realm), change)).collect();
-    Box::new(move |transaction| {
-        let mut table = transaction.open_table(TABLE)?;
-        for (realm, Change { owed, through }) in &rows {
-            let key = (owed.jid.as_deref().unwrap_or_default(), realm.as_str(), &*owed.channel.name);
-            match through {
-                Some(place) => drop(table.insert(key, (place.epoch, place.position))?),
-                None => drop(table.remove(key)?),
-            }
-        }
-        Ok(())
-    })
-}
-
-/// Calls `each` for what is on disk: address, realm, channel. Blocks.
-pub(super) fn load(store: &Store, mut each: impl FnMut(&str, &str, &str, Place)) -> Result<(), StoreError> {
-    let mut read = || -> Result<(), redb::Error> {
-        let transaction = store.read().map_err(|error| redb::Error::Corrupted(error.to_string()))?;
-        let table = match transaction.open_table(TABLE) {
-            Err(redb::TableError::TableDoesNotExist(_)) => return Ok(()),
-            table => table?,
-        };
-        for row in redb::ReadableTable::iter(&table)? {
-            let (key, place) = row?;
-            let ((jid, realm, channel), (epoch, position)) = (key.value(), place.value());
-            each(jid, realm, channel, Place { epoch, position });
-        }
-        Ok(())
-    };
-    Ok(read()?)
 }
 
 /// Absent addresses whose place in a log is remembered, some 200 bytes each. What others miss is lost to them.
@@ -384,23 +375,27 @@ mod tests {
         assert_eq!((gaps.count, gaps.addresses.len()), (0, 0));
     }
 
-    #[tokio::test]
-    async fn gaps_are_on_disk() {
-        let folder = tempfile::tempdir().unwrap();
-        let (store, _) = Store::open(&folder.path().join("x.redb"), 1 << 20).unwrap();
+    /// What is written down is never ahead of what the server has.
+    #[test]
+    fn what_is_made_counts_when_it_is_taken() {
         let mut gaps = Gaps::default();
-        gaps.miss(C, at(5), true);
+        gaps.begin(key(C), at(2));
+        gaps.hold();
+        gaps.hand(C, at(3));
         gaps.absent("a@b", C, at(3));
-        gaps.absent("c@d", C, at(3));
-        gaps.forget("c@d", C, false);
-        gaps.advance(&one("a@b"), at(9), true);
-        gaps.settle(one("a@b"));
-        store.write(write(gaps.changes(), |_| "r".into())).await.unwrap();
-        let mut found = Vec::new();
-        load(&store, |jid, realm, channel, at| {
-            found.push((jid.to_owned(), format!("{realm}/{channel}"), at))
-        })
-        .unwrap();
-        assert_eq!(found, [(String::new(), "r/c".into(), at(4)), ("a@b".into(), "r/c".into(), at(9))]);
+        assert_eq!(gaps.changes().into_iter().collect::<Vec<_>>(), [(all(), Some(at(2)))]);
+        gaps.release();
+        gaps.hand(C, at(4));
+        let taken = gaps.changes();
+        assert_eq!((taken.get(&all()), taken.get(&one("a@b"))), (Some(&Some(at(4))), Some(&Some(at(2)))));
+        gaps.hand(C, at(5));
+        gaps.take_back(taken);
+        assert_eq!((gaps.changes.get(&all()), gaps.changes.len()), (Some(&Some(at(5))), 2));
+        gaps.hold();
+        gaps.hand(C, at(6));
+        gaps.forget("a@b", C, true);
+        gaps.release();
+        let taken = gaps.changes();
+        assert_eq!((taken.get(&all()), taken.get(&one("a@b"))), (Some(&None), Some(&None)));
     }
 }

@@ -1,6 +1,6 @@
 //! The stream to the XMPP server: joining it, again when it is lost, and what goes in and out. Never says the secret.
 
-use std::{future::Future, io, pin::pin, rc::Rc, time::Duration};
+use std::{io, pin::pin, rc::Rc, time::Duration};
 
 use fantail_proto::xmpp::stream::{self, Broken, Event, Reader};
 use socket2::{SockRef, TcpKeepalive};
@@ -14,7 +14,7 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 
-use super::{Component, TARGET};
+use super::{Component, LAST_WORDS, TARGET};
 
 /// Why a stream ended, or never was.
 #[derive(Debug, thiserror::Error)]
@@ -44,17 +44,15 @@ impl Lost {
     }
 }
 
-/// Stays joined until `stopping` is ready and what waits is written.
-pub(super) async fn keep(component: &Rc<Component>, stopping: impl Future<Output = ()>) {
-    let (stop, stopped) = watch::channel(false);
-    let mut stopping = pin!(stopping);
-    let mut links = pin!(join_again(component, stopped));
+/// Stays joined until it is stopped and what waits is written, or cannot be for now.
+pub(super) async fn keep(component: &Rc<Component>, mut stopped: watch::Receiver<bool>) {
+    let mut links = pin!(join_again(component, stopped.clone()));
     tokio::select! {
         () = &mut links => return,
-        () = &mut stopping => {}
+        _ = stopped.wait_for(|stop| *stop) => {}
     }
-    stop.send_replace(true);
-    links.await;
+    // A server that does not read, or is away, keeps nobody.
+    _ = timeout(LAST_WORDS, links).await;
 }
 
 async fn join_again(component: &Rc<Component>, mut stopped: watch::Receiver<bool>) {

@@ -2,22 +2,25 @@
 //! becomes of what they say. It lives on a thread of its own, as a shard does: nothing of it is shared, and others
 //! speak to it through [`Desk`].
 
+mod desk;
 mod entity;
 mod gaps;
 mod inbox;
 mod link;
 mod origin;
 mod outbox;
+mod places;
 mod presence;
 mod subscribers;
 
 use std::{
     cell::RefCell,
-    future::Future,
+    collections::BTreeSet,
     io,
     path::PathBuf,
     rc::Rc,
-    sync::Arc,
+    sync::{Arc, mpsc::RecvTimeoutError},
+    thread,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
@@ -27,20 +30,19 @@ use fantail_proto::xmpp::{
     CLIENT,
     answer::{self, Condition},
     jid::Jid,
-    pubsub::Shows,
     xml::Element,
 };
 use hashbrown::{HashMap, hash_map::Entry};
 use tokio::{
     runtime,
-    sync::{Semaphore, mpsc, oneshot},
+    sync::{Semaphore, mpsc, watch},
     task::AbortHandle,
-    time::{interval, sleep},
+    time::{Instant, interval, sleep},
 };
 
 use crate::{
     config::{self, Config, Secret},
-    hub::{ChannelKey, Hub, Outpost, RealmId},
+    hub::{Hub, Outpost, RealmId},
     metrics::{Counters, Process},
     publish::Publisher,
     sign::Tokens,
@@ -49,7 +51,8 @@ use crate::{
     upstream::{Upstream, Workers},
 };
 
-use gaps::Owed;
+pub use desk::{Desk, Page, Refused};
+use desk::{Order, condition};
 use inbox::Lanes;
 use outbox::{Outbox, World};
 use presence::Presences;
@@ -84,8 +87,10 @@ pub enum XmppError {
     NoSecret(PathBuf),
     #[error("xmpp: {0}")]
     Store(#[from] OpenError),
+    #[error("xmpp: the subscriptions in {FILE} cannot be read: {0}")]
+    Load(StoreError),
     #[error("xmpp: {0}")]
-    Load(#[from] StoreError),
+    Thread(#[from] io::Error),
 }
 
 impl Xmpp {
@@ -104,7 +109,7 @@ impl Xmpp {
                 secret
             }
         };
-        let (store, set_aside) = Store::open(&folder.join("xmpp.redb"), CACHE_BYTES)?;
+        let (store, set_aside) = Store::open(&folder.join(FILE), CACHE_BYTES)?;
         if let Some(aside) = set_aside {
             tracing::error!(
                 "subscriptions of XMPP are lost: the file was damaged, and is now {}",
@@ -115,82 +120,91 @@ impl Xmpp {
         Ok(Some((Self { config: xmpp.clone(), secret, store, orders }, Desk(desk))))
     }
 
-    /// Lives until `stopping` is ready and what waits is written, or the stream cannot be.
-    pub fn run(self, parts: Parts, stopping: impl Future<Output = ()>) -> Result<(), XmppError> {
+    /// Starts the thread, and returns when it has read who is subscribed: from then on no item passes it by. Blocks for
+    /// as long as that takes. `ending` is dropped when the thread ends.
+    ///
+    /// # Errors
+    /// What is on disk cannot be read.
+    pub fn start<E: Send + 'static>(self, parts: Parts, ending: E) -> Result<Running, XmppError> {
+        let (stop, stopping) = watch::channel(false);
+        let (loaded, loading) = std::sync::mpsc::channel();
+        let thread = thread::Builder::new().name("xmpp".into()).spawn(move || {
+            let _ending = ending;
+            if let Err(error) = self.run(parts, &loaded, stopping) {
+                tracing::error!(target: TARGET, %error, "the component has failed");
+            }
+        })?;
+        loop {
+            match loading.recv_timeout(SLOW_LOAD) {
+                Ok(outcome) => return outcome.map(|()| Running { thread, stop }).map_err(XmppError::Load),
+                Err(RecvTimeoutError::Timeout) => {
+                    tracing::warn!(target: TARGET, "{FILE} is still being read: nobody is served before that");
+                }
+                Err(RecvTimeoutError::Disconnected) => {
+                    return Err(XmppError::Thread(io::Error::other("its thread has ended")));
+                }
+            }
+        }
+    }
+
+    /// Lives until it is stopped and what waits is written, or the file's thread has ended.
+    fn run(
+        self,
+        parts: Parts,
+        loaded: &std::sync::mpsc::Sender<Result<(), StoreError>>,
+        stopping: watch::Receiver<bool>,
+    ) -> Result<(), StoreError> {
+        let disk = |error: io::Error| StoreError::Disk(error.to_string().into());
         let runtime = runtime::Builder::new_current_thread().enable_all().build_local(Default::default());
-        let runtime = runtime.map_err(|error| StoreError::Disk(error.to_string().into()))?;
+        let runtime = runtime.map_err(disk)?;
         let Self { config, secret, store, orders } = self;
         let component = Component::new(config, secret, store, parts);
-        component.load()?;
+        let outcome = component.load();
+        let has_failed = outcome.is_err();
+        // Who waits for it lives.
+        drop(loaded.send(outcome));
+        if has_failed {
+            return Ok(());
+        }
         let end = runtime.block_on(async {
             tokio::task::spawn_local(Rc::clone(&component).take_items());
             tokio::task::spawn_local(Rc::clone(&component).take_orders(orders));
             tokio::task::spawn_local(Rc::clone(&component).tidy());
-            tokio::select! {
+            tokio::task::spawn_local(Rc::clone(&component).keep_places());
+            let end = tokio::select! {
                 () = link::keep(&component, stopping) => Ok(()),
                 () = component.store.ended() => Err(StoreError::Disk("what writes the file has failed".into())),
-            }
+            };
+            // What is under way is on disk then, too.
+            let nothing = Box::new(|_: &redb::WriteTransaction| Ok(()));
+            let written = component.write_places().await.and(component.store.write(nothing).await);
+            end.and(written)
         });
         // Look-ups may block their threads for long.
         runtime.shutdown_background();
-        Ok(end?)
+        end
     }
 }
 
-/// Where others leave what they want of the component.
-#[derive(Clone, Debug)]
-pub struct Desk(mpsc::Sender<Order>);
-
+/// The component's thread.
 #[derive(Debug)]
-enum Order {
-    Subscribe { place: Place, jid: Jid, shows: Shows, done: oneshot::Sender<Result<(), Refused>> },
-    Unsubscribe { place: Place, jid: Jid, done: oneshot::Sender<Result<bool, Refused>> },
-    List { place: Place, page: Page, done: oneshot::Sender<Vec<(String, Terms)>> },
+pub struct Running {
+    thread: thread::JoinHandle<()>,
+    stop: watch::Sender<bool>,
 }
 
-/// Which subscribers of a channel, in the order of their addresses.
-#[derive(Clone, Debug)]
-pub enum Page {
-    Only(Jid),
-    Behind { after: Option<String>, most: usize },
-}
-
-/// Why a subscription is as it was before.
-#[derive(Clone, Debug, thiserror::Error)]
-pub enum Refused {
-    #[error("there are {0} subscriptions, and no more are allowed (xmpp.subscriptions)")]
-    Full(usize),
-    #[error("an address may have {0} subscriptions (xmpp.subscriptions_per_jid)")]
-    TooMany(usize),
-    #[error("{0}")]
-    Store(#[from] StoreError),
-    #[error("the server is stopping")]
-    Stopping,
-}
-
-impl Desk {
-    /// From now on the address gets the `xmpp-stanza` items of the channel.
-    pub async fn subscribe(&self, place: Place, jid: Jid, shows: Shows) -> Result<(), Refused> {
-        let (done, answer) = oneshot::channel();
-        self.order(Order::Subscribe { place, jid, shows, done }).await?;
-        answer.await.unwrap_or(Err(Refused::Stopping))
-    }
-
-    /// False when it was not subscribed.
-    pub async fn unsubscribe(&self, place: Place, jid: Jid) -> Result<bool, Refused> {
-        let (done, answer) = oneshot::channel();
-        self.order(Order::Unsubscribe { place, jid, done }).await?;
-        answer.await.unwrap_or(Err(Refused::Stopping))
-    }
-
-    pub async fn list(&self, place: Place, page: Page) -> Result<Vec<(String, Terms)>, Refused> {
-        let (done, answer) = oneshot::channel();
-        self.order(Order::List { place, page, done }).await?;
-        answer.await.map_err(|_| Refused::Stopping)
-    }
-
-    async fn order(&self, order: Order) -> Result<(), Refused> {
-        self.0.send(order).await.map_err(|_| Refused::Stopping)
+impl Running {
+    /// Lets what waits be written, for a moment, and waits until the disk has where everybody goes on. Blocks, but not for
+    /// ever.
+    pub fn stop(self) {
+        self.stop.send_replace(true);
+        let until = Instant::now() + STOP_WITHIN;
+        while !self.thread.is_finished() {
+            if Instant::now() >= until {
+                return tracing::error!(target: TARGET, "what was sent may be sent again: the disk does not answer");
+            }
+            thread::sleep(LOOK_EVERY);
+        }
     }
 }
 
@@ -265,19 +279,7 @@ impl Component {
             }
             None => strangers += 1,
         })?;
-        gaps::load(&self.store, |jid, realm_name, channel, through| {
-            let Some(realm) = realms.get(realm_name) else { return };
-            let subscribers = self.subscribers.borrow();
-            let known = match jid {
-                "" => subscribers.wanted(realm, channel) != (0, 0),
-                jid => subscribers.get(realm, channel, jid).is_some(),
-            };
-            if known {
-                let channel = ChannelKey { realm, name: channel.into() };
-                let owed = Owed { channel, jid: Some(jid).filter(|jid| !jid.is_empty()).map(Into::into) };
-                self.outbox.borrow_mut().gaps.restore(owed, through);
-            }
-        })?;
+        self.load_places()?;
         if strangers > 0 {
             tracing::warn!(target: TARGET, "{strangers} subscriptions are of realms that are not configured");
         }
@@ -295,11 +297,8 @@ impl Component {
     fn take(&self) -> bool {
         let mut batch = Vec::new();
         self.hub.take(self.place, &mut batch);
-        {
-            let (mut outbox, subscribers) = (self.outbox.borrow_mut(), self.subscribers.borrow());
-            batch.iter().for_each(|delivery| outbox.deliver(delivery, &subscribers, unix_ms()));
-        }
-        self.note_gaps();
+        let (mut outbox, subscribers) = (self.outbox.borrow_mut(), self.subscribers.borrow());
+        batch.iter().for_each(|delivery| outbox.deliver(delivery, &subscribers, unix_ms()));
         !batch.is_empty()
     }
 
@@ -317,7 +316,14 @@ impl Component {
 
     /// The stream was away, and may have missed that somebody left: asks about all who are thought to be there.
     fn doubt_presences(self: &Rc<Self>) {
-        let asked = self.presences.borrow_mut().doubt();
+        let is_first = self.presences.borrow().is_new();
+        let mut asked = self.presences.borrow_mut().doubt();
+        if is_first {
+            // Those who let the component see their presence are known as they were before a restart.
+            let subscribers = self.subscribers.borrow();
+            let present: BTreeSet<&str> = subscribers.present().take(PROBED).collect();
+            asked.extend(present.into_iter().map(|bare| (None, bare.into())));
+        }
         if !asked.is_empty() {
             let task = tokio::task::spawn_local(Rc::clone(self).probe(asked));
             self.probing.replace(Some(task.abort_handle()));
@@ -331,7 +337,6 @@ impl Component {
             probing.abort();
         }
         self.outbox.borrow_mut().part();
-        self.note_gaps();
     }
 
     async fn probe(self: Rc<Self>, asked: Vec<(Option<Box<str>>, Box<str>)>) {
@@ -371,35 +376,6 @@ impl Component {
         }
     }
 
-    async fn obey(&self, order: Order) {
-        // Who asked may have gone.
-        match order {
-            Order::Subscribe { place, jid, shows, done } => {
-                let outcome = self.change(&place, &jid, |terms| Terms { stanza: true, shows, ..terms }).await;
-                drop(done.send(outcome.map(drop)));
-            }
-            Order::Unsubscribe { place, jid, done } => {
-                let outcome = self.change(&place, &jid, |terms| Terms { stanza: false, ..terms }).await;
-                drop(done.send(outcome.map(|before| before.stanza)));
-            }
-            Order::List { place, page, done } => {
-                let subscribers = self.subscribers.borrow();
-                let Place { realm, channel, .. } = place;
-                let found: Vec<_> = match &page {
-                    Page::Only(jid) => {
-                        let terms = subscribers.get(realm, &channel, jid.as_str());
-                        terms.into_iter().map(|terms| (jid.to_string(), terms)).collect()
-                    }
-                    Page::Behind { after, most } => {
-                        let page = subscribers.page(realm, &channel, after.as_deref(), *most);
-                        page.map(|(jid, terms)| (jid.to_owned(), terms)).collect()
-                    }
-                };
-                drop(done.send(found));
-            }
-        }
-    }
-
     /// Changes what an address gets of a channel, in memory at once and on disk when this returns: what it got before.
     async fn change(
         &self,
@@ -421,17 +397,28 @@ impl Component {
         if before.is_none() && self.subscribers.borrow().len() >= self.config.subscriptions {
             return Err(Refused::Full(self.config.subscriptions));
         }
+        if before.is_none() && self.subscribers.borrow().count(place.realm) >= self.config.realm_subscriptions
+        {
+            return Err(Refused::Crowded(self.config.realm_subscriptions));
+        }
+        let begun = self.begin(place, terms);
         self.set(place, jid, terms);
-        self.note_gaps();
         self.changing.borrow_mut().entry(key.clone()).or_default().writes += 1;
-        let written = self.store.write(subscribers::write(place, jid, terms)).await;
+        let written = self.store.write(places::with(begun, subscribers::write(place, jid, terms))).await;
         if self.is_settled(key, written.is_err()) {
             // Whoever failed: the disk has the last that did not.
             let kept = subscribers::kept(&self.store, place, jid);
             self.set(place, jid, kept.unwrap_or_else(|_| before.unwrap_or_default()));
         }
         written?;
-        Ok(before.unwrap_or_default())
+        let before = before.unwrap_or_default();
+        if !terms.shows.is_always() && before.shows.is_always() {
+            // Who agrees need not say it to us, and can be asked after a loss.
+            let presence = Element::new(CLIENT, "presence").with("type", "subscribe");
+            let bare = fantail_proto::xmpp::jid::bare(jid);
+            self.send(&presence.with("from", self.config.domain.as_str()).with("to", bare));
+        }
+        Ok(before)
     }
 
     /// A change has been written, or not. True when it was the last under way, and one of them has failed.
@@ -468,20 +455,7 @@ impl Component {
         let (subscribers, presences) = (self.subscribers.borrow(), self.presences.borrow());
         let (subscribers, presences) = (&*subscribers, &*presences);
         let world = World { subscribers, presences, log: self.hub.log(), now_ms: unix_ms() };
-        let wire = self.outbox.borrow_mut().wire(world);
-        self.note_gaps();
-        wire
-    }
-
-    /// Has it written down where subscribers go on in logs. What the disk does not take is forgotten by a restart.
-    fn note_gaps(&self) {
-        let changes = self.outbox.borrow_mut().gaps.changes();
-        if !changes.is_empty() {
-            let subscribers = self.subscribers.borrow();
-            let work = gaps::write(changes, |realm| subscribers.realm_name(realm).to_owned());
-            let failed = |error| tracing::warn!(target: TARGET, %error, "gaps are not on disk");
-            self.store.submit(work, Box::new(move |outcome| outcome.unwrap_or_else(failed)));
-        }
+        self.outbox.borrow_mut().wire(world)
     }
 
     /// Whether an address may make one more subscription for itself, or have one made by an origin.
@@ -508,15 +482,6 @@ impl Component {
     }
 }
 
-/// What a refusal is to an entity.
-fn condition(refused: &Refused) -> Condition {
-    match refused {
-        Refused::Full(_) | Refused::Stopping => Condition::ResourceConstraint,
-        Refused::TooMany(_) => Condition::PolicyViolation,
-        Refused::Store(_) => Condition::InternalServerError,
-    }
-}
-
 /// Milliseconds since 1970.
 fn unix_ms() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
@@ -525,11 +490,23 @@ fn unix_ms() -> u64 {
 
 /// Questions that wait for the server at once.
 const PROBES: usize = 1000;
+/// Subscriptions whose addresses are asked after a restart.
+const PROBED: usize = 100_000;
 const PROBE_PAUSE: Duration = Duration::from_millis(20);
 /// For the answers, of other servers too: who has not answered by then is not there.
 const PROBE_PATIENCE: Duration = Duration::from_secs(10);
 const TIDY_EVERY: Duration = Duration::from_secs(1);
 const TARGET: &str = "fantail::xmpp";
+const FILE: &str = "xmpp.redb";
+/// What is still being read then is told of, and so on.
+const SLOW_LOAD: Duration = Duration::from_secs(10);
+/// At the end what waits may still be written for so long,
+const LAST_WORDS: Duration = Duration::from_secs(1);
+/// and the disk has the rest of this to take where everybody goes on.
+const STOP_WITHIN: Duration = Duration::from_secs(5);
+const LOOK_EVERY: Duration = Duration::from_millis(10);
+/// Where everybody goes on in logs is written down so often.
+const PLACES_EVERY: Duration = Duration::from_secs(1);
 /// Of redb: subscriptions are read once, at the start.
 const CACHE_BYTES: usize = 16 << 20;
 /// Orders that wait, and that are carried out at a time: they share commits.
@@ -541,6 +518,8 @@ mod tests {
         sync::mpsc::{Receiver, Sender, channel},
         task::{Context, Waker},
     };
+
+    use fantail_proto::{log, xmpp::pubsub::Shows};
 
     use super::*;
     use crate::config::{Flag, Sources};
@@ -679,5 +658,39 @@ mod tests {
         fail.send(()).unwrap();
         last.await.unwrap();
         assert!(room.terms().is_empty());
+    }
+
+    #[tokio::test]
+    async fn places_that_the_disk_refuses_are_written_the_next_time() {
+        let room = Room::new();
+        let (component, jid) = (&room.component, Jid::parse("a@b").unwrap());
+        component.change(&place(), &jid, stanza).await.unwrap();
+        let at = log::Place { epoch: 7, position: 3 };
+        component.outbox.borrow_mut().gaps.absent("a@b", (RealmId::default(), "c"), at);
+        let kept = || {
+            let mut kept = Vec::new();
+            places::read(&component.store, |jid, realm, channel, through| {
+                kept.push(format!("{jid} {realm} {channel} {}", through.position));
+            })
+            .unwrap();
+            kept
+        };
+        let (go, begins) = room.occupy(false);
+        begins.recv().unwrap();
+        let mut context = Context::from_waker(Waker::noop());
+        let mut write = Box::pin(component.write_places());
+        assert!(write.as_mut().poll(&mut context).is_pending());
+        let (fail, fails) = room.occupy(true);
+        go.send(()).unwrap();
+        fails.recv().unwrap();
+        fail.send(()).unwrap();
+        write.await.unwrap_err();
+        assert!(kept().is_empty());
+        component.write_places().await.unwrap();
+        assert_eq!(kept(), ["a@b default c 2"]);
+        // What it got since is not owed again.
+        component.change(&place(), &jid, |_| Terms::default()).await.unwrap();
+        component.write_places().await.unwrap();
+        assert!(kept().is_empty());
     }
 }

@@ -20,6 +20,7 @@ use tokio::sync::Notify;
 
 use super::{
     gaps::{Fate, Gaps, Owed},
+    places::BEGINNING,
     presence::Presences,
     subscribers::Subscribers,
 };
@@ -37,10 +38,10 @@ pub(super) struct Outbox {
     lines: HashMap<RealmId, Line>,
     /// Realms with something to copy.
     turns: VecDeque<RealmId>,
-    /// Of all lines.
+    /// Of all lines, until the last copy is made.
     items: usize,
     item_bytes: usize,
-    /// What was read of logs for all lines, in bytes.
+    /// What was read of logs for all lines, in bytes, until the last copy is made.
     read_bytes: usize,
     pub(super) gaps: Gaps,
     /// The server takes what is written.
@@ -73,6 +74,11 @@ struct Line {
 impl Line {
     fn is_empty(&self) -> bool {
         self.items.is_empty() && self.begun.is_none() && self.read.is_empty() && self.filling.is_none()
+    }
+
+    /// Its items that are in the limits.
+    fn count(&self) -> usize {
+        self.items.len() + usize::from(self.begun.as_ref().is_some_and(|begun| !begun.old))
     }
 }
 
@@ -186,7 +192,7 @@ impl Outbox {
         let Some(waiting) =
             Waiting::of((*realm, channel), item, *place, (stanzas > 0, nodes > 0), subscribers)
         else {
-            return;
+            return self.pass_over((*realm, channel), *place);
         };
         let of = |wanted: bool, count: u32| if wanted { u64::from(count) } else { 0 };
         let receivers = of(waiting.stanza.is_some(), stanzas) + of(waiting.event.is_some(), nodes);
@@ -201,7 +207,9 @@ impl Outbox {
                 return;
             }
         }
-        self.make_room(*realm, waiting.weight);
+        if !self.make_room(*realm, waiting.weight) {
+            return self.lose(&waiting);
+        }
         self.items += 1;
         self.item_bytes += waiting.weight;
         let line = self.lines.entry(*realm).or_default();
@@ -211,42 +219,69 @@ impl Outbox {
         self.count();
     }
 
+    /// There is nothing in an item for anybody. While others of the realm wait it is not known to be the next.
+    fn pass_over(&mut self, channel: (RealmId, &str), place: Option<Place>) {
+        if let Some(place) = place
+            && !self.lines.contains_key(&channel.0)
+            && self.gaps.foresee(channel, place) == Fate::Give
+        {
+            self.gaps.hand(channel, place);
+        }
+    }
+
     /// Lets go of the oldest items, those of the realm while it has its part, or those of who has most of what is scarce.
-    fn make_room(&mut self, realm: RealmId, weight: usize) {
+    /// False if what is being copied takes all the room.
+    fn make_room(&mut self, realm: RealmId, weight: usize) -> bool {
         let [all, own] = self.limits;
         let over = |(items, bytes): (usize, usize), more: (usize, usize)| {
-            items >= more.0 || bytes.saturating_add(weight) > more.1
+            items > 0 && (items >= more.0 || bytes.saturating_add(weight) > more.1)
         };
-        while let Some(line) = self.lines.get(&realm)
-            && over((line.items.len(), line.bytes), own)
-            && self.let_go(realm)
-        {}
-        while over((self.items, self.item_bytes), all) {
-            // The larger of its parts of both, over the same divisor.
-            let part =
-                |line: &Line| line.items.len().saturating_mul(all.1).max(line.bytes.saturating_mul(all.0));
-            let most = self.lines.iter().max_by_key(|(_, line)| part(line)).map(|(realm, _)| *realm);
-            if !most.is_some_and(|realm| self.let_go(realm)) {
-                break;
+        while self.lines.get(&realm).is_some_and(|line| over((line.count(), line.bytes), own)) {
+            if !self.let_go(realm) {
+                return false;
             }
         }
+        while over((self.items, self.item_bytes), all) {
+            // The larger of its parts of both, over the same divisor.
+            let part = |line: &Line| line.count().saturating_mul(all.1).max(line.bytes.saturating_mul(all.0));
+            let some = self.lines.iter().filter(|(_, line)| !line.items.is_empty());
+            let most = some.max_by_key(|(_, line)| part(line)).map(|(realm, _)| *realm);
+            if !most.is_some_and(|realm| self.let_go(realm)) {
+                return false;
+            }
+        }
+        true
     }
 
     /// The oldest item of a realm waits no more. False if there is none.
     fn let_go(&mut self, realm: RealmId) -> bool {
-        let Some((oldest, line)) =
-            self.lines.get_mut(&realm).and_then(|line| Some((line.items.pop_front()?, line)))
-        else {
-            return false;
-        };
-        line.bytes -= oldest.weight;
-        self.items -= 1;
-        self.item_bytes -= oldest.weight;
-        match oldest.place {
-            Some(place) => self.gaps.miss((oldest.realm, &oldest.channel), place, !self.joined),
+        let oldest = self.lines.get_mut(&realm).and_then(|line| line.items.pop_front());
+        if let Some(oldest) = &oldest {
+            self.finish(oldest);
+            self.lose(oldest);
+        }
+        oldest.is_some()
+    }
+
+    /// It is the log's to give, or nobody's.
+    fn lose(&mut self, waiting: &Waiting) {
+        match waiting.place {
+            Some(place) => self.gaps.miss((waiting.realm, &waiting.channel), place, !self.joined),
             None => self.counts.xmpp_dropped.add(1),
         }
-        true
+    }
+
+    /// What waited takes no room any more.
+    fn finish(&mut self, waiting: &Waiting) {
+        if waiting.old {
+            self.read_bytes -= waiting.weight;
+            return;
+        }
+        self.items -= 1;
+        self.item_bytes -= waiting.weight;
+        if let Some(line) = self.lines.get_mut(&waiting.realm) {
+            line.bytes -= waiting.weight;
+        }
     }
 
     fn queue_up(&mut self, realm: RealmId) {
@@ -263,6 +298,7 @@ impl Outbox {
             return self.wire.clone();
         }
         let mut wire = Vec::new();
+        self.gaps.hold();
         while wire.len() < WIRE_BYTES {
             let Some(answer) = self.answers.pop_front() else { break };
             self.answer_bytes -= answer.len();
@@ -275,11 +311,17 @@ impl Outbox {
             let next = self.next(realm, world);
             let Some(line) = self.lines.get_mut(&realm) else { continue };
             line.queued = false;
-            if let Some(mut waiting) = next
-                && !waiting.copy(&mut wire, &self.domain, world, &mut self.gaps, &self.counts)
-            {
-                line.begun = Some(waiting);
+            if let Some(mut waiting) = next {
+                if waiting.copy(&mut wire, &self.domain, world, &mut self.gaps, &self.counts) {
+                    self.finish(&waiting);
+                    if let (Some(place), None) = (waiting.place, &waiting.only) {
+                        self.gaps.hand((realm, &waiting.channel), place);
+                    }
+                } else {
+                    line.begun = Some(waiting);
+                }
             }
+            let Some(line) = self.lines.get(&realm) else { continue };
             if !line.is_empty() || self.gaps.has_turn(realm) {
                 self.queue_up(realm);
             } else {
@@ -287,12 +329,17 @@ impl Outbox {
             }
         }
         self.count();
+        if wire.is_empty() {
+            // All before it was written.
+            self.gaps.release();
+        }
         self.wire = wire.into();
         self.wire.clone()
     }
 
     pub(super) fn written(&mut self) {
         self.wire = Bytes::new();
+        self.gaps.release();
     }
 
     /// The next item of a realm to be copied: what is begun, of what was read of a log, of the queue, or of another log,
@@ -304,7 +351,6 @@ impl Outbox {
                 return Some(waiting);
             }
             if let Some(waiting) = line.read.pop_front() {
-                self.read_bytes -= waiting.weight;
                 return Some(waiting);
             }
             if let Some(owed) = line.filling.take() {
@@ -319,12 +365,10 @@ impl Outbox {
             }
             line.turned = false;
             let waiting = line.items.pop_front()?;
-            line.bytes -= waiting.weight;
-            self.items -= 1;
-            self.item_bytes -= waiting.weight;
             if self.gaps.pass((waiting.realm, &waiting.channel), waiting.place) == Fate::Give {
                 return Some(waiting);
             }
+            self.finish(&waiting);
         }
     }
 
@@ -352,6 +396,8 @@ impl Outbox {
         let expected = span.through.position - span.after;
         let gone = match (proven, through.epoch == span.through.epoch) {
             (true, _) => 0,
+            // Of a log that began later nothing was given.
+            (false, false) if through == BEGINNING => span.after,
             (false, true) => span.after.saturating_sub(through.position),
             // Nobody knows how many.
             (false, false) => 1,
@@ -511,6 +557,7 @@ mod tests {
             admins: Vec::new(),
             open_realms: Vec::new(),
             subscriptions: 0,
+            realm_subscriptions: 0,
             subscriptions_per_jid: 0,
             queue_items,
             queue_bytes: 1 << 20,
@@ -680,5 +727,52 @@ mod tests {
         let kept: Vec<&str> =
             ["large", "a1", "a2", "a3", "c1"].into_iter().filter(|body| all.contains(body)).collect();
         assert_eq!(kept, ["large", "a2", "a3", "c1"]);
+    }
+
+    /// What is being copied has its part of the limits until the last copy is made, and is not let go.
+    #[test]
+    fn what_is_begun_takes_room() {
+        for (limit, kept) in [(2, ["a1", "a3"].as_slice()), (1, &["a1"])] {
+            for limits in [(limit, 10), (10, limit)] {
+                let (mut outbox, counts) = outbox(limits.0, limits.1);
+                let log = Log::new(None, Arc::clone(&counts));
+                let mut subscribers = Subscribers::default();
+                subscribe(&mut subscribers, 1, 2000);
+                outbox.join();
+                outbox.deliver(&delivery(1, "a1"), &subscribers, 0);
+                let presences = Presences::default();
+                let world = World { subscribers: &subscribers, presences: &presences, log: &log, now_ms: 0 };
+                let first = String::from_utf8(outbox.wire(world).to_vec()).unwrap();
+                outbox.written();
+                assert_eq!((outbox.items, outbox.item_bytes > 0), (1, true));
+                for body in ["a2", "a3"] {
+                    outbox.deliver(&delivery(1, body), &subscribers, 0);
+                }
+                assert_eq!((outbox.items, counts.xmpp_dropped.get()), (limit, 3 - limit as u64));
+                let all = first + &wires(&mut outbox, &subscribers, &log).concat();
+                let found: Vec<_> =
+                    ["a1", "a2", "a3"].into_iter().filter(|body| all.contains(body)).collect();
+                assert_eq!(found, kept);
+                assert_eq!((outbox.items, outbox.item_bytes, outbox.lines.len()), (0, 0, 0));
+            }
+        }
+    }
+
+    #[test]
+    fn bytes_have_limits_too() {
+        for all in [true, false] {
+            let (mut outbox, counts) = outbox(100, 100);
+            outbox.limits[usize::from(!all)].1 = 5000;
+            let log = Log::new(None, Arc::clone(&counts));
+            let mut subscribers = Subscribers::default();
+            subscribe(&mut subscribers, 1, 1);
+            for body in ["a", "b", "c"] {
+                outbox.deliver(&delivery(1, &body.repeat(1000)), &subscribers, 0);
+            }
+            assert!(outbox.item_bytes <= 5000 && counts.xmpp_dropped.get() == 1, "{}", outbox.item_bytes);
+            outbox.join();
+            let all = wires(&mut outbox, &subscribers, &log).concat();
+            assert!(!all.contains("aaa") && all.contains("bbb") && all.contains("ccc"));
+        }
     }
 }

@@ -40,19 +40,28 @@ impl Presences {
                 let state = show.and_then(|show| Shows::named(show.trim()));
                 self.available(from, to, state.or_else(|| Shows::named("online")).unwrap_or(Shows::ANY));
             }
-            // Who ends our subscription to its presence is not there any more, as far as we know.
-            Some("unavailable" | "error" | "unsubscribed") => self.leave(from),
+            Some("unavailable" | "error") => self.leave(from),
+            // Who does not let us see its presence is there, as far as it has said so since it was doubted.
+            Some("unsubscribed") => self.leave_doubted(from),
             Some(_) => {}
         }
     }
 
     /// The entity is not there, or was never.
     pub(super) fn leave(&mut self, from: &Jid) {
+        self.leave_if(from, |_| true);
+    }
+
+    fn leave_doubted(&mut self, from: &Jid) {
+        let doubts = self.doubts;
+        self.leave_if(from, |heard| heard.doubts != doubts);
+    }
+
+    fn leave_if(&mut self, from: &Jid, is_gone: impl Fn(&Heard) -> bool) {
         let Some(resources) = self.by_bare.get_mut(from.bare()) else { return };
         // Of a bare address: all of it.
-        for gone in
-            resources.extract_if(.., |heard| from.resource().is_none_or(|gone| gone == &*heard.resource))
-        {
+        let named = |heard: &Heard| from.resource().is_none_or(|gone| gone == &*heard.resource);
+        for gone in resources.extract_if(.., |heard| named(heard) && is_gone(heard)) {
             self.resources -= 1;
             self.bytes -= gone.bytes();
         }
@@ -73,6 +82,11 @@ impl Presences {
         let mut meant =
             resources.iter().filter(|heard| wanted.is_none_or(|wanted| wanted == &*heard.resource));
         meant.any(|heard| shows.has(heard.state))
+    }
+
+    /// No stream has been joined yet.
+    pub(super) const fn is_new(&self) -> bool {
+        self.doubts == 0
     }
 
     /// The server was away: nothing that is known need be so any more. Who is to be asked about whom (RFC 6121 4.3): the
@@ -202,7 +216,9 @@ mod tests {
         assert_eq!(asked, [(None, "a@b"), (None, "c@d"), (None, "e@f"), (Some("bot"), "a@b")]);
         assert!(all.allow("c@d", Shows::ANY), "until it is clear");
         hear(&mut all, "a@b/2", "push.test", "<presence/>");
-        hear(&mut all, "e@f", "push.test", "<presence type='unsubscribed'/>");
+        for who in ["e@f", "a@b/2"] {
+            hear(&mut all, who, "push.test", "<presence type='unsubscribed'/>");
+        }
         assert!(!all.allow("e@f", Shows::ANY));
         all.settle();
         assert!(all.allow("a@b/2", Shows::ANY) && !all.allow("a@b/1", Shows::ANY));

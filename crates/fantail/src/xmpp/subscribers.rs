@@ -49,8 +49,14 @@ pub(super) struct Subscribers {
     channels: HashMap<ChannelKey, Channel>,
     /// By the channel's number and address: one map, because most channels may have few subscribers.
     terms: BTreeMap<(u64, Box<str>), u8>,
-    names: HashMap<RealmId, String>,
+    realms: HashMap<RealmId, Realm>,
     next: u64,
+}
+
+#[derive(Debug)]
+struct Realm {
+    name: String,
+    subscriptions: usize,
 }
 
 #[derive(Debug, Default)]
@@ -84,7 +90,22 @@ impl Subscribers {
     }
 
     pub(super) fn realm_name(&self, realm: RealmId) -> &str {
-        self.names.get(&realm).map_or("", String::as_str)
+        self.realms.get(&realm).map_or("", |realm| &realm.name)
+    }
+
+    /// Of one realm.
+    pub(super) fn count(&self, realm: RealmId) -> usize {
+        self.realms.get(&realm).map_or(0, |realm| realm.subscriptions)
+    }
+
+    /// Whose presence decides, without their resources; some more than once.
+    pub(super) fn present(&self) -> impl Iterator<Item = &str> {
+        let present = self.terms.iter().filter(|(_, bits)| !Terms::from_bits(**bits).shows.is_always());
+        present.map(|((_, jid), _)| jid::bare(jid))
+    }
+
+    pub(super) fn channels(&self) -> impl Iterator<Item = &ChannelKey> {
+        self.channels.keys()
     }
 
     /// At most `most` subscribers of a channel, in the order of their addresses, behind `after`.
@@ -116,13 +137,18 @@ impl Subscribers {
             self.next += 1;
             let key = ChannelKey { realm: *realm, name: name.as_str().into() };
             self.channels.insert(key, Channel { number: self.next, ..Channel::default() });
-            self.names.entry(*realm).or_insert_with(|| realm_name.clone());
+            let new = || Realm { name: realm_name.clone(), subscriptions: 0 };
+            self.realms.entry(*realm).or_insert_with(new);
         }
         let Some(channel) = self.channels.get_mut(key) else { return Interest::Stays };
         let before_all = channel.stanzas + channel.nodes;
         let entry = (channel.number, jid.into());
         let before =
             if terms.is_empty() { self.terms.remove(&entry) } else { self.terms.insert(entry, terms.bits()) };
+        if let Some(realm) = self.realms.get_mut(realm) {
+            let (now, then) = (usize::from(!terms.is_empty()), usize::from(before.is_some()));
+            realm.subscriptions = realm.subscriptions + now - then;
+        }
         let before = before.map(Terms::from_bits).unwrap_or_default();
         channel.stanzas = channel.stanzas + u32::from(terms.stanza) - u32::from(before.stanza);
         channel.nodes = channel.nodes + u32::from(terms.node) - u32::from(before.node);
@@ -255,6 +281,7 @@ mod tests {
         assert_eq!(all.set(&place(0, "c"), "a@b", Terms::default()), Interest::Stays);
         assert_eq!(all.set(&place(0, "c"), "b@b", Terms::default()), Interest::Ends);
         assert_eq!((all.len(), all.wanted(RealmId(0), "c")), (1, (0, 0)));
+        assert_eq!((all.count(RealmId(0)), all.count(RealmId(1)), all.count(RealmId(2))), (0, 1, 0));
     }
 
     #[tokio::test]

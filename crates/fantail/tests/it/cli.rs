@@ -48,6 +48,24 @@ fn the_allocator_takes_its_settings() {
     assert!(valid || !cfg!(feature = "jemalloc"), "{said}");
 }
 
+/// On a terminal the log and the last word are for the same eyes.
+#[test]
+fn a_start_that_fails_says_why_once() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let control = taken.local_addr().unwrap().to_string();
+    let args = ["serve", "--listen", "127.0.0.1:0", "--control", &control];
+    let reason = format!("cannot listen on {control} (control.listen): ");
+    let piped = fantail(&args).output().unwrap();
+    assert_eq!(piped.status.code(), Some(1));
+    assert!(stderr(&piped).starts_with(&format!("fantail: {reason}")), "{}", stderr(&piped));
+    assert!(stdout(&piped).contains(&reason));
+    let line = format!("{} {}", env!("CARGO_BIN_EXE_fantail"), args.join(" "));
+    let mut terminal = Command::new("script");
+    let seen = terminal.args(["-qec", &line, "/dev/null"]).stdin(Stdio::null()).output().unwrap();
+    assert_eq!(seen.status.code(), Some(1));
+    assert_eq!(stdout(&seen).matches(&reason).count(), 1, "{}", stdout(&seen));
+}
+
 #[test]
 fn check_prints_what_is_in_effect() {
     let text = "[client]\nheaders = 7\n[[realm]]\nid = \"a\"\nkeys = [\"s3cret\"]\n[[log]]\nmatch = \"c\"\nslow = \"repair\"\n";

@@ -23,7 +23,7 @@ fn accepting_pauses_and_resumes() {
     let before = server.cpu();
     assert!(!held[0].hears_within(Duration::from_secs(2)));
     let used = server.cpu().saturating_sub(before);
-    assert!(used < Duration::from_secs(1), "{used:?} of CPU in 2 s while starved");
+    assert!(used < Duration::from_millis(200), "{used:?} of CPU in 2 s while starved");
 
     server.publish_stream("c", "still");
     for client in &mut held {

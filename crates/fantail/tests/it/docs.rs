@@ -96,6 +96,40 @@ fn the_reference_has_every_parameter_of_routes() {
 }
 
 #[test]
+fn the_reference_has_every_option_of_publish() {
+    let document = read("docs/control-api.md");
+    let (_, section) = document.split_once("\n### From a shell\n").unwrap();
+    let section = section.split("\n### ").next().unwrap();
+    let command =
+        std::process::Command::new(env!("CARGO_BIN_EXE_fantail")).args(["publish", "--help"]).output();
+    let help = String::from_utf8(command.unwrap().stdout).unwrap();
+    let words = |text: &str| -> BTreeSet<String> {
+        let words = text.split(|c: char| c.is_whitespace() || "`,()[]".contains(c));
+        words
+            .filter(|word| word.starts_with('-') && word.len() > 1 && !word.starts_with("---"))
+            .map(str::to_owned)
+            .collect()
+    };
+    let options = words(
+        &help
+            .lines()
+            .filter(|line| line.trim_start().starts_with('-'))
+            .map(|line| line.trim_start().split("  ").next().unwrap_or_default().to_owned() + " ")
+            .collect::<String>(),
+    );
+    assert!(options.len() > 20, "{help}");
+    let others = ["-h", "--help", "-V", "--version"].map(str::to_owned);
+    let missing: Vec<_> = options
+        .iter()
+        .filter(|option| !others.contains(option))
+        .filter(|option| !section.contains(&format!("`{option}`")))
+        .collect();
+    assert!(missing.is_empty(), "{missing:?}");
+    let unknown: Vec<_> = words(section).into_iter().filter(|word| !options.contains(word)).collect();
+    assert!(unknown.is_empty(), "{unknown:?}");
+}
+
+#[test]
 fn the_reference_has_every_grip_header() {
     let document = read("docs/grip.md");
     let sources = ["grip", "forward"].map(|file| read(&format!("crates/fantail-proto/src/{file}.rs")));

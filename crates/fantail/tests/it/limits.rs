@@ -147,6 +147,44 @@ fn grip_subscriptions() {
     let mut client = server.stream("/");
     server.publish(&json!(["a", "b", "c", "d", "extra"].map(|c| stream_item(c, c))));
     client.expect("abextra");
+    server.wait_metric("fantail_subscriptions_refused_total", &[], 2.0);
+}
+
+/// Each a connection of its own for so long, and no longer.
+#[test]
+fn origin_keep_alive() {
+    let (tell, told) = std::sync::mpsc::channel();
+    let tell = std::sync::Mutex::new(tell);
+    let origin = Origin::scripted(move |exchange| {
+        exchange.send(answer("200 OK", &[], "fine"));
+        let left = exchange.proxy_leaves();
+        tell.lock().expect("no panic holds it").send(left).expect("the test waits");
+        Then::Close
+    });
+    let server = TestServer::start(&[&format!("* {origin}")], |o| {
+        o.set("origin.keep_alive", "500ms");
+    });
+    let begun = Instant::now();
+    assert_eq!(server.get("/").status(), 200);
+    assert!(told.recv_timeout(Duration::from_secs(10)).expect("a report"));
+    let kept = begun.elapsed();
+    assert!((Duration::from_millis(450)..Duration::from_secs(3)).contains(&kept), "{kept:?}");
+}
+
+/// Ten thousand names, as many members and as many fields of one kind cost what they should.
+#[test]
+fn many_names_take_no_more_than_their_time() {
+    let server = TestServer::start(&["* test"], |_| {});
+    let begun = Instant::now();
+    let items: Vec<_> = (0..10_000)
+        .map(|n| json!({ "channel": format!("c{n}"), "id": "x", "http-stream": { "content": "" } }))
+        .collect();
+    server.publish(&json!(items));
+    let members: serde_json::Map<_, _> = (0..60_000).map(|n| (format!("m{n}"), json!(0))).collect();
+    let mut item = stream_item("c", "");
+    item.as_object_mut().expect("an object").extend(members);
+    assert_eq!(server.try_publish(&json!([item])).0, 200);
+    assert!(begun.elapsed() < Duration::from_secs(8), "{:?}", begun.elapsed());
 }
 
 #[test]
@@ -255,6 +293,30 @@ fn a_taken_control_address_is_refused() {
         o.control(server.control.to_string());
     });
     assert!(!status.success() && text.contains(&server.control.port().to_string()), "{text}");
+}
+
+/// Nor can it listen beside it, which would give it a part of the clients.
+#[test]
+fn a_taken_client_address_is_refused() {
+    let server = TestServer::start(&["* test"], |_| {});
+    for (address, refused) in
+        [(server.client.to_string(), true), (format!("0.0.0.0:{}", server.client.port()), true)]
+    {
+        let (status, text) = TestServer::refused(&["* test"], |o| {
+            o.argument("--listen").argument(&address);
+        });
+        assert_eq!(!status.success(), refused, "{text}");
+        assert!(text.contains(&format!("cannot listen on {address} (server.listen): ")), "{text}");
+    }
+    assert_eq!(server.get("/").status(), 200);
+    // Its connections of a moment ago are not in the way.
+    let address = server.client;
+    server.kill();
+    let next = TestServer::start(&["* test"], |o| {
+        o.argument("--listen").argument(address.to_string());
+    });
+    assert_eq!(Client::connect(address).get("/").response().status(), 200);
+    drop(next);
 }
 
 /// One address has its share; others are let in, and a place that becomes free is given again.

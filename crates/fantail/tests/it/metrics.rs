@@ -5,7 +5,9 @@ use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
 
-use crate::harness::{Origin, TestServer, answer, hold, poll_item, stream_item};
+use crate::harness::{
+    Origin, Said, TestServer, WebSocket, answer, hold, poll_item, stream_item, websocket::native,
+};
 
 fn mixed() -> Origin {
     Origin::answering(|r| match r.target() {
@@ -18,7 +20,9 @@ fn mixed() -> Origin {
 #[test]
 fn every_number_moves() {
     let origin = mixed();
-    let server = TestServer::before(&origin);
+    let server = TestServer::start(&[&format!("* {origin}")], |o| {
+        o.set("server.shards", "1");
+    });
     let mut stream = server.stream("/stream");
     let mut poll = server.connect();
     poll.get("/poll");
@@ -29,11 +33,18 @@ fn every_number_moves() {
     is("fantail_connections_accepted_total", &[], 3.0);
     is("fantail_requests_total", &[], 3.0);
     is("fantail_pins", &["kind=\"stream\""], 1.0);
-    is("fantail_channels", &[], server.metric("fantail_channels", &[]));
+    is("fantail_channels", &[], 1.0);
     is("fantail_subscriptions", &[], 2.0);
     is("fantail_hub_channels", &[], 1.0);
     is("fantail_origin_requests_total", &[], 3.0);
     is("fantail_origin_latency_seconds_count", &[], 3.0);
+    // One connection was free again for each that came later.
+    is(
+        "fantail_origin_connects_total",
+        &[],
+        origin.requests().iter().map(|r| r.connection).max().unwrap_or(0) as f64 + 1.0,
+    );
+    is("fantail_control_connections", &[], 1.0);
     server.publish(&json!([stream_item("c", "x"), poll_item("c", "y"), stream_item("d", "z")]));
     stream.expect("x");
     assert_eq!(poll.response().text(), "y");
@@ -47,6 +58,27 @@ fn every_number_moves() {
     is("fantail_requests_refused_total", &["cause=\"malformed\""], 1.0);
     assert_eq!(server.try_publish(&json!([1])).0, 400);
     is("fantail_publishes_total", &["result=\"invalid\""], 1.0);
+}
+
+#[test]
+fn numbers_of_websockets_and_filters_move() {
+    let origin = native("grip", |mut socket: WebSocket| {
+        socket.text(r#"c:{"type":"subscribe","channel":"c","filters":["skip-self"]}"#);
+        socket.text(r#"c:{"type":"set-meta","name":"user","value":"ann"}"#);
+        socket.text("m:ready");
+        drop(socket.next());
+    });
+    let server = TestServer::before(&origin);
+    let mut client = WebSocket::open(&server, "/");
+    client.expect_text("ready");
+    let item = |sender: &str| json!({ "channel": "c", "meta": { "sender": sender }, "ws-message": { "content": sender } });
+    server.publish(&json!([item("ann"), item("bob")]));
+    client.expect_text("bob");
+    server.wait_metric("fantail_deliveries_filtered_total", &[], 1.0);
+    server.wait_metric("fantail_deliveries_total", &["kind=\"websocket\""], 1.0);
+    // Its origin leaves.
+    client.text("bye").expect(Said::Gone);
+    server.wait_metric("fantail_pins_ended_total", &["cause=\"origin\""], 1.0);
 }
 
 #[test]

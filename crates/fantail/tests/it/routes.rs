@@ -126,6 +126,61 @@ fn sighup_reloads_the_configuration() {
     server.wait_until(Duration::from_secs(5), "debug", || server.get("/").text().contains("Grip-Hold"));
 }
 
+/// All or nothing: whatever is wrong, what is right beside it is not taken either.
+#[test]
+fn nothing_of_a_broken_configuration_is_loaded() {
+    let origin = Origin::fixed(answer("200 OK", &[("Grip-Hold", "nonsense")], ""));
+    let server = TestServer::start(&[&format!("* {origin}")], |o| {
+        o.config("[proxy]\ndebug = false\n");
+    });
+    let file = server.folder.path().join("fantail.toml");
+    let broken = [
+        "[client]\nheaders = 0",
+        "[client]\nhead_bytes = 10",
+        "[client]\nsend_timeout = \"5\"",
+        "[client]\nsend_timeout = \"5m\"",
+        "[client]\nlost_timeout = \"1s\"",
+        "[client]\nlost_timeout = \"13h\"",
+        "[client]\nconnections = -1",
+        "[client]\nqueue_bytes = 0",
+        "[client]\nqueue_byte = 1",
+        "[clients]\nqueue_bytes = 1",
+        "[server]\nshards = 57",
+        "[server]\nbacklog = 0",
+        "[server]\nfan_out = \"epoll\"",
+        "[tls]\ncert_file = \"absent.crt\"",
+        "[tls]\nprofile = \"old\"",
+        "[origin]\nconnections = 0",
+        "[origin]\nconnect_timeout = \"0s\"",
+        "[grip]\nsubscriptions = 0",
+        "[grip]\nlink_hosts = [\"localhost\"]",
+        "[websocket]\norigins = [\"example.com\"]",
+        "[websocket]\nhandshake_timeout = \"0s\"",
+        "[hub]\nmailbox_items = 0",
+        "[[realm]]\nid = \"a b\"",
+        "[[realm]]\nid = \"a\"\nkeys = [\"\"]",
+        "[[realm]]\nid = \"a\"\nkeys = [\"file:absent\"]",
+        "[[realm]]\nid = \"a\"\n[[realm]]\nid = \"a\"",
+        "[[log]]\nmatch = \"c\"\nrealm = \"absent\"",
+        "[[log]]\nmatch = \"c\"\nstorage = \"disk\"",
+        "[[log]]\nmatch = \"c\"\ndurability = \"sometimes\"",
+        "[logging]\nlevel = \"loud\"",
+        "[client",
+    ];
+    let refusals =
+        || server.log().iter().filter(|line| line.contains("not reloaded, nothing has changed")).count();
+    for text in broken {
+        let before = refusals();
+        replace(&file, &format!("[proxy]\ndebug = true\n{text}\n"));
+        server.signal(Signal::HUP);
+        server.wait_until(Duration::from_secs(5), text, || refusals() > before);
+        assert_eq!(server.get("/").text(), "Error while proxying to origin.\n", "{text}");
+    }
+    replace(&file, "[proxy]\ndebug = true\n");
+    server.signal(Signal::HUP);
+    server.wait_until(Duration::from_secs(5), "debug", || server.get("/").text().contains("Grip-Hold"));
+}
+
 /// A server that cannot do what its routes say does not start, and says why.
 #[test]
 fn bad_routes_are_refused_at_start() {

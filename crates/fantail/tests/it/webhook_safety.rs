@@ -161,7 +161,7 @@ fn death(server: &TestServer, url: &str) -> String {
     cause().as_str().unwrap_or_default().to_owned()
 }
 
-/// What the owner has given for one host is not shown to another.
+/// What the owner, or who has published, has given for one host is not shown to another.
 #[test]
 fn a_redirect_takes_no_headers_of_the_endpoint_along() {
     let (folder, other) = (folder(), receiver());
@@ -171,14 +171,19 @@ fn a_redirect_takes_no_headers_of_the_endpoint_along() {
         _ => answer("307 There", &[("Location", &to)], ""),
     });
     let server = start(&folder, "", "127.0.0.1", &[("webhooks.redirects", "2")]);
-    let wish =
-        json!({ "url": format!("http://{first}/"), "headers": { "Authorization": "Bearer of-the-first" } });
+    let wish = json!({ "url": format!("http://{first}/"), "headers": { "X-Key": "of-the-first" } });
     subscribe(&server, "c", &wish);
-    server.publish(&json!([item("c", "x")]));
+    let mut news = item("c", "x");
+    news["formats"]["http-request"]["headers"] = json!({ "authorization": "Bearer x", "Cookie": "a=b", "Proxy-Authorization": "Basic x", "X-Item": "1" });
+    server.publish(&json!([news]));
     let request = arrived(&other, 1).remove(0);
-    assert_eq!((request.body.as_slice(), request.head.field("authorization")), (&b"x"[..], None));
-    assert!(first.requests().iter().all(|request| request.head.field("authorization").is_some()));
+    let secret = ["x-key", "authorization", "cookie", "proxy-authorization"];
+    assert_eq!((request.body.as_slice(), request.head.field("x-item")), (&b"x"[..], Some("1")));
+    assert_eq!(secret.map(|name| request.head.field(name)), [None; 4]);
     assert_eq!(first.requests().len(), 2);
+    for request in first.requests() {
+        assert!(secret.iter().all(|name| request.head.field(name).is_some()), "{request:?}");
+    }
 }
 
 /// Where a redirect may not lead, in forms by which others were fooled. PORT is the trap's.

@@ -132,6 +132,8 @@ fn violations_are_closed_with_their_code() {
         assert_eq!(client.rest(), close_frame(*code), "{name}");
     }
     server.wait_metric("fantail_pins_ended_total", &["cause=\"violation\""], all.len() as f64);
+    let too_long = all.iter().filter(|(_, _, _, code)| *code == 1009).count();
+    server.wait_metric("fantail_websocket_limits_total", &["limit=\"message_bytes\""], too_long as f64);
     expect_disconnects(server, &origin, all.len());
 }
 

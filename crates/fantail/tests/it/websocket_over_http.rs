@@ -608,6 +608,39 @@ fn what_clients_leave_behind_is_limited() {
     WebSocket::open(&server, "/").text("still there").expect_text("still there");
     server.wait_until(DEADLINE, "the farewell of the last, and no other", || farewells() >= 3);
     assert_eq!(origin.requests().len(), 6 + 2 + 3);
+    for (result, count) in [("told", 3.0), ("failed", 0.0), ("dropped", 1.0)] {
+        server.wait_metric("fantail_websocket_farewells_total", &[&format!("result=\"{result}\"")], count);
+    }
+    server.log_text("not all of their origins are told");
+}
+
+/// When Fantail stops, what would be too much at once is told one after another.
+#[test]
+fn a_stop_is_told_to_all_origins() {
+    let (origin, gate) = gated(|_, said| events(&echoed(said)));
+    let server = TestServer::start(&[&format!("* {origin},over_http")], |o| {
+        o.set("server.shards", "1").set("websocket.message_bytes", "20000000");
+        o.set("websocket.buffer_bytes", "20000000");
+    });
+    let last_words = "x".repeat(15_000_000);
+    let mut clients = Vec::new();
+    for n in 1..=4 {
+        let mut client = WebSocket::open(&server, "/");
+        client.text("hi");
+        origin.wait_requests(2 * n);
+        client.text(&last_words);
+        wait_read(&server, 2.0 * n as f64);
+        clients.push(client);
+    }
+    let stopping = std::thread::spawn(move || server.terminate());
+    for client in &mut clients {
+        client.expect(close(1001, ""));
+    }
+    drop(clients);
+    gate.open();
+    assert!(stopping.join().expect("no panic").success());
+    let farewells = origin.requests().iter().filter(|request| request.body.ends_with(b"CLOSE\r\n")).count();
+    assert_eq!(farewells, 4);
 }
 
 /// Without any other cause the origin is asked as often as it wishes; 20 s is the least.
@@ -629,6 +662,42 @@ fn an_idle_origin_is_asked_at_its_interval() {
     let waited = opened.elapsed();
     assert!((Duration::from_secs(19)..Duration::from_secs(25)).contains(&waited), "{waited:?}");
     assert_eq!(origin.requests()[1].body, b"");
+}
+
+/// An origin may take its time to accept, but not for ever; then it hears that the client has gone.
+#[test]
+fn an_origin_that_does_not_make_up_its_mind() {
+    let origin = over_http(|_| events_with(&[("Keep-Alive-Interval", "20")], &[]), |_, _| events(&[]));
+    let server = TestServer::start(&[&format!("* {origin},over_http")], |o| {
+        o.set("websocket.handshake_timeout", "500ms");
+    });
+    let begun = Instant::now();
+    assert_eq!(WebSocket::try_open(server.client, "/", &[]).expect_err("no 101").status(), 504);
+    assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
+    expect_heard(&server, &origin, &[Event::Disconnect]);
+    server.wait_metric("fantail_websocket_refused_total", &["cause=\"timeout\""], 1.0);
+}
+
+/// More channels than a connection may have are ignored and counted; a name that is too long is the origin's fault.
+#[test]
+fn subscriptions_over_a_limit_are_not_lost_in_silence() {
+    let long = "n".repeat(51);
+    let names = |names: &[&str]| {
+        names.iter().map(|name| subscribe(name)).chain([message("m:done")]).collect::<Vec<_>>()
+    };
+    let origin = Origin::answering(move |request| match request.target() {
+        _ if events_of(request) != [Event::Open] => events(&[]),
+        "/many" => opened(&names(&["a", "b", "c"])),
+        _ => opened(&names(&["a", &long])),
+    });
+    let server = TestServer::start(&[&format!("* {origin},over_http")], |o| {
+        o.set("grip.subscriptions", "2").set("grip.channel_bytes", "50");
+    });
+    let mut many = WebSocket::open(&server, "/many");
+    many.expect_text("done");
+    server.wait_metric("fantail_subscriptions_refused_total", &[], 1.0);
+    server.wait_metric("fantail_subscriptions", &[], 2.0);
+    WebSocket::open(&server, "/long").expect(close(1011, ""));
 }
 
 /// Who leaves before the origin has answered OPEN was there for the origin all the same.

@@ -258,6 +258,24 @@ fn compression_is_for_those_who_agreed() {
     });
 }
 
+/// What is shorter than this goes as it is, be it published or the origin's own.
+#[test]
+fn compression_begins_with_a_length() {
+    let origin = over_http(|_| opened(&[subscribe("c")]), |_, _| events(&[message(&long("m:origin "))]));
+    for (from, compressed) in [("100000", false), ("1000", true)] {
+        let server = start(&origin, &[("websocket.deflate", "true"), ("websocket.deflate_from", from)]);
+        let offer = [("Sec-WebSocket-Extensions", "permessage-deflate; client_max_window_bits")];
+        let mut client = WebSocket::open_with(server.client, "/", &offer);
+        let published = long("published ");
+        server.publish(&json!([content(&published)]));
+        client.expect_text(&published);
+        assert_eq!(client.read_bytes < published.len() / 4, compressed, "{} bytes", client.read_bytes);
+        let before = client.read_bytes;
+        client.text("?").expect_text(&long("m:origin ")[2..]);
+        assert_eq!(client.read_bytes - before < published.len() / 4, compressed);
+    }
+}
+
 fn long(begin: &str) -> String {
     format!("{begin}{}", "again and again ".repeat(200))
 }

@@ -108,6 +108,25 @@ fn an_extension_that_was_not_offered_is_refused() {
     }
 }
 
+/// What a trusted client says of addresses has a rule of its own.
+#[test]
+fn forwarded_addresses_of_trusted_clients_have_their_own_rule() {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).expect("after 1970").as_secs();
+    let claims = json!({ "iss": "edge", "exp": now + 60 });
+    let theirs = jsonwebtoken::encode(&Header::default(), &claims, &EncodingKey::from_secret(b"between-us"));
+    let theirs = theirs.expect("a token");
+    let origin = Origin::fixed(answer("200 OK", &[], "fine"));
+    let server = TestServer::start(&[&format!("* {origin}")], |o| {
+        o.set("proxy.upstream_key", "between-us").set("proxy.x_forwarded_for", "truncate:0,append");
+        o.set("proxy.x_forwarded_for_trusted", "append");
+    });
+    for (sig, wanted) in [("none", "127.0.0.1"), (theirs.as_str(), "192.0.2.1, 127.0.0.1")] {
+        let fields = [("Grip-Sig", sig), ("X-Forwarded-For", "192.0.2.1")];
+        server.request("GET", "/", &fields, b"");
+        assert_eq!(origin.requests().pop().expect("one").head.field("x-forwarded-for"), Some(wanted));
+    }
+}
+
 /// A trusted client's signature stands for ours as long as it is good; from then on ours goes.
 #[test]
 fn an_expired_signature_is_not_repeated() {

@@ -2,11 +2,12 @@
 //! `tests/xmpp/`.
 
 use std::{
+    collections::HashMap,
     io::{Read as _, Write as _},
     net::{TcpListener, TcpStream},
 };
 
-use redb::{Database, TableDefinition};
+use redb::{Database, ReadableDatabase as _, ReadableTable as _, TableDefinition};
 use rustix::process::Signal;
 use serde_json::json;
 
@@ -45,11 +46,13 @@ impl Server {
 
     /// What the component says, up to this.
     fn until(&mut self, end: &str) -> String {
-        let mut buffer = [0; 4096];
+        let mut buffer = vec![0; 65536];
+        let mut searched = 0;
         loop {
-            if let Some(at) = self.unread.find(end) {
-                return self.unread.drain(..at + end.len()).collect();
+            if let Some(at) = self.unread[searched..].find(end) {
+                return self.unread.drain(..searched + at + end.len()).collect();
             }
+            searched = self.unread.len().saturating_sub(end.len());
             let read = self.socket.read(&mut buffer).expect("it says something in time");
             assert_ne!(read, 0, "it ends without {end}: {}", self.unread);
             self.unread.push_str(str::from_utf8(&buffer[..read]).expect("ASCII"));
@@ -136,9 +139,50 @@ fn presence_is_asked_about_after_a_loss() {
     server.wait_metric("fantail_xmpp_absent_total", &[], 2.0);
 }
 
-/// Without its subscribers its mail would be lost, and then refused for everybody.
+const SUBSCRIPTIONS: TableDefinition<'_, (&str, &str, &str), u8> = TableDefinition::new("subscriptions");
+const PLACES: TableDefinition<'_, (&str, &str, &str), (u64, u64)> = TableDefinition::new("gaps");
+/// Of a subscription to stanzas.
+const STANZAS: u8 = 1 << 5;
+const LOGGED: &str = "[[log]]\nmatch = \"*\"\nstorage = \"disk\"\ndurability = \"logged\"\nbytes = 4000000\n";
+
+fn subscribe(server: &TestServer, path: &str, form: &str) -> (u16, String) {
+    let kind = [("Content-Type", "application/x-www-form-urlencoded")];
+    let answer = server.control("POST", path, &kind, form.as_bytes());
+    (answer.status(), answer.text())
+}
+
+fn publish(server: &TestServer, channel: &str, body: &str) {
+    let content = format!("<message><body>{body}</body></message>");
+    server.publish(&json!([{ "channel": channel, "xmpp-stanza": { "content": content } }]));
+}
+
+/// Nobody can publish before the component knows who is to get it.
 #[test]
-fn the_process_ends_with_its_component() {
+fn nobody_is_served_before_subscriptions_are_read() {
+    let (data, listener) =
+        (tempfile::tempdir().expect("a folder"), TcpListener::bind(("127.0.0.1", 0)).expect("a port"));
+    let database = Database::create(data.path().join("xmpp.redb")).expect("a file");
+    let write = database.begin_write().expect("it can be written");
+    let mut table = write.open_table(SUBSCRIPTIONS).expect("a table");
+    for n in 0..MANY {
+        let (jid, channel) = (format!("u{n:05}@user.test"), format!("c{n}"));
+        table.insert((jid.as_str(), "default", channel.as_str()), STANZAS).expect("it can be written");
+    }
+    drop(table);
+    write.commit().expect("it can be written");
+    drop(database);
+    let server = TestServer::start(&["* test"], |options| joining(options, &data, &listener));
+    publish(&server, &format!("c{}", MANY - 1), "early");
+    let stanza = Server::accept(&listener).until("</message>");
+    assert!(stanza.contains("<body>early</body>") && stanza.contains("to='u"), "{stanza}");
+}
+
+/// To read them takes some tenths of a second.
+const MANY: usize = 30_000;
+
+/// Without its subscribers their mail would be lost.
+#[test]
+fn a_file_that_cannot_be_read_is_told_of_at_the_start() {
     let (data, listener) =
         (tempfile::tempdir().expect("a folder"), TcpListener::bind(("127.0.0.1", 0)).expect("a port"));
     let others: TableDefinition<'_, u64, u64> = TableDefinition::new("subscriptions");
@@ -149,5 +193,243 @@ fn the_process_ends_with_its_component() {
     drop(database);
     let (status, log) = TestServer::refused(&["* test"], |options| joining(options, &data, &listener));
     assert_eq!(status.code(), Some(1), "{log}");
-    assert!(log.contains("XMPP subscriptions have stopped"), "{log}");
+    assert!(log.contains("xmpp: the subscriptions in xmpp.redb cannot be read"), "{log}");
+    assert!(!log.contains("\"listening\""), "{log}");
+}
+
+/// Which items each address has got, of what came over one stream.
+fn bodies(text: &str) -> HashMap<String, Vec<usize>> {
+    let mut all: HashMap<String, Vec<usize>> = HashMap::new();
+    for stanza in text.split_inclusive("</message>").filter(|stanza| stanza.ends_with("</message>")) {
+        let between = |from: &str, to: char| Some(stanza.split_once(from)?.1.split(to).next()?.to_owned());
+        let (to, body) =
+            (between("to='", '\'').expect("an address"), between("<body>", '<').expect("a body"));
+        all.entry(to).or_default().push(body.trim_end_matches('x').parse().expect("a number"));
+    }
+    all
+}
+
+/// What a process could not hand to the server any more is in the log, and the next one goes on with it: in order, from
+/// where the server had got it or before that.
+fn what_waits_outlives(end: impl FnOnce(TestServer)) {
+    let (data, listener) =
+        (tempfile::tempdir().expect("a folder"), TcpListener::bind(("127.0.0.1", 0)).expect("a port"));
+    let start = || {
+        TestServer::start(&["* test"], |options| {
+            joining(options, &data, &listener);
+            options.config(LOGGED);
+        })
+    };
+    let server = start();
+    let mut first = Server::accept(&listener);
+    publish(&server, "c", "older than the subscription");
+    let jids: Vec<String> = (0..40).map(|n| format!("u{n}@user.test")).collect();
+    for jid in &jids {
+        let subscribed = subscribe(&server, "/channel/c/xs-subscriptions/", &format!("jid={jid}"));
+        assert_eq!(subscribed.0, 200, "{}", subscribed.1);
+    }
+    for n in 0..ITEMS {
+        publish(&server, "c", &format!("{n}{}", "x".repeat(10_000)));
+    }
+    end(server);
+    let mut text = std::mem::take(&mut first.unread);
+    first.socket.read_to_string(&mut text).expect("what was on its way");
+    let server = start();
+    let mut second = Server::accept(&listener);
+    publish(&server, "c", &ITEMS.to_string());
+    let mut rest = String::new();
+    for _ in &jids {
+        // What is read of a log says when it was published.
+        rest += &second.until(&format!("<body>{ITEMS}</body>"));
+        rest += &second.until("</message>");
+    }
+    let (mut all_before, mut all_after) = (bodies(&text), bodies(&rest));
+    for jid in &jids {
+        let before = all_before.remove(jid).unwrap_or_default();
+        let after = all_after.remove(jid).unwrap_or_default();
+        assert!(before.len() < ITEMS, "nothing has waited");
+        assert!(before.iter().copied().eq(0..before.len()), "{jid}: {before:?}");
+        let from = after.first().copied().expect("something");
+        assert!(from <= before.len(), "{jid}: {before:?} {after:?}");
+        assert!(after.iter().copied().eq(from..=ITEMS), "{jid}: {after:?}");
+    }
+}
+
+/// With their copies some 16 MB: more than kernels hold.
+const ITEMS: usize = 40;
+
+#[test]
+fn what_waits_outlives_a_kill() {
+    what_waits_outlives(TestServer::kill);
+}
+
+#[test]
+fn what_waits_outlives_an_orderly_end() {
+    what_waits_outlives(|server| {
+        server.terminate();
+    });
+}
+
+/// An orderly end repeats nothing that was handed over; nor does a later subscriber get what came before it.
+#[test]
+fn what_was_sent_is_not_sent_again() {
+    let (data, listener) =
+        (tempfile::tempdir().expect("a folder"), TcpListener::bind(("127.0.0.1", 0)).expect("a port"));
+    let start = || {
+        TestServer::start(&["* test"], |options| {
+            joining(options, &data, &listener);
+            options.config(LOGGED);
+        })
+    };
+    let server = start();
+    let mut xmpp = Server::accept(&listener);
+    for channel in ["c", "quiet"] {
+        publish(&server, channel, "before anybody");
+        let path = format!("/channel/{channel}/xs-subscriptions/");
+        assert_eq!(subscribe(&server, &path, "jid=a%40user.test").0, 200);
+    }
+    for n in 0..3 {
+        publish(&server, "c", &n.to_string());
+        xmpp.until(&format!("<body>{n}</body></message>"));
+    }
+    // Nothing for XMPP.
+    server.publish_stream("c", "text");
+    server.terminate();
+    let server = start();
+    let mut xmpp = Server::accept(&listener);
+    for channel in ["quiet", "c"] {
+        publish(&server, channel, "new");
+        let stanza = xmpp.until("</message>");
+        assert!(stanza.contains("<body>new</body>"), "{stanza}");
+    }
+    assert!(server.metric("fantail_xmpp_dropped_total", &[]) < 0.5);
+    server.terminate();
+}
+
+/// Where an address goes on is of no use when it is not subscribed any more.
+#[test]
+fn places_of_gone_subscriptions_go() {
+    let (data, listener) =
+        (tempfile::tempdir().expect("a folder"), TcpListener::bind(("127.0.0.1", 0)).expect("a port"));
+    let file = data.path().join("xmpp.redb");
+    let database = Database::create(&file).expect("a file");
+    let write = database.begin_write().expect("it can be written");
+    let mut table = write.open_table(SUBSCRIPTIONS).expect("a table");
+    table.insert(("a@user.test", "default", "c"), STANZAS).expect("it can be written");
+    drop(table);
+    let mut table = write.open_table(PLACES).expect("a table");
+    for key in [
+        ("a@user.test", "default", "c"),
+        ("b@user.test", "default", "c"),
+        ("", "default", "c"),
+        ("", "default", "gone"),
+        ("b@user.test", "elsewhere", "c"),
+    ] {
+        table.insert(key, (1, 1)).expect("it can be written");
+    }
+    drop(table);
+    write.commit().expect("it can be written");
+    drop(database);
+    let server = TestServer::start(&["* test"], |options| joining(options, &data, &listener));
+    Server::accept(&listener);
+    server.terminate();
+    let database = Database::open(&file).expect("nobody has it any more");
+    let read = database.begin_read().expect("it can be read");
+    let table = read.open_table(PLACES).expect("a table");
+    let mut left = Vec::new();
+    for row in table.iter().expect("rows") {
+        let (jid, realm, channel) = row.as_ref().expect("a row").0.value();
+        left.push(format!("{jid} {realm} {channel}"));
+    }
+    // The channel has no log, and the realm may come back.
+    assert_eq!(left, ["a@user.test default c", "b@user.test elsewhere c"]);
+}
+
+/// All subscriptions, those of a realm, and those that one address makes for itself.
+#[test]
+fn subscriptions_have_limits() {
+    let (data, listener) =
+        (tempfile::tempdir().expect("a folder"), TcpListener::bind(("127.0.0.1", 0)).expect("a port"));
+    let server = TestServer::start(&["* test"], |options| {
+        joining(options, &data, &listener);
+        options.config(
+            "[xmpp]\nsubscriptions = 4\nrealm_subscriptions = 3\nsubscriptions_per_jid = 1\n\
+             open_realms = [\"default\"]\n[[realm]]\nid = \"acme\"\nkeys = [\"a key of 32 bytes for the realm!\"]\n",
+        );
+    });
+    let mut xmpp = Server::accept(&listener);
+    let mut node = |name: &str| {
+        let from = "z@user.test/1";
+        xmpp.say(&format!(
+            "<iq from='{from}' to='push.test' type='set' id='{name}'><pubsub xmlns='http://jabber.org/protocol/pubsub'>\
+             <subscribe node='/default/{name}' jid='z@user.test'/></pubsub></iq>"
+        ));
+        xmpp.until("</iq>")
+    };
+    assert!(node("one").contains("subscription='subscribed'"));
+    let refused = node("two");
+    assert!(
+        refused.contains("<policy-violation") && refused.contains("xmpp.subscriptions_per_jid"),
+        "{refused}"
+    );
+    let path = "/channel/c/xs-subscriptions/";
+    for jid in ["a", "b"] {
+        assert_eq!(subscribe(&server, path, &format!("jid={jid}%40user.test")).0, 200);
+    }
+    let (status, text) = subscribe(&server, path, "jid=c%40user.test");
+    assert!(status == 503 && text.contains("xmpp.realm_subscriptions"), "{status} {text}");
+    // What is there already takes no room.
+    assert_eq!(subscribe(&server, path, "jid=b%40user.test&presence=true").0, 200);
+    let acme = |jid: &str| {
+        let fields = [
+            ("Content-Type", "application/x-www-form-urlencoded"),
+            ("Authorization", "Bearer a key of 32 bytes for the realm!"),
+        ];
+        let form = format!("jid={jid}%40user.test");
+        let path = "/realm/acme/channel/c/xs-subscriptions/";
+        let answer = server.control("POST", path, &fields, form.as_bytes());
+        (answer.status(), answer.text())
+    };
+    assert_eq!(acme("a").0, 200);
+    let (status, text) = acme("b");
+    assert!(status == 503 && text.contains("(xmpp.subscriptions)"), "{status} {text}");
+}
+
+/// Whose presence decides is asked for it once, and, if it has agreed, asked again whenever Fantail may have missed something.
+#[test]
+fn presence_is_asked_for() {
+    let (data, listener) =
+        (tempfile::tempdir().expect("a folder"), TcpListener::bind(("127.0.0.1", 0)).expect("a port"));
+    let start = || TestServer::start(&["* test"], |options| joining(options, &data, &listener));
+    let server = start();
+    let mut xmpp = Server::accept(&listener);
+    for form in
+        ["jid=b%40user.test", "jid=a%40user.test%2F1&presence=true", "jid=a%40user.test%2F1&presence=true"]
+    {
+        assert_eq!(subscribe(&server, "/channel/c/xs-subscriptions/", form).0, 200);
+    }
+    let asked = xmpp.until("/>");
+    assert!(asked.contains("type='subscribe'") && asked.contains("from='push.test'"), "{asked}");
+    assert!(asked.contains("to='a@user.test'"), "{asked}");
+    // Declined, it may yet say that it is there.
+    xmpp.say("<presence from='a@user.test/1' to='push.test'/>");
+    xmpp.say("<presence from='a@user.test' to='push.test' type='unsubscribed'/>");
+    xmpp.say(
+        "<iq from='z@user.test/1' to='push.test' type='get' id='sync'><ping xmlns='urn:xmpp:ping'/></iq>",
+    );
+    assert!(!xmpp.until("id='sync'").contains("subscribe"));
+    publish(&server, "c", "there");
+    (0..2).for_each(|_| drop(xmpp.until("<body>there</body></message>")));
+    server.kill();
+    let server = start();
+    let mut xmpp = Server::accept(&listener);
+    let probe = xmpp.until("/>");
+    assert!(probe.contains("type='probe'") && probe.contains("to='a@user.test'"), "{probe}");
+    xmpp.say("<presence from='a@user.test/1' to='push.test'/>");
+    xmpp.say(
+        "<iq from='z@user.test/1' to='push.test' type='get' id='sync'><ping xmlns='urn:xmpp:ping'/></iq>",
+    );
+    xmpp.until("id='sync'");
+    publish(&server, "c", "still there");
+    (0..2).for_each(|_| drop(xmpp.until("<body>still there</body></message>")));
 }

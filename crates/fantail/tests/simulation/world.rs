@@ -434,7 +434,7 @@ impl World {
             channel.last = None;
         }
         let Self { hub, channels, .. } = self;
-        hub.log().ids(|_, name, id| {
+        hub.log().ids(|_, name, id, _| {
             let channel =
                 channels.iter_mut().find(|channel| channel.name == name).expect("a channel of ours");
             assert!(channel.seen.insert(id.parse().unwrap()), "{id} is twice in the log of {name}");

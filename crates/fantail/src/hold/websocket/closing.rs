@@ -15,7 +15,7 @@ use fantail_proto::{
     },
 };
 
-use super::{Asking, Far, Next, OverHttp, Stage, millis};
+use super::{Asking, Far, Next, OverHttp, Stage, far::Parting, millis};
 use crate::{
     hold::{Holds, Onward},
     metrics::{Count, Counters},
@@ -50,25 +50,65 @@ impl Holds {
         self.leave_origin(far, Farewell::Disconnect);
     }
 
-    /// Whether one more origin can be told of a client that is gone.
-    fn may_part(&self) -> bool {
-        self.partings < MAX_PARTINGS
-    }
-
     fn leave_origin(&mut self, far: Rc<OverHttp>, farewell: Farewell) {
         far.pin.set(None);
         let bytes = {
             let mut session = far.session.borrow_mut();
             session.leave(farewell);
-            session.bytes()
+            u32::try_from(session.bytes()).unwrap_or(u32::MAX)
         };
-        // Over the limits, the origin hears nothing: it has to reckon with that anyway.
-        if !self.may_part() || self.parting_bytes + bytes > MAX_PARTING_BYTES {
-            return far.give_up();
+        far.parting.set(Parting::Waits(bytes));
+        if self.may_part(bytes) {
+            self.begin_parting(far, bytes);
+        } else if self.drains {
+            // It is we who leave: all that waits was there before.
+            self.farewells.push_back(far);
+        } else {
+            // Over the limits, the origin hears nothing: it has to reckon with that anyway.
+            self.counters.farewells_dropped.add(1);
+            if self.silent_until_ms <= self.now_ms {
+                self.silent_until_ms = self.now_ms + SILENCE_MS;
+                tracing::warn!(target: "fantail::websocket", "too many clients leave at once: not all of their origins are told");
+            }
+            far.give_up();
         }
+    }
+
+    /// Whether there is room for one more session without a client.
+    fn may_part(&self, bytes: u32) -> bool {
+        self.partings < MAX_PARTINGS && self.parting_bytes + bytes as usize <= MAX_PARTING_BYTES
+    }
+
+    /// Whether the next of those that wait may begin. Alone, one may hold more than the limit.
+    pub(in crate::hold) fn may_say_farewell(&self) -> bool {
+        let next = self.farewells.front().and_then(|far| far.parting.get().bytes());
+        next.is_some_and(|bytes| self.partings == 0 || self.may_part(bytes))
+    }
+
+    /// Tells the origins of clients that we have left, as there is room for that.
+    pub(in crate::hold) fn say_farewells(&mut self) {
+        while self.may_say_farewell()
+            && let Some(far) = self.farewells.pop_front()
+        {
+            let bytes = far.parting.get().bytes().unwrap_or_default();
+            self.begin_parting(far, bytes);
+        }
+    }
+
+    /// The origin has been told, or cannot be.
+    pub(super) fn end_parting(&mut self, far: &OverHttp) {
+        if let Parting::Begun(bytes) = far.parting.replace(Parting::Not) {
+            self.partings -= 1;
+            self.parting_bytes -= bytes as usize;
+            let Counters { farewells_told, farewells_failed, .. } = &*self.counters;
+            if far.heard.get() { farewells_told.add(1) } else { farewells_failed.add(1) }
+        }
+    }
+
+    fn begin_parting(&mut self, far: Rc<OverHttp>, bytes: u32) {
         self.partings += 1;
-        self.parting_bytes += bytes;
-        far.parting_bytes.set(bytes);
+        self.parting_bytes += bytes as usize;
+        far.parting.set(Parting::Begun(bytes));
         if !far.asking.replace(true) {
             match self.go_on_asking(&far) {
                 Next::Done => {}
@@ -126,6 +166,11 @@ impl Holds {
 
     pub(super) fn violated(&mut self, id: PinId, violation: Violation) {
         tracing::debug!(target: "fantail::websocket", %violation, "a client is closed");
+        match violation {
+            Violation::TooLong => self.counters.over_message_bytes.add(1),
+            Violation::TooManyFragments => self.counters.over_fragments.add(1),
+            _ => {}
+        }
         self.count_end(id, |counters| &counters.ended_violation);
         self.part(id, Farewell::Disconnect);
         let frame = match self.socket(id).map(|socket| socket.stage) {
@@ -273,7 +318,9 @@ fn frame_of(close: Option<(Code, &str)>) -> Bytes {
 
 /// 1002 and why.
 const INTERRUPTED: &[u8] = b"\x88\x18\x03\xeaConnection interrupted";
+/// So long it is not said again that some are not told.
+const SILENCE_MS: u64 = 60_000;
 /// Sessions without a client that still have something to tell their origins.
-const MAX_PARTINGS: usize = 10_000;
+pub(super) const MAX_PARTINGS: usize = 10_000;
 /// What these may hold: a client must not leave much behind by leaving.
 const MAX_PARTING_BYTES: usize = 32 << 20;

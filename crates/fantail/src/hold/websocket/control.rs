@@ -99,7 +99,15 @@ impl Holds {
         let list = hold.kind.list();
         let (name, realm) = (format!("{}{channel}", socket.prefix()), socket.realm);
         let own = subs.len().saturating_sub(usize::from(socket.implicit));
-        if socket.stage != Stage::Open || own >= most || name.len() > channel_bytes {
+        if socket.stage != Stage::Open {
+            return;
+        }
+        if name.len() > channel_bytes {
+            tracing::info!(target: "fantail::websocket", "an origin names a channel that is too long");
+            return self.fail(id, "a channel's name is too long");
+        }
+        if own >= most {
+            self.counters.subscriptions_refused.add(1);
             tracing::debug!(target: "fantail::websocket", name, "a subscription over the limit is ignored");
             return;
         }

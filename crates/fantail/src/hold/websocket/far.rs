@@ -77,10 +77,31 @@ pub struct OverHttp {
     pub(super) pin: Cell<Option<PinId>>,
     /// A request is on its way, or its task is about to see to the next.
     pub(super) asking: Cell<bool>,
-    /// What it holds while it goes on without a client.
-    pub(super) parting_bytes: Cell<usize>,
+    /// How far it is without its client.
+    pub(super) parting: Cell<Parting>,
+    /// The last request was answered, if not well.
+    pub(super) heard: Cell<bool>,
     gave_up: Cell<bool>,
     giving_up: Notify,
+}
+
+/// What becomes of a session whose client is gone, and the bytes that it has.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Parting {
+    /// Its client is there, or its origin was told that it is not.
+    Not,
+    Waits(u32),
+    /// It is among those whose number has a limit.
+    Begun(u32),
+}
+
+impl Parting {
+    pub(super) const fn bytes(self) -> Option<u32> {
+        match self {
+            Self::Not => None,
+            Self::Waits(bytes) | Self::Begun(bytes) => Some(bytes),
+        }
+    }
 }
 
 impl OverHttp {
@@ -90,7 +111,8 @@ impl OverHttp {
             session: RefCell::new(session),
             pin: Cell::new(None),
             asking: Cell::new(false),
-            parting_bytes: Cell::new(0),
+            parting: Cell::new(Parting::Not),
+            heard: Cell::new(false),
             gave_up: Cell::new(false),
             giving_up: Notify::new(),
         })

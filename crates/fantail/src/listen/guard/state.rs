@@ -20,6 +20,8 @@ pub struct State {
     later: Cell<bool>,
     message: Cell<Message>,
     upgrade: Cell<bool>,
+    keep_alive: Cell<bool>,
+    forwarded_for: Cell<bool>,
     /// `None` when too large or taken.
     record: RefCell<Option<Vec<u8>>>,
     record_limit: usize,
@@ -64,6 +66,8 @@ impl State {
             later: Cell::default(),
             message: Cell::new(Message::Done),
             upgrade: Cell::default(),
+            keep_alive: Cell::default(),
+            forwarded_for: Cell::default(),
             record: RefCell::default(),
             record_limit,
             flushed: Cell::new(true),
@@ -107,6 +111,16 @@ impl State {
     /// 101 or close.
     pub fn upgrade(&self) -> bool {
         self.upgrade.get()
+    }
+
+    /// The client means to use its connection again after the current message (RFC 9112, 9.3).
+    pub fn keeps_alive(&self) -> bool {
+        self.keep_alive.get()
+    }
+
+    /// The current message has an `X-Forwarded-For`.
+    pub fn is_forwarded_for(&self) -> bool {
+        self.forwarded_for.get()
     }
 
     /// Call once per message, when its response is complete: the next head may be released. The
@@ -161,6 +175,8 @@ impl State {
     pub(super) fn begin(&self, head: &Head, bytes: &[u8]) {
         self.message.set(Message::Arriving { done: false });
         self.upgrade.set(head.upgrade);
+        self.keep_alive.set(head.keep_alive);
+        self.forwarded_for.set(head.forwarded_for);
         self.body.set(0);
         self.record.replace(Some(Vec::new()));
         if head.expect {

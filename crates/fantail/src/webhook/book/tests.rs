@@ -118,7 +118,7 @@ async fn open(path: &std::path::Path) -> Store {
 
 async fn edit_row(store: &Store, id: Id, subscribed: bool) {
     let work = Box::new(move |tx: &WriteTransaction| {
-        edit(tx, "r", id, |_, _, _| match subscribed {
+        edit(tx, "r", id, 0, |_, _, _| match subscribed {
             true => Edit::Put(Box::new(Endpoint::new("c", &Target::parse("http://h/").expect("a URL"), 0))),
             false => Edit::Remove,
         })
@@ -182,7 +182,7 @@ async fn dead_letters_of_a_realm_have_a_limit() {
     let other = Id::new(1, 1, "c", "http://a/");
     for (realm, id) in [("r", ids[0]), ("r", ids[1]), ("r", ids[2]), ("s", other)] {
         let put = move |tx: &WriteTransaction| {
-            edit(tx, realm, id, |_, _, _| {
+            edit(tx, realm, id, 0, |_, _, _| {
                 Edit::Put(Box::new(Endpoint::new("c", &Target::parse("http://h/").expect("a URL"), 0)))
             })
         };
@@ -219,7 +219,7 @@ async fn dead_letters_of_a_realm_have_a_limit() {
     let store = open(&path).await;
     bury(&store, ids[0], 7, 2500, 5000).await;
     assert_eq!(kept(&store), [4, 5, 6, 7]);
-    store.write(Box::new(move |tx| edit(tx, "r", ids[0], |_, _, _| Edit::Remove))).await.expect("written");
+    store.write(Box::new(move |tx| edit(tx, "r", ids[0], 0, |_, _, _| Edit::Remove))).await.expect("written");
     bury(&store, ids[1], 8, 2500, 5000).await;
     assert_eq!(kept(&store), [4, 5, 6, 8], "what is gone with its endpoint takes no room");
     bury(&store, ids[1], 9, 6000, 5000).await;
@@ -284,7 +284,7 @@ async fn weigh(count: u32) -> (u64, u64) {
                 let mut endpoint = Endpoint::new(&channel, &target, 1_764_441_000);
                 endpoint.wish(&wish, 1_764_441_000).expect("a wish that is granted");
                 let id = Id::new(0, 1, &channel, &endpoint.url);
-                edit(tx, "default", id, |_, _, _| Edit::Put(Box::new(endpoint)))?;
+                edit(tx, "default", id, 0, |_, _, _| Edit::Put(Box::new(endpoint)))?;
             }
             Ok(())
         });

@@ -16,27 +16,39 @@ use crate::{
 };
 
 impl Desk {
-    /// Takes a batch of items, or goes on with one. Their publishers are answered when they are on disk.
-    pub(super) fn take(&mut self) {
+    /// Takes a batch of items, or goes on with one. Their publishers are answered when they are on disk. False: there is none.
+    pub(super) fn take(&mut self) -> bool {
         if self.pending.is_empty() {
             let mut batch = Vec::new();
             self.hub.take(self.place, &mut batch);
             self.pending.extend(in_turn(batch));
         }
+        if self.pending.is_empty() {
+            return false;
+        }
         let page = match Page::open(&self.store) {
             Ok(page) => page,
             Err(error) => {
                 let broken = Broken(error.to_string().into());
-                return self.pending.drain(..).for_each(|delivery| delivery.kept(&Err(broken.clone())));
+                self.pending.drain(..).for_each(|delivery| delivery.kept(&Err(broken.clone())));
+                return true;
             }
         };
         let (mut changes, mut to, mut kept) = (Vec::new(), Vec::new(), Vec::new());
+        let mut digests = Vec::new();
         let mut known = HashMap::new();
         let mut looked = 0;
         self.overflowed = 0;
         while looked < LOOKED_AT_ONCE
             && let Some(delivery) = self.pending.pop_front()
         {
+            let digest = self.digest(&delivery);
+            if digest.is_some_and(|digest| self.taken.had(digest, self.clock.now())) {
+                looked += 1;
+                kept.push(delivery);
+                continue;
+            }
+            let before = changes.len();
             let outcome = self.endpoints(&page, &delivery, &mut known).and_then(|endpoints| {
                 looked += 1 + endpoints.len();
                 self.address(&page, &delivery, &endpoints, &mut changes)
@@ -46,18 +58,28 @@ impl Desk {
                     if !ids.is_empty() {
                         to.push((seq, ids));
                     }
+                    digests.extend(digest.filter(|_| changes.len() > before));
                     kept.push(delivery);
                 }
                 Err(broken) => delivery.kept(&Err(broken)),
             }
         }
         if changes.is_empty() {
-            return kept.iter().for_each(|delivery| delivery.kept(&Ok(())));
+            kept.iter().for_each(|delivery| delivery.kept(&Ok(())));
+            return true;
         }
+        changes.extend(self.taken.note(self.next, digests, (self.clock.unix_ms(), self.clock.now())));
         self.write(changes, to, move |outcome| {
             let outcome = outcome.map_err(|error| Broken(error.to_string().into()));
             kept.iter().for_each(|delivery: &Arc<Delivery>| delivery.kept(&outcome));
         });
+        true
+    }
+
+    /// What stands for an item after the end of the process, if it has an id.
+    fn digest(&self, delivery: &Delivery) -> Option<u128> {
+        let number = *self.numbers.get(&delivery.realm)?;
+        self.taken.digest(number, &delivery.channel, delivery.item.id.as_deref())
     }
 
     /// The endpoints of an item's channel, read once for all items of it at hand. None of them is read for a realm

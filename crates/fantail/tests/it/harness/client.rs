@@ -62,6 +62,10 @@ impl Client {
         }
     }
 
+    pub fn vanish(&self) {
+        self.wire.vanish();
+    }
+
     /// Writes bytes as they are. A server that has closed is no failure: the answer tells.
     pub fn send(&mut self, raw: impl AsRef<[u8]>) -> &mut Self {
         let raw = raw.as_ref();

@@ -148,6 +148,13 @@ impl Wire {
         Self { socket, ahead: Vec::new(), patience: DEADLINE }
     }
 
+    /// The machine at this end is gone from one moment to the next: its kernel sees nothing any more that comes, so it
+    /// answers nothing. The socket must be kept: closing it would say so.
+    pub fn vanish(&self) {
+        const DROP_ALL: socket2::SockFilter = socket2::SockFilter::new(0x06, 0, 0, 0);
+        socket2::SockRef::from(&self.socket).attach_filter(&[DROP_ALL]).expect("a live socket");
+    }
+
     pub fn read_head(&mut self) -> Result<Head, ReadError> {
         let until = Instant::now() + self.patience;
         let end = loop {
