@@ -6,6 +6,7 @@ mod body;
 mod connect;
 mod flights;
 mod pages;
+mod repeat;
 mod workers;
 
 use std::{
@@ -23,7 +24,7 @@ use std::{
 
 use bytes::Bytes;
 use fantail_proto::zhttp::Broken;
-use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, header, response};
+use http::{Method, Request, Response, StatusCode, header, response};
 use hyper::client::conn::http1;
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
@@ -35,6 +36,8 @@ pub use connect::{Destination, Tls, Trust, Wire, roots};
 pub use flights::{Flight, Flights, Key, Landed, Lead};
 pub use pages::{Landed as PageLanded, Page, Pages, Seat};
 pub use workers::{Backend, BindError, Workers};
+
+use repeat::Repeat;
 
 use crate::{channel::ByName, config, metrics::Counters};
 
@@ -274,7 +277,7 @@ impl Upstream {
         // Who found one connection closed may find the others so, too.
         let mut idle = origin.checkout();
         loop {
-            let again = if idle.is_some() { Again::of(&request) } else { None };
+            let again = if idle.is_some() { Repeat::of(&request) } else { None };
             if let Some(link) = idle.as_mut().filter(|_| again.is_none())
                 && !link.is_open().await
             {
@@ -291,7 +294,7 @@ impl Upstream {
             match link.exchange(request, config.response_timeout, false).await {
                 Ok(response) => return Ok((response, link)),
                 Err(Unanswered { failure: failure @ Failure::Broken(_), request: back }) if reused => {
-                    match back.or_else(|| again.map(Again::into_request)) {
+                    match back.or_else(|| again.map(Repeat::into_request)) {
                         Some(next) => request = next,
                         None => return Err(Unanswered { failure, request: None }),
                     }
@@ -559,35 +562,6 @@ fn malformed<B>(response: &Response<B>) -> Option<&'static str> {
         }
     }
     (length && coding).then_some("length is said twice, by Content-Length and Transfer-Encoding")
-}
-
-/// What a request that may be sent twice is made of: a safe method (RFC 9110, 9.2.1) without a body. Hardly one is sent
-/// twice, so this is less than a copy.
-struct Again {
-    method: Method,
-    uri: Uri,
-    headers: Vec<(HeaderName, HeaderValue)>,
-}
-
-impl Again {
-    fn of(request: &Request<Upload>) -> Option<Self> {
-        if !is_safe(request.method()) || !matches!(request.body(), Upload::Empty) {
-            return None;
-        }
-        let mut headers = Vec::with_capacity(request.headers().len());
-        headers.extend(request.headers().iter().map(|(name, value)| (name.clone(), value.clone())));
-        Some(Self { method: request.method().clone(), uri: request.uri().clone(), headers })
-    }
-
-    fn into_request(self) -> Box<Request<Upload>> {
-        let mut request = Box::new(Request::new(Upload::Empty));
-        *request.method_mut() = self.method;
-        *request.uri_mut() = self.uri;
-        for (name, value) in self.headers {
-            request.headers_mut().append(name, value);
-        }
-        request
-    }
 }
 
 fn is_safe(method: &Method) -> bool {

@@ -33,6 +33,10 @@ impl Mark {
     fn synced(&self) -> u64 {
         Head::parse(&self.head).map_or(0, |head| head.synced)
     }
+
+    fn number(&self) -> u64 {
+        Head::parse(&self.head).map_or(0, |head| head.number)
+    }
 }
 
 #[derive(Debug)]
@@ -67,8 +71,8 @@ impl Disk {
     /// Everything that was given to the files so far has been written.
     pub(crate) fn note(&mut self) {
         let Some(head) = self.head() else { return };
-        let Some(last) = self.last() else { return };
-        let bytes = fs::metadata(last).unwrap().len();
+        // Not the file's length: one that is used again is longer.
+        let Some(bytes) = Head::parse(&head).map(|head| head.written) else { return };
         self.marks.push(Mark { bytes, head });
     }
 
@@ -116,11 +120,14 @@ impl Disk {
         if crash == Crash::Orderly {
             return Self::of(copy);
         }
-        let synced = self.marks.last().map_or(0, Mark::synced);
+        let (synced, number) = self.marks.last().map_or((0, 0), |mark| (mark.synced(), mark.number()));
+        // Those of files before are whole.
+        let first = self.marks.iter().position(|mark| mark.number() == number).unwrap_or(0);
         let certain = match crash {
             Crash::PowerLost => self.marks.iter().rposition(|mark| mark.bytes <= synced).unwrap_or(0),
             _ => self.promised,
         };
+        let certain = certain.max(first);
         // In the middle of the write behind this mark.
         let at = certain + dice.below((self.marks.len() - certain) as u64) as usize;
         let from = self.marks[at].bytes;
@@ -129,7 +136,16 @@ impl Disk {
         let length = if crash == Crash::PowerLost { length.max(synced) } else { length };
         let path = to.join(last.file_name().unwrap());
         let mut bytes = fs::read(&path).unwrap();
-        bytes.truncate(usize::try_from(length).unwrap());
+        let (length, written) = (usize::try_from(length).unwrap(), self.written());
+        if bytes.len() > written {
+            // It is used again: behind what was written is what it held before.
+            let (all, before) = (bytes.len(), bytes.split_off(written));
+            bytes.truncate(length);
+            bytes.extend_from_slice(&before);
+            bytes.resize(all, 0);
+        } else {
+            bytes.truncate(length);
+        }
         if crash == Crash::PowerLost && dice.below(2) == 0 {
             // Blocks that were never written are something else, or nothing.
             let start = usize::try_from(synced).unwrap().min(bytes.len());
@@ -181,10 +197,15 @@ impl Disk {
         format!("{files:?} {:?}", self.head().and_then(|bytes| Head::parse(&bytes)))
     }
 
+    /// That which is written: another may have been made ready.
     fn last(&self) -> Option<PathBuf> {
-        self.files()
-            .into_iter()
-            .rfind(|path| path.extension().is_some_and(|extension| extension == "journal"))
+        let number = Head::parse(&self.head()?)?.number;
+        Some(self.path().join(format!("log/{number:012}.journal"))).filter(|path| path.exists())
+    }
+
+    fn written(&self) -> usize {
+        let head = self.head().and_then(|head| Head::parse(&head));
+        head.map_or(0, |head| usize::try_from(head.written).unwrap())
     }
 }
 

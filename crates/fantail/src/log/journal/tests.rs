@@ -229,12 +229,12 @@ fn less_is_promised_and_the_power_is_lost() {
             let synced = desk.writer.end.synced == desk.writer.end.written;
             assert!(synced == (id == 2) || begun.elapsed() >= SYNC_WITHIN, "once is enough");
             let copy = tempfile::tempdir().unwrap();
-            for file in std::fs::read_dir(folder.path()).unwrap() {
+            for file in fs::read_dir(folder.path()).unwrap() {
                 let path = file.unwrap().path();
-                std::fs::copy(&path, copy.path().join(path.file_name().unwrap())).unwrap();
+                fs::copy(&path, copy.path().join(path.file_name().unwrap())).unwrap();
             }
             let end = Head { boot: 1, ..desk.writer.end };
-            std::fs::write(files::head(copy.path()), end.to_bytes()).unwrap();
+            fs::write(files::head(copy.path()), end.to_bytes()).unwrap();
             let last = OpenOptions::new().write(true).open(files::segment(copy.path(), end.number)).unwrap();
             last.set_len(end.synced).unwrap();
             assert_eq!(Desk::open(copy.path()).shown(Durability::Synced), None, "2 may have been lost");
