@@ -16,9 +16,7 @@ use std::{
     pin::Pin,
     rc::Rc,
     sync::Arc,
-    task::Context,
-    task::Poll,
-    task::Waker,
+    task::{Context, Poll, Waker},
     time::Duration,
 };
 
@@ -310,12 +308,8 @@ impl Upstream {
             Some(tls) => Some(self.trust.borrow_mut().config(tls, config).map_err(Failure::Tls)?),
             None => None,
         };
-        let stream = match tokio::time::timeout(
-            config.connect_timeout,
-            connect::open(to, tls, (config.connect_timeout, config.lost_timeout)),
-        )
-        .await
-        {
+        let opening = connect::open(to, tls, (config.connect_timeout, config.lost_timeout));
+        let stream = match tokio::time::timeout(config.connect_timeout, opening).await {
             Ok(opened) => opened?,
             Err(_) => return Err(Failure::ConnectTimeout(config.connect_timeout)),
         };
