@@ -99,7 +99,8 @@ impl Holds {
         let list = hold.kind.list();
         let (name, realm) = (format!("{}{channel}", socket.prefix()), socket.realm);
         let own = subs.len().saturating_sub(usize::from(socket.implicit));
-        if socket.stage != Stage::Open || own >= most || name.len() > channel_bytes {
+        let is_more = own >= most && !subs.iter().any(|sub| self.channels.name(sub.channel) == name);
+        if socket.stage != Stage::Open || is_more || name.len() > channel_bytes {
             tracing::debug!(target: "fantail::websocket", name, "a subscription over the limit is ignored");
             return;
         }
