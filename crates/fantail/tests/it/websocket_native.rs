@@ -423,6 +423,14 @@ fn prefixes_of_channels_and_limits() {
         }
         client.expect_text("p-a").expect_text("p-b").expect_text("p-c");
         assert_eq!(server.metric("fantail_subscriptions", &[]), 4.0, "that of the route is not counted");
+        // One that it has is not one more.
+        let user = json!({ "type": "set-meta", "name": "user", "value": "bob" });
+        let again = json!({ "type": "subscribe", "channel": "a", "filters": ["skip-users"] });
+        instruct(&mut client, &[user, again]);
+        let mut for_others = item("p-a", "for others");
+        for_others["meta"] = json!({ "skip_users": "bob" });
+        server.publish(&json!([for_others, item("p-a", "for all")]));
+        client.expect_text("for all");
         client.text(&format!("c:{}", subscribe("ten-bytes.")));
         instruct(&mut client, &[]);
         client.text(&format!("c:{}", subscribe("much-too-long"))).expect(close(1011, ""));

@@ -106,7 +106,9 @@ impl Holds {
             tracing::info!(target: "fantail::websocket", "an origin names a channel that is too long");
             return self.fail(id, "a channel's name is too long");
         }
-        if own >= most {
+        // One that it has is not one more.
+        let has = || subs.iter().any(|sub| self.channels.name(sub.channel) == name);
+        if own >= most && !has() {
             self.counters.subscriptions_refused.add(1);
             tracing::debug!(target: "fantail::websocket", name, "a subscription over the limit is ignored");
             return;
