@@ -242,9 +242,15 @@ impl Holds {
             due = poll.due;
         }
         self.attach(id, wire, client);
-        self.pins.set_deadline(id, timeout_ms);
+        if due && self.updates.may_ask_at_once(self.now_ms) {
+            return self.replay(id);
+        }
         if due {
-            self.replay(id);
+            self.updates.push(id, self.now_ms);
+        }
+        // One that only stands in line has no time of its own.
+        if !due || timeout_ms > 0 {
+            self.pins.set_deadline(id, timeout_ms);
         }
     }
 

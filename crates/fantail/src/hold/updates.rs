@@ -28,6 +28,9 @@ pub(super) struct Updates {
     /// So many, so often.
     batch: usize,
     every_ms: u64,
+    /// How many of a share were asked without standing in line, and when it began.
+    at_once: usize,
+    since_ms: u64,
 }
 
 /// Why an origin is asked again.
@@ -69,6 +72,8 @@ impl Updates {
             due_ms: 0,
             batch: 1,
             every_ms: GATHER_MS,
+            at_once: 0,
+            since_ms: 0,
         };
         updates.configure(config);
         updates
@@ -80,6 +85,22 @@ impl Updates {
         let batch = (rate * GATHER_MS / 1000 / shards).max(1);
         self.batch = usize::try_from(batch).unwrap_or(usize::MAX);
         self.every_ms = (batch * shards * 1000).div_ceil(rate).max(GATHER_MS);
+    }
+
+    /// Whether an origin may be asked without standing in line: while nobody does, as many as are let go at a time.
+    pub(super) fn may_ask_at_once(&mut self, now_ms: u64) -> bool {
+        if !self.waiting.is_empty() || now_ms < self.due_ms {
+            return false;
+        }
+        if now_ms >= self.since_ms + self.every_ms {
+            (self.since_ms, self.at_once) = (now_ms, 0);
+        }
+        if self.at_once >= self.batch {
+            self.due_ms = self.since_ms + self.every_ms;
+            return false;
+        }
+        self.at_once += 1;
+        true
     }
 
     pub(super) fn push(&mut self, id: PinId, now_ms: u64) {

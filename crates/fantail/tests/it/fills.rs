@@ -4,7 +4,7 @@
 use std::{
     sync::{Arc, Condvar, Mutex},
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use fantail_proto::{item::WsKind, websocket::events::Event};
@@ -251,6 +251,43 @@ fn an_origin_is_told_of_what_its_websocket_may_have_missed() {
     let requests = origin.wait_requests(3);
     assert!(requests[2].head.all("grip-last").is_empty(), "it has had its say");
     server.wait_metric("fantail_updates_total", &["cause=\"gap\""], 1.0);
+}
+
+/// However many may have missed something at the same time: origins are asked at their rate, and of each once.
+#[test]
+fn origins_are_told_of_gaps_at_a_rate() {
+    const CLIENTS: usize = 40;
+    let start = |origin: &Origin, more: &str| {
+        TestServer::start(&[&format!("* {origin}{more}")], |o| {
+            o.config(MEMORY).set("server.shards", "1").set("grip.updates_per_second", "20");
+        })
+    };
+    let told = |origin: &Origin, begun: Instant| {
+        let requests = origin.wait_requests(2 * CLIENTS);
+        let took = begun.elapsed();
+        assert!(took >= Duration::from_millis(1800), "{CLIENTS} in {took:?}");
+        let told = requests.iter().filter(|request| request.head.field("grip-last").is_some());
+        assert_eq!(told.count(), CLIENTS);
+    };
+    let websockets = over_http(subscribing(r#","prev-id":"x""#), |_, _| events(&[]));
+    let server = start(&websockets, ",over_http");
+    let begun = Instant::now();
+    let _open: Vec<_> = (0..CLIENTS).map(|_| WebSocket::open(&server, "/")).collect();
+    told(&websockets, begun);
+    server.wait_metric("fantail_updates_total", &["cause=\"gap\""], CLIENTS as f64);
+
+    let streams = origin();
+    let server = start(&streams, "");
+    publish(&server, 1..=2);
+    let begun = Instant::now();
+    let _held: Vec<_> = (0..CLIENTS)
+        .map(|_| {
+            let mut client = server.connect();
+            client.get("/stream?prev-id=x");
+            client
+        })
+        .collect();
+    told(&streams, begun);
 }
 
 /// Without a log its origin says what was missed: nothing that is published comes before it has, nor twice.

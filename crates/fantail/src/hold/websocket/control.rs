@@ -143,10 +143,7 @@ impl Holds {
     fn tell_of_gap(&mut self, id: PinId, joined: u32, channel: &str, prev_id: &str) {
         match self.far(id) {
             Some(Far::OverHttp(_)) => {
-                if self.note_gap(id, joined, channel, prev_id) {
-                    Cause::Gap.count(&self.counters);
-                    self.refresh(id);
-                }
+                self.note_gap(id, joined, (channel, prev_id), false);
             }
             Some(Far::Native(_) | Far::Detached | Far::Echo) | None => self.mend(id, joined),
         }

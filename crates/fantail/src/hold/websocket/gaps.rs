@@ -28,6 +28,8 @@ pub(in crate::hold) struct Gap {
     /// What the client has last.
     id: Box<str>,
     stage: Stage,
+    /// Something was missed. If not, only the origin can say so.
+    certain: bool,
     /// What was published since. At most [`MAX_WAITING`].
     waiting: Vec<Rc<Parked>>,
     /// There was more, which only the origin has.
@@ -42,7 +44,7 @@ enum Stage {
     Asked,
     /// It is having its say.
     Answered,
-    /// It has had its say, and what waits does not follow: it stands in line to be asked again.
+    /// It stands in line to be asked: it has had its say, and what waits does not follow, or many are asked already.
     InLine,
 }
 
@@ -57,25 +59,45 @@ impl Holds {
     }
 
     /// The origin is to hear that its client has everything of a channel up to this id, and may have missed what came
-    /// then. False if it has just been told, and says so all the same, or is to hear of another channel anyway.
-    pub(super) fn note_gap(&mut self, pin: PinId, joined: u32, channel: &str, id: &str) -> bool {
+    /// then; `certain`: it has. Nothing new if it has just been told, and says so all the same.
+    pub(super) fn note_gap(&mut self, pin: PinId, joined: u32, (channel, id): (&str, &str), certain: bool) {
         let gaps = self.gaps.entry(pin).or_default();
         let told_anyway = gaps.iter().any(|gap| gap.stage == Stage::Due);
-        match gaps.iter_mut().find(|gap| gap.joined == joined) {
-            Some(known) if known.stage == Stage::Answered => return false,
-            Some(known) => (known.id, known.stage) = (id.into(), Stage::Due),
-            None => gaps.push(Gap {
-                joined,
-                channel: channel.into(),
-                id: id.into(),
-                stage: Stage::Due,
-                waiting: Vec::new(),
-                spilt: false,
-                answers: 0,
-            }),
+        let in_line = gaps.iter().any(|gap| gap.stage == Stage::InLine);
+        let place = match gaps.iter_mut().position(|gap| gap.joined == joined) {
+            Some(place) if gaps[place].stage == Stage::Answered => return,
+            Some(place) => {
+                let known = &mut gaps[place];
+                (known.id, known.stage, known.certain) = (id.into(), Stage::Due, certain);
+                place
+            }
+            None => {
+                gaps.push(Gap {
+                    joined,
+                    channel: channel.into(),
+                    id: id.into(),
+                    stage: Stage::Due,
+                    certain,
+                    waiting: Vec::new(),
+                    spilt: false,
+                    answers: 0,
+                });
+                gaps.len() - 1
+            }
+        };
+        // It hears of another channel anyway, and a request that says nothing is none.
+        if told_anyway {
+            return;
         }
-        // A request that says nothing is none.
-        !told_anyway
+        if !in_line && self.updates.may_ask_at_once(self.now_ms) {
+            Cause::Gap.count(&self.counters);
+            self.refresh(pin);
+            return;
+        }
+        gaps[place].stage = Stage::InLine;
+        if !in_line {
+            self.stand_in_line(pin, Cause::Gap);
+        }
     }
 
     /// An answer has come, or none: then it is told again.
@@ -105,7 +127,7 @@ impl Holds {
             if left.is_empty() && !gap.spilt {
                 continue;
             }
-            gap.id = position.into();
+            (gap.id, gap.certain) = (position.into(), true);
             gap.answers += 1;
             if gap.answers > MAX_ANSWERS {
                 self.break_off(pin);
@@ -130,10 +152,13 @@ impl Holds {
     /// An item came that one who stands in line may go on from.
     pub(in crate::hold) fn rejoin_websocket(&mut self, id: PinId) {
         let Some(mut gaps) = self.gaps.remove(&id) else { return };
-        for gap in gaps.iter_mut().filter(|gap| gap.stage == Stage::InLine && !gap.spilt) {
+        gaps.retain_mut(|gap| {
+            if gap.stage != Stage::InLine || gap.spilt || !gap.certain {
+                return true;
+            }
             gap.waiting = self.give_waiting(id, gap.joined, &gap.waiting);
-        }
-        gaps.retain(|gap| gap.stage != Stage::InLine || gap.spilt || !gap.waiting.is_empty());
+            !gap.waiting.is_empty()
+        });
         if !gaps.is_empty() && self.pins.get(id).is_some() {
             self.gaps.insert(id, gaps);
         }
@@ -215,10 +240,7 @@ impl Holds {
         let prefix = self.pins.get(id).and_then(|hold| Some(hold.standing.as_ref()?.prefix.clone()));
         let name = self.channels.name(channel);
         let own = name.strip_prefix(&*prefix.unwrap_or_default()).unwrap_or(name).to_owned();
-        if self.note_gap(id, channel, &own, position) {
-            Cause::Gap.count(&self.counters);
-            self.refresh(id);
-        }
+        self.note_gap(id, channel, (&own, position), true);
     }
 
     /// Writes what has waited and follows. Returns what does not.
