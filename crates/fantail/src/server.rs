@@ -199,6 +199,8 @@ impl Server {
         let Watchers { stats, board, page } = Watchers::new(&config, &counters, &process);
         let wanted = self.snapshot();
         let (log, hub) = opening::hub(&wanted, &process, stats.clone())?;
+        // Whatever ends the start.
+        let _closing = Closing(Arc::clone(&log));
         let workers = Arc::new(Workers::default());
         if let Some(error) = workers.open(wanted.routes.workers(), runtime.handle()).pop() {
             return Err(ServerError::Workers(error));
@@ -316,6 +318,15 @@ impl Server {
 fn control_runtime() -> io::Result<runtime::Runtime> {
     let mut builder = runtime::Builder::new_multi_thread();
     builder.worker_threads(CONTROL_THREADS).thread_name("control").enable_all().build()
+}
+
+/// Closes the logs in order, however the process ends: what was only accepted is kept then.
+struct Closing(Arc<Log>);
+
+impl Drop for Closing {
+    fn drop(&mut self) {
+        self.0.close();
+    }
 }
 
 /// A running server, until it has stopped.

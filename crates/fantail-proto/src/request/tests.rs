@@ -236,6 +236,7 @@ fn what_a_head_says() {
             forwarded_for: false
         }
     );
+    assert!(head(&with("x-forwarded-FOR: 1.2.3.4")).forwarded_for);
     let asks = head(&with(
         "Content-Length: 7\r\nconnection: x, Close\r\nCONNECTION: keep-alive\r\nUPGRADE: y\r\nexpect: 100-continue",
     ));

@@ -185,6 +185,11 @@ async fn write_on(
             component.outbox.borrow_mut().written();
             continue;
         }
+        if component.outbox.borrow().has_turns() {
+            // Much that waits is for nobody who is there: others have their turn meanwhile.
+            tokio::task::yield_now().await;
+            continue;
+        }
         if *stopped.borrow() {
             // Published before that, and perhaps not taken yet.
             if component.take() {

@@ -316,14 +316,16 @@ impl Component {
 
     /// The stream was away, and may have missed that somebody left: asks about all who are thought to be there.
     fn doubt_presences(self: &Rc<Self>) {
-        let is_first = self.presences.borrow().is_new();
         let mut asked = self.presences.borrow_mut().doubt();
-        if is_first {
-            // Those who let the component see their presence are known as they were before a restart.
-            let subscribers = self.subscribers.borrow();
-            let present: BTreeSet<&str> = subscribers.present().take(PROBED).collect();
-            asked.extend(present.into_iter().map(|bare| (None, bare.into())));
-        }
+        // Those who let the component see their presence may have come meanwhile, too.
+        let subscribers = self.subscribers.borrow();
+        let present: BTreeSet<&str> = subscribers.present().take(PROBED).collect();
+        let known: BTreeSet<Box<str>> =
+            asked.iter().filter(|(from, _)| from.is_none()).map(|(_, bare)| bare.clone()).collect();
+        asked.extend(
+            present.into_iter().filter(|bare| !known.contains(*bare)).map(|bare| (None, bare.into())),
+        );
+        drop(subscribers);
         if !asked.is_empty() {
             let task = tokio::task::spawn_local(Rc::clone(self).probe(asked));
             self.probing.replace(Some(task.abort_handle()));

@@ -291,8 +291,8 @@ impl Outbox {
         }
     }
 
-    /// What is to be written now, some [`WIRE_BYTES`]; empty when nothing waits. The same until it is
-    /// [`Self::written`].
+    /// What is to be written now, some [`WIRE_BYTES`]; empty when nothing waits, or nothing of what was looked at is for
+    /// anybody who is there: see [`Self::has_turns`]. The same until it is [`Self::written`].
     pub(super) fn wire(&mut self, world: World<'_>) -> Bytes {
         if !self.wire.is_empty() {
             return self.wire.clone();
@@ -306,7 +306,10 @@ impl Outbox {
             wire.extend_from_slice(&answer);
         }
         self.gaps.realms().into_iter().for_each(|realm| self.queue_up(realm));
-        while wire.len() < WIRE_BYTES {
+        for _ in 0..TURNS {
+            if wire.len() >= WIRE_BYTES {
+                break;
+            }
             let Some(realm) = self.turns.pop_front() else { break };
             let next = self.next(realm, world);
             let Some(line) = self.lines.get_mut(&realm) else { continue };
@@ -335,6 +338,11 @@ impl Outbox {
         }
         self.wire = wire.into();
         self.wire.clone()
+    }
+
+    /// Whether [`Self::wire`] has stopped before everything was looked at.
+    pub(super) fn has_turns(&self) -> bool {
+        !self.turns.is_empty()
     }
 
     pub(super) fn written(&mut self) {
@@ -522,6 +530,8 @@ impl Waiting {
 const ANSWER_BYTES: usize = 16 << 20;
 /// What is made at once: enough for one write, and little to keep if the stream breaks.
 const WIRE_BYTES: usize = 64 << 10;
+/// Items that are looked at before others have the thread.
+const TURNS: usize = 256;
 /// What is read of a log before others have their turn.
 const FILL_ITEMS: usize = 256;
 const FILL_BYTES: usize = 256 << 10;

@@ -84,11 +84,6 @@ impl Presences {
         meant.any(|heard| shows.has(heard.state))
     }
 
-    /// No stream has been joined yet.
-    pub(super) const fn is_new(&self) -> bool {
-        self.doubts == 0
-    }
-
     /// The server was away: nothing that is known need be so any more. Who is to be asked about whom (RFC 6121 4.3): the
     /// local part of the asker, if it has one, and a bare address.
     pub(super) fn doubt(&mut self) -> Vec<(Option<Box<str>>, Box<str>)> {

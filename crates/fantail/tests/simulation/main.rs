@@ -69,5 +69,5 @@ fn some(next: &AtomicU64, seeds: u64) -> (Figures, Vec<u64>) {
     }
 }
 
-const SEEDS: u64 = 1500;
+const SEEDS: u64 = 2000;
 const THREADS: usize = 2;
