@@ -4,11 +4,12 @@
 use std::{
     sync::{Arc, Condvar, Mutex},
     thread,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use fantail_proto::{item::WsKind, websocket::events::Event};
 use serde_json::{Value, json};
+use tokio::time::Instant;
 
 use crate::harness::{
     Client, JSON, Origin, Request, TestServer, WebSocket, answer, hold,

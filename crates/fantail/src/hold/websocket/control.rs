@@ -16,10 +16,7 @@ use fantail_proto::{
 
 use super::{Far, Stage, millis, timers::Delayed};
 use crate::{
-    hold::{
-        Hold, HoldKind, Holds, Standing, Subscription, Subscriptions, Trail, jitter_ms, sockjs,
-        updates::Cause,
-    },
+    hold::{Hold, HoldKind, Holds, Standing, Subscription, Subscriptions, Trail, jitter_ms, sockjs},
     logging,
 };
 
