@@ -277,10 +277,10 @@ impl Ring {
         self.entries.range(skipped.min(shown)..shown).take(if holds { usize::MAX } else { 0 })
     }
 
-    /// Whether it has an item of this id, pending or not.
-    pub fn has(&self, id: &str) -> bool {
+    /// Whether it has an item of this id, pending or not, or may have had it: it has let go of some.
+    pub fn may_have_had(&self, id: &str) -> bool {
         let mark = mark(id);
-        self.entries.iter().rev().any(|entry| entry.mark == mark && entry.id() == Some(id))
+        self.first > 1 || self.entries.iter().rev().any(|entry| entry.mark == mark && entry.id() == Some(id))
     }
 
     /// All entries, those that are pending included.

@@ -48,6 +48,15 @@ fn what_an_id_proves() {
     assert_eq!(ids(&log, &from("4"), 9).unwrap(), ["", "3"]);
 }
 
+/// What has let go of items may have had any.
+#[test]
+fn what_it_never_had() {
+    let mut ring = ring(1..4);
+    assert!(ring.may_have_had("3") && !ring.may_have_had("9"));
+    ring.drop_oldest();
+    assert!(ring.may_have_had("1") && ring.may_have_had("9"));
+}
+
 #[test]
 fn what_a_place_proves() {
     let mut log = ring(0..5);

@@ -117,8 +117,8 @@ impl<'h> Dispatch<'h> {
         self.logs.repeat(realm, channel);
     }
 
-    pub(super) fn has_id(&mut self, realm: RealmId, channel: &str, id: &str) -> bool {
-        self.logs.has_id(realm, channel, id)
+    pub(super) fn may_have_had(&mut self, realm: RealmId, channel: &str, id: &str) -> bool {
+        self.logs.may_have_had(realm, channel, id)
     }
 
     pub(super) fn newest_id(&mut self, realm: RealmId, channel: &str) -> Option<&str> {

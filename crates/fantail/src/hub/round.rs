@@ -123,7 +123,7 @@ impl Round<'_, '_> {
             self.dispatch.repeat(self.realm, channel);
             // More than its log promises by itself is true when the disk has all that was appended, if this was.
             let id = item.id.as_deref().unwrap_or_default();
-            if record.asks_more() && !self.dispatch.has_id(self.realm, channel, id) {
+            if record.asks_more() && !self.dispatch.may_have_had(self.realm, channel, id) {
                 self.promise().settle(Err(Broken("the log does not have it".into())));
             }
             return;

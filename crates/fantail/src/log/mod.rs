@@ -428,9 +428,9 @@ impl Appending<'_> {
         self.strongest = self.strongest.max(pending.unwrap_or_default());
     }
 
-    /// Whether the log of a channel has an item of this id, or is to have it.
-    pub fn has_id(&mut self, realm: RealmId, channel: &str, id: &str) -> bool {
-        self.rings().has_id((realm, channel), id)
+    /// Whether the log of a channel has an item of this id, is to have it, or may have had it.
+    pub fn may_have_had(&mut self, realm: RealmId, channel: &str, id: &str) -> bool {
+        self.rings().may_have_had((realm, channel), id)
     }
 
     /// The id of the item that came last on a channel with a log, if it had one.

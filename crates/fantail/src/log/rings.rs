@@ -249,9 +249,9 @@ impl Rings {
         self.ring(channel)?.newest_id()
     }
 
-    /// Whether the log of a channel has an item of this id, pending or not.
-    pub(super) fn has_id(&self, channel: (RealmId, &str), id: &str) -> bool {
-        self.ring(channel).is_some_and(|ring| ring.has(id))
+    /// Whether the log of a channel has an item of this id, pending or not, or may have had it.
+    pub(super) fn may_have_had(&self, channel: (RealmId, &str), id: &str) -> bool {
+        self.ring(channel).is_some_and(|ring| ring.may_have_had(id))
     }
 
     pub(super) fn span(
