@@ -277,10 +277,13 @@ impl Ring {
         self.entries.range(skipped.min(shown)..shown).take(if holds { usize::MAX } else { 0 })
     }
 
-    /// Whether it has an item of this id, pending or not, or may have had it: it has let go of some.
+    /// Whether it has an item of this id, pending or not, or may have had it: it has let go of some, or has more than are
+    /// looked through.
     pub fn may_have_had(&self, id: &str) -> bool {
         let mark = mark(id);
-        self.first > 1 || self.entries.iter().rev().any(|entry| entry.mark == mark && entry.id() == Some(id))
+        self.first > 1
+            || self.entries.len() > LOOKED_THROUGH
+            || self.entries.iter().rev().any(|entry| entry.mark == mark && entry.id() == Some(id))
     }
 
     /// All entries, those that are pending included.
@@ -288,6 +291,9 @@ impl Ring {
         self.entries.iter()
     }
 }
+
+/// Entries that are looked through for an id, for each of many items while others wait for the log.
+const LOOKED_THROUGH: usize = 1000;
 
 /// Names with `*` for any characters.
 #[derive(Clone, Debug, Eq, PartialEq)]

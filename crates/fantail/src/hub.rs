@@ -170,7 +170,9 @@ impl Hub {
         let (ballot, answer) = Ballot::new(items.len(), receipts);
         let mut pledge = None;
         let dispatch = self.dispatch();
-        let mut round = Round { hub: self, realm, ballot: &ballot, pledge: &mut pledge, dispatch };
+        let (ballot_of, pledge_of) = (&ballot, &mut pledge);
+        let mut round =
+            Round { hub: self, realm, ballot: ballot_of, pledge: pledge_of, dispatch, lacks: false };
         let (mut duplicates, mut dropped) = (0, 0);
         let said = logging::says_channels();
         let mut unheard = Vec::new();
@@ -215,7 +217,7 @@ impl Hub {
                 noted.push(id);
             }
         }
-        let Round { dispatch, .. } = round;
+        let Round { dispatch, lacks, .. } = round;
         // A repeated item waits, too: the first may not be on disk yet.
         let (woken, on_disk) = dispatch.finish(&mut ledger, logged.strongest());
         ledger.note_unkept(&noted, pledge.as_ref(), now);
@@ -226,6 +228,8 @@ impl Hub {
             pledge.settle(Ok(()));
             kept
         });
+        // What else is of this publish is kept all the same.
+        let kept = if lacks { Some(Kept::broken("the log does not have it")) } else { kept };
         Ok(Accepted { duplicates, dropped, receipts: answer.map(Receipts), kept, durability, on_disk })
     }
 
@@ -1008,17 +1012,28 @@ mod tests {
         assert!(taken(&hub, 0).is_empty(), "subscribers have them");
     }
 
-    /// If there are more than are remembered, the newest of all channels are.
-    #[test]
-    fn of_many_ids_of_logs_the_newest_count() {
-        let folder = tempfile::tempdir().unwrap();
-        let many: Vec<String> = (0..150).map(|n| n.to_string()).collect();
-        let many: Vec<&str> = many.iter().map(String::as_str).collect();
-        let log = found(folder.path(), &[("a", &many[..75]), ("b", &many[75..])]);
-        let hub = with(log, Duration::ZERO);
-        let is_known =
-            |channel, id: &str| hub.publish(R, vec![item(channel, Some(id))], false).unwrap().duplicates == 1;
-        assert!(is_known("a", "74") && is_known("b", "149"));
+    /// If there are more than are remembered, the newest of all channels are, in whatever order these are looked through.
+    #[tokio::test(start_paused = true)]
+    async fn of_many_ids_of_logs_the_newest_count() {
+        let log = Log::new(None, Arc::default());
+        let limits = Limits { items: 200, bytes: 1 << 20, age_s: 600 };
+        let rule = config::Log { limits, ..rule(config::Storage::Memory) };
+        log.configure(&[rule], |_| Some(R)).unwrap();
+        let log = Arc::new(log);
+        let open = || Hub::with_log(1, &settings(), Arc::clone(&log));
+        let publish = |hub: &Hub, channel: &str, ids: std::ops::Range<u32>| {
+            let repeated = |id: u32| {
+                hub.publish(R, vec![item(channel, Some(&id.to_string()))], false).unwrap().duplicates
+            };
+            ids.map(repeated).sum::<usize>()
+        };
+        let first = open();
+        // More than are sorted at once.
+        (0..10).for_each(|n| assert_eq!(publish(&first, &format!("old {n}"), 0..150), 0));
+        tokio::time::advance(Duration::from_secs(10)).await;
+        assert_eq!(publish(&first, "new", 0..100), 0);
+        assert_eq!(publish(&open(), "new", 0..100), 100);
+        assert_eq!(publish(&open(), "old 5", 0..150), 0);
     }
 
     /// An id of a log counts from when its item was published, as every other does.
@@ -1057,6 +1072,26 @@ mod tests {
         assert!(publish("before", Durability::Accepted).kept.is_none());
         let lie = publish("before", Durability::Synced);
         assert!(lie.duplicates == 1 && lie.kept.unwrap().wait().await.is_err());
+        // Who keeps what else is in the publish has it, and gets it once.
+        let webhooks = hub.place(Outpost::Webhooks);
+        hub.join(webhooks, R, "c");
+        for (round, new) in [1, 0].into_iter().enumerate() {
+            let items = vec![item("c", Some("before")), item("c", Some("beside"))];
+            let both = hub.publish_at(R, items, false, Durability::Synced).unwrap();
+            let mut batch = Vec::new();
+            while batch.len() < new {
+                hub.mail(webhooks).await;
+                hub.take(webhooks, &mut batch);
+            }
+            batch.iter().for_each(|delivery| delivery.kept(&Ok(())));
+            assert!(both.kept.unwrap().wait().await.is_err(), "{round}");
+            if let Some(on_disk) = both.on_disk {
+                on_disk.wait().await.unwrap();
+            }
+            hub.take(webhooks, &mut batch);
+            assert_eq!(batch.len(), new, "{round}");
+        }
+        hub.leave(webhooks, R, "c", false);
         let truth = publish("in it", Durability::Synced);
         assert_eq!((truth.duplicates, truth.durability), (1, Durability::Synced));
         assert!(truth.kept.is_none());

@@ -51,10 +51,12 @@ fn what_an_id_proves() {
 /// What has let go of items may have had any.
 #[test]
 fn what_it_never_had() {
-    let mut ring = ring(1..4);
-    assert!(ring.may_have_had("3") && !ring.may_have_had("9"));
-    ring.drop_oldest();
-    assert!(ring.may_have_had("1") && ring.may_have_had("9"));
+    let mut short = ring(1..4);
+    assert!(short.may_have_had("3") && !short.may_have_had("9"));
+    short.drop_oldest();
+    assert!(short.may_have_had("1") && short.may_have_had("9"));
+    let long = ring(1..LOOKED_THROUGH as u32 + 2);
+    assert!(long.first() == 1 && long.may_have_had("none"));
 }
 
 #[test]

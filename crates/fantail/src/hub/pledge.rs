@@ -128,6 +128,13 @@ impl Drop for Promise {
 }
 
 impl Kept {
+    /// Of what it is known at once that it is not kept.
+    pub(super) fn broken(why: &str) -> Self {
+        let (answer, kept) = oneshot::channel();
+        _ = answer.send(Err(Broken(why.into())));
+        Self(kept)
+    }
+
     /// Resolves when everybody has kept everything.
     ///
     /// # Errors

@@ -24,6 +24,8 @@ pub(super) struct Round<'h, 'p> {
     pub(super) ballot: &'h Arc<Ballot>,
     pub(super) pledge: &'p mut Option<(Arc<Pledge>, Kept)>,
     pub(super) dispatch: Dispatch<'h>,
+    /// More is wanted of an item that came again than can be true: its log never had it.
+    pub(super) lacks: bool,
 }
 
 /// What became of one item.
@@ -124,7 +126,7 @@ impl Round<'_, '_> {
             // More than its log promises by itself is true when the disk has all that was appended, if this was.
             let id = item.id.as_deref().unwrap_or_default();
             if record.asks_more() && !self.dispatch.may_have_had(self.realm, channel, id) {
-                self.promise().settle(Err(Broken("the log does not have it".into())));
+                self.lacks = true;
             }
             return;
         };

@@ -372,16 +372,20 @@ pub(super) fn edit(
     Ok(())
 }
 
-/// Whether a range has so many endpoints.
+/// Whether a range has so many endpoints besides this one.
 pub(super) fn has_many(
     tx: &WriteTransaction,
     (first, last): (Id, Id),
+    own: Id,
     many: usize,
 ) -> Result<bool, redb::Error> {
     if many == usize::MAX {
         return Ok(false);
     }
-    Ok(tx.open_table(ENDPOINTS)?.range(first.0..=last.0)?.take(many).count() >= many)
+    let table = tx.open_table(ENDPOINTS)?;
+    let others = table.range(first.0..=last.0)?;
+    let others = others.filter(|row| row.as_ref().map_or(true, |(id, _)| id.value() != own.0));
+    Ok(others.take(many).count() >= many)
 }
 
 /// Does the changes, in order.

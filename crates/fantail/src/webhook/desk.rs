@@ -363,9 +363,10 @@ impl Desk {
             }
             Order::Gone { id } => {
                 self.pardon(id);
-                // It has been subscribed again meanwhile: what waits may have been published since.
+                // It has been subscribed again meanwhile, or may have been: what waits may have been published since. If it
+                // was not, its turn finds nobody.
                 let page = Page::open(&self.store).map_err(lost);
-                if page.and_then(|page| page.endpoint(id)).is_ok_and(|found| found.is_some()) {
+                if page.and_then(|page| page.endpoint(id)).map_or(true, |found| found.is_some()) {
                     return;
                 }
                 for seq in self.lines.drain(id) {

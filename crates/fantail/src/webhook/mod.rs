@@ -401,7 +401,7 @@ impl Webhooks {
         let work = Box::new(move |tx: &redb::WriteTransaction| {
             let (number, _) = book::realm(tx, &realm)?;
             let id = Id::new(number, salt, &channel, &url);
-            let crowded = book::has_many(tx, Id::of_channel(number, salt, &channel), most)?;
+            let crowded = book::has_many(tx, Id::of_channel(number, salt, &channel), id, most)?;
             book::edit(tx, &realm, id, now(), |old, own, all| {
                 let own_row = |old: &Endpoint| old.channel == channel && old.url == url;
                 // Two URLs with one id: as good as never.
@@ -586,6 +586,9 @@ mod tests {
         assert!(webhooks.list(realm, None, None, 10).unwrap().0.is_empty());
         over().await;
         assert!(matches!(webhooks.enable(realm, "c", url).await, Err(Trouble::Absent)));
+        over().await;
+        let alone = webhooks.edit((realm, "c", url), 1, |old, _, _| Ok(old)).await;
+        assert!(matches!(alone, Ok((_, None))), "it takes nobody's place");
         over().await;
         let (id, endpoint) = webhooks.subscribe(realm, "c", Wish::of_url(url.into())).await.unwrap();
         let shown = endpoint.shown(id);
