@@ -1028,7 +1028,8 @@ mod tests {
             ids.map(repeated).sum::<usize>()
         };
         let first = open();
-        // More than are sorted at once.
+        // It is the first that is looked through, and they are more than are sorted at once.
+        assert_eq!(publish(&first, "new", 1000..1001), 0);
         (0..10).for_each(|n| assert_eq!(publish(&first, &format!("old {n}"), 0..150), 0));
         tokio::time::advance(Duration::from_secs(10)).await;
         assert_eq!(publish(&first, "new", 0..100), 0);
