@@ -1,5 +1,5 @@
 //! What a request is made of that may be sent twice, on another connection: a safe method (RFC 9110, 9.2.1) without a
-//! body. Never decides that it is.
+//! body. Owns that rule; never sends anything.
 
 use http::{HeaderName, HeaderValue, Method, Request, Uri};
 
