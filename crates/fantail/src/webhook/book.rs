@@ -455,7 +455,10 @@ fn apply_one(
             }
         }
         Change::Failing { id, since, failures } => {
-            tx.open_table(HEALTH)?.insert(id.0, (*since, *failures))?;
+            // One that is gone meanwhile, or its successor, has no past.
+            if tx.open_table(ENDPOINTS)?.get(id.0)?.is_some() {
+                tx.open_table(HEALTH)?.insert(id.0, (*since, *failures))?;
+            }
         }
         Change::Healthy { id } => drop(tx.open_table(HEALTH)?.remove(id.0)?),
         Change::Disable { id, disabled } => disable(tx, *id, disabled)?,

@@ -26,7 +26,7 @@ use super::{
     courier::Courier,
     endpoint::{Endpoint, Id},
     letters::Letters,
-    lines::{Class, Limits, Lines},
+    lines::{Limits, Lines, Load},
     taken::Taken,
 };
 use crate::{
@@ -150,9 +150,9 @@ impl Desk {
         let (events, heard) = mpsc::channel(EVENTS);
         let clock = Clock::new();
         let limits = Limits {
-            queue: config.queue_items,
-            realm_queue: config.realm_queue_items,
-            endpoint_queue: config.endpoint_queue_items,
+            queue: Load { items: config.queue_items, bytes: config.queue_bytes },
+            realm_queue: Load { items: config.realm_queue_items, bytes: config.realm_queue_bytes },
+            endpoint_queue: Load { items: config.endpoint_queue_items, bytes: config.endpoint_queue_bytes },
             concurrency: config.concurrency,
             realm_concurrency: config.realm_concurrency,
             endpoint_concurrency: config.endpoint_concurrency,
@@ -213,17 +213,20 @@ impl Desk {
         let mut waits = Vec::new();
         page.failing(|id, health| _ = self.ailing.insert(id, health))?;
         page.queue(|id, seq, failed, due| waits.push((id, seq, failed, due)))?;
+        waits.iter().for_each(|(id, seq, ..)| self.letters.expect(*seq, id.realm()));
+        page.letters(|seq, bytes| self.letters.weigh(seq, bytes))?;
         for (id, seq, failed, due) in waits {
             let ordered = match last {
                 Some((before, ordered)) if before == id => ordered,
                 _ => page.endpoint(id)?.is_some_and(|endpoint: Endpoint| endpoint.ordered),
             };
-            self.lines.reserve(id, ordered);
-            if !matches!(last, Some((before, _)) if before == id) && self.ailing.contains_key(&id) {
-                self.lines.set_class(id, Class::Failing);
+            self.lines.reserve(id, ordered, self.letters.size(seq));
+            if !matches!(last, Some((before, _)) if before == id)
+                && let Some((_, failures)) = self.ailing.get(&id)
+            {
+                self.lines.recall(id, *failures);
             }
             last = Some((id, ordered));
-            self.letters.expect(seq, id.realm());
             let left = ms(self.config.retry.left(due, unix_ms));
             match failed {
                 0 => self.lines.ready(id, seq),
@@ -234,7 +237,6 @@ impl Desk {
                 }
             }
         }
-        page.letters(|seq, bytes| self.letters.weigh(seq, bytes))?;
         let mut rows = Vec::new();
         page.taken(|number, at, digests| rows.push((number, unix_ms.saturating_sub(at), digests)))?;
         self.taken.restore(rows);
@@ -344,11 +346,12 @@ impl Desk {
                 self.writing -= 1;
                 self.writing_bytes -= bytes;
                 for (seq, ids) in to {
+                    let bytes = self.letters.size(seq);
                     if !good {
                         self.letters.forget(seq);
                     }
                     for id in ids {
-                        if good { self.lines.ready(id, seq) } else { self.lines.release(id) }
+                        if good { self.lines.ready(id, seq) } else { self.lines.release(id, bytes) }
                     }
                 }
             }
@@ -357,12 +360,16 @@ impl Desk {
 
     fn obey(&mut self, order: Order) {
         match order {
-            Order::Look { realm, channel, done } => {
-                self.look(&realm, &channel);
+            Order::Look { realm, channel, number, done } => {
+                self.look(&realm, &channel, number);
                 _ = done.send(());
             }
             Order::Gone { id } => {
                 self.pardon(id);
+                // Whoever has its name next has no past.
+                if self.ailing.remove(&id).is_some() {
+                    self.changes.push(Change::Healthy { id });
+                }
                 // It has been subscribed again meanwhile, or may have been: what waits may have been published since. If it
                 // was not, its turn finds nobody.
                 let page = Page::open(&self.store).map_err(lost);
@@ -372,14 +379,13 @@ impl Desk {
                 for seq in self.lines.drain(id) {
                     self.done(id, seq);
                 }
-                self.ailing.remove(&id);
             }
             Order::Enabled { id } => {
                 self.pardon(id);
                 if self.ailing.remove(&id).is_some() {
                     self.changes.push(Change::Healthy { id });
                 }
-                self.lines.set_class(id, Class::New);
+                self.lines.forgive(id);
             }
             Order::Verify { realm, url, query, challenge, done } => {
                 self.asking.retain(|_, own| Rc::strong_count(own) > 1);
@@ -402,21 +408,23 @@ impl Desk {
     }
 
     /// Joins or leaves a channel, as there are endpoints of it on disk: asked after every change, and only here.
-    fn look(&mut self, realm: &str, channel: &str) {
+    fn look(&mut self, realm: &str, channel: &str, number: u32) {
         let found = Page::open(&self.store).map_err(lost).and_then(|page| {
-            let Some(number) = page.realm(realm)? else { return Ok(None) };
             let some = page.some(Id::of_channel(number, self.salt.0, channel), Some(channel), 1)?;
             self.counts.webhook_endpoints.set(i64::try_from(page.endpoints()?).unwrap_or(i64::MAX));
-            Ok(Some((number, !some.is_empty())))
+            Ok(!some.is_empty())
         });
         let Some(id) = self.snapshot.load().realms.get(realm) else { return };
-        match found {
-            Ok(Some((number, true))) => {
-                self.numbers.insert(id, number);
-                self.hub.join(self.place, id, channel);
-            }
-            Ok(_) => self.hub.leave(self.place, id, channel, false),
-            Err(error) => tracing::error!(%error, "webhook endpoints cannot be read"),
+        // Interest that nobody has costs a read for each item; without that which somebody has, items would be lost.
+        let has_some = found.unwrap_or_else(|error| {
+            tracing::error!(%error, "webhook endpoints cannot be read: there may be some");
+            true
+        });
+        if has_some {
+            self.numbers.insert(id, number);
+            self.hub.join(self.place, id, channel);
+        } else {
+            self.hub.leave(self.place, id, channel, false);
         }
     }
 
@@ -442,7 +450,7 @@ impl Desk {
             if one.is_some_and(|one| one != number) || death.at < since {
                 continue;
             }
-            let room = self.lines.endpoint_has_room(id)
+            let room = self.lines.endpoint_has_room(id, letter.bytes)
                 && self.lines.realm_has_room(id.realm(), 1)
                 && self.letters.has_room(id.realm(), letter.bytes);
             if !room {
@@ -452,7 +460,7 @@ impl Desk {
             let seq = self.number();
             self.letters.expect(seq, id.realm());
             self.letters.weigh(seq, letter.bytes);
-            self.lines.reserve(id, ordered);
+            self.lines.reserve(id, ordered, letter.bytes);
             changes.push(Change::Replay { id, dead: number, seq, due: self.clock.unix_ms() });
             to.push((seq, vec![id]));
             outcome.replayed += 1;
@@ -485,12 +493,14 @@ impl Desk {
         self.taken.expire(self.clock.now());
         let realms = Arc::clone(&self.snapshot.load().realms);
         if !Arc::ptr_eq(&realms, &self.seen) {
-            let before = std::mem::replace(&mut self.seen, Arc::clone(&realms));
+            let before = Arc::clone(&self.seen);
             let joined = Page::open(&self.store)
                 .map_err(lost)
                 .and_then(|page| self.join_realms(&page, &realms, Some(&before)));
-            if let Err(error) = joined {
-                tracing::error!(%error, "webhook endpoints cannot be read");
+            match joined {
+                Ok(()) => self.seen = realms,
+                // The next tick tries it again.
+                Err(error) => tracing::error!(%error, "webhook endpoints cannot be read"),
             }
         }
         if let Err(error) = self.sweep() {

@@ -244,6 +244,20 @@ async fn changes_may_be_done_twice() {
     assert_eq!((page.queued(id).expect("a count"), page.dead(id, 0, 9).expect("letters").len()), (0, 1));
 }
 
+/// Word of failures that comes after the endpoint has gone is of nobody: who is subscribed there next has no past.
+#[tokio::test]
+async fn who_is_gone_does_not_fail() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let store = open(&folder.path().join("w.redb")).await;
+    let id = Id::new(0, 1, "c", "http://h/");
+    for (subscribed, health) in [(true, Some((1, 2))), (false, None)] {
+        edit_row(&store, id, subscribed).await;
+        let failing = [Change::Failing { id, since: 1, failures: 2 }];
+        store.write(Box::new(move |tx| apply(tx, &failing))).await.expect("written");
+        assert_eq!(Page::open(&store).expect("a page").health(id).expect("read"), health);
+    }
+}
+
 /// A table that cannot be written takes nothing else with it.
 #[tokio::test]
 async fn what_fails_for_good_is_left_out() {
