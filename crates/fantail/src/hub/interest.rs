@@ -1,7 +1,7 @@
 //! What the hub knows of one channel: who gets its items, in which order they come, and when something of that is
 //! over. Owns the plan of when to look at which channel; does nothing itself.
 
-use std::{cmp::Reverse, collections::BinaryHeap, mem, sync::atomic::AtomicU64};
+use std::{cmp::Reverse, collections::BinaryHeap, sync::atomic::AtomicU64};
 
 use fantail_proto::{
     log::Durability,
@@ -19,7 +19,7 @@ pub(super) struct Interest {
     pub(super) shards: u64,
     /// When it got its first subscription; none: it has had none, and its log has items that wait.
     first_ms: Moment,
-    /// While it lingers: until when.
+    /// Until then it lingers, or would if it had no subscriber any more.
     until_ms: Moment,
     /// When it is looked at next.
     look_ms: Moment,
@@ -84,7 +84,9 @@ impl Interest {
 
     /// While it lingers, it does so until then at least.
     pub(super) fn stay_until(&mut self, until_ms: u64) {
-        self.until_ms = self.until_ms.get().map(|own| own.max(until_ms)).into();
+        if self.lingers() {
+            self.keep_until(until_ms);
+        }
     }
 
     pub(super) fn judge(&self, prev_id: Option<u128>) -> Verdict {
@@ -126,9 +128,17 @@ impl Interest {
         self.order.take_if(|order| order.is_idle());
     }
 
-    /// The last subscriber has left, and may come back. What waits for its predecessor and is to be kept goes on waiting.
-    pub(super) fn linger(&mut self, until_ms: u64) {
+    /// A long-poll has left, and its client may come back until then.
+    pub(super) fn keep_until(&mut self, until_ms: u64) {
+        self.until_ms = self.until_ms.get().max(Some(until_ms)).into();
+    }
+
+    /// The last subscriber has left, and a long-poll may come back: until when. What waits for its predecessor and is to be
+    /// kept goes on waiting.
+    pub(super) fn linger(&mut self, now_ms: u64) -> Option<u64> {
+        let until_ms = self.until_ms.get().filter(|until_ms| *until_ms > now_ms)?;
         self.until_ms = self.early_until_ms().max(Some(until_ms)).into();
+        Some(until_ms)
     }
 
     /// The last subscriber has left, and only what is to be kept goes on waiting for its predecessor. False: there is none.
@@ -146,19 +156,19 @@ impl Interest {
         order.early().any(|early| early.record.is_some()).then(|| order.last_due_ms()).flatten()
     }
 
-    /// It lingers no more; true if it did.
-    pub(super) const fn stay(&mut self) -> bool {
-        mem::replace(&mut self.until_ms, Moment::NONE).get().is_some()
+    /// Nobody subscribes.
+    pub(super) const fn lingers(&self) -> bool {
+        self.shards == 0
     }
 
     pub(super) fn is_over(&self, now_ms: u64) -> bool {
-        self.until_ms.get().is_some_and(|until_ms| until_ms <= now_ms)
+        self.lingers() && self.until_ms.get().is_some_and(|until_ms| until_ms <= now_ms)
     }
 
     /// When something of it is over.
     pub(super) fn next_ms(&self) -> Option<u64> {
         let due_ms = self.order.as_ref().and_then(|order| order.due_ms());
-        due_ms.into_iter().chain(self.until_ms.get()).min()
+        due_ms.into_iter().chain(self.until_ms.get().filter(|_| self.lingers())).min()
     }
 }
 

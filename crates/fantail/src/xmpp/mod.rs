@@ -446,7 +446,7 @@ impl Component {
         }
         match interest {
             Interest::Begins => _ = self.hub.join(self.place, place.realm, &place.channel),
-            Interest::Ends => self.hub.leave(self.place, place.realm, &place.channel, false),
+            Interest::Ends => self.hub.leave(self.place, place.realm, &place.channel, None),
             Interest::Stays => {}
         }
         self.counts.xmpp_subscriptions.set(i64::try_from(subscribers.len()).unwrap_or(i64::MAX));
