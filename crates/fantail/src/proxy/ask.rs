@@ -10,6 +10,7 @@ use fantail_proto::{
     route::{Address, Asked, Target},
     test_origin,
     websocket::{handshake, over_http::is_events},
+    xmpp::stanza,
     zhttp::Flags,
 };
 use http::{
@@ -212,6 +213,10 @@ impl Ask {
         // The origin would take them for ours, because they are signed (spec 2.6).
         if !trusted && route.rule.targets.iter().any(|target| target.over_http) && is_events(&headers) {
             return Err(Fault::Events);
+        }
+        // Nor may it take one for a stanza, of whoever is said to have sent it.
+        if !trusted && snapshot.config.xmpp.is_some() && stanza::is_media(&headers) {
+            return Err(Fault::Stanza);
         }
         if body.as_ref().is_some_and(|body| body.size_hint().exact().is_none()) {
             // Said explicitly: for a GET the client side would assume that there is no body.
