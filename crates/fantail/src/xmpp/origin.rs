@@ -112,7 +112,7 @@ async fn post(component: &Component, received: &Received) -> Result<(Arc<Route>,
         let mut request = Request::new(Upload::Whole(body.clone()));
         *request.method_mut() = Method::POST;
         *request.uri_mut() = outgoing.path_and_query.parse().unwrap_or_else(|_| Uri::from_static("/"));
-        *request.headers_mut() = headers(component, received, &route);
+        *request.headers_mut() = headers(received, &route);
         if let Ok(host) = HeaderValue::from_str(outgoing.host) {
             request.headers_mut().insert(header::HOST, host);
         }
@@ -134,7 +134,7 @@ async fn post(component: &Component, received: &Received) -> Result<(Arc<Route>,
     Err(Failed::Unreached)
 }
 
-fn headers(component: &Component, received: &Received, route: &Route) -> HeaderMap {
+fn headers(received: &Received, route: &Route) -> HeaderMap {
     let mut headers = HeaderMap::new();
     headers.insert(header::CONTENT_TYPE, stanza::MEDIA_TYPE);
     let named = [
