@@ -19,20 +19,20 @@ use crate::harness::{DEADLINE, Options, Origin, TestServer, Then, answer};
 const HEAD: &str = "<?xml version='1.0'?><stream:stream xmlns='jabber:component:accept' \
                     xmlns:stream='http://etherx.jabber.org/streams' from='push.test' id='1'>";
 
-fn joining(options: &mut Options, data: &tempfile::TempDir, server: &TcpListener) {
+pub fn joining(options: &mut Options, data: &tempfile::TempDir, server: &TcpListener) {
     let address = server.local_addr().expect("it listens").to_string();
     options.set("server.data_dir", &data.path().to_string_lossy());
     options.set("xmpp.server", &address).set("xmpp.domain", "push.test").set("xmpp.secret", "secret");
 }
 
 /// The server's side of a component's stream.
-struct Server {
+pub struct Server {
     socket: TcpStream,
     unread: String,
 }
 
 impl Server {
-    fn accept(listener: &TcpListener) -> Self {
+    pub fn accept(listener: &TcpListener) -> Self {
         let (socket, _) = listener.accept().expect("the component joins");
         socket.set_read_timeout(Some(DEADLINE)).expect("a time");
         let mut server = Self { socket, unread: String::new() };
@@ -43,12 +43,12 @@ impl Server {
         server
     }
 
-    fn say(&mut self, text: &str) {
+    pub fn say(&mut self, text: &str) {
         self.socket.write_all(text.as_bytes()).expect("the component reads");
     }
 
     /// What the component says, up to this.
-    fn until(&mut self, end: &str) -> String {
+    pub fn until(&mut self, end: &str) -> String {
         let mut buffer = vec![0; 65536];
         let mut searched = 0;
         loop {
@@ -150,13 +150,13 @@ const PLACES: TableDefinition<'_, (&str, &str, &str), (u64, u64)> = TableDefinit
 const STANZAS: u8 = 1 << 5;
 const LOGGED: &str = "[[log]]\nmatch = \"*\"\nstorage = \"disk\"\ndurability = \"logged\"\nbytes = 4000000\n";
 
-fn subscribe(server: &TestServer, path: &str, form: &str) -> (u16, String) {
+pub fn subscribe(server: &TestServer, path: &str, form: &str) -> (u16, String) {
     let kind = [("Content-Type", "application/x-www-form-urlencoded")];
     let answer = server.control("POST", path, &kind, form.as_bytes());
     (answer.status(), answer.text())
 }
 
-fn publish(server: &TestServer, channel: &str, body: &str) {
+pub fn publish(server: &TestServer, channel: &str, body: &str) {
     let content = format!("<message><body>{body}</body></message>");
     server.publish(&json!([{ "channel": channel, "xmpp-stanza": { "content": content } }]));
 }
