@@ -27,6 +27,15 @@ impl Terms {
         !self.stanza && !self.node
     }
 
+    /// Stanzas, too, or for what has changed.
+    pub(super) fn with_stanzas(self, shows: Shows) -> Self {
+        Self { stanza: true, shows: if self.node { self.shows.or(shows) } else { shows }, ..self }
+    }
+
+    pub(super) fn with_node(self, shows: Shows) -> Self {
+        Self { node: true, shows: if self.stanza { self.shows.or(shows) } else { shows }, ..self }
+    }
+
     fn bits(self) -> u8 {
         self.shows.bits() | u8::from(self.stanza) << 5 | u8::from(self.node) << 6
     }
