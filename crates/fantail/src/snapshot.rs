@@ -9,8 +9,8 @@ use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 
 use crate::{
     certificate::{CertificateError, Certificates},
+    channel::RealmId,
     config::Config,
-    hub::RealmId,
     realm::{RealmError, Realms},
     route::{Route, RouteError, Routes},
     sign::{KeyError, Verifier},

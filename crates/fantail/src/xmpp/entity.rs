@@ -89,7 +89,11 @@ impl Wrong {
 
     fn unsupported(feature: &str) -> Self {
         let detail = Element::new(ERRORS, "unsupported").with("feature", feature);
-        Self { condition: Condition::FeatureNotImplemented, text: String::new(), detail: Some(Box::new(detail)) }
+        Self {
+            condition: Condition::FeatureNotImplemented,
+            text: String::new(),
+            detail: Some(Box::new(detail)),
+        }
     }
 }
 
@@ -267,7 +271,10 @@ pub(super) fn be_present(component: &Component, received: &Received) {
             component.send(&presence().with("type", "subscribed"));
             component.send(&presence());
         }
-        Some("unsubscribe") => component.send(&presence().with("type", "unsubscribed")),
+        Some("unsubscribe") => {
+            component.send(&presence().with("type", "unsubscribed"));
+            component.send(&presence().with("type", "unavailable"));
+        }
         Some("probe") => component.send(&presence().with("to", from.as_str())),
         _ => {}
     }
