@@ -73,6 +73,11 @@ impl Realms {
         self.realms.get(realm).map(|realm| realm.number)
     }
 
+    /// Whether all of them are among others, too.
+    pub fn is_within(&self, others: &Self) -> bool {
+        self.realms.keys().all(|name| others.realms.contains_key(name))
+    }
+
     /// Everybody may publish to the default realm: it has no keys.
     pub fn is_open(&self) -> bool {
         self.realms.get(DEFAULT_REALM).is_none_or(|realm| realm.keys.is_empty())

@@ -88,7 +88,7 @@ impl Desk {
                 Ok(Job::Nobody) => {
                     self.lines.landed(id, class, class, 0);
                     if self.ailing.remove(&id).is_some() {
-                        self.changes.push(Change::Healthy { id });
+                        self.changes.push_back(Change::Healthy { id });
                     }
                     self.done(id, seq);
                 }
@@ -146,7 +146,7 @@ impl Desk {
             Ok(()) => {
                 self.counts.webhook_delivered.add(1);
                 if self.ailing.remove(&id).is_some() {
-                    self.changes.push(Change::Healthy { id });
+                    self.changes.push_back(Change::Healthy { id });
                 }
                 self.lines.landed(id, class, Class::Proven, 0);
                 self.done(id, seq);
@@ -172,7 +172,7 @@ impl Desk {
         let (since, failures) = self.ailing.get(&id).copied().unwrap_or((unix_ms, 0));
         let failures = failures.saturating_add(1);
         self.ailing.insert(id, (since, failures));
-        self.changes.push(Change::Failing { id, since, failures });
+        self.changes.push_back(Change::Failing { id, since, failures });
         let pause = asked
             .filter(|_| verdict == Some(Verdict::Busy))
             .map_or(0, |asked| now + ms(asked.min(MAX_DELAY)));
@@ -181,7 +181,12 @@ impl Desk {
         let gone = verdict == Some(Verdict::Gone);
         match self.config.retry.delay(failed, asked, dice).filter(|_| !gone) {
             Some(delay) => {
-                self.changes.push(Change::Again { id, seq, failed, due: unix_ms.saturating_add(ms(delay)) });
+                self.changes.push_back(Change::Again {
+                    id,
+                    seq,
+                    failed,
+                    due: unix_ms.saturating_add(ms(delay)),
+                });
                 self.tries.insert((id, seq), failed);
                 self.lines.wait(id, seq, now.saturating_add(ms(delay)));
             }
@@ -199,7 +204,7 @@ impl Desk {
     pub(super) fn done(&mut self, id: Id, seq: u64) {
         self.tries.remove(&(id, seq));
         let last = self.letters.done(seq);
-        self.changes.push(Change::Done { id, seq, last });
+        self.changes.push_back(Change::Done { id, seq, last });
         self.lines.release(id);
     }
 
@@ -218,7 +223,7 @@ impl Desk {
         self.tries.remove(&(id, seq));
         let last = self.letters.done(seq);
         let death = Death { at: self.clock.unix_ms(), cause: cause.to_owned(), tries };
-        self.changes.push(Change::Dead { id, seq, letter: None, death, last, keep: self.keep() });
+        self.changes.push_back(Change::Dead { id, seq, letter: None, death, last, keep: self.keep() });
         self.lines.release(id);
     }
 
@@ -236,7 +241,7 @@ impl Desk {
         let host = Target::parse(&endpoint.url).map(|target| target.authority()).unwrap_or_default();
         tracing::warn!(endpoint = %id, host, channel = ?endpoint.channel, cause, "a webhook endpoint was disabled");
         let disabled = Disabled { at: self.clock.unix(), cause: cause.to_owned() };
-        self.changes.push(Change::Disable { id, disabled });
+        self.changes.push_back(Change::Disable { id, disabled });
         for seq in self.lines.drain(id) {
             self.bury(id, seq, "the endpoint was disabled", 0);
         }
