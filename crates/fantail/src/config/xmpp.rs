@@ -25,6 +25,8 @@ pub struct Xmpp {
     pub subscriptions: usize,
     pub realm_subscriptions: usize,
     pub subscriptions_per_jid: usize,
+    pub absences: usize,
+    pub realm_absences: usize,
     pub queue_items: usize,
     pub queue_bytes: usize,
     pub realm_queue_items: usize,
@@ -67,6 +69,8 @@ pub(super) struct Section {
     subscriptions: usize,
     realm_subscriptions: usize,
     subscriptions_per_jid: usize,
+    absences: usize,
+    realm_absences: usize,
     queue_items: usize,
     queue_bytes: usize,
     realm_queue_items: usize,
@@ -95,7 +99,7 @@ pub(super) struct Draft {
 struct Rest {
     admins: Vec<Jid>,
     /// In the order of [`Xmpp`].
-    limits: [usize; 9],
+    limits: [usize; 11],
 }
 
 impl Section {
@@ -119,6 +123,8 @@ impl Section {
                     at_least(1, self.subscriptions)?,
                     part(self.realm_subscriptions, self.subscriptions),
                     at_least(1, self.subscriptions_per_jid)?,
+                    at_least(1, self.absences)?,
+                    part(self.realm_absences, self.absences),
                     at_least(1, self.queue_items)?,
                     at_least(1, self.queue_bytes)?,
                     part(self.realm_queue_items, self.queue_items),
@@ -138,6 +144,8 @@ impl Draft {
             subscriptions,
             realm_subscriptions,
             subscriptions_per_jid,
+            absences,
+            realm_absences,
             queue_items,
             queue_bytes,
             realm_queue_items,
@@ -154,6 +162,8 @@ impl Draft {
             subscriptions,
             realm_subscriptions,
             subscriptions_per_jid,
+            absences,
+            realm_absences,
             queue_items,
             queue_bytes,
             realm_queue_items,

@@ -498,7 +498,7 @@ impl Desk {
                     Ok(some.is_empty())
                 });
                 if let (Ok(true), Some(realm)) = (alone, snapshot.load().realms.get(&realm)) {
-                    hub.leave(place, realm, &channel, false);
+                    hub.leave(place, realm, &channel, None);
                 }
             });
         }

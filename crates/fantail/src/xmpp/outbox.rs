@@ -22,6 +22,7 @@ use super::{
     gaps::{Fate, Gaps, Owed},
     places::BEGINNING,
     presence::Presences,
+    questions::Questions,
     subscribers::Subscribers,
 };
 use crate::{
@@ -44,6 +45,7 @@ pub(super) struct Outbox {
     /// What was read of logs for all lines, in bytes, until the last copy is made.
     read_bytes: usize,
     pub(super) gaps: Gaps,
+    pub(super) questions: Questions,
     /// The server takes what is written.
     joined: bool,
     /// What the server takes now. If the stream breaks, the next one begins with it.
@@ -119,7 +121,8 @@ impl Outbox {
             items: 0,
             item_bytes: 0,
             read_bytes: 0,
-            gaps: Gaps::default(),
+            gaps: Gaps::new(config.absences, config.realm_absences),
+            questions: Questions::default(),
             joined: false,
             wire: Bytes::new(),
             limits: [
@@ -168,6 +171,12 @@ impl Outbox {
         if self.gaps.has_turns() {
             self.ready.notify_one();
         }
+    }
+
+    /// The presence of a bare address is wanted from now on, or not any more.
+    pub(super) fn want(&mut self, bare: &str, wanted: bool) {
+        self.questions.want(bare, wanted);
+        self.ready.notify_one();
     }
 
     /// A stanza that is complete.
@@ -305,6 +314,14 @@ impl Outbox {
             self.counts.xmpp_answered.add(1);
             wire.extend_from_slice(&answer);
         }
+        for _ in 0..QUESTIONS {
+            if wire.len() >= WIRE_BYTES {
+                break;
+            }
+            let Some(question) = self.questions.next(&self.domain) else { break };
+            self.counts.xmpp_answered.add(1);
+            wire.extend_from_slice(question.as_bytes());
+        }
         self.gaps.realms().into_iter().for_each(|realm| self.queue_up(realm));
         for _ in 0..TURNS {
             if wire.len() >= WIRE_BYTES {
@@ -348,6 +365,7 @@ impl Outbox {
     pub(super) fn written(&mut self) {
         self.wire = Bytes::new();
         self.gaps.release();
+        self.questions.release();
     }
 
     /// The next item of a realm to be copied: what is begun, of what was read of a log, of the queue, or of another log,
@@ -487,7 +505,7 @@ impl Waiting {
             _ => 0,
         };
         let channel = (self.realm, &*self.channel);
-        let (mut sent, mut absent) = (0, 0);
+        let (mut sent, mut absent, mut lost) = (0, 0, 0);
         let done = if let Some(jid) = &self.only {
             let terms = subscribers.get(self.realm, &self.channel, jid).unwrap_or_default();
             sent += write(jid, &stanza, terms.stanza, wire) + write(jid, &event, terms.node, wire);
@@ -504,7 +522,7 @@ impl Waiting {
                     absent += 1;
                     // Without a log it is lost to it, as it wished.
                     if let Some(place) = self.place {
-                        gaps.absent(jid, channel, place);
+                        lost += u64::from(!gaps.absent(jid, channel, place));
                     }
                 } else if gaps.reach(jid, channel, self.place) {
                     sent += write(jid, &stanza, terms.stanza, wire) + write(jid, &event, terms.node, wire);
@@ -522,6 +540,7 @@ impl Waiting {
         counts.xmpp_delivered.add(sent);
         counts.xmpp_filled.add(if self.old { sent } else { 0 });
         counts.xmpp_absent.add(absent);
+        counts.xmpp_dropped.add(lost);
         done
     }
 }
@@ -530,6 +549,8 @@ impl Waiting {
 const ANSWER_BYTES: usize = 16 << 20;
 /// What is made at once: enough for one write, and little to keep if the stream breaks.
 const WIRE_BYTES: usize = 64 << 10;
+/// Of presence, before items have their turn.
+const QUESTIONS: usize = 100;
 /// Items that are looked at before others have the thread.
 const TURNS: usize = 256;
 /// What is read of a log before others have their turn.
@@ -559,8 +580,12 @@ mod tests {
     };
 
     fn outbox(queue_items: usize, realm_queue_items: usize) -> (Outbox, Arc<Process>) {
+        limited(|config| (config.queue_items, config.realm_queue_items) = (queue_items, realm_queue_items))
+    }
+
+    fn limited(limit: impl FnOnce(&mut config::Xmpp)) -> (Outbox, Arc<Process>) {
         let counts = Arc::new(Process::default());
-        let config = config::Xmpp {
+        let mut config = config::Xmpp {
             server: String::new(),
             domain: Jid::parse("push.test").unwrap(),
             secret: Secret::Bytes(Vec::new()),
@@ -569,13 +594,16 @@ mod tests {
             subscriptions: 0,
             realm_subscriptions: 0,
             subscriptions_per_jid: 0,
-            queue_items,
+            absences: 10,
+            realm_absences: 10,
+            queue_items: 100,
             queue_bytes: 1 << 20,
-            realm_queue_items,
+            realm_queue_items: 100,
             realm_queue_bytes: 1 << 20,
             origin_requests: 1,
             sender_stanzas: 1,
         };
+        limit(&mut config);
         (Outbox::new(&config, Arc::clone(&counts)), counts)
     }
 
@@ -771,8 +799,9 @@ mod tests {
     #[test]
     fn bytes_have_limits_too() {
         for all in [true, false] {
-            let (mut outbox, counts) = outbox(100, 100);
-            outbox.limits[usize::from(!all)].1 = 5000;
+            let (mut outbox, counts) = limited(|config| {
+                *(if all { &mut config.queue_bytes } else { &mut config.realm_queue_bytes }) = 5000;
+            });
             let log = Log::new(None, Arc::clone(&counts));
             let mut subscribers = Subscribers::default();
             subscribe(&mut subscribers, 1, 1);

@@ -53,7 +53,7 @@ impl Desk {
                 self.numbers.insert(id, number);
                 self.hub.join(self.place, id, channel);
             }
-            Ok(_) => self.hub.leave(self.place, id, channel, false),
+            Ok(_) => self.hub.leave(self.place, id, channel, None),
             Err(error) => tracing::error!(%error, "webhook endpoints cannot be read"),
         }
     }
