@@ -278,7 +278,7 @@ impl Server {
         let config = &self.snapshot().config;
         let shards = config.server.shards;
         let origins = shards.saturating_mul(config.origin.connections);
-        let webhooks = if config.server.data_dir.is_some() { config.webhooks.concurrency } else { 0 };
+        let webhooks = config.server.data_dir.as_ref().map_or(0, |_| webhook::connections(&config.webhooks));
         let limit = descriptors::connection_limit(config.client.connections, origins + webhooks);
         let crowd = Crowd::new(limit, config.client.connections_per_address);
         let (ended, endings) = mpsc::channel(shards);

@@ -179,6 +179,17 @@ impl Stanza {
         self.attributes.len() + self.content.len() + self.payload.len() + addresses.sum::<usize>()
     }
 
+    /// As it could be published again.
+    pub fn text(&self) -> String {
+        let name = self.kind.name();
+        let mut text = format!("<{name}");
+        for (address, jid) in [("from", &self.from), ("to", &self.to)] {
+            jid.iter().for_each(|jid| push_attribute(address, jid.as_str(), &mut text));
+        }
+        let Self { attributes, content, .. } = self;
+        text + &format!("{attributes}>{content}</{name}>")
+    }
+
     /// The form of which copies are made; `more` is XML that is put behind what is in it.
     pub fn sealed(&self, from: &str, more: &str) -> Copies {
         let name = self.kind.name();

@@ -4,6 +4,7 @@
 mod changes;
 mod intake;
 mod realms;
+mod replay;
 mod tries;
 
 use std::{
@@ -16,13 +17,13 @@ use std::{
 use arc_swap::ArcSwap;
 use fantail_proto::webhook::retry::MAX_DELAY;
 use tokio::{
-    sync::{mpsc, oneshot, watch},
+    sync::{mpsc, watch},
     task::{self, JoinSet},
     time::{Instant, MissedTickBehavior, interval, sleep_until, timeout_at},
 };
 
 use super::{
-    Order, Replayed, StartError,
+    Order, StartError,
     book::{self, Change, Edit, Page, Salt},
     courier::Courier,
     endpoint::{Endpoint, Id},
@@ -59,7 +60,7 @@ pub(super) struct Desk {
     ids: Ids,
     /// Items that are still to be addressed, of each realm one in its turn.
     pending: VecDeque<Arc<Delivery>>,
-    /// Endpoints whose last try failed: since when, in Unix milliseconds, and how often.
+    /// Endpoints whose last try failed: since when, by [`Clock::steady_ms`], and how often.
     ailing: HashMap<Id, (u64, u32)>,
     /// Endpoints that were disabled, and are not so on disk yet.
     dismissed: HashSet<Id>,
@@ -101,16 +102,17 @@ enum Event {
     Flushed { changes: Arc<Vec<Change>>, good: bool },
 }
 
-/// Wall time as it was at the start, and what has passed since: no step of the clock is seen while the process lives.
+/// The machine's clock, by which owners and other processes go, and what has passed since the start, which no step of that
+/// clock changes: waits go by it.
 #[derive(Clone, Copy, Debug)]
 struct Clock {
     started: Instant,
-    unix_ms: u64,
+    started_unix_ms: u64,
 }
 
 impl Clock {
     fn new() -> Self {
-        Self { started: Instant::now(), unix_ms: wall_ms() }
+        Self { started: Instant::now(), started_unix_ms: unix_ms() }
     }
 
     /// Milliseconds since the start.
@@ -118,17 +120,28 @@ impl Clock {
         ms(self.started.elapsed())
     }
 
-    fn unix_ms(&self) -> u64 {
-        self.unix_ms.saturating_add(self.now())
+    /// Of the machine's clock.
+    fn unix_ms(self) -> u64 {
+        unix_ms()
     }
 
-    fn unix(&self) -> u64 {
-        self.unix_ms() / 1000
+    fn unix(self) -> u64 {
+        unix_ms() / 1000
+    }
+
+    /// The clock of the start, as it would be without steps.
+    fn steady_ms(&self) -> u64 {
+        self.started_unix_ms.saturating_add(self.now())
+    }
+
+    /// What the machine's clock would have said then, set as it is now.
+    fn wall(&self, steady_ms: u64) -> u64 {
+        unix_ms().saturating_sub(self.steady_ms().saturating_sub(steady_ms))
     }
 }
 
 /// What the machine's clock says, as another process will see it.
-fn wall_ms() -> u64 {
+fn unix_ms() -> u64 {
     ms(SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default())
 }
 
@@ -168,7 +181,7 @@ impl Desk {
             courier: Rc::new(Courier::new(&config)),
             lines: Lines::new(limits),
             clock,
-            dice: clock.unix_ms | 1,
+            dice: clock.started_unix_ms | 1,
             next: 1,
             letters: Letters::new((config.queue_bytes, config.realm_queue_bytes)),
             ids: {
@@ -240,7 +253,16 @@ impl Desk {
                 }
             }
         }
-        page.letters(|seq, bytes| self.letters.weigh(seq, bytes))?;
+        page.pauses(|id, until| {
+            let left = self.config.retry.left(until, unix_ms);
+            self.lines.pause(id, now.saturating_add(ms(left)));
+        })?;
+        page.letters(|seq, bytes| {
+            if !self.letters.weigh(seq, bytes) {
+                // Its endpoint is gone, and the process ended before the desk had heard.
+                self.changes.push_back(Change::Done { id: Id(0), seq, last: true });
+            }
+        })?;
         let mut rows = Vec::new();
         page.ids(|number, at, digests| rows.push((number, unix_ms.saturating_sub(at), digests)))?;
         self.ids.restore(rows);
@@ -351,32 +373,34 @@ impl Desk {
             }
             Order::Gone { id } => {
                 self.pardon(id);
-                // It has been subscribed again meanwhile, or may have been: what waits may have been published since. If it
-                // was not, its turn finds nobody.
-                let page = Page::open(&self.store).map_err(lost);
-                if page.and_then(|page| page.endpoint(id)).map_or(true, |found| found.is_some()) {
-                    return;
-                }
-                for seq in self.lines.drain(id) {
-                    self.done(id, seq);
-                }
+                self.let_go(id);
                 self.ailing.remove(&id);
             }
             Order::Enabled { id } => {
                 self.pardon(id);
-                if self.ailing.remove(&id).is_some() {
+                // It may be another than the one for which something waits.
+                self.let_go(id);
+                let known = Page::open(&self.store).map_err(lost).and_then(|page| page.last_fault(id));
+                if self.ailing.remove(&id).is_some() || self.flushing || !matches!(known, Ok(None)) {
                     self.changes.push_back(Change::Healthy { id });
                 }
                 self.lines.set_class(id, Class::New);
             }
-            Order::Verify { realm, url, query, challenge, done } => {
+            Order::Ordered { id, ordered } => self.lines.set_ordered(id, ordered),
+            Order::Retry { id } => self.lines.hurry(id),
+            Order::Verify { realm, challenge, done } => {
                 self.asking.retain(|_, own| Rc::strong_count(own) > 1);
+                let asking: usize = self.asking.values().map(|own| Rc::strong_count(own) - 1).sum();
+                let number =
+                    self.snapshot.load().realms.get(&realm).and_then(|realm| self.numbers.get(&realm));
+                // One that has no endpoint yet has no number.
+                let number = number.copied().unwrap_or(u32::MAX);
                 let (courier, own) =
                     (Rc::clone(&self.courier), Rc::clone(self.asking.entry(realm).or_default()));
                 // Who waits is told when `done` is gone.
-                if self.errands.len() < ERRANDS && Rc::strong_count(&own) <= 1 + REALM_ERRANDS {
+                if asking < CHALLENGES && Rc::strong_count(&own) <= 1 + REALM_CHALLENGES {
                     self.errands.spawn_local(async move {
-                        _ = done.send(courier.verify(&url, &query, &challenge).await);
+                        _ = done.send(courier.verify(number, challenge).await);
                         drop(own);
                     });
                 }
@@ -389,45 +413,13 @@ impl Desk {
         }
     }
 
-    /// Puts dead letters back into the queue, as many as there is room for.
-    fn replay(
-        &mut self,
-        id: Id,
-        one: Option<u64>,
-        since: u64,
-        done: oneshot::Sender<Result<Replayed, StoreError>>,
-    ) -> Result<(), redb::Error> {
-        if self.writing >= 2 * WRITING {
-            _ = done.send(Err(StoreError::Full));
-            return Ok(());
+    /// Lets go of what waited for an endpoint that is gone from the disk, whoever has been subscribed in its place. If the
+    /// disk cannot be read, it finds nobody at its turn.
+    fn let_go(&mut self, id: Id) {
+        let Ok(page) = Page::open(&self.store) else { return };
+        for seq in self.lines.sieve(id, |seq| matches!(page.failed(id, seq), Ok(None))) {
+            self.done(id, seq);
         }
-        let page = Page::open(&self.store).map_err(lost)?;
-        let most = if one.is_some() { 1 } else { usize::MAX };
-        let dead = page.dead(id, one.unwrap_or(0), most)?;
-        let ordered = page.endpoint(id)?.is_some_and(|endpoint| endpoint.ordered);
-        let (mut changes, mut to) = (Vec::new(), Vec::new());
-        let mut outcome = Replayed::default();
-        for (number, death, letter) in dead {
-            if one.is_some_and(|one| one != number) || death.at < since {
-                continue;
-            }
-            let room = self.lines.endpoint_has_room(id)
-                && self.lines.realm_has_room(id.realm(), 1)
-                && self.letters.has_room(id.realm(), letter.bytes);
-            if !room {
-                outcome.left += 1;
-                continue;
-            }
-            let seq = self.number();
-            self.letters.expect(seq, id.realm());
-            self.letters.weigh(seq, letter.bytes);
-            self.lines.reserve(id, ordered);
-            changes.push(Change::Replay { id, dead: number, seq, due: self.clock.unix_ms() });
-            to.push((seq, vec![id]));
-            outcome.replayed += 1;
-        }
-        self.write(changes, (to, None), move |result| drop(done.send(result.map(|()| outcome))));
-        Ok(())
     }
 
     /// Writes new deliveries; they start when they are on disk.
@@ -540,9 +532,9 @@ const EVENTS: usize = 2 * WRITING + 1;
 /// Tries that have ended, before others have their turn.
 const LANDINGS: usize = 64;
 /// Challenges under way at once.
-const ERRANDS: usize = 1024;
+pub(super) const CHALLENGES: usize = 1024;
 /// Of one realm's.
-const REALM_ERRANDS: usize = 64;
+const REALM_CHALLENGES: usize = 64;
 /// Tries that are under way when the process stops.
 const LAST_TRIES: Duration = Duration::from_millis(500);
 /// After a restart.

@@ -39,9 +39,10 @@ use crate::{
     realm::Realms,
     snapshot::Snapshot,
     store::{OpenError, Store, StoreError},
+    upstream,
 };
 use book::{Edit, Page, Salt};
-use courier::Fault;
+use courier::{Challenge, Fault};
 use desk::{Desk, Parts};
 use endpoint::{Endpoint, Id, Unwanted, Wish, challenge};
 
@@ -85,7 +86,7 @@ enum Trouble {
     Disabled,
     #[error("{0}")]
     Url(#[from] TargetError),
-    #[error("the URL's address is {}: not allowed (webhooks.allow)", .0.name())]
+    #[error("the URL's address is {}: not allowed (webhooks.allow, webhooks.deny)", .0.name())]
     Forbidden(address::Range),
     #[error("{0}")]
     Wish(#[from] Unwanted),
@@ -95,6 +96,8 @@ enum Trouble {
     Crowded,
     #[error("the endpoint was asked and did not answer with the challenge: {0}")]
     Unverified(String),
+    #[error("there is no room in the queue: replay when some has been delivered")]
+    NoRoom,
     #[error("{0}")]
     Store(#[from] StoreError),
     #[error("the server is stopping")]
@@ -121,18 +124,24 @@ enum Order {
     Enabled {
         id: Id,
     },
+    Ordered {
+        id: Id,
+        ordered: bool,
+    },
+    /// What waits for its next try is tried now.
+    Retry {
+        id: Id,
+    },
     Verify {
         realm: String,
-        url: String,
-        query: String,
-        challenge: String,
+        challenge: Challenge,
         done: oneshot::Sender<Result<bool, Fault>>,
     },
     Replay {
         id: Id,
         one: Option<u64>,
         since: u64,
-        done: oneshot::Sender<Result<Replayed, StoreError>>,
+        done: oneshot::Sender<Result<Replayed, Trouble>>,
     },
 }
 
@@ -141,6 +150,11 @@ enum Order {
 struct Replayed {
     replayed: usize,
     left: usize,
+}
+
+/// Connections that there may be: of tries, of challenges, and those that are kept for the next.
+pub fn connections(config: &config::Webhooks) -> usize {
+    config.concurrency.saturating_add(desk::CHALLENGES).saturating_add(upstream::MAX_IDLE)
 }
 
 /// Opens the queue and starts to deliver, if the configuration has a folder for data. What `begin` makes is dropped when
@@ -155,13 +169,7 @@ pub fn start<E>(
     begin: impl FnOnce() -> E + Send + 'static,
 ) -> Result<(Option<Arc<Webhooks>>, Option<Delivering>), StartError> {
     let Some(folder) = snapshot.load().config.server.data_dir.clone() else { return Ok((None, None)) };
-    let (store, damaged) = Store::open(&folder.join(FILE), CACHE)?;
-    if let Some(damaged) = damaged {
-        tracing::error!(
-            "the webhooks' file was damaged and is now {}: its endpoints are gone",
-            damaged.display()
-        );
-    }
+    let store = Store::open(&folder.join(FILE), CACHE)?;
     let config = snapshot.load().config.webhooks.clone();
     let (orders, ordered) = mpsc::channel(ORDERS);
     let (stop, stopping) = watch::channel(false);
@@ -250,13 +258,20 @@ impl Webhooks {
         self.judge(&target)?;
         let snapshot = self.snapshot.load_full();
         let own = snapshot.config.realms.iter().find(|one| one.id == realm);
+        let (now, overlap) = (now(), self.config.secret_overlap.as_secs());
+        let fresh = Endpoint::new(channel, &target, now);
         if own.is_some_and(|own| own.webhook_verify) {
-            self.verify(realm, &target, channel).await?;
+            let mut candidate = match self.find(realm, channel, &target.url()) {
+                Ok((_, endpoint, _)) => endpoint,
+                Err(Trouble::Absent) => fresh.clone(),
+                Err(trouble) => return Err(trouble),
+            };
+            candidate.wish(&wish, overlap, now)?;
+            self.verify(realm, &target, &candidate).await?;
         }
         let limit = own.map(|own| own.webhook_endpoints).filter(|limit| *limit > 0).unwrap_or(u64::MAX);
-        let (most, now) = (self.config.endpoints, now());
+        let (most, url) = (self.config.endpoints, target.url());
         let (webhooks, realm, channel) = (Arc::clone(self), realm.to_owned(), channel.to_owned());
-        let (url, fresh) = (target.url(), Endpoint::new(&channel, &target, now));
         self.whole(async move {
             let most_here = webhooks.config.channel_endpoints;
             let edited = webhooks.edit((&realm, &channel, &url), most_here, move |old, own, all| {
@@ -264,14 +279,16 @@ impl Webhooks {
                     return Err(Trouble::Many);
                 }
                 let mut endpoint = old.unwrap_or(fresh);
-                endpoint.wish(&wish, now)?;
+                endpoint.wish(&wish, overlap, now)?;
                 endpoint.disabled = None;
                 Ok(Some(endpoint))
             });
             let (id, endpoint) = edited.await?;
             webhooks.look(&realm, &channel).await?;
+            let endpoint = endpoint.ok_or(Trouble::Absent)?;
             webhooks.order(Order::Enabled { id }).await?;
-            Ok((id, endpoint.ok_or(Trouble::Absent)?))
+            webhooks.order(Order::Ordered { id, ordered: endpoint.ordered }).await?;
+            Ok((id, endpoint))
         })
         .await
     }
@@ -294,6 +311,26 @@ impl Webhooks {
         Ok((id, endpoint.ok_or(Trouble::Absent)?))
     }
 
+    /// Changes an endpoint that is there as its owner wishes.
+    async fn grant(
+        self: &Arc<Self>,
+        realm: &str,
+        channel: &str,
+        url: &str,
+        wish: Wish,
+    ) -> Result<(Id, Endpoint), Trouble> {
+        let webhooks = Arc::clone(self);
+        let (realm, channel, url) = (realm.to_owned(), channel.to_owned(), url.to_owned());
+        let overlap = self.config.secret_overlap.as_secs();
+        self.whole(async move {
+            let wish = move |endpoint: &mut Endpoint| endpoint.wish(&wish, overlap, now());
+            let (id, endpoint) = webhooks.change(&realm, &channel, &url, wish).await?;
+            webhooks.order(Order::Ordered { id, ordered: endpoint.ordered }).await?;
+            Ok((id, endpoint))
+        })
+        .await
+    }
+
     async fn enable(self: &Arc<Self>, realm: &str, channel: &str, url: &str) -> Result<(), Trouble> {
         let enable = |endpoint: &mut Endpoint| {
             endpoint.disabled = None;
@@ -306,6 +343,12 @@ impl Webhooks {
             webhooks.order(Order::Enabled { id }).await
         })
         .await
+    }
+
+    /// Has what waits for its next try tried now.
+    async fn retry(&self, realm: &str, channel: &str, url: &str) -> Result<(), Trouble> {
+        let (id, ..) = self.find(realm, channel, url)?;
+        self.order(Order::Retry { id }).await
     }
 
     /// Removes an endpoint with all that waits for it.
@@ -376,23 +419,24 @@ impl Webhooks {
     async fn replay(&self, id: Id, one: Option<u64>, since: u64) -> Result<Replayed, Trouble> {
         let (done, answer) = oneshot::channel();
         self.order(Order::Replay { id, one, since, done }).await?;
-        Ok(answer.await.map_err(|_| Trouble::Stopping)??)
+        answer.await.map_err(|_| Trouble::Stopping)?
     }
 
     /// An address in the URL itself is judged now; those of a name whenever it is connected to.
     fn judge(&self, target: &Target) -> Result<(), Trouble> {
         let Host::Address(ip) = target.host else { return Ok(()) };
-        address::forbidden(ip, &self.config.allow).map_or(Ok(()), |range| Err(Trouble::Forbidden(range)))
+        self.config.forbids(ip).map_or(Ok(()), |range| Err(Trouble::Forbidden(range)))
     }
 
     /// As WebSub does: who is there must want it.
-    async fn verify(&self, realm: &str, target: &Target, channel: &str) -> Result<(), Trouble> {
-        let challenge = challenge();
+    async fn verify(&self, realm: &str, target: &Target, endpoint: &Endpoint) -> Result<(), Trouble> {
+        let (answer, channel) = (challenge(), &*endpoint.channel);
         let topic = percent_encoding::utf8_percent_encode(channel, percent_encoding::NON_ALPHANUMERIC);
-        let query = format!("hub.mode=subscribe&hub.topic={topic}&hub.challenge={challenge}");
+        let query = format!("hub.mode=subscribe&hub.topic={topic}&hub.challenge={answer}");
+        let (target, headers, realm) = (target.clone(), endpoint.headers(), realm.to_owned());
+        let challenge = Challenge { target, headers, query, answer };
         let (done, answer) = oneshot::channel();
-        let (realm, url) = (realm.to_owned(), target.url());
-        self.order(Order::Verify { realm, url, query, challenge, done }).await?;
+        self.order(Order::Verify { realm, challenge, done }).await?;
         match answer.await {
             Ok(Ok(true)) => Ok(()),
             Ok(Ok(false)) => Err(Trouble::Unverified("it has answered something else".into())),
@@ -637,7 +681,7 @@ mod tests {
             let target = Target::parse(url).unwrap();
             let mut endpoint = Endpoint::new("c", &target, 1);
             let wish: Wish = serde_json::from_str(r#"{ "ttl": 1, "description": "old" }"#).unwrap();
-            endpoint.wish(&wish, 1).unwrap();
+            endpoint.wish(&wish, 10, 1).unwrap();
             webhooks.edit((realm, "c", url), 10, move |_, _, _| Ok(Some(endpoint))).await.unwrap();
         };
         over().await;

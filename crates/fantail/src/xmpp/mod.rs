@@ -109,13 +109,7 @@ impl Xmpp {
                 secret
             }
         };
-        let (store, set_aside) = Store::open(&folder.join(FILE), CACHE_BYTES)?;
-        if let Some(aside) = set_aside {
-            tracing::error!(
-                "subscriptions of XMPP are lost: the file was damaged, and is now {}",
-                aside.display()
-            );
-        }
+        let store = Store::open(&folder.join(FILE), CACHE_BYTES)?;
         let (desk, orders) = mpsc::channel(ORDERS);
         Ok(Some((Self { config: xmpp.clone(), secret, store, orders }, Desk(desk))))
     }

@@ -41,6 +41,7 @@ mod sockjs_protocol;
 mod stream;
 mod tls;
 mod webhook;
+mod webhook_clock;
 mod webhook_failures;
 mod webhook_limits;
 mod webhook_queue;

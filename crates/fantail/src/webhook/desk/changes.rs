@@ -99,13 +99,15 @@ const FLUSH_AGAIN_MS: u64 = 500;
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::webhook::book::LastFault;
 
     /// Hours without a disk are no more than its last minute.
     #[test]
     fn of_many_words_the_last_are_kept() {
         let (one, two) = (Id(1), Id(2));
         let again = |id, seq, failed| Change::Again { id, seq, failed, due: 0 };
-        let failing = |id, failures| Change::Failing { id, since: 0, failures };
+        let last = || LastFault { at: 0, paused_until: 0, why: "status 500".into() };
+        let failing = |id, failures| Change::Failing { id, since: 0, failures, last: last() };
         let mut changes = VecDeque::new();
         for n in 1..=1000 {
             let more =

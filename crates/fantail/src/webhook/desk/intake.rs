@@ -5,7 +5,7 @@ use std::{collections::HashMap, rc::Rc, sync::Arc};
 use fantail_proto::{filter, render::Rendered, webhook::envelope::envelope};
 use http::header::CONTENT_TYPE;
 
-use super::{Desk, wall_ms};
+use super::{Desk, unix_ms};
 use crate::{
     channel::ChannelKey,
     hub::{Broken, Delivery, RealmId, Receipt},
@@ -72,7 +72,7 @@ impl Desk {
             kept.iter().for_each(|delivery| delivery.kept(&Ok(())));
             return true;
         }
-        let (ids, row) = self.ids.note(self.next, digests, (wall_ms(), self.clock.now())).unzip();
+        let (ids, row) = self.ids.note(self.next, digests, (unix_ms(), self.clock.now())).unzip();
         changes.extend(ids);
         self.write(changes, (to, row), move |outcome| {
             let outcome = outcome.map_err(|error| Broken(error.to_string().into()));
