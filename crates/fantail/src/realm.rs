@@ -83,6 +83,11 @@ impl Realms {
         found.map(|(name, realm)| (name.as_str(), realm.number))
     }
 
+    /// Whether all of them are among others, too.
+    pub fn is_within(&self, others: &Self) -> bool {
+        self.realms.keys().all(|name| others.realms.contains_key(name))
+    }
+
     /// Everybody may publish to the default realm: it has no keys.
     pub fn is_open(&self) -> bool {
         self.realms.get(DEFAULT_REALM).is_none_or(|realm| realm.keys.is_empty())

@@ -3,7 +3,7 @@
 
 mod dead;
 mod health;
-mod taken;
+mod ids;
 
 use std::ops::RangeInclusive;
 
@@ -118,8 +118,8 @@ pub(super) enum Change {
         seq: u64,
         due: u64,
     },
-    /// Items with these digests have been taken; `first`: rows before it do not count any more.
-    Taken {
+    /// Items with ids of these digests have their webhooks; `first`: rows before it do not count any more.
+    Ids {
         number: u64,
         at: u64,
         digests: Vec<u128>,
@@ -152,7 +152,7 @@ impl Change {
         match self {
             Self::Queue { letter, to, .. } => letter.len() + size_of_val(&**to),
             Self::Dead { letter, .. } => letter.as_ref().map_or(0, Bytes::len),
-            Self::Taken { digests, .. } => size_of_val(&**digests),
+            Self::Ids { digests, .. } => size_of_val(&**digests),
             Self::Done { .. }
             | Self::Again { .. }
             | Self::Failing { .. }
@@ -173,8 +173,8 @@ pub(super) async fn prepare(store: &Store) -> Result<Salt, StoreError> {
             tx.open_table(LETTERS)?;
             tx.open_table(QUEUE)?;
             dead::prepare(tx)?;
-            taken::prepare(tx)?;
             health::prepare(tx)?;
+            ids::prepare(tx)?;
             let mut meta = tx.open_table(META)?;
             for name in SALTS {
                 if meta.get(name)?.is_none() {
@@ -460,7 +460,7 @@ fn apply_one(
                 queue.insert((id.0, *seq), (0, *due))?;
             }
         }
-        Change::Taken { number, at, digests, first } => taken::note(tx, *number, *at, digests, *first)?,
+        Change::Ids { number, at, digests, first } => ids::note(tx, *number, *at, digests, *first)?,
         Change::Next(next) => drop(tx.open_table(META)?.insert(NEXT, *next)?),
     }
     Ok(())

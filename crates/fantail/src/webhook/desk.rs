@@ -3,6 +3,7 @@
 
 mod changes;
 mod intake;
+mod realms;
 mod replay;
 mod tries;
 
@@ -26,9 +27,9 @@ use super::{
     book::{self, Change, Edit, Page, Salt},
     courier::Courier,
     endpoint::{Endpoint, Id},
+    ids::{Ids, Row},
     letters::Letters,
     lines::{Class, Limits, Lines},
-    taken::Taken,
 };
 use crate::{
     config::Webhooks,
@@ -38,6 +39,7 @@ use crate::{
     snapshot::Snapshot,
     store::{Store, StoreError},
 };
+pub(super) use realms::join;
 use tries::{Flight, Landing};
 
 pub(super) struct Desk {
@@ -55,7 +57,7 @@ pub(super) struct Desk {
     /// The next number that is free.
     next: u64,
     letters: Letters,
-    taken: Taken,
+    ids: Ids,
     /// Items that are still to be addressed, of each realm one in its turn.
     pending: VecDeque<Arc<Delivery>>,
     /// Endpoints whose last try failed: since when, by [`Clock::steady_ms`], and how often.
@@ -68,7 +70,7 @@ pub(super) struct Desk {
     numbers: HashMap<RealmId, u32>,
     seen: Arc<Realms>,
     /// What is to be written of deliveries, in order.
-    changes: Vec<Change>,
+    changes: VecDeque<Change>,
     /// Endpoints that somebody has enabled or removed while changes were being written.
     pardoned: HashSet<Id>,
     /// When changes are written again, at the soonest.
@@ -94,8 +96,8 @@ pub(super) struct Desk {
 
 /// What the disk says; at most one for each batch being written.
 enum Event {
-    /// New deliveries are kept, or not.
-    Kept { to: Vec<(u64, Vec<Id>)>, bytes: usize, good: bool },
+    /// New deliveries are kept, or not, and the ids of their items.
+    Kept { to: Vec<(u64, Vec<Id>)>, row: Option<Row>, bytes: usize, good: bool },
     /// Changes are on disk, or not.
     Flushed { changes: Arc<Vec<Change>>, good: bool },
 }
@@ -138,6 +140,7 @@ impl Clock {
     }
 }
 
+/// What the machine's clock says, as another process will see it.
 fn unix_ms() -> u64 {
     ms(SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default())
 }
@@ -181,9 +184,9 @@ impl Desk {
             dice: clock.started_unix_ms | 1,
             next: 1,
             letters: Letters::new((config.queue_bytes, config.realm_queue_bytes)),
-            taken: {
+            ids: {
                 let hub = &snapshot.load().config.hub;
-                Taken::new(salt, ms(hub.id_ttl), hub.ids)
+                Ids::new(salt, ms(hub.id_ttl), hub.ids)
             },
             pending: VecDeque::new(),
             ailing: HashMap::new(),
@@ -191,7 +194,7 @@ impl Desk {
             tries: HashMap::new(),
             numbers: HashMap::new(),
             seen: Arc::clone(&snapshot.load().realms),
-            changes: Vec::new(),
+            changes: VecDeque::new(),
             pardoned: HashSet::new(),
             flush_at: 0,
             events,
@@ -257,32 +260,13 @@ impl Desk {
         page.letters(|seq, bytes| {
             if !self.letters.weigh(seq, bytes) {
                 // Its endpoint is gone, and the process ended before the desk had heard.
-                self.changes.push(Change::Done { id: Id(0), seq, last: true });
+                self.changes.push_back(Change::Done { id: Id(0), seq, last: true });
             }
         })?;
         let mut rows = Vec::new();
-        page.taken(|number, at, digests| rows.push((number, unix_ms.saturating_sub(at), digests)))?;
-        self.taken.restore(rows);
-        let seen = Arc::clone(&self.seen);
-        self.join_realms(&page, &seen, None)
-    }
-
-    /// Joins the channels of realms that the configuration has, but not of those that it had before.
-    fn join_realms(
-        &mut self,
-        page: &Page,
-        realms: &Realms,
-        before: Option<&Realms>,
-    ) -> Result<(), redb::Error> {
-        for (name, number) in page.realms()? {
-            let Some(realm) = realms.get(&name) else { continue };
-            self.numbers.insert(realm, number);
-            if before.is_none_or(|before| before.get(&name).is_none()) {
-                page.channels(Id::of_realm(number), |channel| {
-                    self.hub.join(self.place, realm, channel);
-                })?;
-            }
-        }
+        page.ids(|number, at, digests| rows.push((number, unix_ms.saturating_sub(at), digests)))?;
+        self.ids.restore(rows);
+        self.numbers = join(&self.hub, &page, &self.seen, None)?;
         Ok(())
     }
 
@@ -338,7 +322,7 @@ impl Desk {
         while let Ok(Some(landed)) = timeout_at(deadline, self.flights.join_next_with_id()).await {
             self.land(landed);
         }
-        let changes = std::mem::take(&mut self.changes);
+        let changes = Vec::from(std::mem::take(&mut self.changes));
         if let Err(error) = self.store.write(Box::new(move |tx| book::apply_possible(tx, &changes))).await {
             tracing::error!(%error, "webhooks that were delivered will be delivered again");
         }
@@ -365,9 +349,10 @@ impl Desk {
     fn hear(&mut self, event: Event) {
         match event {
             Event::Flushed { changes, good } => self.flushed(changes, good),
-            Event::Kept { to, bytes, good } => {
+            Event::Kept { to, row, bytes, good } => {
                 self.writing -= 1;
                 self.writing_bytes -= bytes;
+                row.filter(|_| good).into_iter().for_each(|row| self.ids.push(row));
                 for (seq, ids) in to {
                     if !good {
                         self.letters.forget(seq);
@@ -397,7 +382,7 @@ impl Desk {
                 self.let_go(id);
                 let known = Page::open(&self.store).map_err(lost).and_then(|page| page.last_fault(id));
                 if self.ailing.remove(&id).is_some() || self.flushing || !matches!(known, Ok(None)) {
-                    self.changes.push(Change::Healthy { id });
+                    self.changes.push_back(Change::Healthy { id });
                 }
                 self.lines.set_class(id, Class::New);
             }
@@ -437,30 +422,11 @@ impl Desk {
         }
     }
 
-    /// Joins or leaves a channel, as there are endpoints of it on disk: asked after every change, and only here.
-    fn look(&mut self, realm: &str, channel: &str) {
-        let found = Page::open(&self.store).map_err(lost).and_then(|page| {
-            let Some(number) = page.realm(realm)? else { return Ok(None) };
-            let some = page.some(Id::of_channel(number, self.salt.0, channel), Some(channel), 1)?;
-            self.counts.webhook_endpoints.set(i64::try_from(page.endpoints()?).unwrap_or(i64::MAX));
-            Ok(Some((number, !some.is_empty())))
-        });
-        let Some(id) = self.snapshot.load().realms.get(realm) else { return };
-        match found {
-            Ok(Some((number, true))) => {
-                self.numbers.insert(id, number);
-                self.hub.join(self.place, id, channel);
-            }
-            Ok(_) => self.hub.leave(self.place, id, channel, None),
-            Err(error) => tracing::error!(%error, "webhook endpoints cannot be read"),
-        }
-    }
-
     /// Writes new deliveries; they start when they are on disk.
     fn write(
         &mut self,
         mut changes: Vec<Change>,
-        to: Vec<(u64, Vec<Id>)>,
+        (to, row): (Vec<(u64, Vec<Id>)>, Option<Row>),
         then: impl FnOnce(Result<(), StoreError>) + Send + 'static,
     ) {
         changes.push(Change::Next(self.next));
@@ -469,7 +435,7 @@ impl Desk {
         self.writing_bytes += bytes;
         let events = self.events.clone();
         let done = move |outcome: Result<(), StoreError>| {
-            _ = events.try_send(Event::Kept { to, bytes, good: outcome.is_ok() });
+            _ = events.try_send(Event::Kept { to, row, bytes, good: outcome.is_ok() });
             then(outcome);
         };
         self.store.submit(Box::new(move |tx| book::apply(tx, &changes)), Box::new(done));
@@ -477,25 +443,18 @@ impl Desk {
 
     fn tick(&mut self) {
         self.courier.sweep();
-        self.taken.expire(self.clock.now());
-        let realms = Arc::clone(&self.snapshot.load().realms);
-        if !Arc::ptr_eq(&realms, &self.seen) {
-            let before = std::mem::replace(&mut self.seen, Arc::clone(&realms));
-            let joined = Page::open(&self.store)
-                .map_err(lost)
-                .and_then(|page| self.join_realms(&page, &realms, Some(&before)));
-            if let Err(error) = joined {
-                tracing::error!(%error, "webhook endpoints cannot be read");
-            }
-        }
-        if let Err(error) = self.sweep() {
+        self.ids.expire(self.clock.now());
+        let looked = Page::open(&self.store).map_err(lost).and_then(|page| {
+            self.see_realms(&page)?;
+            self.sweep(&page)
+        });
+        if let Err(error) = looked {
             tracing::error!(%error, "webhook endpoints cannot be read");
         }
     }
 
     /// Looks at some endpoints and removes those whose time is over; what is over gets nothing before that, either.
-    fn sweep(&mut self) -> Result<(), redb::Error> {
-        let page = Page::open(&self.store).map_err(lost)?;
+    fn sweep(&mut self, page: &Page) -> Result<(), redb::Error> {
         self.counts.webhook_endpoints.set(i64::try_from(page.endpoints()?).unwrap_or(i64::MAX));
         let some = page.some((Id(self.swept), Id(u128::MAX)), None, SWEEP)?;
         self.swept = some.last().filter(|_| some.len() == SWEEP).map_or(0, |(id, _)| id.0 + 1);

@@ -7,10 +7,10 @@ mod courier;
 mod desk;
 mod endpoint;
 pub mod http;
+mod ids;
 mod letters;
 mod lines;
 mod names;
-mod taken;
 
 use std::{
     io,
@@ -36,6 +36,7 @@ use crate::{
     config,
     hub::Hub,
     metrics::Process,
+    realm::Realms,
     snapshot::Snapshot,
     store::{OpenError, Store, StoreError},
     upstream,
@@ -51,6 +52,7 @@ pub struct Webhooks {
     store: Store,
     salt: Salt,
     orders: mpsc::Sender<Order>,
+    hub: Arc<Hub>,
     /// Changes that go on to their end although who asked may have left.
     changes: Arc<Semaphore>,
     snapshot: Arc<ArcSwap<Snapshot>>,
@@ -201,7 +203,8 @@ pub fn start<E>(
     let ended = || StartError::Thread(io::Error::other("the thread has ended"));
     let salt = started.recv().map_err(|_| ended())??;
     let changes = Arc::new(Semaphore::new(CHANGES));
-    let webhooks = Webhooks { store, salt, orders, changes, snapshot: Arc::clone(snapshot), config };
+    let (hub, snapshot) = (Arc::clone(hub), Arc::clone(snapshot));
+    let webhooks = Webhooks { store, salt, orders, hub, changes, snapshot, config };
     Ok((Some(Arc::new(webhooks)), Some(Delivering { thread, stop })))
 }
 
@@ -232,6 +235,18 @@ impl Delivering {
 }
 
 impl Webhooks {
+    /// To be called before realms that were not configured may publish: their endpoints get all of it. Blocks.
+    ///
+    /// # Errors
+    /// The file has failed.
+    pub fn admit(&self, realms: &Realms, before: &Realms) -> Result<(), StoreError> {
+        if realms.is_within(before) {
+            return Ok(());
+        }
+        desk::join(&self.hub, &Page::open(&self.store)?, realms, Some(before))?;
+        Ok(())
+    }
+
     /// Subscribes a URL to a channel, or changes the endpoint that it is already, which is enabled by that.
     async fn subscribe(
         self: &Arc<Self>,
@@ -517,11 +532,16 @@ mod tests {
 
     /// Webhooks that may be posted to loopback.
     fn started(folder: &std::path::Path) -> (Arc<Webhooks>, Delivering, Arc<Hub>) {
+        with_ids(folder, 1_000_000)
+    }
+
+    fn with_ids(folder: &std::path::Path, most: i64) -> (Arc<Webhooks>, Delivering, Arc<Hub>) {
         let value = folder.to_string_lossy().as_ref().into();
         let allowed = toml::Value::Array(vec!["127.0.0.1".into()]);
         let flags = vec![
             Flag { name: "--data-dir", key: "server.data_dir", value },
             Flag { name: "--allow", key: "webhooks.allow", value: allowed },
+            Flag { name: "--ids", key: "hub.ids", value: most.into() },
         ];
         let config = Config::load(Sources { flags, ..Sources::default() }).unwrap();
         let hub = Arc::new(Hub::new(1, &config.hub));
@@ -562,6 +582,45 @@ mod tests {
         let shown = || webhooks.list(config::DEFAULT_REALM, Some("c"), None, 1).unwrap().0.remove(0);
         until("it is disabled", || !shown()["disabled"].is_null()).await;
         delivering.stop();
+    }
+
+    /// Ids that a commit has not written make others go neither from memory nor from the disk.
+    #[tokio::test]
+    async fn ids_that_are_not_on_disk_do_not_count() {
+        let folder = tempfile::tempdir().unwrap();
+        let (webhooks, delivering, hub) = with_ids(folder.path(), 2);
+        let url = "http://endpoint.example/";
+        webhooks.subscribe(config::DEFAULT_REALM, "c", Wish::of_url(url.into())).await.unwrap();
+        let publish = |id: &str| {
+            let mut items = requests(&["x"]);
+            items[0].id = Some(id.into());
+            hub.publish(RealmId::default(), items, false).unwrap().kept.unwrap()
+        };
+        publish("1").wait().await.unwrap();
+        for id in ["2", "3"] {
+            let (occupied, is_occupied) = oneshot::channel();
+            let (go_on, going_on) = std::sync::mpsc::channel::<()>();
+            let occupy: crate::store::Work = Box::new(move |_| {
+                _ = occupied.send(());
+                _ = going_on.recv();
+                Ok(())
+            });
+            webhooks.store.submit(occupy, Box::new(drop));
+            is_occupied.await.unwrap();
+            // It undoes whatever shares its commit.
+            let fail: crate::store::Work = Box::new(|_| Err(redb::Error::Corrupted("on purpose".into())));
+            webhooks.store.submit(fail, Box::new(drop));
+            let kept = publish(id);
+            until("it waits for the disk", || webhooks.store.waiting() >= 2).await;
+            go_on.send(()).unwrap();
+            kept.wait().await.unwrap_err();
+        }
+        publish("4").wait().await.unwrap();
+        delivering.stop();
+        let mut digests = 0;
+        let page = Page::open(&webhooks.store).unwrap();
+        page.ids(|_, _, some| digests += some.len()).unwrap();
+        assert_eq!(digests, 2, "of the first and the last");
     }
 
     /// Nobody delivers, or keeps, what cannot be written: the process ends.

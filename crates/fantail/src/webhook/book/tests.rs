@@ -226,6 +226,27 @@ async fn dead_letters_of_a_realm_have_a_limit() {
     assert_eq!(kept(&store), [4], "too long for any");
 }
 
+/// However many ids have to go, no commit takes long for them.
+#[tokio::test]
+async fn ids_go_some_at_a_time() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let store = open(&folder.path().join("w.redb")).await;
+    let many = 2 * ids::REMOVED_AT_ONCE as u64 + 1;
+    let note = |number, first| Change::Ids { number, at: 0, digests: vec![7], first };
+    let all: Vec<Change> = (0..many).map(|number| note(number, 0)).collect();
+    store.write(Box::new(move |tx| apply(tx, &all))).await.expect("written");
+    let mut left = Vec::new();
+    for number in many..many + 4 {
+        let next = [note(number, many)];
+        store.write(Box::new(move |tx| apply(tx, &next))).await.expect("written");
+        let mut rows = 0;
+        let page = Page::open(&store).expect("a page");
+        page.ids(|number, _, _| rows += usize::from(number < many)).expect("rows");
+        left.push(rows);
+    }
+    assert_eq!(left, [ids::REMOVED_AT_ONCE + 1, 1, 0, 0]);
+}
+
 /// What was not written, or of which nobody knows whether it was, is written again.
 #[tokio::test]
 async fn changes_may_be_done_twice() {

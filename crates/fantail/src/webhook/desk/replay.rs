@@ -52,7 +52,7 @@ impl Desk {
             _ = done.send(Ok(outcome));
             return Ok(());
         }
-        self.write(changes, to, move |result| {
+        self.write(changes, (to, None), move |result| {
             drop(done.send(result.map(|()| outcome).map_err(Trouble::from)));
         });
         Ok(())

@@ -88,7 +88,7 @@ impl Desk {
                 Ok(Job::Nobody) => {
                     self.lines.landed(id, class, class, 0);
                     if self.ailing.remove(&id).is_some() {
-                        self.changes.push(Change::Healthy { id });
+                        self.changes.push_back(Change::Healthy { id });
                     }
                     self.done(id, seq);
                 }
@@ -146,7 +146,7 @@ impl Desk {
             Ok(()) => {
                 self.counts.webhook_delivered.add(1);
                 if self.ailing.remove(&id).is_some() {
-                    self.changes.push(Change::Healthy { id });
+                    self.changes.push_back(Change::Healthy { id });
                 }
                 self.lines.landed(id, class, Class::Proven, 0);
                 self.done(id, seq);
@@ -179,12 +179,17 @@ impl Desk {
         let pause = self.lines.paused_until(id).saturating_sub(now);
         let paused_until = if pause == 0 { 0 } else { unix_ms.saturating_add(pause) };
         let last = LastFault { at: unix_ms, paused_until, why: fault.to_string() };
-        self.changes.push(Change::Failing { id, since: self.clock.wall(since), failures, last });
+        self.changes.push_back(Change::Failing { id, since: self.clock.wall(since), failures, last });
         let dice = self.roll();
         let gone = verdict == Some(Verdict::Gone);
         match self.config.retry.delay(failed, asked, dice).filter(|_| !gone) {
             Some(delay) => {
-                self.changes.push(Change::Again { id, seq, failed, due: unix_ms.saturating_add(ms(delay)) });
+                self.changes.push_back(Change::Again {
+                    id,
+                    seq,
+                    failed,
+                    due: unix_ms.saturating_add(ms(delay)),
+                });
                 self.tries.insert((id, seq), failed);
                 self.lines.wait(id, seq, now.saturating_add(ms(delay)));
             }
@@ -202,7 +207,7 @@ impl Desk {
     pub(super) fn done(&mut self, id: Id, seq: u64) {
         self.tries.remove(&(id, seq));
         let last = self.letters.done(seq);
-        self.changes.push(Change::Done { id, seq, last });
+        self.changes.push_back(Change::Done { id, seq, last });
         self.lines.release(id);
     }
 
@@ -222,7 +227,7 @@ impl Desk {
         self.tries.remove(&(id, seq));
         let last = self.letters.done(seq);
         let death = Death { at: self.clock.unix_ms(), cause: cause.to_owned(), tries };
-        self.changes.push(Change::Dead { id, seq, letter: None, death, last, keep: self.keep() });
+        self.changes.push_back(Change::Dead { id, seq, letter: None, death, last, keep: self.keep() });
         self.lines.release(id);
     }
 
@@ -240,7 +245,7 @@ impl Desk {
         let host = Target::parse(&endpoint.url).map(|target| target.authority()).unwrap_or_default();
         tracing::warn!(endpoint = %id, host, channel = ?endpoint.channel, cause, "a webhook endpoint was disabled");
         let disabled = Disabled { at: self.clock.unix(), cause: cause.to_owned() };
-        self.changes.push(Change::Disable { id, disabled });
+        self.changes.push_back(Change::Disable { id, disabled });
         // The disk knows how often each was tried.
         let why = format!("the endpoint was disabled: {cause}");
         for seq in self.lines.drain(id) {
