@@ -136,7 +136,7 @@ impl Link {
         loop {
             match self.next().await? {
                 Event::Open { id } => {
-                    let proof = stream::handshake(&id, &component.secret);
+                    let proof = stream::handshake(&id, &component.secret.0);
                     write.write_all(proof.as_bytes()).await?;
                 }
                 Event::Accepted => return Ok(()),

@@ -453,7 +453,7 @@ fn subscriptions_have_limits() {
     assert!(node("one").contains("subscription='subscribed'"));
     let refused = node("two");
     assert!(
-        refused.contains("<policy-violation") && refused.contains("xmpp.subscriptions_per_jid"),
+        refused.contains("<policy-violation") && refused.contains("<too-many-subscriptions"),
         "{refused}"
     );
     let path = "/channel/c/xs-subscriptions/";
