@@ -12,7 +12,6 @@ use std::{
 use fantail_proto::{duplicate::Seen, item::Item, log::Durability};
 use hashbrown::HashMap;
 use parking_lot::Mutex;
-use smallvec::SmallVec;
 use tokio::{
     sync::Notify,
     time::{Instant, timeout_at},
@@ -24,6 +23,7 @@ pub use changes::{Change, Changes};
 pub use delivery::Delivery;
 use feed::Feed;
 pub use feed::{Cursor, Turn};
+pub use inherited::INEXACT_MS;
 use inherited::Inherited;
 pub use interest::EarlyCounts;
 use interest::{Interest, Looks};
@@ -32,7 +32,7 @@ use outlet::{Dispatch, Outlet};
 pub use pledge::{Broken, Kept};
 use receipt::Ballot;
 pub use receipt::{Order, Receipt, Receipts};
-use round::{Round, Taken};
+use round::{Fate, Round};
 use unkept::Unkept;
 
 pub use crate::channel::{ChannelKey, RealmId};
@@ -166,17 +166,22 @@ impl Hub {
             Ok(logged) => logged,
             Err(refused) => return Err(Refused::Log(refused, items)),
         };
-        let durability = logged.durability();
         let (ballot, answer) = Ballot::new(items.len(), receipts);
         let mut pledge = None;
         let dispatch = self.dispatch();
         let (ballot_of, pledge_of) = (&ballot, &mut pledge);
-        let mut round =
-            Round { hub: self, realm, ballot: ballot_of, pledge: pledge_of, dispatch, lacks: false };
+        let mut round = Round {
+            hub: self,
+            realm,
+            ballot: ballot_of,
+            pledge: pledge_of,
+            dispatch,
+            lacks: false,
+            weakest: logged.durability(),
+        };
         let (mut duplicates, mut dropped) = (0, 0);
         let said = logging::says_channels();
         let mut unheard = Vec::new();
-        let mut noted = SmallVec::<[u128; 2]>::new();
         let mut ledger = self.outlet.ledger.lock();
         let fits = items.iter().all(|item| {
             let shards = ledger.interest.get(&(realm, item.channel.as_str())).map_or(0, |known| known.shards);
@@ -199,33 +204,32 @@ impl Hub {
                 ballot.add(slot, Receipt { duplicate: true, ..Receipt::default() });
                 duplicates += 1;
                 round.repeat(&mut ledger, &item, id, logged.take(slot));
-                noted.extend(id.filter(|id| round.keep_again(&mut ledger, slot, item, *id)));
+                if let Some(id) = id {
+                    round.keep_again(&mut ledger, slot, item, id);
+                }
                 continue;
             }
             match round.take(&mut ledger, (slot, logged.take(slot)), item, id, now) {
-                Taken::Sent => {}
-                Taken::Unheard(channel) => unheard.extend(said.then_some(channel)),
-                Taken::Dropped => {
+                Fate::Sent => {}
+                Fate::Unheard(channel) => unheard.extend(said.then_some(channel)),
+                Fate::Dropped => {
                     ballot.add(slot, Receipt { order: Order::Dropped, ..Receipt::default() });
                     dropped += 1;
                     // It may be published again.
                     continue;
                 }
             }
-            if let Some(id) = id {
-                ledger.seen.note(id, now);
-                noted.push(id);
-            }
+            id.into_iter().for_each(|id| ledger.seen.note(id, now));
         }
-        let Round { dispatch, lacks, .. } = round;
+        let Round { dispatch, lacks, weakest: durability, .. } = round;
         // A repeated item waits, too: the first may not be on disk yet.
         let (woken, on_disk) = dispatch.finish(&mut ledger, logged.strongest());
-        ledger.note_unkept(&noted, pledge.as_ref(), now);
+        ledger.sweep_unkept(now);
         drop(ledger);
         self.outlet.wake(woken);
         unheard.iter().for_each(|channel| logging::published(channel, 0));
         let kept = pledge.map(|(pledge, kept)| {
-            pledge.settle(Ok(()));
+            pledge.settle(&Ok(()));
             kept
         });
         // What else is of this publish is kept all the same.
@@ -282,7 +286,7 @@ impl Hub {
         let Ledger { interest, lingering, .. } = &mut *ledger;
         let left_ms = match interest.get_mut(&(realm, channel)) {
             Some(known) => {
-                *lingering -= usize::from(known.stay());
+                *lingering -= usize::from(known.lingers());
                 known.shards |= 1 << shard;
                 let is_first = !known.is_heard();
                 let left_ms = (known.hear(now) + FIRST_MS).saturating_sub(now);
@@ -300,22 +304,27 @@ impl Hub {
         (left_ms > 0).then(|| Duration::from_millis(left_ms))
     }
 
-    /// `poll`: the last subscriber here was a long-poll, whose client may be about to ask again: meanwhile the channel
-    /// keeps its order. It does so, too, while items wait for their predecessors that its log is to have.
-    pub fn leave(&self, shard: usize, realm: RealmId, channel: &str, poll: bool) {
+    /// `polled`: so long ago the last long-poll here left, whose client may be about to ask again: meanwhile the channel
+    /// keeps its order, whoever leaves last. It does so, too, while items wait for their predecessors that its log is to have.
+    pub fn leave(&self, shard: usize, realm: RealmId, channel: &str, polled: Option<Duration>) {
         let mut dispatch = self.dispatch();
         let mut ledger = self.outlet.ledger.lock();
         let Ledger { interest, lingering, looks, .. } = &mut *ledger;
         let Some(known) = interest.get_mut(&(realm, channel)) else { return };
+        if known.shards & (1 << shard) == 0 {
+            return;
+        }
         known.shards &= !(1 << shard);
-        if known.shards != 0 {
+        let now_ms = self.now_ms();
+        if let Some(polled) = polled {
+            known.keep_until((now_ms + self.linger_ms).saturating_sub(milliseconds(polled)));
+        }
+        if !known.lingers() {
             return;
         }
         let (may, heard) = (*lingering < MAX_LINGERING, known.is_heard());
-        if may && poll && self.linger_ms > 0 {
+        if may && let Some(until_ms) = known.linger(now_ms) {
             *lingering += 1;
-            let until_ms = self.now_ms() + self.linger_ms;
-            known.linger(until_ms);
             self.look_at(looks, realm, channel, known, until_ms);
         } else if may && known.linger_unheard() {
             *lingering += 1;
@@ -328,20 +337,16 @@ impl Hub {
         }
     }
 
-    /// Whether the item that came last on a channel is known to be another than this: what is held then is asked
-    /// about again, and until the next item no order counts.
+    /// Whether the item that came last on a channel is known to be another than this: the origin of what is held then is
+    /// asked again.
     pub fn contradicts(&self, realm: RealmId, channel: &str, prev_id: &str) -> bool {
         let digest = self.digest(realm, channel, prev_id);
-        let mut ledger = self.outlet.ledger.lock();
-        let Some(known) = ledger.interest.get_mut(&(realm, channel)) else { return false };
-        let contradicts = known.last().is_some_and(|last| last != digest);
-        if contradicts {
-            known.forget();
-        }
-        contradicts
+        let ledger = self.outlet.ledger.lock();
+        let last = ledger.interest.get(&(realm, channel)).and_then(Interest::last);
+        last.is_some_and(|last| last != digest)
     }
 
-    /// A subscriber has missed something of this channel: until its next item no order counts.
+    /// An origin insists that another item came last: until the next one no order counts.
     pub fn forget(&self, realm: RealmId, channel: &str) {
         if let Some(known) = self.outlet.ledger.lock().interest.get_mut(&(realm, channel)) {
             known.forget();
@@ -434,6 +439,7 @@ impl Hub {
                 }
             }
             if known.is_over(now_ms) {
+                ledger.lingering -= 1;
                 self.close(&mut ledger, &mut dispatch, realm, &name);
             } else if let Some(due_ms) = known.next_ms() {
                 self.look_at(looks, realm, &name, known, due_ms);
@@ -456,7 +462,6 @@ impl Hub {
     /// Forgets a channel. Nobody is left to give to what waits for it, but for its log.
     fn close(&self, ledger: &mut Ledger, dispatch: &mut Dispatch<'_>, realm: RealmId, channel: &str) {
         let Some(mut known) = ledger.interest.remove(&(realm, channel)) else { return };
-        ledger.lingering -= usize::from(known.stay());
         let is_heard = known.is_heard();
         while let Some(early) = known.follow().or_else(|| known.expire(u64::MAX)) {
             if early.record.is_some() {
@@ -640,11 +645,11 @@ mod tests {
         assert_eq!(taken(&hub, 0), ["a:1"]);
         assert_eq!(taken(&hub, 1), ["b:"]);
         assert_eq!(taken(&hub, 2), ["a:1"]);
-        hub.leave(0, R, "a", false);
+        hub.leave(0, R, "a", None);
         hub.publish(R, vec![item("a", None)], false).unwrap();
         assert!(taken(&hub, 0).is_empty());
         assert_eq!(hub.channels(), 2);
-        hub.leave(2, R, "a", false);
+        hub.leave(2, R, "a", None);
         assert_eq!(hub.channels(), 1);
     }
 
@@ -755,7 +760,7 @@ mod tests {
     /// What a log is to have goes on waiting for its predecessor when the last subscriber leaves.
     #[tokio::test(start_paused = true)]
     async fn a_log_keeps_its_order_when_nobody_listens_any_more() {
-        for poll in [false, true] {
+        for poll in [None, Some(Duration::ZERO)] {
             let hub = logged(Duration::from_secs(1));
             let pass = async |time| _ = tokio::time::timeout(time, hub.keep_time()).await;
             let publish = |items| _ = hub.publish(R, items, false).unwrap();
@@ -778,7 +783,7 @@ mod tests {
             assert_eq!(in_log(&hub), "abcd");
             pass(Duration::from_millis(200)).await;
             let lingering = hub.outlet.ledger.lock().lingering;
-            assert_eq!((in_log(&hub), hub.waiting(), lingering), ("abcdfg".into(), 0, 0), "{poll}");
+            assert_eq!((in_log(&hub), hub.waiting(), lingering), ("abcdfg".into(), 0, 0), "{poll:?}");
         }
     }
 
@@ -843,7 +848,7 @@ mod tests {
         let items = vec![item("c", Some("a")), after("c", "d", "c"), after("c", "c", "b")];
         hub.publish(R, items, false).unwrap();
         hub.outlet.ledger.lock().lingering = MAX_LINGERING;
-        hub.leave(0, R, "c", false);
+        hub.leave(0, R, "c", None);
         assert_eq!(in_log(&hub), "acd");
     }
 
@@ -856,7 +861,7 @@ mod tests {
         publish(vec![after("c", "3", "2")]);
         assert_eq!(taken(&hub, 0), ["c:3"]);
         publish(vec![after("c", "5", "4")]);
-        hub.leave(0, R, "c", false);
+        hub.leave(0, R, "c", None);
         assert_eq!((hub.waiting(), hub.early().dropped.load(Relaxed), hub.channels()), (0, 1, 0));
         hub.join(0, R, "c");
         publish(vec![after("c", "9", "8")]);
@@ -877,13 +882,15 @@ mod tests {
         assert_eq!((taken(&hub, 0), hub.early().late.load(Relaxed)), (vec!["c:c".into(), "c:d".into()], 1));
         assert_eq!(receipts.wait().await.unwrap()[0].order, Order::Held);
 
-        hub.leave(0, R, "c", true);
+        hub.leave(0, R, "c", Some(Duration::ZERO));
         pass(Duration::from_secs(50)).await;
         assert!(hub.contradicts(R, "c", "c"), "a channel keeps its order after a long-poll");
-        assert!(!hub.contradicts(R, "c", "c"), "and forgets it when it is asked about");
+        assert!(hub.contradicts(R, "c", "c"), "whoever asks");
+        hub.forget(R, "c");
+        assert!(!hub.contradicts(R, "c", "c"));
         assert_eq!(hub.channels(), 0);
         assert_eq!(hub.join(0, R, "c"), None, "not its first subscription");
-        hub.leave(0, R, "c", true);
+        hub.leave(0, R, "c", Some(Duration::ZERO));
         hub.publish(R, vec![item("c", Some("y")), after("c", "z", "x")], false).unwrap();
         pass(Duration::from_secs(61)).await;
         assert_eq!(hub.waiting(), 0);
@@ -933,8 +940,50 @@ mod tests {
         settle([Err(broken.clone()), Ok(())]);
         assert_eq!(kept.wait().await, Err(broken));
         let kept = publish();
+        let named = hub.publish(R, vec![item("a", Some("1"))], false).unwrap().kept.unwrap();
         drop(hub);
-        assert!(kept.wait().await.is_err());
+        assert!(kept.wait().await.is_err() && named.wait().await.is_err());
+    }
+
+    /// What of a publish was kept is so, whatever became of the rest of it.
+    #[tokio::test]
+    async fn only_what_is_not_kept_is_kept_again() {
+        let hub = hub(1, 10);
+        let webhooks = hub.place(Outpost::Webhooks);
+        hub.join(webhooks, R, "c");
+        let publish = |ids: [&str; 3]| {
+            hub.publish(R, ids.map(|id| item("c", Some(id))).into(), false).unwrap().kept.unwrap()
+        };
+        let mail = || {
+            let mut batch = Vec::new();
+            hub.take(webhooks, &mut batch);
+            batch
+        };
+        let ids = |batch: &[Arc<Delivery>]| -> String {
+            batch.iter().filter_map(|delivery| delivery.item.id.as_deref()).collect()
+        };
+        let broken = Broken("too many wait".into());
+        let first = publish(["1", "2", "3"]);
+        let batch = mail();
+        batch[0].kept(&Ok(()));
+        batch[1].kept(&Err(broken.clone()));
+        assert_eq!(first.wait().await, Err(broken.clone()));
+        // It repeats all before the last of them is kept.
+        let mut second = publish(["1", "2", "3"]);
+        let again = mail();
+        assert_eq!(ids(&again), "2");
+        again[0].kept(&Ok(()));
+        assert!(tokio::time::timeout(Duration::ZERO, &mut second.0).await.is_err());
+        batch[2].kept(&Ok(()));
+        assert_eq!(second.wait().await, Ok(()));
+        // A new one beside them is this publish's alone.
+        let third = publish(["1", "4", "3"]);
+        let new = mail();
+        assert_eq!(ids(&new), "4");
+        new[0].kept(&Err(broken.clone()));
+        assert_eq!(third.wait().await, Err(broken));
+        let fourth = hub.publish(R, vec![item("c", Some("1")), item("c", Some("3"))], false).unwrap();
+        assert!(fourth.kept.is_none() && mail().is_empty());
     }
 
     #[tokio::test]
@@ -1060,6 +1109,54 @@ mod tests {
         assert_eq!(publish(&open(), "new"), 0, "it is too old at the start");
     }
 
+    /// Logs know times to a second, and no id of theirs is forgotten before its time for that.
+    #[tokio::test(start_paused = true)]
+    async fn no_id_of_a_log_is_forgotten_early() {
+        for (before, after) in [(900, 100), (0, 900)] {
+            let pass = |ms| tokio::time::advance(Duration::from_millis(ms));
+            let log = Log::new(None, Arc::default());
+            log.configure(&[rule(config::Storage::Memory)], |_| Some(R)).unwrap();
+            let log = Arc::new(log);
+            let open = || Hub::with_log(1, &settings(), Arc::clone(&log));
+            let publish = |hub: &Hub| hub.publish(R, vec![item("c", Some("1"))], false).unwrap().duplicates;
+            pass(before).await;
+            assert_eq!(publish(&open()), 0);
+            pass(after).await;
+            let next = open();
+            pass(59_999 - after).await;
+            assert_eq!(publish(&next), 1, "{before}");
+            pass(INEXACT_MS + 1).await;
+            assert_eq!(publish(&next), 0, "{before}");
+        }
+    }
+
+    /// What the log of a channel promises by now is not what it promised of an item from before a reload.
+    #[tokio::test]
+    async fn a_repeat_is_not_said_to_be_more_than_it_is() {
+        let folder = tempfile::tempdir().unwrap();
+        let hub = with(Log::new(Some(folder.path().into()), Arc::default()), Duration::ZERO);
+        let configure = |durability| {
+            let rule = config::Log { durability, ..rule(config::Storage::Disk) };
+            hub.log().configure(&[rule], |_| Some(R)).unwrap();
+        };
+        let publish = async |id| {
+            let told = hub.publish(R, vec![item("c", Some(id))], false).unwrap();
+            if let Some(on_disk) = told.on_disk {
+                on_disk.wait().await.unwrap();
+            }
+            (told.duplicates, told.durability)
+        };
+        publish("no log has it").await;
+        configure(Durability::Accepted);
+        publish("1").await;
+        configure(Durability::Synced);
+        assert_eq!(publish("1").await, (1, Durability::Accepted));
+        assert_eq!(publish("2").await, (0, Durability::Synced));
+        // The log is as durable as its newest item, with all before that.
+        assert_eq!(publish("1").await, (1, Durability::Synced));
+        assert_eq!(publish("no log has it").await, (1, Durability::Accepted));
+    }
+
     /// Who asks for more than the log of a channel promises is told so only of what that has.
     #[tokio::test]
     async fn a_repeat_is_not_said_to_be_where_it_is_not() {
@@ -1092,7 +1189,7 @@ mod tests {
             hub.take(webhooks, &mut batch);
             assert_eq!(batch.len(), new, "{round}");
         }
-        hub.leave(webhooks, R, "c", false);
+        hub.leave(webhooks, R, "c", None);
         let truth = publish("in it", Durability::Synced);
         assert_eq!((truth.duplicates, truth.durability), (1, Durability::Synced));
         assert!(truth.kept.is_none());

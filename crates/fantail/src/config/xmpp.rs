@@ -25,12 +25,15 @@ pub struct Xmpp {
     pub subscriptions: usize,
     pub realm_subscriptions: usize,
     pub subscriptions_per_jid: usize,
+    pub absences: usize,
+    pub realm_absences: usize,
     pub queue_items: usize,
     pub queue_bytes: usize,
     pub realm_queue_items: usize,
     pub realm_queue_bytes: usize,
     pub origin_requests: usize,
     pub sender_stanzas: usize,
+    pub stanza_bytes: usize,
 }
 
 impl fmt::Debug for Xmpp {
@@ -67,12 +70,15 @@ pub(super) struct Section {
     subscriptions: usize,
     realm_subscriptions: usize,
     subscriptions_per_jid: usize,
+    absences: usize,
+    realm_absences: usize,
     queue_items: usize,
     queue_bytes: usize,
     realm_queue_items: usize,
     realm_queue_bytes: usize,
     origin_requests: usize,
     sender_stanzas: usize,
+    stanza_bytes: usize,
 }
 
 impl fmt::Debug for Section {
@@ -95,7 +101,7 @@ pub(super) struct Draft {
 struct Rest {
     admins: Vec<Jid>,
     /// In the order of [`Xmpp`].
-    limits: [usize; 9],
+    limits: [usize; 12],
 }
 
 impl Section {
@@ -119,12 +125,15 @@ impl Section {
                     at_least(1, self.subscriptions)?,
                     part(self.realm_subscriptions, self.subscriptions),
                     at_least(1, self.subscriptions_per_jid)?,
+                    at_least(1, self.absences)?,
+                    part(self.realm_absences, self.absences),
                     at_least(1, self.queue_items)?,
                     at_least(1, self.queue_bytes)?,
                     part(self.realm_queue_items, self.queue_items),
                     part(self.realm_queue_bytes, self.queue_bytes),
                     at_least(1, self.origin_requests)?,
                     at_least(1, self.sender_stanzas)?,
+                    at_least(LEAST_STANZA_BYTES, self.stanza_bytes)?,
                 ],
             },
         })
@@ -138,12 +147,15 @@ impl Draft {
             subscriptions,
             realm_subscriptions,
             subscriptions_per_jid,
+            absences,
+            realm_absences,
             queue_items,
             queue_bytes,
             realm_queue_items,
             realm_queue_bytes,
             origin_requests,
             sender_stanzas,
+            stanza_bytes,
         ] = self.rest.limits;
         Some(Xmpp {
             server: self.server?,
@@ -154,15 +166,21 @@ impl Draft {
             subscriptions,
             realm_subscriptions,
             subscriptions_per_jid,
+            absences,
+            realm_absences,
             queue_items,
             queue_bytes,
             realm_queue_items,
             realm_queue_bytes,
             origin_requests,
             sender_stanzas,
+            stanza_bytes,
         })
     }
 }
+
+/// What every server must take (RFC 6120 13.12).
+const LEAST_STANZA_BYTES: usize = 10_000;
 
 /// What one realm may have of all; 0: three quarters.
 const fn part(own: usize, all: usize) -> usize {

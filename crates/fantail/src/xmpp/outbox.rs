@@ -22,6 +22,7 @@ use super::{
     gaps::{Fate, Gaps, Owed},
     places::BEGINNING,
     presence::Presences,
+    questions::Questions,
     subscribers::Subscribers,
 };
 use crate::{
@@ -44,12 +45,14 @@ pub(super) struct Outbox {
     /// What was read of logs for all lines, in bytes, until the last copy is made.
     read_bytes: usize,
     pub(super) gaps: Gaps,
+    pub(super) questions: Questions,
     /// The server takes what is written.
     joined: bool,
     /// What the server takes now. If the stream breaks, the next one begins with it.
     wire: Bytes,
     /// How many items, and their bytes: in all, and of one realm.
     limits: [(usize, usize); 2],
+    stanza_bytes: usize,
     domain: String,
     counts: Arc<Process>,
     ready: Arc<Notify>,
@@ -119,13 +122,15 @@ impl Outbox {
             items: 0,
             item_bytes: 0,
             read_bytes: 0,
-            gaps: Gaps::default(),
+            gaps: Gaps::new(config.absences, config.realm_absences),
+            questions: Questions::default(),
             joined: false,
             wire: Bytes::new(),
             limits: [
                 (config.queue_items, config.queue_bytes),
                 (config.realm_queue_items, config.realm_queue_bytes),
             ],
+            stanza_bytes: config.stanza_bytes,
             domain: config.domain.to_string(),
             counts,
             ready: Arc::new(Notify::new()),
@@ -170,6 +175,12 @@ impl Outbox {
         }
     }
 
+    /// The presence of a bare address is wanted from now on, or not any more.
+    pub(super) fn want(&mut self, bare: &str, wanted: bool) {
+        self.questions.want(bare, wanted);
+        self.ready.notify_one();
+    }
+
     /// A stanza that is complete.
     pub(super) fn answer(&mut self, stanza: Vec<u8>) {
         if self.answer_bytes + stanza.len() > ANSWER_BYTES {
@@ -189,9 +200,8 @@ impl Outbox {
     pub(super) fn deliver(&mut self, delivery: &Delivery, subscribers: &Subscribers, now_ms: u64) {
         let Delivery { realm, channel, item, place, .. } = delivery;
         let (stanzas, nodes) = subscribers.wanted(*realm, channel);
-        let Some(waiting) =
-            Waiting::of((*realm, channel), item, *place, (stanzas > 0, nodes > 0), subscribers)
-        else {
+        let wanted = (stanzas > 0, nodes > 0);
+        let Some(waiting) = self.waiting((*realm, channel), item, *place, wanted, subscribers) else {
             return self.pass_over((*realm, channel), *place);
         };
         let of = |wanted: bool, count: u32| if wanted { u64::from(count) } else { 0 };
@@ -305,6 +315,14 @@ impl Outbox {
             self.counts.xmpp_answered.add(1);
             wire.extend_from_slice(&answer);
         }
+        for _ in 0..QUESTIONS {
+            if wire.len() >= WIRE_BYTES {
+                break;
+            }
+            let Some(question) = self.questions.next(&self.domain) else { break };
+            self.counts.xmpp_answered.add(1);
+            wire.extend_from_slice(question.as_bytes());
+        }
         self.gaps.realms().into_iter().for_each(|realm| self.queue_up(realm));
         for _ in 0..TURNS {
             if wire.len() >= WIRE_BYTES {
@@ -348,6 +366,7 @@ impl Outbox {
     pub(super) fn written(&mut self) {
         self.wire = Bytes::new();
         self.gaps.release();
+        self.questions.release();
     }
 
     /// The next item of a realm to be copied: what is begun, of what was read of a log, of the queue, or of another log,
@@ -411,14 +430,14 @@ impl Outbox {
             (false, false) => 1,
         };
         self.counts.xmpp_dropped.add(gone + expected.saturating_sub(entries.len() as u64));
-        let line = self.lines.entry(realm).or_default();
+        let mut read = Vec::new();
         for (entry, position) in entries.iter().zip(span.after + 1..) {
             let place = Some(Place { epoch: span.through.epoch, position });
             let item = Item::from_record(channel, &entry.record).map(Rendered::from);
-            let waiting = item.and_then(|i| Waiting::of((realm, channel), &i, place, wanted, subscribers));
+            let waiting = item.and_then(|i| self.waiting((realm, channel), &i, place, wanted, subscribers));
             let Some(waiting) = waiting else { continue };
             self.read_bytes += waiting.weight;
-            line.read.push_back(Waiting {
+            read.push(Waiting {
                 since_ms: now_ms.saturating_sub(log.age_ms(entry)),
                 old: true,
                 only: owed.jid.clone(),
@@ -426,29 +445,33 @@ impl Outbox {
             });
         }
         self.gaps.advance(&owed, span.through, span.whole);
+        let line = self.lines.entry(realm).or_default();
+        line.read.extend(read);
         line.filling = Some(owed);
     }
 
-    fn count(&self) {
-        self.counts.xmpp_queued.set(i64::try_from(self.items).unwrap_or(i64::MAX));
-    }
-}
-
-impl Waiting {
     /// `None` if there is nothing in it for anybody.
-    fn of(
+    fn waiting(
+        &self,
         (realm, channel): (RealmId, &str),
         item: &Rendered,
         place: Option<Place>,
         (stanzas, nodes): (bool, bool),
         subscribers: &Subscribers,
-    ) -> Option<Self> {
-        let stanza = item.stanza.clone().filter(|_| stanzas);
+    ) -> Option<Waiting> {
+        // The log may have it from a time with another limit.
+        let fits = |stanza: &Stanza| {
+            let fits = stanza.bytes() <= self.stanza_bytes;
+            self.counts.xmpp_unsent_item.add(u64::from(!fits));
+            fits
+        };
+        let stanza = item.stanza.clone().filter(|_| stanzas).filter(|stanza| fits(stanza));
         let event = if nodes { pubsub::payload(item) } else { None };
         let event = event.map(|payload| {
             let node = pubsub::node(subscribers.realm_name(realm), channel);
             Stanza::message(&pubsub::event(&node, item.id.as_deref(), &payload))
         });
+        let event = event.filter(fits);
         if stanza.is_none() && event.is_none() {
             return None;
         }
@@ -457,9 +480,15 @@ impl Waiting {
             + channel.len();
         let channel = channel.into();
         let (since_ms, after, old, only) = (0, None, false, None);
-        Some(Self { realm, channel, stanza, event, place, since_ms, weight, after, old, only })
+        Some(Waiting { realm, channel, stanza, event, place, since_ms, weight, after, old, only })
     }
 
+    fn count(&self) {
+        self.counts.xmpp_queued.set(i64::try_from(self.items).unwrap_or(i64::MAX));
+    }
+}
+
+impl Waiting {
     /// Copies for the next subscribers, as many as there is room for. True when that were all.
     fn copy(
         &mut self,
@@ -487,7 +516,7 @@ impl Waiting {
             _ => 0,
         };
         let channel = (self.realm, &*self.channel);
-        let (mut sent, mut absent) = (0, 0);
+        let (mut sent, mut absent, mut lost) = (0, 0, 0);
         let done = if let Some(jid) = &self.only {
             let terms = subscribers.get(self.realm, &self.channel, jid).unwrap_or_default();
             sent += write(jid, &stanza, terms.stanza, wire) + write(jid, &event, terms.node, wire);
@@ -504,7 +533,7 @@ impl Waiting {
                     absent += 1;
                     // Without a log it is lost to it, as it wished.
                     if let Some(place) = self.place {
-                        gaps.absent(jid, channel, place);
+                        lost += u64::from(!gaps.absent(jid, channel, place));
                     }
                 } else if gaps.reach(jid, channel, self.place) {
                     sent += write(jid, &stanza, terms.stanza, wire) + write(jid, &event, terms.node, wire);
@@ -522,6 +551,7 @@ impl Waiting {
         counts.xmpp_delivered.add(sent);
         counts.xmpp_filled.add(if self.old { sent } else { 0 });
         counts.xmpp_absent.add(absent);
+        counts.xmpp_dropped.add(lost);
         done
     }
 }
@@ -530,6 +560,8 @@ impl Waiting {
 const ANSWER_BYTES: usize = 16 << 20;
 /// What is made at once: enough for one write, and little to keep if the stream breaks.
 const WIRE_BYTES: usize = 64 << 10;
+/// Of presence, before items have their turn.
+const QUESTIONS: usize = 100;
 /// Items that are looked at before others have the thread.
 const TURNS: usize = 256;
 /// What is read of a log before others have their turn.
@@ -559,8 +591,12 @@ mod tests {
     };
 
     fn outbox(queue_items: usize, realm_queue_items: usize) -> (Outbox, Arc<Process>) {
+        limited(|config| (config.queue_items, config.realm_queue_items) = (queue_items, realm_queue_items))
+    }
+
+    fn limited(limit: impl FnOnce(&mut config::Xmpp)) -> (Outbox, Arc<Process>) {
         let counts = Arc::new(Process::default());
-        let config = config::Xmpp {
+        let mut config = config::Xmpp {
             server: String::new(),
             domain: Jid::parse("push.test").unwrap(),
             secret: Secret::Bytes(Vec::new()),
@@ -569,13 +605,17 @@ mod tests {
             subscriptions: 0,
             realm_subscriptions: 0,
             subscriptions_per_jid: 0,
-            queue_items,
+            absences: 10,
+            realm_absences: 10,
+            queue_items: 100,
             queue_bytes: 1 << 20,
-            realm_queue_items,
+            realm_queue_items: 100,
             realm_queue_bytes: 1 << 20,
             origin_requests: 1,
             sender_stanzas: 1,
+            stanza_bytes: 10_000,
         };
+        limit(&mut config);
         (Outbox::new(&config, Arc::clone(&counts)), counts)
     }
 
@@ -771,8 +811,9 @@ mod tests {
     #[test]
     fn bytes_have_limits_too() {
         for all in [true, false] {
-            let (mut outbox, counts) = outbox(100, 100);
-            outbox.limits[usize::from(!all)].1 = 5000;
+            let (mut outbox, counts) = limited(|config| {
+                *(if all { &mut config.queue_bytes } else { &mut config.realm_queue_bytes }) = 5000;
+            });
             let log = Log::new(None, Arc::clone(&counts));
             let mut subscribers = Subscribers::default();
             subscribe(&mut subscribers, 1, 1);

@@ -4,7 +4,7 @@
 use std::{collections::BTreeMap, ops::Bound};
 
 use fantail_proto::xmpp::{jid, pubsub::Shows};
-use hashbrown::HashMap;
+use hashbrown::{HashMap, hash_map::Entry};
 use redb::{ReadableTable as _, TableDefinition};
 
 use crate::{
@@ -25,6 +25,20 @@ pub struct Terms {
 impl Terms {
     pub(super) fn is_empty(self) -> bool {
         !self.stanza && !self.node
+    }
+
+    /// Stanzas, too, or for what has changed.
+    pub(super) fn with_stanzas(self, shows: Shows) -> Self {
+        Self { stanza: true, shows: if self.node { self.shows.or(shows) } else { shows }, ..self }
+    }
+
+    pub(super) fn with_node(self, shows: Shows) -> Self {
+        Self { node: true, shows: if self.stanza { self.shows.or(shows) } else { shows }, ..self }
+    }
+
+    /// Whether presence decides.
+    pub(super) fn is_watched(self) -> bool {
+        !self.is_empty() && !self.shows.is_always()
     }
 
     fn bits(self) -> u8 {
@@ -50,6 +64,8 @@ pub(super) struct Subscribers {
     /// By the channel's number and address: one map, because most channels may have few subscribers.
     terms: BTreeMap<(u64, Box<str>), u8>,
     realms: HashMap<RealmId, Realm>,
+    /// Whose presence decides, without their resources, and about how many subscriptions.
+    watched: HashMap<Box<str>, u32>,
     next: u64,
 }
 
@@ -98,10 +114,14 @@ impl Subscribers {
         self.realms.get(&realm).map_or(0, |realm| realm.subscriptions)
     }
 
-    /// Whose presence decides, without their resources; some more than once.
-    pub(super) fn present(&self) -> impl Iterator<Item = &str> {
-        let present = self.terms.iter().filter(|(_, bits)| !Terms::from_bits(**bits).shows.is_always());
-        present.map(|((_, jid), _)| jid::bare(jid))
+    /// Whose presence decides, without their resources.
+    pub(super) fn watched(&self) -> impl Iterator<Item = &str> {
+        self.watched.keys().map(|bare| &**bare)
+    }
+
+    /// Whether the presence of a bare address decides about any subscription.
+    pub(super) fn watches(&self, bare: &str) -> bool {
+        self.watched.contains_key(bare)
     }
 
     pub(super) fn channels(&self) -> impl Iterator<Item = &ChannelKey> {
@@ -150,6 +170,18 @@ impl Subscribers {
             realm.subscriptions = realm.subscriptions + now - then;
         }
         let before = before.map(Terms::from_bits).unwrap_or_default();
+        match (before.is_watched(), terms.is_watched()) {
+            (false, true) => *self.watched.entry(jid::bare(jid).into()).or_default() += 1,
+            (true, false) => {
+                if let Entry::Occupied(mut count) = self.watched.entry(jid::bare(jid).into()) {
+                    *count.get_mut() -= 1;
+                    if *count.get() == 0 {
+                        count.remove();
+                    }
+                }
+            }
+            _ => {}
+        }
         channel.stanzas = channel.stanzas + u32::from(terms.stanza) - u32::from(before.stanza);
         channel.nodes = channel.nodes + u32::from(terms.node) - u32::from(before.node);
         match (before_all, channel.stanzas + channel.nodes) {
@@ -284,10 +316,29 @@ mod tests {
         assert_eq!((all.count(RealmId(0)), all.count(RealmId(1)), all.count(RealmId(2))), (0, 1, 0));
     }
 
+    /// An address is watched as long as its presence decides about anything, with any resource and of any channel.
+    #[test]
+    fn presence_is_watched_while_it_decides() {
+        let mut all = Subscribers::default();
+        for (channel, jid, terms, watched) in [
+            ("c", "a@b", RAW, false),
+            ("c", "a@b", NODE, true),
+            ("c", "a@b", NODE, true),
+            ("d", "a@b/1", NODE, true),
+            ("c", "a@b", RAW, true),
+            ("d", "a@b/1", Terms { node: false, ..NODE }, false),
+            ("d", "a@b/1", Terms::default(), false),
+        ] {
+            all.set(&place(0, channel), jid, terms);
+            assert_eq!(all.watches("a@b"), watched, "{channel} {jid} {terms:?}");
+            assert_eq!(all.watched().count(), usize::from(watched));
+        }
+    }
+
     #[tokio::test]
     async fn what_is_kept_is_found_by_address() {
         let folder = tempfile::tempdir().unwrap();
-        let (store, _) = Store::open(&folder.path().join("x.redb"), 1 << 20).unwrap();
+        let store = Store::open(&folder.path().join("x.redb"), 1 << 20).unwrap();
         assert!(of(&store, "a@b", 10).unwrap().is_empty());
         for (jid, terms) in [("a@b", RAW), ("a@b/r", NODE), ("a@b.c", RAW), ("a@b-c/r", RAW), ("a@b/s", RAW)]
         {
@@ -315,7 +366,7 @@ mod tests {
         for channels in [1000, 1_000_000] {
             let folder = tempfile::tempdir().unwrap();
             let path = folder.path().join("x.redb");
-            let (store, _) = Store::open(&path, super::super::CACHE_BYTES).unwrap();
+            let store = Store::open(&path, super::super::CACHE_BYTES).unwrap();
             let (said, done) = std::sync::mpsc::channel();
             for n in 0..1_000_000_u32 {
                 let place = place(0, &format!("channel-{}", n % channels));
@@ -330,7 +381,7 @@ mod tests {
             let store = loop {
                 match Store::open(&path, super::super::CACHE_BYTES) {
                     Err(crate::store::OpenError::InUse(_)) => std::thread::yield_now(),
-                    opened => break opened.unwrap().0,
+                    opened => break opened.unwrap(),
                 }
             };
             let before = resident();
