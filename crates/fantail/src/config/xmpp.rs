@@ -31,6 +31,7 @@ pub struct Xmpp {
     pub realm_queue_bytes: usize,
     pub origin_requests: usize,
     pub sender_stanzas: usize,
+    pub unacknowledged_bytes: usize,
 }
 
 impl fmt::Debug for Xmpp {
@@ -73,6 +74,7 @@ pub(super) struct Section {
     realm_queue_bytes: usize,
     origin_requests: usize,
     sender_stanzas: usize,
+    unacknowledged_bytes: usize,
 }
 
 impl fmt::Debug for Section {
@@ -95,7 +97,7 @@ pub(super) struct Draft {
 struct Rest {
     admins: Vec<Jid>,
     /// In the order of [`Xmpp`].
-    limits: [usize; 9],
+    limits: [usize; 10],
 }
 
 impl Section {
@@ -125,6 +127,7 @@ impl Section {
                     part(self.realm_queue_bytes, self.queue_bytes),
                     at_least(1, self.origin_requests)?,
                     at_least(1, self.sender_stanzas)?,
+                    at_least(1, self.unacknowledged_bytes)?,
                 ],
             },
         })
@@ -144,6 +147,7 @@ impl Draft {
             realm_queue_bytes,
             origin_requests,
             sender_stanzas,
+            unacknowledged_bytes,
         ] = self.rest.limits;
         Some(Xmpp {
             server: self.server?,
@@ -160,6 +164,7 @@ impl Draft {
             realm_queue_bytes,
             origin_requests,
             sender_stanzas,
+            unacknowledged_bytes,
         })
     }
 }

@@ -15,7 +15,7 @@ use fantail_proto::xmpp::{
     xml::{Element, Excess},
 };
 
-use super::{Component, TARGET, entity, origin};
+use super::{Component, TARGET, entity, origin, window};
 
 /// By the sender's bare address: what waits behind what is being done.
 #[derive(Debug, Default)]
@@ -37,6 +37,14 @@ pub(super) struct Received {
 impl Component {
     /// `bytes` is the size of the stanza on the wire.
     pub(super) fn receive(self: &Rc<Self>, stanza: Element, bytes: usize) {
+        let own = Some(self.config.domain.as_str());
+        if stanza.name == "iq"
+            && (stanza.attr("from"), stanza.attr("to")) == (own, own)
+            && let Some(id) = stanza.attr("id").filter(|id| id.starts_with(window::PREFIX))
+        {
+            // However the server answers: it has read all before it.
+            return self.outbox.borrow_mut().acknowledge(id);
+        }
         self.counts.xmpp_received.add(1);
         let address = |name| stanza.attr(name).and_then(|text| Jid::parse(text).ok());
         let (Some(kind), Some(from), Some(to)) = (Kind::of(&stanza), address("from"), address("to")) else {

@@ -12,6 +12,7 @@ mod outbox;
 mod places;
 mod presence;
 mod subscribers;
+mod window;
 
 use std::{
     cell::RefCell,
@@ -503,7 +504,7 @@ const FILE: &str = "xmpp.redb";
 /// What is still being read then is told of, and so on.
 const SLOW_LOAD: Duration = Duration::from_secs(10);
 /// At the end what waits may still be written for so long,
-const LAST_WORDS: Duration = Duration::from_secs(1);
+const LAST_WORDS: Duration = Duration::from_secs(3);
 /// and the disk has the rest of this to take where everybody goes on.
 const STOP_WITHIN: Duration = Duration::from_secs(5);
 const LOOK_EVERY: Duration = Duration::from_millis(10);

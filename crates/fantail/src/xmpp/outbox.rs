@@ -16,13 +16,15 @@ use fantail_proto::{
     },
 };
 use hashbrown::HashMap;
-use tokio::sync::Notify;
+use tokio::{sync::Notify, time::Instant};
 
 use super::{
+    TARGET,
     gaps::{Fate, Gaps, Owed},
     places::BEGINNING,
     presence::Presences,
     subscribers::Subscribers,
+    window::{Silence, Window},
 };
 use crate::{
     config,
@@ -46,8 +48,8 @@ pub(super) struct Outbox {
     pub(super) gaps: Gaps,
     /// The server takes what is written.
     joined: bool,
-    /// What the server takes now. If the stream breaks, the next one begins with it.
-    wire: Bytes,
+    /// What was made, and the server has not read yet.
+    window: Window,
     /// How many items, and their bytes: in all, and of one realm.
     limits: [(usize, usize); 2],
     domain: String,
@@ -100,6 +102,10 @@ struct Waiting {
     only: Option<Box<str>>,
 }
 
+/// The server takes bytes and reads none.
+#[derive(Debug)]
+pub(super) struct Hung;
+
 /// What is looked at while copies are made.
 #[derive(Clone, Copy)]
 pub(super) struct World<'w> {
@@ -121,7 +127,7 @@ impl Outbox {
             read_bytes: 0,
             gaps: Gaps::default(),
             joined: false,
-            wire: Bytes::new(),
+            window: Window::new(config.unacknowledged_bytes),
             limits: [
                 (config.queue_items, config.queue_bytes),
                 (config.realm_queue_items, config.realm_queue_bytes),
@@ -140,12 +146,15 @@ impl Outbox {
     /// The server takes what is written from now on.
     pub(super) fn join(&mut self) {
         self.joined = true;
+        self.window.join();
         self.gaps.resume();
     }
 
     /// The server is away, or this process ends. What waits and is in a log need not wait.
     pub(super) fn part(&mut self) {
         self.joined = false;
+        self.window.part();
+        self.release(0);
         for line in self.lines.values_mut() {
             for waiting in std::mem::take(&mut line.items) {
                 match waiting.place {
@@ -294,10 +303,14 @@ impl Outbox {
     /// What is to be written now, some [`WIRE_BYTES`]; empty when nothing waits, or nothing of what was looked at is for
     /// anybody who is there: see [`Self::has_turns`]. The same until it is [`Self::written`].
     pub(super) fn wire(&mut self, world: World<'_>) -> Bytes {
-        if !self.wire.is_empty() {
-            return self.wire.clone();
+        if self.window.is_full() {
+            return Bytes::new();
+        }
+        if let Some(wire) = self.window.next() {
+            return wire;
         }
         let mut wire = Vec::new();
+        let before = self.made();
         self.gaps.hold();
         while wire.len() < WIRE_BYTES {
             let Some(answer) = self.answers.pop_front() else { break };
@@ -333,21 +346,79 @@ impl Outbox {
         }
         self.count();
         if wire.is_empty() {
-            // All before it was written.
-            self.gaps.release();
+            self.gaps.pass_on();
+            return Bytes::new();
         }
-        self.wire = wire.into();
-        self.wire.clone()
+        let wire = Bytes::from(wire);
+        self.window.add(wire.clone(), self.made() - before);
+        wire
+    }
+
+    /// Stanzas that were made to be written.
+    fn made(&self) -> u64 {
+        self.counts.xmpp_answered.get() + self.counts.xmpp_delivered.get()
     }
 
     /// Whether [`Self::wire`] has stopped before everything was looked at.
     pub(super) fn has_turns(&self) -> bool {
-        !self.turns.is_empty()
+        !self.turns.is_empty() && !self.window.is_full()
     }
 
     pub(super) fn written(&mut self) {
-        self.wire = Bytes::new();
-        self.gaps.release();
+        self.counts.xmpp_repeated.add(self.window.written(Instant::now()));
+        let believed = self.window.believed();
+        self.release(believed);
+    }
+
+    /// What is to be asked now, by the name of the question; `flush`: nothing more is written soon. An error if the server
+    /// does not read any more.
+    pub(super) fn question(&mut self, flush: bool) -> Result<Option<String>, Hung> {
+        let now = Instant::now();
+        match self.window.silence(now) {
+            Silence::Short => {}
+            Silence::Deaf(believed) => {
+                tracing::warn!(
+                    target: TARGET,
+                    "the XMPP server does not bring back what the component sends to itself: what it had not read \
+                     when a stream broke, or Fantail ended, is lost"
+                );
+                self.release(believed);
+            }
+            Silence::Hung => return Err(Hung),
+        }
+        Ok(self.window.ask(now, flush))
+    }
+
+    /// When to ask for the next question, if nothing else happens.
+    pub(super) fn due(&self) -> Instant {
+        self.window.due(Instant::now())
+    }
+
+    /// The server has brought back a question.
+    pub(super) fn acknowledge(&mut self, id: &str) {
+        let read = self.window.hear(id, Instant::now());
+        self.release(read);
+        self.ready.notify_one();
+    }
+
+    /// The server has read all that it was given, or counts as if.
+    pub(super) fn is_acknowledged(&self) -> bool {
+        self.window.is_empty()
+    }
+
+    /// The server has ended the stream for what it has read.
+    pub(super) fn blame(&mut self) {
+        if let Some(stanzas) = self.window.blame() {
+            tracing::error!(target: TARGET, stanzas, "what has ended two streams is not written again");
+            self.counts.xmpp_dropped.add(stanzas);
+            self.release(1);
+        }
+    }
+
+    fn release(&mut self, wires: usize) {
+        (0..wires).for_each(|_| self.gaps.release());
+        let bytes = i64::try_from(self.window.bytes()).unwrap_or(i64::MAX);
+        self.counts.xmpp_unacknowledged.set(bytes);
     }
 
     /// The next item of a realm to be copied: what is begun, of what was read of a log, of the queue, or of another log,
@@ -575,6 +646,7 @@ mod tests {
             realm_queue_bytes: 1 << 20,
             origin_requests: 1,
             sender_stanzas: 1,
+            unacknowledged_bytes: usize::MAX,
         };
         (Outbox::new(&config, Arc::clone(&counts)), counts)
     }

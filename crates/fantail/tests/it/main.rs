@@ -52,3 +52,4 @@ mod websocket_over_http;
 mod websocket_publish;
 mod websocket_trust;
 mod xmpp;
+mod xmpp_acknowledged;

@@ -5,6 +5,7 @@ use std::{
     collections::HashMap,
     io::{Read as _, Write as _},
     net::{TcpListener, TcpStream},
+    time::Duration,
 };
 
 use redb::{Database, ReadableDatabase as _, ReadableTable as _, TableDefinition};
@@ -16,23 +17,25 @@ use crate::harness::{DEADLINE, Options, Origin, TestServer, Then, answer};
 const HEAD: &str = "<?xml version='1.0'?><stream:stream xmlns='jabber:component:accept' \
                     xmlns:stream='http://etherx.jabber.org/streams' from='push.test' id='1'>";
 
-fn joining(options: &mut Options, data: &tempfile::TempDir, server: &TcpListener) {
+pub fn joining(options: &mut Options, data: &tempfile::TempDir, server: &TcpListener) {
     let address = server.local_addr().expect("it listens").to_string();
     options.set("server.data_dir", &data.path().to_string_lossy());
     options.set("xmpp.server", &address).set("xmpp.domain", "push.test").set("xmpp.secret", "secret");
 }
 
 /// The server's side of a component's stream.
-struct Server {
-    socket: TcpStream,
-    unread: String,
+pub struct Server {
+    pub socket: TcpStream,
+    pub unread: String,
+    /// What the component sends to itself comes back.
+    pub echoes: bool,
 }
 
 impl Server {
-    fn accept(listener: &TcpListener) -> Self {
+    pub fn accept(listener: &TcpListener) -> Self {
         let (socket, _) = listener.accept().expect("the component joins");
         socket.set_read_timeout(Some(DEADLINE)).expect("a time");
-        let mut server = Self { socket, unread: String::new() };
+        let mut server = Self { socket, unread: String::new(), echoes: true };
         server.until("'>");
         server.say(HEAD);
         server.until("</handshake>");
@@ -40,25 +43,64 @@ impl Server {
         server
     }
 
-    fn say(&mut self, text: &str) {
+    pub fn say(&mut self, text: &str) {
         self.socket.write_all(text.as_bytes()).expect("the component reads");
     }
 
-    /// What the component says, up to this.
-    fn until(&mut self, end: &str) -> String {
+    /// What the component says, up to this, without what it says to itself.
+    pub fn until(&mut self, end: &str) -> String {
         let mut buffer = vec![0; 65536];
         let mut searched = 0;
         loop {
-            if let Some(at) = self.unread[searched..].find(end) {
-                return self.unread.drain(..searched + at + end.len()).collect();
+            let whole = self.echo();
+            if let Some(at) = self.unread[searched.min(whole)..whole].find(end) {
+                return self.unread.drain(..searched.min(whole) + at + end.len()).collect();
             }
-            searched = self.unread.len().saturating_sub(end.len());
+            searched = whole.saturating_sub(end.len());
             let read = self.socket.read(&mut buffer).expect("it says something in time");
             assert_ne!(read, 0, "it ends without {end}: {}", self.unread);
             self.unread.push_str(str::from_utf8(&buffer[..read]).expect("ASCII"));
         }
     }
+
+    /// Reads to the orderly end.
+    pub fn end(mut self, server: TestServer) {
+        server.signal(Signal::TERM);
+        self.until("</stream:stream>");
+        drop(self);
+        server.terminate();
+    }
+
+    /// Reads until the component knows that all was read.
+    pub fn acknowledge(&mut self, server: &TestServer) {
+        self.socket.set_read_timeout(Some(Duration::from_millis(10))).expect("a time");
+        server.wait_until(DEADLINE, "it is acknowledged", || {
+            let mut buffer = vec![0; 65536];
+            if let Ok(read) = self.socket.read(&mut buffer) {
+                self.unread.push_str(str::from_utf8(&buffer[..read]).expect("ASCII"));
+            }
+            self.echo();
+            server.metric("fantail_xmpp_unacknowledged_bytes", &[]) < 0.5
+        });
+        self.socket.set_read_timeout(Some(DEADLINE)).expect("a time");
+    }
+
+    /// Takes out what the component says to itself. How much of the rest is whole.
+    fn echo(&mut self) -> usize {
+        while let Some(from) = self.unread.find(ECHO) {
+            let Some(end) = self.unread[from..].find("</iq>") else { return from };
+            let echo: String = self.unread.drain(from..from + end + "</iq>".len()).collect();
+            if self.echoes {
+                // It may have gone.
+                _ = self.socket.write_all(echo.as_bytes());
+            }
+        }
+        let begun = (1..ECHO.len()).rev().find(|length| self.unread.ends_with(&ECHO[..*length]));
+        self.unread.len() - begun.filter(|length| *length > "<iq ".len()).unwrap_or(0)
+    }
 }
+
+const ECHO: &str = "<iq type='get' id='echo-";
 
 /// What is published while others are let go is accepted, and so it is delivered.
 #[test]
@@ -143,15 +185,16 @@ const SUBSCRIPTIONS: TableDefinition<'_, (&str, &str, &str), u8> = TableDefiniti
 const PLACES: TableDefinition<'_, (&str, &str, &str), (u64, u64)> = TableDefinition::new("gaps");
 /// Of a subscription to stanzas.
 const STANZAS: u8 = 1 << 5;
-const LOGGED: &str = "[[log]]\nmatch = \"*\"\nstorage = \"disk\"\ndurability = \"logged\"\nbytes = 4000000\n";
+pub const LOGGED: &str =
+    "[[log]]\nmatch = \"*\"\nstorage = \"disk\"\ndurability = \"logged\"\nbytes = 4000000\n";
 
-fn subscribe(server: &TestServer, path: &str, form: &str) -> (u16, String) {
+pub fn subscribe(server: &TestServer, path: &str, form: &str) -> (u16, String) {
     let kind = [("Content-Type", "application/x-www-form-urlencoded")];
     let answer = server.control("POST", path, &kind, form.as_bytes());
     (answer.status(), answer.text())
 }
 
-fn publish(server: &TestServer, channel: &str, body: &str) {
+pub fn publish(server: &TestServer, channel: &str, body: &str) {
     let content = format!("<message><body>{body}</body></message>");
     server.publish(&json!([{ "channel": channel, "xmpp-stanza": { "content": content } }]));
 }
@@ -294,7 +337,7 @@ fn what_was_sent_is_not_sent_again() {
     }
     // Nothing for XMPP.
     server.publish_stream("c", "text");
-    server.terminate();
+    xmpp.end(server);
     let server = start();
     let mut xmpp = Server::accept(&listener);
     for channel in ["quiet", "c"] {
