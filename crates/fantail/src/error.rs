@@ -27,6 +27,8 @@ pub enum Fault {
     Page(String),
     #[error("a client sends events of a WebSocket itself")]
     Events,
+    #[error("a client sends a stanza itself")]
+    Stanza,
     #[error("{target}: {why}")]
     NotOpened { target: String, why: String },
     #[error("JSON-P: {0}")]
@@ -72,6 +74,9 @@ pub fn answer(fault: &Fault, debug: bool) -> (StatusCode, String) {
         Fault::Page(_) => (StatusCode::FORBIDDEN, "This page may not open WebSockets here.\n".into()),
         Fault::Events => {
             (StatusCode::FORBIDDEN, "Client not allowed to send WebSocket events directly.\n".into())
+        }
+        Fault::Stanza => {
+            (StatusCode::FORBIDDEN, "Client not allowed to send XMPP stanzas directly.\n".into())
         }
         Fault::NotOpened { .. } => origin(StatusCode::BAD_GATEWAY, format!("{fault}\n")),
         Fault::Full => (StatusCode::SERVICE_UNAVAILABLE, "Too many connections.\n".into()),

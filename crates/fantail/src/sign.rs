@@ -16,7 +16,7 @@ use hashbrown::HashMap;
 use http::HeaderValue;
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
 use rustls::pki_types::{PrivateKeyDer, pem::PemObject};
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 #[cfg(test)]
 mod tests;
@@ -132,9 +132,12 @@ impl fmt::Debug for Key {
 
 /// A signed token (JWT) with exactly the claims `iss` and `exp`, which is in Unix seconds.
 pub fn token(iss: &str, exp: u64, key: &Key) -> Result<String, KeyError> {
+    signed(&json!({ "iss": iss, "exp": exp }), key)
+}
+
+fn signed(claims: &Value, key: &Key) -> Result<String, KeyError> {
     let signs = key.signs.as_ref().ok_or(KeyError::Public)?;
-    let claims = serde_json::json!({ "iss": iss, "exp": exp });
-    jsonwebtoken::encode(&Header::new(key.algorithm), &claims, signs).map_err(KeyError::Sign)
+    jsonwebtoken::encode(&Header::new(key.algorithm), claims, signs).map_err(KeyError::Sign)
 }
 
 /// Signs requests to origins.
@@ -159,7 +162,17 @@ impl Signer {
     /// The value of `Grip-Sig`, good for an hour from `now` in Unix seconds. Costs up to milliseconds for
     /// RSA: see [`Tokens`].
     pub fn token(&self, now: u64) -> Result<HeaderValue, KeyError> {
-        let token = token(&self.iss, now.saturating_add(LIFE), &self.key)?;
+        self.value(&json!({ "iss": self.iss, "exp": now.saturating_add(LIFE) }))
+    }
+
+    /// The same for a stanza: who has sent it, and to whom. No request that came by HTTP gets such a token.
+    pub fn stanza_token(&self, now: u64, from: &str, to: &str) -> Result<HeaderValue, KeyError> {
+        let xmpp = json!({ "from": from, "to": to });
+        self.value(&json!({ "iss": self.iss, "exp": now.saturating_add(LIFE), "xmpp": xmpp }))
+    }
+
+    fn value(&self, claims: &Value) -> Result<HeaderValue, KeyError> {
+        let token = signed(claims, &self.key)?;
         Ok(HeaderValue::try_from(token).expect("a JWT is base64 and dots"))
     }
 }

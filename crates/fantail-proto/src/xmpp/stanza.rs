@@ -2,6 +2,7 @@
 //! address. Who may be named as a sender is the caller's to say.
 
 use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, header};
 
 use super::{
     CLIENT,
@@ -187,6 +188,17 @@ impl Stanza {
         let Self { attributes, content, .. } = self;
         Copies { head: head.into(), tail: format!("'{attributes}>{content}{more}</{name}>").into() }
     }
+}
+
+/// How a stanza is named to origins (RFC 3923).
+pub const MEDIA_TYPE: HeaderValue = HeaderValue::from_static("application/xmpp+xml");
+
+/// Whether a body is said to be a stanza, by any of the fields that say what it is.
+pub fn is_media(headers: &HeaderMap) -> bool {
+    headers.get_all(header::CONTENT_TYPE).iter().any(|value| {
+        let named = value.as_bytes().to_ascii_lowercase();
+        named.windows(MEDIA_TYPE.len()).any(|part| MEDIA_TYPE == part)
+    })
 }
 
 /// A stanza in pieces.

@@ -10,6 +10,7 @@ use fantail_proto::{
     route::{Address, Asked, Target},
     test_origin,
     websocket::{handshake, over_http::is_events},
+    xmpp::stanza,
     zhttp::Flags,
 };
 use http::{
@@ -29,6 +30,7 @@ use crate::{
     error::Fault,
     hold::{self, Replay},
     route::Route,
+    snapshot::Snapshot,
     upstream::{Backend, Destination, Download, Key, Peer, Tls, Unanswered, Upload},
 };
 
@@ -209,9 +211,8 @@ impl Ask {
         if loops {
             return Err(Fault::Loop);
         }
-        // The origin would take them for ours, because they are signed (spec 2.6).
-        if !trusted && route.rule.targets.iter().any(|target| target.over_http) && is_events(&headers) {
-            return Err(Fault::Events);
+        if !trusted {
+            refuse_forged(&snapshot, &route, &headers)?;
         }
         if body.as_ref().is_some_and(|body| body.size_hint().exact().is_none()) {
             // Said explicitly: for a GET the client side would assume that there is no body.
@@ -408,6 +409,18 @@ pub fn destination(route: &Route, index: usize, host: &str) -> Option<Peer> {
         untrusted: target.untrusted,
         tls,
     }))
+}
+
+/// What an origin would take for Fantail's own, because it is signed: events of a WebSocket (spec 2.6), and a stanza, of
+/// whoever is said to have sent it.
+fn refuse_forged(snapshot: &Snapshot, route: &Route, headers: &HeaderMap) -> Result<(), Fault> {
+    if route.rule.targets.iter().any(|target| target.over_http) && is_events(headers) {
+        return Err(Fault::Events);
+    }
+    if snapshot.config.xmpp.is_some() && stanza::is_media(headers) {
+        return Err(Fault::Stanza);
+    }
+    Ok(())
 }
 
 /// The outgoing target; the incoming one where it is the same.

@@ -182,6 +182,18 @@ fn tokens_are_used_again_for_a_while() {
     assert_eq!(tokens.0.len(), 1, "what is old is dropped");
 }
 
+#[test]
+fn a_stanza_has_a_token_of_its_own() {
+    let signer = Signer::load("i", "k", "".as_ref()).unwrap().expect("both are given");
+    let verifier = Verifier::load("k", "".as_ref()).unwrap().expect("a key");
+    let claims =
+        |token: HeaderValue| Value::from(verifier.claims(token.as_bytes(), NOW).expect("it is good"));
+    let exp = NOW + LIFE;
+    assert_eq!(claims(signer.token(NOW).unwrap()), json!({ "iss": "i", "exp": exp }));
+    let stanza = signer.stanza_token(NOW, "a@b/c", "bot@d").unwrap();
+    assert_eq!(claims(stanza), json!({ "iss": "i", "exp": exp, "xmpp": { "from": "a@b/c", "to": "bot@d" } }));
+}
+
 /// Security row 18: of all these tokens, one is good.
 fn corpus(keys: &Keys, key: &Key, stranger: &Key, public_text: &[u8]) -> Vec<(&'static str, String)> {
     let own = key.algorithm;

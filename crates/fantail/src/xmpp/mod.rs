@@ -46,7 +46,6 @@ use crate::{
     hub::{Hub, Outpost, RealmId},
     metrics::{Counters, Process},
     publish::Publisher,
-    sign::Tokens,
     snapshot::Snapshot,
     store::{OpenError, Store, StoreError},
     upstream::{Upstream, Workers},
@@ -240,7 +239,6 @@ struct Component {
     outbox: RefCell<Outbox>,
     lanes: RefCell<Lanes>,
     upstream: Upstream,
-    tokens: RefCell<Tokens>,
     /// To ask an origin.
     permits: Semaphore,
 }
@@ -262,7 +260,6 @@ impl Component {
             outbox: RefCell::new(Outbox::new(&config, Arc::clone(&counts))),
             lanes: RefCell::default(),
             upstream: Upstream::new(Arc::new(Counters::default()), workers),
-            tokens: RefCell::default(),
             permits: Semaphore::new(config.origin_requests),
             counts,
             config,

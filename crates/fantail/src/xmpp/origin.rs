@@ -14,7 +14,7 @@ use fantail_proto::{
         CLIENT,
         answer::Condition,
         pubsub::Shows,
-        stanza::{Kind, Stanza, StanzaError},
+        stanza::{self, Kind, Stanza, StanzaError},
         xml::Element,
     },
 };
@@ -112,7 +112,7 @@ async fn post(component: &Component, received: &Received) -> Result<(Arc<Route>,
         let mut request = Request::new(Upload::Whole(body.clone()));
         *request.method_mut() = Method::POST;
         *request.uri_mut() = outgoing.path_and_query.parse().unwrap_or_else(|_| Uri::from_static("/"));
-        *request.headers_mut() = headers(component, received, &route);
+        *request.headers_mut() = headers(received, &route);
         if let Ok(host) = HeaderValue::from_str(outgoing.host) {
             request.headers_mut().insert(header::HOST, host);
         }
@@ -134,14 +134,13 @@ async fn post(component: &Component, received: &Received) -> Result<(Arc<Route>,
     Err(Failed::Unreached)
 }
 
-fn headers(component: &Component, received: &Received, route: &Route) -> HeaderMap {
+fn headers(received: &Received, route: &Route) -> HeaderMap {
     let mut headers = HeaderMap::new();
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/xmpp+xml"));
-    let stanza = &received.stanza;
+    headers.insert(header::CONTENT_TYPE, stanza::MEDIA_TYPE);
     let named = [
         (header::FROM, Some(received.from.as_str())),
         (HeaderName::from_static("to"), Some(received.to.as_str())),
-        (HeaderName::from_static("type"), stanza.attr("type")),
+        (HeaderName::from_static("type"), received.stanza.attr("type")),
     ];
     for (name, value) in named {
         // A type that cannot stand in a header is none.
@@ -160,7 +159,7 @@ fn headers(component: &Component, received: &Received, route: &Route) -> HeaderM
         headers.insert(GRIP_FEATURE, FEATURES);
     }
     if let Some(signer) = &route.signer {
-        match component.tokens.borrow_mut().get(signer, unix_ms() / 1000) {
+        match signer.stanza_token(unix_ms() / 1000, received.from.as_str(), received.to.as_str()) {
             Ok(token) => drop(headers.insert(GRIP_SIG, token)),
             Err(error) => tracing::error!(target: TARGET, %error, "requests cannot be signed"),
         }

@@ -53,3 +53,4 @@ mod websocket_publish;
 mod websocket_trust;
 mod xmpp;
 mod xmpp_acknowledged;
+mod xmpp_origins;
