@@ -19,7 +19,7 @@ use tokio::{
     time::{Instant, sleep, sleep_until, timeout},
 };
 
-use super::{Component, LAST_WORDS, TARGET, outbox::Hung};
+use super::{ANSWERS_WITHIN, Component, LAST_WORDS, TARGET, outbox::Hung};
 
 /// Why a stream ended, or never was.
 #[derive(Debug, thiserror::Error)]
@@ -84,8 +84,18 @@ pub(super) async fn keep(component: &Rc<Component>, mut stopped: watch::Receiver
         () = &mut links => return,
         _ = stopped.wait_for(|stop| *stop) => {}
     }
+    component.close_lanes();
+    let ending = async {
+        tokio::select! {
+            () = &mut links => {}
+            () = sleep(ANSWERS_WITHIN) => {
+                component.cut_lanes();
+                links.await;
+            }
+        }
+    };
     // A server that does not read, or is away, keeps nobody.
-    _ = timeout(LAST_WORDS, links).await;
+    _ = timeout(LAST_WORDS, ending).await;
 }
 
 async fn join_again(component: &Rc<Component>, mut stopped: watch::Receiver<bool>) {
@@ -257,7 +267,7 @@ async fn write_on(
             tokio::task::yield_now().await;
             continue;
         }
-        if stops {
+        if stops && component.is_idle() {
             // Published before that, and perhaps not taken yet.
             if component.take() {
                 continue;

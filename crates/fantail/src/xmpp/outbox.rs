@@ -1,4 +1,4 @@
-//! What waits for the XMPP server: answers first, then items of all realms in turn, each of which is copied for its
+//! What waits for the XMPP server: answers and items in turn, items of all realms in turn, each of which is copied for its
 //! subscribers only when the server takes it. Owns the limits of waiting, and what is read of logs in place of items that
 //! could not wait; writes no socket.
 
@@ -20,6 +20,7 @@ use tokio::{sync::Notify, time::Instant};
 
 use super::{
     TARGET,
+    answers::Answers,
     gaps::{Fate, Gaps, Owed},
     places::BEGINNING,
     presence::Presences,
@@ -35,8 +36,9 @@ use crate::{
 
 #[derive(Debug)]
 pub(super) struct Outbox {
-    answers: VecDeque<Vec<u8>>,
-    answer_bytes: usize,
+    pub(super) answers: Answers,
+    /// What is made now begins with answers, the next with items.
+    answers_turn: bool,
     lines: HashMap<RealmId, Line>,
     /// Realms with something to copy.
     turns: VecDeque<RealmId>,
@@ -118,8 +120,8 @@ pub(super) struct World<'w> {
 impl Outbox {
     pub(super) fn new(config: &config::Xmpp, counts: Arc<Process>) -> Self {
         Self {
-            answers: VecDeque::new(),
-            answer_bytes: 0,
+            answers: Answers::new(config.sender_bytes),
+            answers_turn: false,
             lines: HashMap::new(),
             turns: VecDeque::new(),
             items: 0,
@@ -179,13 +181,11 @@ impl Outbox {
         }
     }
 
-    /// A stanza that is complete.
-    pub(super) fn answer(&mut self, stanza: Vec<u8>) {
-        if self.answer_bytes + stanza.len() > ANSWER_BYTES {
+    /// A stanza that is complete, and to whom it is.
+    pub(super) fn answer(&mut self, to: &str, stanza: Vec<u8>) {
+        if !self.answers.add(to, stanza) {
             return self.counts.xmpp_dropped.add(1);
         }
-        self.answer_bytes += stanza.len();
-        self.answers.push_back(stanza);
         self.ready.notify_one();
     }
 
@@ -312,12 +312,24 @@ impl Outbox {
         let mut wire = Vec::new();
         let before = self.made();
         self.gaps.hold();
-        while wire.len() < WIRE_BYTES {
-            let Some(answer) = self.answers.pop_front() else { break };
-            self.answer_bytes -= answer.len();
-            self.counts.xmpp_answered.add(1);
-            wire.extend_from_slice(&answer);
+        self.answers_turn = !self.answers_turn;
+        if self.answers_turn {
+            self.counts.xmpp_answered.add(self.answers.take(&mut wire, WIRE_BYTES));
         }
+        self.copy(&mut wire, world);
+        self.counts.xmpp_answered.add(self.answers.take(&mut wire, WIRE_BYTES));
+        self.count();
+        if wire.is_empty() {
+            self.gaps.pass_on();
+            return Bytes::new();
+        }
+        let wire = Bytes::from(wire);
+        self.window.add(wire.clone(), self.made() - before);
+        wire
+    }
+
+    /// Copies for subscribers, until there is enough to be written, or others have to have the thread.
+    fn copy(&mut self, wire: &mut Vec<u8>, world: World<'_>) {
         self.gaps.realms().into_iter().for_each(|realm| self.queue_up(realm));
         for _ in 0..TURNS {
             if wire.len() >= WIRE_BYTES {
@@ -328,7 +340,7 @@ impl Outbox {
             let Some(line) = self.lines.get_mut(&realm) else { continue };
             line.queued = false;
             if let Some(mut waiting) = next {
-                if waiting.copy(&mut wire, &self.domain, world, &mut self.gaps, &self.counts) {
+                if waiting.copy(wire, &self.domain, world, &mut self.gaps, &self.counts) {
                     self.finish(&waiting);
                     if let (Some(place), None) = (waiting.place, &waiting.only) {
                         self.gaps.hand((realm, &waiting.channel), place);
@@ -344,14 +356,6 @@ impl Outbox {
                 self.lines.remove(&realm);
             }
         }
-        self.count();
-        if wire.is_empty() {
-            self.gaps.pass_on();
-            return Bytes::new();
-        }
-        let wire = Bytes::from(wire);
-        self.window.add(wire.clone(), self.made() - before);
-        wire
     }
 
     /// Stanzas that were made to be written.
@@ -597,8 +601,6 @@ impl Waiting {
     }
 }
 
-/// Answers that wait: some thousands.
-const ANSWER_BYTES: usize = 16 << 20;
 /// What is made at once: enough for one write, and little to keep if the stream breaks.
 const WIRE_BYTES: usize = 64 << 10;
 /// Items that are looked at before others have the thread.
@@ -645,8 +647,10 @@ mod tests {
             realm_queue_items,
             realm_queue_bytes: 1 << 20,
             origin_requests: 1,
+            realm_origin_requests: 1,
             sender_stanzas: 1,
             unacknowledged_bytes: usize::MAX,
+            sender_bytes: 1 << 20,
         };
         (Outbox::new(&config, Arc::clone(&counts)), counts)
     }
@@ -687,6 +691,23 @@ mod tests {
             all.push(String::from_utf8(wire.to_vec()).unwrap());
             outbox.written();
         }
+    }
+
+    /// However much somebody is told, items are not kept waiting by it, nor it by items.
+    #[test]
+    fn answers_and_items_have_their_turns() {
+        let (mut outbox, counts) = outbox(10, 10);
+        let log = Log::new(None, counts);
+        let mut subscribers = Subscribers::default();
+        subscribe(&mut subscribers, 1, 10_000);
+        outbox.join();
+        (0..8).for_each(|_| outbox.answer("a@b", vec![b'-'; 2 * WIRE_BYTES]));
+        outbox.deliver(&delivery(1, "item"), &subscribers, 0);
+        outbox.answer("c@d", b"last".to_vec());
+        let wires = wires(&mut outbox, &subscribers, &log);
+        assert!(wires.len() > 18, "{}", wires.len());
+        let of_items: Vec<bool> = wires.iter().take(16).map(|wire| wire.contains("item")).collect();
+        assert_eq!(of_items, [false, true].repeat(8));
     }
 
     /// However many subscribers an item of one realm has, those of another realm do not wait for all of them.

@@ -54,3 +54,4 @@ mod websocket_trust;
 mod xmpp;
 mod xmpp_acknowledged;
 mod xmpp_origins;
+mod xmpp_senders;
