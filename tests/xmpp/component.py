@@ -913,6 +913,9 @@ async def subscriptions_survive(binary):
         setup.stanza("kept", "still here")
         await romeo.message(has("still here"))
         await seen(setup, romeo, "known again")
+        quoted = urllib.parse.quote(f"romeo@{HOST}", safe="")
+        assert setup.control("DELETE", f"/channel/mine/xs-subscription/{quoted}/")[0] == 200
+        await romeo.presence(lambda xml: xml.get("type") == "unsubscribe" and xml.get("from") == COMPONENT)
         await romeo.disconnect()
         setup.stop()
 

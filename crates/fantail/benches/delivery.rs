@@ -84,6 +84,7 @@ fn holds(hub: &Arc<Hub>, fan_out: FanOut) -> (Holds, Vec<UnixStream>) {
             events,
             trail: None,
             session: None,
+            again: None,
         };
         let id = holds.reserve_stream(asked, Form::Coded, true).expect("room for a pin");
         let client = connections.take(None).expect("no limit for an address");

@@ -282,7 +282,7 @@ impl Hub {
         let Ledger { interest, lingering, .. } = &mut *ledger;
         let left_ms = match interest.get_mut(&(realm, channel)) {
             Some(known) => {
-                *lingering -= usize::from(known.stay());
+                *lingering -= usize::from(known.lingers());
                 known.shards |= 1 << shard;
                 let is_first = !known.is_heard();
                 let left_ms = (known.hear(now) + FIRST_MS).saturating_sub(now);
@@ -300,22 +300,27 @@ impl Hub {
         (left_ms > 0).then(|| Duration::from_millis(left_ms))
     }
 
-    /// `poll`: the last subscriber here was a long-poll, whose client may be about to ask again: meanwhile the channel
-    /// keeps its order. It does so, too, while items wait for their predecessors that its log is to have.
-    pub fn leave(&self, shard: usize, realm: RealmId, channel: &str, poll: bool) {
+    /// `polled`: so long ago the last long-poll here left, whose client may be about to ask again: meanwhile the channel
+    /// keeps its order, whoever leaves last. It does so, too, while items wait for their predecessors that its log is to have.
+    pub fn leave(&self, shard: usize, realm: RealmId, channel: &str, polled: Option<Duration>) {
         let mut dispatch = self.dispatch();
         let mut ledger = self.outlet.ledger.lock();
         let Ledger { interest, lingering, looks, .. } = &mut *ledger;
         let Some(known) = interest.get_mut(&(realm, channel)) else { return };
+        if known.shards & (1 << shard) == 0 {
+            return;
+        }
         known.shards &= !(1 << shard);
-        if known.shards != 0 {
+        let now_ms = self.now_ms();
+        if let Some(polled) = polled {
+            known.keep_until((now_ms + self.linger_ms).saturating_sub(milliseconds(polled)));
+        }
+        if !known.lingers() {
             return;
         }
         let (may, heard) = (*lingering < MAX_LINGERING, known.is_heard());
-        if may && poll && self.linger_ms > 0 {
+        if may && let Some(until_ms) = known.linger(now_ms) {
             *lingering += 1;
-            let until_ms = self.now_ms() + self.linger_ms;
-            known.linger(until_ms);
             self.look_at(looks, realm, channel, known, until_ms);
         } else if may && known.linger_unheard() {
             *lingering += 1;
@@ -328,20 +333,16 @@ impl Hub {
         }
     }
 
-    /// Whether the item that came last on a channel is known to be another than this: what is held then is asked
-    /// about again, and until the next item no order counts.
+    /// Whether the item that came last on a channel is known to be another than this: the origin of what is held then is
+    /// asked again.
     pub fn contradicts(&self, realm: RealmId, channel: &str, prev_id: &str) -> bool {
         let digest = self.digest(realm, channel, prev_id);
-        let mut ledger = self.outlet.ledger.lock();
-        let Some(known) = ledger.interest.get_mut(&(realm, channel)) else { return false };
-        let contradicts = known.last().is_some_and(|last| last != digest);
-        if contradicts {
-            known.forget();
-        }
-        contradicts
+        let ledger = self.outlet.ledger.lock();
+        let last = ledger.interest.get(&(realm, channel)).and_then(Interest::last);
+        last.is_some_and(|last| last != digest)
     }
 
-    /// A subscriber has missed something of this channel: until its next item no order counts.
+    /// An origin insists that another item came last: until the next one no order counts.
     pub fn forget(&self, realm: RealmId, channel: &str) {
         if let Some(known) = self.outlet.ledger.lock().interest.get_mut(&(realm, channel)) {
             known.forget();
@@ -434,6 +435,7 @@ impl Hub {
                 }
             }
             if known.is_over(now_ms) {
+                ledger.lingering -= 1;
                 self.close(&mut ledger, &mut dispatch, realm, &name);
             } else if let Some(due_ms) = known.next_ms() {
                 self.look_at(looks, realm, &name, known, due_ms);
@@ -456,7 +458,6 @@ impl Hub {
     /// Forgets a channel. Nobody is left to give to what waits for it, but for its log.
     fn close(&self, ledger: &mut Ledger, dispatch: &mut Dispatch<'_>, realm: RealmId, channel: &str) {
         let Some(mut known) = ledger.interest.remove(&(realm, channel)) else { return };
-        ledger.lingering -= usize::from(known.stay());
         let is_heard = known.is_heard();
         while let Some(early) = known.follow().or_else(|| known.expire(u64::MAX)) {
             if early.record.is_some() {
@@ -640,11 +641,11 @@ mod tests {
         assert_eq!(taken(&hub, 0), ["a:1"]);
         assert_eq!(taken(&hub, 1), ["b:"]);
         assert_eq!(taken(&hub, 2), ["a:1"]);
-        hub.leave(0, R, "a", false);
+        hub.leave(0, R, "a", None);
         hub.publish(R, vec![item("a", None)], false).unwrap();
         assert!(taken(&hub, 0).is_empty());
         assert_eq!(hub.channels(), 2);
-        hub.leave(2, R, "a", false);
+        hub.leave(2, R, "a", None);
         assert_eq!(hub.channels(), 1);
     }
 
@@ -755,7 +756,7 @@ mod tests {
     /// What a log is to have goes on waiting for its predecessor when the last subscriber leaves.
     #[tokio::test(start_paused = true)]
     async fn a_log_keeps_its_order_when_nobody_listens_any_more() {
-        for poll in [false, true] {
+        for poll in [None, Some(Duration::ZERO)] {
             let hub = logged(Duration::from_secs(1));
             let pass = async |time| _ = tokio::time::timeout(time, hub.keep_time()).await;
             let publish = |items| _ = hub.publish(R, items, false).unwrap();
@@ -778,7 +779,7 @@ mod tests {
             assert_eq!(in_log(&hub), "abcd");
             pass(Duration::from_millis(200)).await;
             let lingering = hub.outlet.ledger.lock().lingering;
-            assert_eq!((in_log(&hub), hub.waiting(), lingering), ("abcdfg".into(), 0, 0), "{poll}");
+            assert_eq!((in_log(&hub), hub.waiting(), lingering), ("abcdfg".into(), 0, 0), "{poll:?}");
         }
     }
 
@@ -843,7 +844,7 @@ mod tests {
         let items = vec![item("c", Some("a")), after("c", "d", "c"), after("c", "c", "b")];
         hub.publish(R, items, false).unwrap();
         hub.outlet.ledger.lock().lingering = MAX_LINGERING;
-        hub.leave(0, R, "c", false);
+        hub.leave(0, R, "c", None);
         assert_eq!(in_log(&hub), "acd");
     }
 
@@ -856,7 +857,7 @@ mod tests {
         publish(vec![after("c", "3", "2")]);
         assert_eq!(taken(&hub, 0), ["c:3"]);
         publish(vec![after("c", "5", "4")]);
-        hub.leave(0, R, "c", false);
+        hub.leave(0, R, "c", None);
         assert_eq!((hub.waiting(), hub.early().dropped.load(Relaxed), hub.channels()), (0, 1, 0));
         hub.join(0, R, "c");
         publish(vec![after("c", "9", "8")]);
@@ -877,13 +878,15 @@ mod tests {
         assert_eq!((taken(&hub, 0), hub.early().late.load(Relaxed)), (vec!["c:c".into(), "c:d".into()], 1));
         assert_eq!(receipts.wait().await.unwrap()[0].order, Order::Held);
 
-        hub.leave(0, R, "c", true);
+        hub.leave(0, R, "c", Some(Duration::ZERO));
         pass(Duration::from_secs(50)).await;
         assert!(hub.contradicts(R, "c", "c"), "a channel keeps its order after a long-poll");
-        assert!(!hub.contradicts(R, "c", "c"), "and forgets it when it is asked about");
+        assert!(hub.contradicts(R, "c", "c"), "whoever asks");
+        hub.forget(R, "c");
+        assert!(!hub.contradicts(R, "c", "c"));
         assert_eq!(hub.channels(), 0);
         assert_eq!(hub.join(0, R, "c"), None, "not its first subscription");
-        hub.leave(0, R, "c", true);
+        hub.leave(0, R, "c", Some(Duration::ZERO));
         hub.publish(R, vec![item("c", Some("y")), after("c", "z", "x")], false).unwrap();
         pass(Duration::from_secs(61)).await;
         assert_eq!(hub.waiting(), 0);
@@ -1092,7 +1095,7 @@ mod tests {
             hub.take(webhooks, &mut batch);
             assert_eq!(batch.len(), new, "{round}");
         }
-        hub.leave(webhooks, R, "c", false);
+        hub.leave(webhooks, R, "c", None);
         let truth = publish("in it", Durability::Synced);
         assert_eq!((truth.duplicates, truth.durability), (1, Durability::Synced));
         assert!(truth.kept.is_none());

@@ -346,6 +346,8 @@ fn a_component_is_whole_or_nothing() {
     assert_eq!(part("realm_queue_items = 5\n"), (5, 48 << 20));
     let of_realm = |keys: &str| load(&format!("{whole}{keys}")).unwrap().xmpp.unwrap().realm_subscriptions;
     assert_eq!((of_realm("subscriptions = 8\n"), of_realm("realm_subscriptions = 5\n")), (6, 5));
+    let absences = |keys: &str| load(&format!("{whole}{keys}")).unwrap().xmpp.unwrap().realm_absences;
+    assert_eq!((absences("absences = 8\n"), absences("realm_absences = 5\n"), absences("")), (6, 5, 75_000));
     let shown = format!("{}{xmpp:?}", config.render());
     assert!(shown.contains("secret = \"***\"") && !shown.contains("aHVzaA"), "{shown}");
     for (key, value) in [
@@ -357,6 +359,12 @@ fn a_component_is_whole_or_nothing() {
         ("admins", "[\"chat.test\"]"),
         ("admins", "[\"ops@chat.test/home\"]"),
         ("subscriptions", "0"),
+        ("subscriptions_per_jid", "0"),
+        ("absences", "0"),
+        ("queue_items", "0"),
+        ("queue_bytes", "0"),
+        ("origin_requests", "0"),
+        ("sender_stanzas", "0"),
     ] {
         assert_eq!(problems(&format!("[xmpp]\n{key} = {value}\n")).len(), 1, "{key} = {value}");
     }

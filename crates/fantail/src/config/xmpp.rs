@@ -25,6 +25,8 @@ pub struct Xmpp {
     pub subscriptions: usize,
     pub realm_subscriptions: usize,
     pub subscriptions_per_jid: usize,
+    pub absences: usize,
+    pub realm_absences: usize,
     pub queue_items: usize,
     pub queue_bytes: usize,
     pub realm_queue_items: usize,
@@ -70,6 +72,8 @@ pub(super) struct Section {
     subscriptions: usize,
     realm_subscriptions: usize,
     subscriptions_per_jid: usize,
+    absences: usize,
+    realm_absences: usize,
     queue_items: usize,
     queue_bytes: usize,
     realm_queue_items: usize,
@@ -101,7 +105,7 @@ pub(super) struct Draft {
 struct Rest {
     admins: Vec<Jid>,
     /// In the order of [`Xmpp`].
-    limits: [usize; 12],
+    limits: [usize; 14],
 }
 
 impl Section {
@@ -125,6 +129,8 @@ impl Section {
                     at_least(1, self.subscriptions)?,
                     part(self.realm_subscriptions, self.subscriptions),
                     at_least(1, self.subscriptions_per_jid)?,
+                    at_least(1, self.absences)?,
+                    part(self.realm_absences, self.absences),
                     at_least(1, self.queue_items)?,
                     at_least(1, self.queue_bytes)?,
                     part(self.realm_queue_items, self.queue_items),
@@ -147,6 +153,8 @@ impl Draft {
             subscriptions,
             realm_subscriptions,
             subscriptions_per_jid,
+            absences,
+            realm_absences,
             queue_items,
             queue_bytes,
             realm_queue_items,
@@ -166,6 +174,8 @@ impl Draft {
             subscriptions,
             realm_subscriptions,
             subscriptions_per_jid,
+            absences,
+            realm_absences,
             queue_items,
             queue_bytes,
             realm_queue_items,

@@ -6,6 +6,7 @@ use std::{rc::Rc, sync::Arc};
 use bytes::Bytes;
 use fantail_proto::{filter::Filter, link::Place, log, slow::Slow};
 
+use super::Replay;
 use crate::{hub::RealmId, route::Route, stats::Presence};
 
 /// A new hold: who, and subscribed to what.
@@ -39,6 +40,8 @@ pub struct Asked {
     pub begin: Bytes,
     /// What it gets of channels that do not say it themselves when it is slow: the route's.
     pub slow: Slow,
+    /// It was held before, and its origin has been told this.
+    pub again: Option<Box<Replay>>,
 }
 
 /// Where the links in a request's answers are followed from.

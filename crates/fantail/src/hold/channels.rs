@@ -1,7 +1,7 @@
 //! Who subscribes to which channel on this shard: four lists a channel, for streams, long-polls,
 //! WebSockets and SockJS, because an item has a body for each. Joining and leaving cost a lookup and a swap.
 
-use std::{collections::VecDeque, sync::Arc};
+use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use fantail_pin::PinId;
 use fantail_proto::log::{Entry, Start};
@@ -55,6 +55,8 @@ struct Channel {
     lists: [Vec<PinId>; 4],
     /// Subscriptions with filters or a position: while there are none, a list is taken whole.
     apart: usize,
+    /// When the last long-poll left.
+    polled_ms: Option<u64>,
 }
 
 impl Channels {
@@ -91,7 +93,7 @@ impl Channels {
         self.hub.contradicts(realm, name, prev_id)
     }
 
-    /// A subscriber has missed something: until its next item no order of a channel counts.
+    /// An origin insists that another item came last: until the next one no order of a channel counts.
     pub(super) fn forget(&self, channel: u32) {
         let (realm, name) = &self.all[channel as usize].key;
         self.hub.forget(*realm, name);
@@ -206,19 +208,23 @@ impl Channels {
         channel.apart -= usize::from(apart);
         let pins = &mut channel.lists[list as usize];
         pins.swap_remove(sub.place as usize);
+        if list == List::Polls {
+            channel.polled_ms = Some(self.now_ms);
+        }
         self.changes += u64::from(list.is_spoken_to());
         self.counters.subscriptions.add(-1);
         let moved = pins.get(sub.place as usize).copied();
         let is_over = channel.lists.iter().all(Vec::is_empty);
         self.note(&self.all[sub.channel as usize], list);
         if is_over {
-            self.close(sub.channel, list == List::Polls);
+            self.close(sub.channel);
         }
         moved
     }
 
     fn open(&mut self, realm: RealmId, name: &str) -> u32 {
-        let channel = Channel { key: (realm, name.into()), lists: Default::default(), apart: 0 };
+        let channel =
+            Channel { key: (realm, name.into()), lists: Default::default(), apart: 0, polled_ms: None };
         let index = small(self.all.insert(channel));
         self.by_name.insert(ChannelKey { realm, name: name.into() }, index);
         if let Some(left) = self.hub.join(self.shard, realm, name)
@@ -231,10 +237,11 @@ impl Channels {
         index
     }
 
-    fn close(&mut self, index: u32, poll: bool) {
-        let (realm, name) = self.all.remove(index as usize).key;
+    fn close(&mut self, index: u32) {
+        let Channel { key: (realm, name), polled_ms, .. } = self.all.remove(index as usize);
         self.by_name.remove(&(realm, &*name));
-        self.hub.leave(self.shard, realm, &name, poll);
+        let polled = polled_ms.map(|polled_ms| Duration::from_millis(self.now_ms.saturating_sub(polled_ms)));
+        self.hub.leave(self.shard, realm, &name, polled);
         self.counters.channels.add(-1);
     }
 }

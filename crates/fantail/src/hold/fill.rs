@@ -51,7 +51,10 @@ impl Holds {
     /// cannot show that this is everything.
     pub(super) fn begin_at(&mut self, id: PinId, channel: u32, from: &Start) -> bool {
         let late = matches!(from, Start::Last(_) | Start::Since(_));
-        let Some((span, work)) = self.stretch(channel, from, late) else {
+        // The first that is for a long-poll answers it. What follows it is for the next one, and not to be read twice.
+        let is_poll = self.pins.get(id).is_some_and(|hold| hold.kind.list() == List::Polls);
+        let items = if is_poll { POLLED_ITEMS } else { FILL_ITEMS };
+        let Some((span, work)) = self.stretch(channel, from, items, late) else {
             self.counters.fills_unproven.add(1);
             return false;
         };
@@ -119,11 +122,11 @@ impl Holds {
         });
         let Some(Behind { channel, through, late, .. }) = next.copied() else { return };
         let from = Start::Place(through);
-        let Some((span, work)) = self.stretch(channel, &from, late) else {
+        let Some((span, work)) = self.stretch(channel, &from, FILL_ITEMS, late) else {
             // It was too slow: the log has let go what it needs.
             self.counters.fills_unproven.add(1);
             self.end_behind(id, channel);
-            return self.mend(id, channel);
+            return self.mend(id);
         };
         if let Some(behind) = self.behind_mut(id, channel) {
             (behind.through, behind.reading) = (span.through, !span.whole);
@@ -151,12 +154,14 @@ impl Holds {
 
     /// What the log has for a subscriber now, and the items of that, rendered once for all: had before anything is promised,
     /// because the log may let them go at any time.
-    fn stretch(&mut self, channel: u32, from: &Start, late: bool) -> Option<(Span, Box<Work>)> {
-        let span = self.channels.span(channel, from, FILL_ITEMS, FILL_BYTES)?;
+    fn stretch(&mut self, channel: u32, from: &Start, items: usize, late: bool) -> Option<(Span, Box<Work>)> {
+        let span = self.channels.span(channel, from, items, FILL_BYTES)?;
         if let Some(work) = self.fills.stretches.remove(&(span, late)) {
             return Some((span, work));
         }
-        let (span, entries) = self.channels.stretch(channel, from, FILL_ITEMS, FILL_BYTES)?;
+        // An id is looked for once.
+        let from = Start::Place(Place { position: span.after, ..span.through });
+        let (span, entries) = self.channels.stretch(channel, &from, items, FILL_BYTES)?;
         self.counters.fill_reads.add(u64::from(!entries.is_empty()));
         let (realm, name) = self.channels.key(channel);
         let bytes: usize = entries.iter().map(|entry| entry.record.len()).sum();
@@ -242,6 +247,8 @@ fn only_content(item: &mut Rendered) {
 
 /// What one subscriber is given at once, at most: then others have their turn, and a slow one takes it first.
 pub(super) const FILL_ITEMS: usize = 256;
+/// What a long-poll is given at first: some may be nothing for it.
+const POLLED_ITEMS: usize = 4;
 const FILL_BYTES: usize = 256 << 10;
 const FILLS_AT_ONCE: usize = 32;
 /// What is kept rendered of logs, in bytes of their records.

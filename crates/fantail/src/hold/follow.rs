@@ -170,7 +170,7 @@ impl Holds {
             Step::Deliver => Turn::Deliver,
             Step::Skip => Turn::Pass,
             Step::Gap => {
-                self.mend(id, channel);
+                self.mend(id);
                 Turn::Wait
             }
         }

@@ -117,7 +117,7 @@ impl Holds {
         if line.items.len() >= MAX_WAITING {
             work.receipt(item).dropped_filter += 1;
             self.counters.filter_errors.add(1);
-            self.mend(id, channel);
+            self.mend(id);
             return true;
         }
         line.items.push_back(Queued { item: Arc::clone(&work.batch[item]), from_log });

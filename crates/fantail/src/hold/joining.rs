@@ -46,7 +46,7 @@ impl Holds {
                 unproven.push(channel);
             }
         }
-        self.unproven(id, &unproven, asked.events);
+        self.unproven(id, &unproven, asked.events, asked.again.as_deref());
         Some(id)
     }
 

@@ -33,6 +33,8 @@ pub struct Poll {
     pub due: bool,
     /// Then it is not one that waits for an item: what its client has last, by channel, and no log could go on from.
     pub missed: Vec<(String, String)>,
+    /// So often has its origin been asked again, or is to be, because of what it said.
+    pub doubts: u8,
     /// What the answer says to pages of other origins.
     pub cors: Option<Box<Cors>>,
     /// The answer is a call of the page's function.

@@ -124,8 +124,8 @@ impl Holds {
         }
     }
 
-    /// Repairs what a hold has missed of a channel.
-    pub(super) fn mend(&mut self, id: PinId, channel: u32) {
+    /// Repairs what a hold has missed.
+    pub(super) fn mend(&mut self, id: PinId) {
         let Some(hold) = self.pins.get(id) else { return };
         let means = match &hold.kind {
             // It has been found before.
@@ -136,10 +136,7 @@ impl Holds {
             HoldKind::Receiver(_) => return,
         };
         match means.repair() {
-            Repair::Replay => {
-                self.channels.forget(channel);
-                self.line_up(id, Cause::Gap);
-            }
+            Repair::Replay => self.line_up(id, Cause::Gap),
             Repair::Link => {
                 if self.fall_behind(id) {
                     self.stand_in_line(id, Cause::Gap);
@@ -161,24 +158,40 @@ impl Holds {
 
     /// Of these channels it is not known whether a new hold has missed something: no log shows that it has not.
     /// `events`: its client comes back with the id that it has last, unless it is told that this is of no use.
-    pub(super) fn unproven(&mut self, id: PinId, logged: &[u32], events: bool) {
+    pub(super) fn unproven(&mut self, id: PinId, logged: &[u32], events: bool, again: Option<&Replay>) {
         let Some(hold) = self.pins.get(id) else { return };
         let Some(standing) = &hold.standing else { return };
         let prev_id = |channel| standing.position(channel);
         if let HoldKind::Stream { .. } = hold.kind
-            && let Some(channel) = logged.iter().copied().find(|channel| prev_id(*channel).is_some())
+            && logged.iter().any(|channel| prev_id(*channel).is_some())
         {
             if events && !hold.has_link() {
                 self.write_page(&[id], NO_ID);
             }
-            return self.mend(id, channel);
+            return self.mend(id);
         }
-        let contradicts = |(channel, prev_id): (u32, &str)| {
-            let (realm, name) = self.channels.key(channel);
-            !hold.is_vouched_for(channel) && self.channels.contradicts(realm, name, prev_id)
+        // An origin that has been told, and says the same, is believed; one that says something else each time is, too, in
+        // the end.
+        let insists = |name: &str, prev_id: &str| {
+            let name = name.strip_prefix(&*standing.prefix).unwrap_or(name);
+            let same = |(channel, id): &(String, String)| channel == name && id == prev_id;
+            again.is_some_and(|again| again.doubts >= MOST_DOUBTS || again.last_ids.iter().any(same))
         };
-        // Each is asked: it is forgotten there, too.
-        if standing.positions().map(contradicts).fold(false, |any, one| any | one) {
+        let mut doubted = false;
+        for (channel, prev_id) in standing.positions() {
+            let (realm, name) = self.channels.key(channel);
+            let contradicts =
+                !hold.is_vouched_for(channel) && self.channels.contradicts(realm, name, prev_id);
+            if !contradicts && !logged.contains(&channel) {
+                continue;
+            }
+            if !insists(name, prev_id) {
+                doubted = true;
+            } else if contradicts {
+                self.channels.forget(channel);
+            }
+        }
+        if doubted {
             self.contradicted(id);
         }
     }
@@ -191,6 +204,7 @@ impl Holds {
         if let Some(Hold { kind: HoldKind::Poll(poll), .. }) = self.pins.get_mut(id) {
             // As soon as it has its socket.
             poll.due = true;
+            poll.doubts = poll.doubts.saturating_add(1);
             Cause::Contradiction.count(&self.counters);
         }
     }
@@ -266,7 +280,12 @@ impl Holds {
 
     /// Sends a long-poll's request to its origin once more.
     pub(super) fn replay(&mut self, id: PinId) {
-        let last_ids = match self.pins.get(id) {
+        let last_ids = match self.pins.get_mut(id) {
+            // As soon as it has its socket.
+            Some(Hold { kind: HoldKind::Poll(poll), client: None, .. }) => return poll.due = true,
+            _ => self.pins.get(id),
+        };
+        let last_ids = match last_ids {
             // One that has been answered may still have bytes of its answer to write.
             Some(hold @ Hold { kind: HoldKind::Poll(poll), client: Some(_), .. }) if !poll.answered => {
                 self.last_ids(hold)
@@ -276,10 +295,10 @@ impl Holds {
         let gone = self.pins.get_mut(id).and_then(|hold| hold.standing.as_mut()?.gone.take());
         let Some((Some(wire), hold)) = self.unsubscribe(id) else { return };
         if let (HoldKind::Poll(poll), Some(client)) = (hold.kind, hold.client) {
-            let Poll { mut request, unread, missed, .. } = *poll;
+            let Poll { mut request, unread, missed, doubts, .. } = *poll;
             request.extend_from_slice(&unread);
             let last_ids = if missed.is_empty() { last_ids } else { missed };
-            let replay = Some(Replay { last_ids, gone: gone.map(|gone| *gone) });
+            let replay = Some(Replay { last_ids, gone: gone.map(|gone| *gone), doubts });
             self.onward.push(Onward::Released(Released { wire, client, unread: request, replay }));
         }
     }
@@ -317,5 +336,7 @@ impl Holds {
 const GATHER_MS: u64 = 100;
 /// What makes a client of events forget the id that it has last (HTML section 9.2.6), whatever line stands before.
 const NO_ID: &[u8] = b"\nid\n\n";
+/// After so many contradictions an origin is believed, whatever it says.
+const MOST_DOUBTS: u8 = 3;
 /// Holds that are looked at in one turn.
 const LOOKS: usize = 4096;

@@ -12,19 +12,24 @@ use smallvec::SmallVec;
 use super::{ChannelKey, Delivery, RealmId, pledge::Promise};
 use crate::{channel::ByName, log::Record};
 
+/// A table of a million has room for two, so each of its bytes is two megabytes then.
 #[derive(Debug)]
 pub(super) struct Interest {
     /// Which shards have a subscriber: bit N for shard N. 0: the channel lingers.
     pub(super) shards: u64,
-    /// When it got its first subscription; `None`: it has had none, and its log has items that wait.
-    first_ms: Option<u64>,
-    /// While it lingers: until when.
-    until_ms: Option<u64>,
+    /// When it got its first subscription; none: it has had none, and its log has items that wait.
+    first_ms: Moment,
+    /// Until then it lingers, or would if it had no subscriber any more.
+    until_ms: Moment,
+    /// When it is looked at next.
+    look_ms: Moment,
     /// Only when an item had an id.
     order: Option<Box<Sequence<Early>>>,
-    /// When it is looked at next, or [`u64::MAX`].
-    look_ms: u64,
 }
+
+/// Milliseconds of the hub's clock, or none, in eight bytes: [`u64::MAX`] is none.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+struct Moment(u64);
 
 /// An item that waits for its predecessor.
 #[derive(Debug)]
@@ -37,32 +42,51 @@ pub(super) struct Early {
     pub(super) id: Option<u128>,
 }
 
+impl Moment {
+    const NONE: Self = Self(u64::MAX);
+
+    const fn get(self) -> Option<u64> {
+        if self.0 == Self::NONE.0 { None } else { Some(self.0) }
+    }
+}
+
+impl From<Option<u64>> for Moment {
+    fn from(ms: Option<u64>) -> Self {
+        ms.map_or(Self::NONE, Self)
+    }
+}
+
 impl Interest {
     pub(super) const fn new(shards: u64, first_ms: u64) -> Self {
-        Self { shards, first_ms: Some(first_ms), until_ms: None, order: None, look_ms: u64::MAX }
+        let (until_ms, look_ms) = (Moment::NONE, Moment::NONE);
+        Self { shards, first_ms: Moment(first_ms), until_ms, look_ms, order: None }
     }
 
     /// Nobody subscribes, and the item that came last had this id.
     pub(super) fn unheard(last: u128, until_ms: u64) -> Self {
-        let until_ms = Some(until_ms);
-        let mut known = Self { shards: 0, first_ms: None, until_ms, order: None, look_ms: u64::MAX };
+        let (first_ms, look_ms) = (Moment::NONE, Moment::NONE);
+        let mut known = Self { shards: 0, first_ms, until_ms: Moment(until_ms), look_ms, order: None };
         known.pass(Some(last));
         known
     }
 
     /// Whether it has, or has had, a subscriber.
     pub(super) const fn is_heard(&self) -> bool {
-        self.first_ms.is_some()
+        self.first_ms.get().is_some()
     }
 
     /// A subscriber has come. Says when the first did.
     pub(super) fn hear(&mut self, now_ms: u64) -> u64 {
-        *self.first_ms.get_or_insert(now_ms)
+        let first_ms = self.first_ms.get().unwrap_or(now_ms);
+        self.first_ms = Moment(first_ms);
+        first_ms
     }
 
     /// While it lingers, it does so until then at least.
     pub(super) fn stay_until(&mut self, until_ms: u64) {
-        self.until_ms = self.until_ms.map(|own| own.max(until_ms));
+        if self.lingers() {
+            self.keep_until(until_ms);
+        }
     }
 
     pub(super) fn judge(&self, prev_id: Option<u128>) -> Verdict {
@@ -104,16 +128,24 @@ impl Interest {
         self.order.take_if(|order| order.is_idle());
     }
 
-    /// The last subscriber has left, and may come back. What waits for its predecessor and is to be kept goes on waiting.
-    pub(super) fn linger(&mut self, until_ms: u64) {
-        self.until_ms = self.early_until_ms().max(Some(until_ms));
+    /// A long-poll has left, and its client may come back until then.
+    pub(super) fn keep_until(&mut self, until_ms: u64) {
+        self.until_ms = self.until_ms.get().max(Some(until_ms)).into();
+    }
+
+    /// The last subscriber has left, and a long-poll may come back: until when. What waits for its predecessor and is to be
+    /// kept goes on waiting.
+    pub(super) fn linger(&mut self, now_ms: u64) -> Option<u64> {
+        let until_ms = self.until_ms.get().filter(|until_ms| *until_ms > now_ms)?;
+        self.until_ms = self.early_until_ms().max(Some(until_ms)).into();
+        Some(until_ms)
     }
 
     /// The last subscriber has left, and only what is to be kept goes on waiting for its predecessor. False: there is none.
     pub(super) fn linger_unheard(&mut self) -> bool {
         let until_ms = self.early_until_ms();
         if until_ms.is_some() {
-            (self.first_ms, self.until_ms) = (None, until_ms);
+            (self.first_ms, self.until_ms) = (Moment::NONE, until_ms.into());
         }
         until_ms.is_some()
     }
@@ -124,19 +156,19 @@ impl Interest {
         order.early().any(|early| early.record.is_some()).then(|| order.last_due_ms()).flatten()
     }
 
-    /// It lingers no more; true if it did.
-    pub(super) const fn stay(&mut self) -> bool {
-        self.until_ms.take().is_some()
+    /// Nobody subscribes.
+    pub(super) const fn lingers(&self) -> bool {
+        self.shards == 0
     }
 
     pub(super) fn is_over(&self, now_ms: u64) -> bool {
-        self.until_ms.is_some_and(|until_ms| until_ms <= now_ms)
+        self.lingers() && self.until_ms.get().is_some_and(|until_ms| until_ms <= now_ms)
     }
 
     /// When something of it is over.
     pub(super) fn next_ms(&self) -> Option<u64> {
         let due_ms = self.order.as_ref().and_then(|order| order.due_ms());
-        due_ms.into_iter().chain(self.until_ms).min()
+        due_ms.into_iter().chain(self.until_ms.get().filter(|_| self.lingers())).min()
     }
 }
 
@@ -147,10 +179,10 @@ pub(super) struct Looks(BinaryHeap<Reverse<(u64, RealmId, Box<str>)>>);
 impl Looks {
     /// Plans a look at a channel, if none is planned before. True when it is the first of all.
     pub(super) fn plan(&mut self, realm: RealmId, channel: &str, known: &mut Interest, due_ms: u64) -> bool {
-        if known.look_ms <= due_ms {
+        if known.look_ms.get().is_some_and(|own| own <= due_ms) {
             return false;
         }
-        known.look_ms = due_ms;
+        known.look_ms = Moment(due_ms);
         let first = self.next_ms().is_none_or(|next| due_ms < next);
         self.0.push(Reverse((due_ms, realm, channel.into())));
         first
@@ -168,9 +200,9 @@ impl Looks {
             let Reverse((due_ms, realm, name)) = self.0.pop()?;
             // One that was put forward, or whose channel is gone, is passed over.
             if let Some(known) = interest.get_mut(&(realm, &*name))
-                && known.look_ms == due_ms
+                && known.look_ms == Moment(due_ms)
             {
-                known.look_ms = u64::MAX;
+                known.look_ms = Moment::NONE;
                 return Some((realm, name));
             }
         }
@@ -199,6 +231,11 @@ const STALE: usize = 1024;
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_channel_is_small() {
+        assert!(size_of::<(ChannelKey, Interest)>() <= 64);
+    }
 
     #[test]
     fn looks_at_what_is_gone_do_not_come_all_at_once() {

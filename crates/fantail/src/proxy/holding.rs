@@ -80,7 +80,9 @@ pub(super) async fn take(exchange: &mut Exchange, mut answer: Answer) -> Result<
     let asked = asked(exchange, &answer, &instruct, (pages, streams)).map_err(|error| at(&answer, error))?;
     let asked = Asked { session, ..asked };
     let missed = match hold {
-        Hold::Stream { .. } if !pages && !exchange.replayed => unproven(exchange.shard(), &answer, &instruct),
+        Hold::Stream { .. } if !pages && asked.again.is_none() => {
+            unproven(exchange.shard(), &answer, &instruct)
+        }
         _ => Vec::new(),
     };
     match hold {
@@ -217,6 +219,7 @@ async fn park_poll(
         answered: false,
         due: !missed.is_empty(),
         missed,
+        doubts: asked.again.as_ref().map_or(0, |again| again.doubts),
         cors: exchange.cors.clone(),
         jsonp: exchange.jsonp.take(),
         reply,
@@ -251,7 +254,8 @@ fn asked(
         true => Vec::new(),
         false => subscriptions(&exchange.snapshot.config.grip, rule, answer.target, instruct)?,
     };
-    let refused = instruct.channels.len().saturating_sub(exchange.snapshot.config.grip.subscriptions);
+    let most = if pages { usize::MAX } else { exchange.snapshot.config.grip.subscriptions };
+    let refused = instruct.channels.len().saturating_sub(most);
     exchange.shard().counters.subscriptions_refused.add(refused as u64);
     let named = subscriptions.iter().any(|s| !s.filters.is_empty() || s.prev_id.is_some());
     let prefix = if named || next.is_some() { rule.prefix.clone() } else { String::new() };
@@ -275,6 +279,7 @@ fn asked(
         events: instruct.reply.headers.get(CONTENT_TYPE).is_some_and(is_events),
         begin: Bytes::new(),
         slow: rule.slow,
+        again: exchange.replay.take(),
     })
 }
 

@@ -42,7 +42,7 @@ pub use relay::Relay;
 
 use crate::{
     error::{self, Fault},
-    hold::Speech,
+    hold::{Replay, Speech},
     logging,
     metrics::Counters,
     route::Route,
@@ -87,7 +87,7 @@ pub fn answer(
         jsonp: None,
         session: None,
         farewell: conversation.take_farewell(),
-        replayed: replay.is_some(),
+        replay: None,
         conversation,
         snapshot,
     };
@@ -98,6 +98,7 @@ pub fn answer(
     } else {
         Ask::new(&mut exchange, request, replay.as_ref()).map(Way::Ask)
     };
+    exchange.replay = replay.map(Box::new);
     async move {
         let response = match way {
             Ok(way) => way.take(&mut exchange).await,
@@ -164,8 +165,8 @@ struct Exchange {
     jsonp: Option<Box<Call>>,
     /// Only of a route with `session`.
     session: Option<Box<Found>>,
-    /// It was asked before, and its origin is told what its client has.
-    replayed: bool,
+    /// It was held before, and its origin is told this.
+    replay: Option<Box<Replay>>,
     /// Of a long-poll that was held before: who is to hear when it is not held again.
     farewell: Option<Box<link::Farewell>>,
 }

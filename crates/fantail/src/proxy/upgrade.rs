@@ -235,6 +235,7 @@ pub(super) fn hold_of(
         session: None,
         events: false,
         slow: route.rule.slow,
+        again: None,
     };
     let opened = Opened {
         far,

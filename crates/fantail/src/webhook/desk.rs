@@ -415,7 +415,7 @@ impl Desk {
                 self.numbers.insert(id, number);
                 self.hub.join(self.place, id, channel);
             }
-            Ok(_) => self.hub.leave(self.place, id, channel, false),
+            Ok(_) => self.hub.leave(self.place, id, channel, None),
             Err(error) => tracing::error!(%error, "webhook endpoints cannot be read"),
         }
     }
@@ -536,7 +536,7 @@ impl Desk {
                     Ok(some.is_empty())
                 });
                 if let (Ok(true), Some(realm)) = (alone, snapshot.load().realms.get(&realm)) {
-                    hub.leave(place, realm, &channel, false);
+                    hub.leave(place, realm, &channel, None);
                 }
             });
         }

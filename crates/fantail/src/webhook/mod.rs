@@ -442,7 +442,7 @@ fn now() -> u64 {
 
 const FILE: &str = "webhooks.redb";
 /// Bytes of the file that are kept in memory.
-const CACHE: usize = 64 << 20;
+const CACHE: usize = 32 << 20;
 /// Requests that wait for the desk.
 const ORDERS: usize = 1024;
 /// Endpoints that are being changed at once: over it, the disk is too slow.

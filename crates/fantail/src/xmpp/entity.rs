@@ -220,7 +220,10 @@ pub(super) fn be_present(component: &Component, received: &Received) {
             component.send(&presence().with("type", "subscribed"));
             component.send(&presence());
         }
-        Some("unsubscribe") => component.send(&presence().with("type", "unsubscribed")),
+        Some("unsubscribe") => {
+            component.send(&presence().with("type", "unsubscribed"));
+            component.send(&presence().with("type", "unavailable"));
+        }
         Some("probe") => component.send(&presence().with("to", from.as_str())),
         _ => {}
     }

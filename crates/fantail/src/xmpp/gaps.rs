@@ -5,17 +5,20 @@
 use std::collections::VecDeque;
 
 use fantail_proto::{log::Place, xmpp::jid::Jid};
-use hashbrown::HashMap;
+use hashbrown::{HashMap, hash_map::Entry};
 
 use crate::hub::{ChannelKey, RealmId};
 
 /// All gaps, and whose turn it is to be filled.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Gaps {
     channels: HashMap<ChannelKey, Gap>,
     addresses: HashMap<Box<str>, Vec<(ChannelKey, Gap)>>,
-    /// Of addresses.
+    /// Of addresses: in all, and of each realm that has any.
     count: usize,
+    counts: HashMap<RealmId, usize>,
+    /// How many of addresses there may be: in all, and of one realm.
+    most: (usize, usize),
     /// Of each realm that has any.
     turns: HashMap<RealmId, VecDeque<Owed>>,
     changes: Changes,
@@ -65,6 +68,19 @@ impl Gap {
 }
 
 impl Gaps {
+    pub(super) fn new(most: usize, realm_most: usize) -> Self {
+        Self {
+            channels: HashMap::new(),
+            addresses: HashMap::new(),
+            count: 0,
+            counts: HashMap::new(),
+            most: (most, realm_most),
+            turns: HashMap::new(),
+            changes: Changes::new(),
+            held: VecDeque::new(),
+        }
+    }
+
     /// What becomes of an item that is to be copied for the subscribers of its channel.
     pub(super) fn pass(&mut self, channel: (RealmId, &str), place: Option<Place>) -> Fate {
         let Some(gap) = place.and_then(|place| Some(self.channels.get(&channel)?.fate(place))) else {
@@ -116,17 +132,16 @@ impl Gaps {
         gap.fate(place) == Fate::Give
     }
 
-    /// A subscriber is absent: it gets the item when it comes back. False if there are too many such to remember it.
+    /// A subscriber is absent: it gets the item when it comes back. False if there are too many such to remember it: of
+    /// its realm, or in all.
     pub(super) fn absent(&mut self, jid: &str, channel: (RealmId, &str), place: Place) -> bool {
         if let Some(gap) = self.address_mut(jid, channel) {
             gap.missed |= gap.fate(place) == Fate::Give;
             return true;
         }
-        if self.count >= ADDRESSES {
+        if !self.add(jid.into(), key(channel), Gap::at(place)) {
             return false;
         }
-        self.count += 1;
-        self.addresses.entry(jid.into()).or_default().push((key(channel), Gap::at(place)));
         self.note(Owed { channel: key(channel), jid: Some(jid.into()) }, Some(Gap::at(place).through));
         true
     }
@@ -244,10 +259,13 @@ impl Gaps {
         std::mem::take(&mut self.changes)
     }
 
-    /// They could not be written; what has changed since counts.
+    /// They could not be written; what has changed since counts. Rows that should go and for which there is no room the next
+    /// start finds again, and they are of no use.
     pub(super) fn take_back(&mut self, changes: Changes) {
         for (owed, through) in changes {
-            self.changes.entry(owed).or_insert(through);
+            if through.is_some() || self.changes.len() < UNWRITTEN {
+                self.changes.entry(owed).or_insert(through);
+            }
         }
     }
 
@@ -256,12 +274,20 @@ impl Gaps {
         let gap = Gap { through, missed: true, queued: false };
         match owed.jid {
             None => drop(self.channels.insert(owed.channel, gap)),
-            Some(_) if self.count >= ADDRESSES => return false,
-            Some(jid) => {
-                self.count += 1;
-                self.addresses.entry(jid).or_default().push((owed.channel, gap));
-            }
+            Some(jid) => return self.add(jid, owed.channel, gap),
         }
+        true
+    }
+
+    /// One of an address that has none of this channel, if there is room.
+    fn add(&mut self, jid: Box<str>, channel: ChannelKey, gap: Gap) -> bool {
+        let own = self.counts.get(&channel.realm).copied().unwrap_or(0);
+        if self.count >= self.most.0 || own >= self.most.1 {
+            return false;
+        }
+        self.count += 1;
+        self.counts.insert(channel.realm, own + 1);
+        self.addresses.entry(jid).or_default().push((channel, gap));
         true
     }
 
@@ -290,6 +316,12 @@ impl Gaps {
         if let Some(at) = at {
             gaps.swap_remove(at);
             self.count -= 1;
+            if let Entry::Occupied(mut own) = self.counts.entry(channel.0) {
+                *own.get_mut() -= 1;
+                if *own.get() == 0 {
+                    own.remove();
+                }
+            }
         }
         if gaps.is_empty() {
             self.addresses.remove(jid);
@@ -318,8 +350,8 @@ fn is(key: &ChannelKey, (realm, name): (RealmId, &str)) -> bool {
     key.realm == realm && *key.name == *name
 }
 
-/// Absent addresses whose place in a log is remembered, some 200 bytes each. What others miss is lost to them.
-const ADDRESSES: usize = 100_000;
+/// Rows that a disk that fails has not let go.
+const UNWRITTEN: usize = 100_000;
 
 #[cfg(test)]
 mod tests {
@@ -341,7 +373,7 @@ mod tests {
 
     #[test]
     fn what_a_channel_missed_is_the_logs_to_give() {
-        let mut gaps = Gaps::default();
+        let mut gaps = Gaps::new(3, 2);
         assert_eq!(gaps.pass(C, Some(at(4))), Fate::Give);
         gaps.miss(C, at(5), true);
         gaps.miss(C, at(6), true);
@@ -364,7 +396,7 @@ mod tests {
 
     #[test]
     fn who_was_absent_goes_on_where_it_was() {
-        let mut gaps = Gaps::default();
+        let mut gaps = Gaps::new(3, 2);
         assert!(
             gaps.absent("a@b", C, at(3)) && gaps.absent("a@b", C, at(5)) && gaps.absent("a@b/r", C, at(5))
         );
@@ -377,13 +409,30 @@ mod tests {
         assert!(!gaps.reach("a@b", C, Some(at(6))) && gaps.reach("a@b", C, Some(at(7))));
         assert!(gaps.reach("a@b", C, Some(at(7))));
         gaps.forget("a@b/r", C, true);
-        assert_eq!((gaps.count, gaps.addresses.len()), (0, 0));
+        assert_eq!((gaps.count, gaps.counts.len(), gaps.addresses.len()), (0, 0, 0));
+    }
+
+    /// One realm leaves room for the places of others.
+    #[test]
+    fn places_of_the_absent_have_limits() {
+        let mut gaps = Gaps::new(3, 2);
+        let mut absent = |jid: &str, realm: u32| gaps.absent(jid, (RealmId(realm), "c"), at(3));
+        assert!(absent("a@b", 0) && absent("b@b", 0) && !absent("c@b", 0) && absent("a@b", 0));
+        assert!(absent("a@b", 1) && !absent("b@b", 1));
+        gaps.forget("b@b", C, false);
+        let of = |jid: &str, realm: u32| Owed {
+            channel: ChannelKey { realm: RealmId(realm), name: "c".into() },
+            jid: Some(jid.into()),
+        };
+        assert!(gaps.restore(of("b@b", 1), at(2)) && !gaps.restore(of("c@b", 2), at(2)));
+        gaps.forget("a@b", C, false);
+        assert!(!gaps.restore(of("c@b", 1), at(2)) && gaps.restore(of("c@b", 2), at(2)));
     }
 
     /// What is written down is never ahead of what the server has.
     #[test]
     fn what_is_made_counts_when_it_is_taken() {
-        let mut gaps = Gaps::default();
+        let mut gaps = Gaps::new(3, 2);
         gaps.begin(key(C), at(2));
         gaps.hold();
         gaps.hand(C, at(3));
@@ -415,5 +464,7 @@ mod tests {
         assert_eq!(gaps.changes().get(&all()), Some(&Some(at(8))));
         gaps.release();
         assert_eq!(gaps.changes().get(&all()), Some(&Some(at(9))));
+        gaps.take_back((0..2 * UNWRITTEN).map(|n| (one(&n.to_string()), None)).collect());
+        assert_eq!(gaps.changes().len(), UNWRITTEN);
     }
 }

@@ -166,7 +166,8 @@ impl Component {
             return self.counts.xmpp_misaddressed.add(1);
         }
         if kind == Kind::Presence {
-            self.presences.borrow_mut().hear(&from, &to, &stanza);
+            let watched = self.subscribers.borrow().watches(from.bare());
+            self.presences.borrow_mut().hear(&from, &to, &stanza, watched);
             self.outbox.borrow_mut().heard(&from);
         }
         if kind != Kind::Iq && stanza.attr("type") == Some("error") {

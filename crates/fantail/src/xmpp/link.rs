@@ -250,16 +250,16 @@ async fn write_on(
             timeout(STALL, write.write_all(&wire)).await.map_err(|_| Lost::Silent(STALL))??;
             component.outbox.borrow_mut().written();
         }
-        let question = component.outbox.borrow_mut().question(stops && wire.is_empty());
-        let question = question.map_err(|Hung| Lost::Hung)?;
-        if let Some(id) = &question {
+        let echo = component.outbox.borrow_mut().echo(stops && wire.is_empty());
+        let echo = echo.map_err(|Hung| Lost::Hung)?;
+        if let Some(id) = &echo {
             let domain = component.config.domain.as_str();
             let ping = Element::new(CLIENT, "iq").with("type", "get").with("id", id);
             let ping = ping.with("from", domain).with("to", domain).containing(Element::new(PING, "ping"));
             let ping = ping.to_xml(CLIENT);
             timeout(STALL, write.write_all(ping.as_bytes())).await.map_err(|_| Lost::Silent(STALL))??;
         }
-        if !wire.is_empty() || question.is_some() {
+        if !wire.is_empty() || echo.is_some() {
             continue;
         }
         if component.outbox.borrow().has_turns() {

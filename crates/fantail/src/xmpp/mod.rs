@@ -12,6 +12,7 @@ mod origin;
 mod outbox;
 mod places;
 mod presence;
+mod questions;
 mod subscribers;
 mod window;
 
@@ -31,7 +32,7 @@ use bytes::Bytes;
 use fantail_proto::xmpp::{
     CLIENT,
     answer::{self, Condition},
-    jid::Jid,
+    jid::{self, Jid},
     xml::Element,
 };
 use hashbrown::{HashMap, hash_map::Entry};
@@ -280,6 +281,8 @@ impl Component {
             None => strangers += 1,
         })?;
         self.load_places()?;
+        let subscribers = self.subscribers.borrow();
+        self.outbox.borrow_mut().questions.load(&self.store, |bare| subscribers.watches(bare))?;
         if strangers > 0 {
             tracing::warn!(target: TARGET, "{strangers} subscriptions are of realms that are not configured");
         }
@@ -319,12 +322,10 @@ impl Component {
         let mut asked = self.presences.borrow_mut().doubt();
         // Those who let the component see their presence may have come meanwhile, too.
         let subscribers = self.subscribers.borrow();
-        let present: BTreeSet<&str> = subscribers.present().take(PROBED).collect();
         let known: BTreeSet<Box<str>> =
             asked.iter().filter(|(from, _)| from.is_none()).map(|(_, bare)| bare.clone()).collect();
-        asked.extend(
-            present.into_iter().filter(|bare| !known.contains(*bare)).map(|bare| (None, bare.into())),
-        );
+        let watched = subscribers.watched().take(PROBED).filter(|bare| !known.contains(*bare));
+        asked.extend(watched.map(|bare| (None, bare.into())));
         drop(subscribers);
         if !asked.is_empty() {
             let task = tokio::task::spawn_local(Rc::clone(self).probe(asked));
@@ -404,23 +405,22 @@ impl Component {
             return Err(Refused::Crowded(self.config.realm_subscriptions));
         }
         let begun = self.begin(place, terms);
-        self.set(place, jid, terms);
+        self.turn(place, jid, terms);
         self.changing.borrow_mut().entry(key.clone()).or_default().writes += 1;
-        let written = self.store.write(places::with(begun, subscribers::write(place, jid, terms))).await;
+        let question = self.outbox.borrow_mut().questions.row(jid::bare(jid));
+        let asked = question.as_ref().map(|(bare, _)| bare.clone());
+        let work = places::with(begun, subscribers::write(place, jid, terms));
+        let written = self.store.write(questions::with(question, work)).await;
+        if written.is_err() {
+            self.outbox.borrow_mut().questions.take_back(asked);
+        }
         if self.is_settled(key, written.is_err()) {
             // Whoever failed: the disk has the last that did not.
             let kept = subscribers::kept(&self.store, place, jid);
-            self.set(place, jid, kept.unwrap_or_else(|_| before.unwrap_or_default()));
+            self.turn(place, jid, kept.unwrap_or_else(|_| before.unwrap_or_default()));
         }
         written?;
-        let before = before.unwrap_or_default();
-        if !terms.shows.is_always() && before.shows.is_always() {
-            // Who agrees need not say it to us, and can be asked after a loss.
-            let presence = Element::new(CLIENT, "presence").with("type", "subscribe");
-            let bare = fantail_proto::xmpp::jid::bare(jid);
-            self.send(&presence.with("from", self.config.domain.as_str()).with("to", bare));
-        }
-        Ok(before)
+        Ok(before.unwrap_or_default())
     }
 
     /// A change has been written, or not. True when it was the last under way, and one of them has failed.
@@ -437,16 +437,35 @@ impl Component {
         writes == 0 && failed
     }
 
+    /// Changes it in memory, and asks for the presence of an address that decides from now on: who agrees need not say it to
+    /// us, and can be asked after a loss. Who has no such subscription left need not send it any more.
+    fn turn(&self, place: &Place, jid: &str, terms: Terms) {
+        let bare = jid::bare(jid);
+        let (before, watched) = {
+            let subscribers = self.subscribers.borrow();
+            let before = subscribers.get(place.realm, &place.channel, jid);
+            (before.unwrap_or_default(), subscribers.watches(bare))
+        };
+        self.set(place, jid, terms);
+        if terms.is_watched() && !before.is_watched() {
+            self.outbox.borrow_mut().want(bare, true);
+        } else if watched && !self.subscribers.borrow().watches(bare) {
+            self.outbox.borrow_mut().want(bare, false);
+        }
+    }
+
     fn set(&self, place: &Place, jid: &str, terms: Terms) {
         let mut subscribers = self.subscribers.borrow_mut();
         let interest = subscribers.set(place, jid, terms);
+        let bare = jid::bare(jid);
+        self.presences.borrow_mut().watch(bare, subscribers.watches(bare));
         if terms.is_empty() {
             let channel = (place.realm, &*place.channel);
             self.outbox.borrow_mut().gaps.forget(jid, channel, interest == Interest::Ends);
         }
         match interest {
             Interest::Begins => _ = self.hub.join(self.place, place.realm, &place.channel),
-            Interest::Ends => self.hub.leave(self.place, place.realm, &place.channel, false),
+            Interest::Ends => self.hub.leave(self.place, place.realm, &place.channel, None),
             Interest::Stays => {}
         }
         self.counts.xmpp_subscriptions.set(i64::try_from(subscribers.len()).unwrap_or(i64::MAX));
@@ -611,7 +630,7 @@ mod tests {
             sleep(PROBE_PATIENCE / 2).await;
         };
         let (from, to) = (Jid::parse("a@b/1").unwrap(), Jid::parse("push.test").unwrap());
-        component.presences.borrow_mut().hear(&from, &to, &Element::new(CLIENT, "presence"));
+        component.presences.borrow_mut().hear(&from, &to, &Element::new(CLIENT, "presence"), true);
         let lived = async {
             join();
             written().await;

@@ -24,6 +24,7 @@ use super::{
     gaps::{Fate, Gaps, Owed},
     places::BEGINNING,
     presence::Presences,
+    questions::Questions,
     subscribers::Subscribers,
     window::{Silence, Window},
 };
@@ -48,6 +49,7 @@ pub(super) struct Outbox {
     /// What was read of logs for all lines, in bytes, until the last copy is made.
     read_bytes: usize,
     pub(super) gaps: Gaps,
+    pub(super) questions: Questions,
     /// The server takes what is written.
     joined: bool,
     /// What was made, and the server has not read yet.
@@ -127,7 +129,8 @@ impl Outbox {
             items: 0,
             item_bytes: 0,
             read_bytes: 0,
-            gaps: Gaps::default(),
+            gaps: Gaps::new(config.absences, config.realm_absences),
+            questions: Questions::default(),
             joined: false,
             window: Window::new(config.unacknowledged_bytes),
             limits: [
@@ -179,6 +182,12 @@ impl Outbox {
         if self.gaps.has_turns() {
             self.ready.notify_one();
         }
+    }
+
+    /// The presence of a bare address is wanted from now on, or not any more.
+    pub(super) fn want(&mut self, bare: &str, wanted: bool) {
+        self.questions.want(bare, wanted);
+        self.ready.notify_one();
     }
 
     /// A stanza that is complete, and to whom it is.
@@ -312,15 +321,25 @@ impl Outbox {
         let mut wire = Vec::new();
         let before = self.made();
         self.gaps.hold();
+        self.questions.hold();
         self.answers_turn = !self.answers_turn;
         if self.answers_turn {
             self.counts.xmpp_answered.add(self.answers.take(&mut wire, WIRE_BYTES));
+        }
+        for _ in 0..QUESTIONS {
+            if wire.len() >= WIRE_BYTES {
+                break;
+            }
+            let Some(question) = self.questions.next(&self.domain) else { break };
+            self.counts.xmpp_answered.add(1);
+            wire.extend_from_slice(question.as_bytes());
         }
         self.copy(&mut wire, world);
         self.counts.xmpp_answered.add(self.answers.take(&mut wire, WIRE_BYTES));
         self.count();
         if wire.is_empty() {
             self.gaps.pass_on();
+            self.questions.pass_on();
             return Bytes::new();
         }
         let wire = Bytes::from(wire);
@@ -374,9 +393,9 @@ impl Outbox {
         self.release(believed);
     }
 
-    /// What is to be asked now, by the name of the question; `flush`: nothing more is written soon. An error if the server
-    /// does not read any more.
-    pub(super) fn question(&mut self, flush: bool) -> Result<Option<String>, Hung> {
+    /// What the component is to ask itself now, by its name; `flush`: nothing more is written soon. An error if the server does
+    /// not read any more.
+    pub(super) fn echo(&mut self, flush: bool) -> Result<Option<String>, Hung> {
         let now = Instant::now();
         match self.window.silence(now) {
             Silence::Short => {}
@@ -393,12 +412,12 @@ impl Outbox {
         Ok(self.window.ask(now, flush))
     }
 
-    /// When to ask for the next question, if nothing else happens.
+    /// When to look for the next echo, if nothing else happens.
     pub(super) fn due(&self) -> Instant {
         self.window.due(Instant::now())
     }
 
-    /// The server has brought back a question.
+    /// The server has brought back an echo.
     pub(super) fn acknowledge(&mut self, id: &str) {
         let read = self.window.hear(id, Instant::now());
         self.release(read);
@@ -420,7 +439,10 @@ impl Outbox {
     }
 
     fn release(&mut self, wires: usize) {
-        (0..wires).for_each(|_| self.gaps.release());
+        for _ in 0..wires {
+            self.gaps.release();
+            self.questions.release();
+        }
         let bytes = i64::try_from(self.window.bytes()).unwrap_or(i64::MAX);
         self.counts.xmpp_unacknowledged.set(bytes);
     }
@@ -465,7 +487,7 @@ impl Outbox {
                 (stanzas > 0, nodes > 0)
             }
             Some(jid) => match subscribers.get(realm, channel, jid) {
-                Some(terms) if presences.allow(jid, terms.shows) => (terms.stanza, terms.node),
+                Some(terms) if presences.confirm(jid, terms.shows) => (terms.stanza, terms.node),
                 // It goes on when it is there.
                 _ => return,
             },
@@ -562,7 +584,7 @@ impl Waiting {
             _ => 0,
         };
         let channel = (self.realm, &*self.channel);
-        let (mut sent, mut absent) = (0, 0);
+        let (mut sent, mut absent, mut lost) = (0, 0, 0);
         let done = if let Some(jid) = &self.only {
             let terms = subscribers.get(self.realm, &self.channel, jid).unwrap_or_default();
             sent += write(jid, &stanza, terms.stanza, wire) + write(jid, &event, terms.node, wire);
@@ -575,12 +597,14 @@ impl Waiting {
             for (jid, terms) in page {
                 count += 1;
                 last = Some(jid);
-                if !presences.allow(jid, terms.shows) {
+                let is_there = presences.allow(jid, terms.shows);
+                // Who may have left meanwhile gets it of the log when that is clear, if there is room to remember it.
+                let kept = self.place.filter(|_| !is_there || !presences.confirm(jid, terms.shows));
+                let kept = kept.map(|place| gaps.absent(jid, channel, place));
+                if !is_there || kept == Some(true) {
                     absent += 1;
                     // Without a log it is lost to it, as it wished.
-                    if let Some(place) = self.place {
-                        gaps.absent(jid, channel, place);
-                    }
+                    lost += u64::from(kept == Some(false));
                 } else if gaps.reach(jid, channel, self.place) {
                     sent += write(jid, &stanza, terms.stanza, wire) + write(jid, &event, terms.node, wire);
                 }
@@ -597,12 +621,15 @@ impl Waiting {
         counts.xmpp_delivered.add(sent);
         counts.xmpp_filled.add(if self.old { sent } else { 0 });
         counts.xmpp_absent.add(absent);
+        counts.xmpp_dropped.add(lost);
         done
     }
 }
 
 /// What is made at once: enough for one write, and little to keep if the stream breaks.
 const WIRE_BYTES: usize = 64 << 10;
+/// Of presence, before items have their turn.
+const QUESTIONS: usize = 100;
 /// Items that are looked at before others have the thread.
 const TURNS: usize = 256;
 /// What is read of a log before others have their turn.
@@ -632,8 +659,12 @@ mod tests {
     };
 
     fn outbox(queue_items: usize, realm_queue_items: usize) -> (Outbox, Arc<Process>) {
+        limited(|config| (config.queue_items, config.realm_queue_items) = (queue_items, realm_queue_items))
+    }
+
+    fn limited(limit: impl FnOnce(&mut config::Xmpp)) -> (Outbox, Arc<Process>) {
         let counts = Arc::new(Process::default());
-        let config = config::Xmpp {
+        let mut config = config::Xmpp {
             server: String::new(),
             domain: Jid::parse("push.test").unwrap(),
             secret: Secret::Bytes(Vec::new()),
@@ -642,9 +673,11 @@ mod tests {
             subscriptions: 0,
             realm_subscriptions: 0,
             subscriptions_per_jid: 0,
-            queue_items,
+            absences: 10,
+            realm_absences: 10,
+            queue_items: 100,
             queue_bytes: 1 << 20,
-            realm_queue_items,
+            realm_queue_items: 100,
             realm_queue_bytes: 1 << 20,
             origin_requests: 1,
             realm_origin_requests: 1,
@@ -652,6 +685,7 @@ mod tests {
             unacknowledged_bytes: usize::MAX,
             sender_bytes: 1 << 20,
         };
+        limit(&mut config);
         (Outbox::new(&config, Arc::clone(&counts)), counts)
     }
 
@@ -864,8 +898,9 @@ mod tests {
     #[test]
     fn bytes_have_limits_too() {
         for all in [true, false] {
-            let (mut outbox, counts) = outbox(100, 100);
-            outbox.limits[usize::from(!all)].1 = 5000;
+            let (mut outbox, counts) = limited(|config| {
+                *(if all { &mut config.queue_bytes } else { &mut config.realm_queue_bytes }) = 5000;
+            });
             let log = Log::new(None, Arc::clone(&counts));
             let mut subscribers = Subscribers::default();
             subscribe(&mut subscribers, 1, 1);

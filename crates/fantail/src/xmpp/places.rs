@@ -12,6 +12,7 @@ use tokio::time::{MissedTickBehavior, interval};
 use super::{
     Component, PLACES_EVERY, TARGET, Terms,
     gaps::Owed,
+    questions,
     subscribers::{Place, Subscribers},
 };
 use crate::{
@@ -49,7 +50,10 @@ impl Component {
                 known && channels.insert(channel, through).is_none()
             } else {
                 let known = subscribers.get(realm, name, jid).is_some();
-                known && outbox.gaps.restore(Owed { channel, jid: Some(jid.into()) }, through)
+                let kept = known && outbox.gaps.restore(Owed { channel, jid: Some(jid.into()) }, through);
+                // Nobody knows how many items it has missed.
+                self.counts.xmpp_dropped.add(u64::from(known && !kept));
+                kept
             };
             if !is_of_use {
                 let (jid, realm, channel) = (jid.into(), realm_name.to_owned(), name.into());
@@ -103,16 +107,23 @@ impl Component {
         }
     }
 
-    /// Writes down what was handed over since the last time; what the disk does not take now is written the next time.
+    /// Writes down what was handed over since the last time, and what was asked; what the disk does not take now is written
+    /// the next time.
     pub(super) async fn write_places(&self) -> Result<(), StoreError> {
         let changes = self.outbox.borrow_mut().gaps.changes();
         let rows: Vec<Row> = changes.iter().filter_map(|(owed, through)| self.row(owed, *through)).collect();
-        if rows.is_empty() {
+        let questions = self.outbox.borrow_mut().questions.rows();
+        if rows.is_empty() && questions.is_empty() {
             return Ok(());
         }
-        let outcome = self.store.write(write(rows)).await;
+        let asked: Vec<_> = questions.iter().map(|(bare, _)| bare.clone()).collect();
+        let (places, questions) = (write(rows), questions::write(questions));
+        let both = Box::new(|transaction: &_| places(transaction).and_then(|()| questions(transaction)));
+        let outcome = self.store.write(both).await;
         if outcome.is_err() {
-            self.outbox.borrow_mut().gaps.take_back(changes);
+            let mut outbox = self.outbox.borrow_mut();
+            outbox.gaps.take_back(changes);
+            outbox.questions.take_back(asked);
         }
         outcome
     }

@@ -4,7 +4,7 @@
 use std::{collections::BTreeMap, ops::Bound};
 
 use fantail_proto::xmpp::{jid, pubsub::Shows};
-use hashbrown::HashMap;
+use hashbrown::{HashMap, hash_map::Entry};
 use redb::{ReadableTable as _, TableDefinition};
 
 use crate::{
@@ -25,6 +25,11 @@ pub struct Terms {
 impl Terms {
     pub(super) fn is_empty(self) -> bool {
         !self.stanza && !self.node
+    }
+
+    /// Whether presence decides.
+    pub(super) fn is_watched(self) -> bool {
+        !self.is_empty() && !self.shows.is_always()
     }
 
     fn bits(self) -> u8 {
@@ -50,6 +55,8 @@ pub(super) struct Subscribers {
     /// By the channel's number and address: one map, because most channels may have few subscribers.
     terms: BTreeMap<(u64, Box<str>), u8>,
     realms: HashMap<RealmId, Realm>,
+    /// Whose presence decides, without their resources, and about how many subscriptions.
+    watched: HashMap<Box<str>, u32>,
     next: u64,
 }
 
@@ -98,10 +105,14 @@ impl Subscribers {
         self.realms.get(&realm).map_or(0, |realm| realm.subscriptions)
     }
 
-    /// Whose presence decides, without their resources; some more than once.
-    pub(super) fn present(&self) -> impl Iterator<Item = &str> {
-        let present = self.terms.iter().filter(|(_, bits)| !Terms::from_bits(**bits).shows.is_always());
-        present.map(|((_, jid), _)| jid::bare(jid))
+    /// Whose presence decides, without their resources.
+    pub(super) fn watched(&self) -> impl Iterator<Item = &str> {
+        self.watched.keys().map(|bare| &**bare)
+    }
+
+    /// Whether the presence of a bare address decides about any subscription.
+    pub(super) fn watches(&self, bare: &str) -> bool {
+        self.watched.contains_key(bare)
     }
 
     pub(super) fn channels(&self) -> impl Iterator<Item = &ChannelKey> {
@@ -150,6 +161,18 @@ impl Subscribers {
             realm.subscriptions = realm.subscriptions + now - then;
         }
         let before = before.map(Terms::from_bits).unwrap_or_default();
+        match (before.is_watched(), terms.is_watched()) {
+            (false, true) => *self.watched.entry(jid::bare(jid).into()).or_default() += 1,
+            (true, false) => {
+                if let Entry::Occupied(mut count) = self.watched.entry(jid::bare(jid).into()) {
+                    *count.get_mut() -= 1;
+                    if *count.get() == 0 {
+                        count.remove();
+                    }
+                }
+            }
+            _ => {}
+        }
         channel.stanzas = channel.stanzas + u32::from(terms.stanza) - u32::from(before.stanza);
         channel.nodes = channel.nodes + u32::from(terms.node) - u32::from(before.node);
         match (before_all, channel.stanzas + channel.nodes) {
@@ -282,6 +305,25 @@ mod tests {
         assert_eq!(all.set(&place(0, "c"), "b@b", Terms::default()), Interest::Ends);
         assert_eq!((all.len(), all.wanted(RealmId(0), "c")), (1, (0, 0)));
         assert_eq!((all.count(RealmId(0)), all.count(RealmId(1)), all.count(RealmId(2))), (0, 1, 0));
+    }
+
+    /// An address is watched as long as its presence decides about anything, with any resource and of any channel.
+    #[test]
+    fn presence_is_watched_while_it_decides() {
+        let mut all = Subscribers::default();
+        for (channel, jid, terms, watched) in [
+            ("c", "a@b", RAW, false),
+            ("c", "a@b", NODE, true),
+            ("c", "a@b", NODE, true),
+            ("d", "a@b/1", NODE, true),
+            ("c", "a@b", RAW, true),
+            ("d", "a@b/1", Terms { node: false, ..NODE }, false),
+            ("d", "a@b/1", Terms::default(), false),
+        ] {
+            all.set(&place(0, channel), jid, terms);
+            assert_eq!(all.watches("a@b"), watched, "{channel} {jid} {terms:?}");
+            assert_eq!(all.watched().count(), usize::from(watched));
+        }
     }
 
     #[tokio::test]

@@ -1,5 +1,5 @@
-//! What the XMPP server was given and has not shown to have read. XEP-0114 acknowledges nothing: so a question of the
-//! component to itself follows what is written, and when the server has brought it back it has read all before it. Owns the
+//! What the XMPP server was given and has not shown to have read. XEP-0114 acknowledges nothing: so an echo, a ping of the
+//! component to itself, follows what is written, and when the server has brought it back it has read all before it. Owns the
 //! limit of what is not acknowledged, keeps that for the next stream, and says when to ask. Writes no socket.
 
 use std::{collections::VecDeque, time::Duration};
@@ -19,16 +19,16 @@ pub(super) struct Window {
     hearing: Hearing,
     /// Something has come back on this stream.
     heard: bool,
-    /// Nobody else knows what this stream's questions are called.
+    /// Nobody else knows what this stream's echoes are called.
     token: String,
     number: u64,
-    questions: VecDeque<Question>,
+    echoes: VecDeque<Echo>,
     /// All wires that were ever acknowledged.
     done: u64,
     /// When this stream was asked last, and heard last.
     asked_at: Option<Instant>,
     heard_at: Option<Instant>,
-    /// What was written behind the last question, and since when.
+    /// What was written behind the last echo, and since when.
     unasked: usize,
     unasked_at: Option<Instant>,
 }
@@ -54,7 +54,7 @@ enum Hearing {
 }
 
 #[derive(Debug)]
-struct Question {
+struct Echo {
     number: u64,
     /// Of all wires, those before it.
     through: u64,
@@ -83,7 +83,7 @@ impl Window {
             heard: false,
             token: String::new(),
             number: 0,
-            questions: VecDeque::new(),
+            echoes: VecDeque::new(),
             done: 0,
             asked_at: None,
             heard_at: None,
@@ -96,7 +96,7 @@ impl Window {
     pub(super) fn join(&mut self) {
         self.part();
         let mut random = [0; 8];
-        // The number alone tells one question from another.
+        // The number alone tells one echo from another.
         _ = aws_lc_rs::rand::fill(&mut random);
         self.token = random.iter().map(|byte| format!("{byte:02x}")).collect();
     }
@@ -108,7 +108,7 @@ impl Window {
         self.wires.iter_mut().take(self.written).for_each(|wire| wire.again = true);
         (self.written, self.bytes, self.unasked, self.heard) = (0, 0, 0, false);
         (self.asked_at, self.heard_at, self.unasked_at) = (None, None, None);
-        self.questions.clear();
+        self.echoes.clear();
     }
 
     /// The server has ended the stream for what it had read. How many stanzas are given up, if it was not the first time.
@@ -161,7 +161,7 @@ impl Window {
         if self.hearing == Hearing::Deaf { self.finish(self.written) } else { 0 }
     }
 
-    /// The question that is to be written now, if it is time; `flush`: nothing more comes soon.
+    /// The echo that is to be written now, if it is time; `flush`: nothing more comes soon.
     pub(super) fn ask(&mut self, now: Instant, flush: bool) -> Option<String> {
         let is_deaf = self.hearing == Hearing::Deaf;
         let is_late =
@@ -171,11 +171,11 @@ impl Window {
             return None;
         }
         if is_deaf {
-            self.questions.clear();
+            self.echoes.clear();
         }
         self.number += 1;
         let through = self.done + self.written as u64;
-        self.questions.push_back(Question { number: self.number, through, at: now });
+        self.echoes.push_back(Echo { number: self.number, through, at: now });
         (self.asked_at, self.unasked, self.unasked_at) = (Some(now), 0, None);
         Some(format!("{PREFIX}{}-{}", self.token, self.number))
     }
@@ -184,15 +184,15 @@ impl Window {
     pub(super) fn hear(&mut self, id: &str, now: Instant) -> usize {
         let number = id.strip_prefix(PREFIX).and_then(|id| id.strip_prefix(&*self.token)?.strip_prefix('-'));
         let number: Option<u64> = number.and_then(|number| number.parse().ok());
-        let Some(at) = self.questions.iter().position(|question| Some(question.number) == number) else {
+        let Some(at) = self.echoes.iter().position(|echo| Some(echo.number) == number) else {
             return 0;
         };
-        let through = self.questions.drain(..=at).next_back().map_or(self.done, |question| question.through);
+        let through = self.echoes.drain(..=at).next_back().map_or(self.done, |echo| echo.through);
         (self.hearing, self.heard, self.heard_at) = (Hearing::Good, true, Some(now));
         self.finish(usize::try_from(through.saturating_sub(self.done)).unwrap_or(usize::MAX))
     }
 
-    /// What it means that the first question has not come back yet.
+    /// What it means that the first echo has not come back yet.
     pub(super) fn silence(&mut self, now: Instant) -> Silence {
         let Some(until) = self.patience() else { return Silence::Short };
         if now < until {
@@ -202,7 +202,7 @@ impl Window {
             return Silence::Hung;
         }
         self.hearing = Hearing::Deaf;
-        self.questions.clear();
+        self.echoes.clear();
         Silence::Deaf(self.finish(self.written))
     }
 
@@ -213,14 +213,14 @@ impl Window {
         [late, self.patience()].into_iter().flatten().fold(quiet, Instant::min)
     }
 
-    /// Until when the first question may stay away.
+    /// Until when the first echo may stay away.
     fn patience(&self) -> Option<Instant> {
         let patience = match self.hearing {
             Hearing::Unknown => HEAR_WITHIN,
             Hearing::Good => STALL,
             Hearing::Deaf => return None,
         };
-        let asked_at = self.questions.front()?.at;
+        let asked_at = self.echoes.front()?.at;
         Some(self.heard_at.map_or(asked_at, |heard_at| heard_at.max(asked_at)) + patience)
     }
 
@@ -233,7 +233,7 @@ impl Window {
     }
 }
 
-/// What all questions are called, those of earlier streams, too.
+/// What all echoes are called, those of earlier streams, too.
 pub(super) const PREFIX: &str = "echo-";
 /// It is asked after so many bytes, or so long after the first of them.
 const ASK_BYTES: usize = 64 << 10;
@@ -317,7 +317,7 @@ mod tests {
     #[test]
     fn a_server_that_brings_nothing_back_is_believed_after_a_while() {
         let mut streams = Streams::new(1);
-        let question = streams.ask().unwrap();
+        let echo = streams.ask().unwrap();
         streams.write("ab");
         assert_eq!(streams.window.believed(), 0);
         streams.now += HEAR_WITHIN - Duration::from_millis(1);
@@ -326,20 +326,20 @@ mod tests {
         assert_eq!(streams.window.silence(streams.now), Silence::Deaf(1));
         streams.write("cd");
         assert_eq!((streams.ask(), streams.window.believed(), streams.window.is_full()), (None, 1, false));
-        assert_eq!(streams.window.hear(&question, streams.now), 0);
+        assert_eq!(streams.window.hear(&echo, streams.now), 0);
         // The next stream is asked once more.
         streams.window.join();
-        let question = streams.ask().unwrap();
+        let echo = streams.ask().unwrap();
         streams.write("ef");
-        streams.window.hear(&question, streams.now);
+        streams.window.hear(&echo, streams.now);
         assert_eq!(streams.window.believed(), 0);
     }
 
     #[test]
     fn a_server_that_stops_reading_is_noticed() {
         let mut streams = Streams::new(1);
-        let question = streams.ask().unwrap();
-        streams.window.hear(&question, streams.now);
+        let echo = streams.ask().unwrap();
+        streams.window.hear(&echo, streams.now);
         streams.now = streams.window.due(streams.now);
         assert!(streams.ask().is_some(), "also without anything to write");
         streams.now += STALL;
@@ -365,7 +365,7 @@ mod tests {
         assert_eq!(streams.again().0, "poisongood");
         assert_eq!(streams.window.blame(), Some(1));
         assert_eq!(streams.again().0, "good");
-        let question = streams.ask().unwrap();
-        assert_eq!((streams.window.hear(&question, streams.now), streams.window.is_empty()), (1, true));
+        let echo = streams.ask().unwrap();
+        assert_eq!((streams.window.hear(&echo, streams.now), streams.window.is_empty()), (1, true));
     }
 }

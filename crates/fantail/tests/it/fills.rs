@@ -199,6 +199,37 @@ fn a_poll_is_answered_with_the_next_item() {
     assert_eq!(client.get("/poll?last=1").response().text(), "6;");
 }
 
+/// What answers it is one item, however far it is behind.
+#[test]
+fn a_poll_that_is_far_behind_costs_little() {
+    let origin = origin();
+    let server = logging(&origin, MEMORY);
+    publish(&server, 1..=500);
+    let mut client = server.connect();
+    for have in 1..=10 {
+        let next = format!("{};", have + 1);
+        assert_eq!(client.get(&format!("/poll?prev-id={have}")).response().text(), next);
+    }
+    let items = server.metric("fantail_log_fill_items_total", &[]);
+    assert!(items <= 40.0, "{items}");
+}
+
+/// Its log does not know what it has: only its origin can tell what it has missed.
+#[test]
+fn a_poll_that_no_log_vouches_for_is_asked_about() {
+    let origin = origin();
+    let server = logging(&origin, MEMORY);
+    publish(&server, 1..=3);
+    let mut client = server.connect();
+    client.get("/poll?prev-id=lost");
+    let requests = origin.wait_requests(2);
+    assert_eq!(requests[1].head.all("grip-last"), ["c; last-id=lost"]);
+    server.wait_pins("poll", 1);
+    publish(&server, 4..=4);
+    // It does not follow.
+    origin.wait_requests(3);
+}
+
 fn subscribing(more: &'static str) -> impl Fn(&Request) -> Vec<u8> + Send + Sync + 'static {
     move |_| opened(&[control(&format!(r#"{{"type":"subscribe","channel":"c"{more}}}"#))])
 }

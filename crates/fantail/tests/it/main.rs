@@ -53,5 +53,6 @@ mod websocket_publish;
 mod websocket_trust;
 mod xmpp;
 mod xmpp_acknowledged;
+mod xmpp_doubted;
 mod xmpp_origins;
 mod xmpp_senders;

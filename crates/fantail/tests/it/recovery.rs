@@ -1,6 +1,9 @@
 //! Long-polls that have missed something, or may have: their origins are asked again (checks 31–34).
 
-use std::time::Duration;
+use std::{
+    sync::atomic::{AtomicUsize, Ordering::Relaxed},
+    time::Duration,
+};
 
 use serde_json::{Value, json};
 use tokio::time::Instant;
@@ -117,6 +120,74 @@ fn a_hold_that_is_behind_is_asked_about_at_once() {
     server.wait_pins("poll", 1);
     server.publish(&json!([item("6", Some("5"))]));
     assert_eq!(client.response().text(), "item 6");
+}
+
+/// Those who are behind by the same item are asked about each; an origin that insists is believed.
+#[test]
+fn all_who_are_behind_are_asked_about() {
+    let origin = Origin::answering(|request| {
+        let insists = request.target() == "/insists";
+        let prev_id = if request.head.field("grip-last").is_some() && !insists { "5" } else { "4" };
+        hold("response", &format!("c; prev-id={prev_id}"), &[], "")
+    });
+    let server = TestServer::before(&origin);
+    let mut first = poll(&server, "/");
+    server.wait_pins("poll", 1);
+    server.publish(&json!([item("5", Some("4"))]));
+    assert_eq!(first.response().text(), "item 5");
+    let mut clients: Vec<_> = (0..5).map(|_| poll(&server, "/behind")).collect();
+    origin.wait_requests(1 + 2 * 5);
+    clients.push(poll(&server, "/insists"));
+    let requests = origin.wait_requests(1 + 2 * 5 + 2);
+    server.wait_pins("poll", 6);
+    assert_eq!(requests.iter().filter(|request| request.head.field("grip-last").is_some()).count(), 6);
+    server.publish(&json!([item("6", Some("5"))]));
+    for client in &mut clients[..5] {
+        assert_eq!(client.response().text(), "item 6");
+    }
+    // What it said is behind the item, and it is asked once more.
+    assert_eq!(origin.wait_requests(1 + 2 * 5 + 3).last().unwrap().target(), "/insists");
+}
+
+/// An origin that says something else each time is not asked for ever.
+#[test]
+fn an_origin_that_counts_otherwise_is_believed() {
+    let said = AtomicUsize::new(10);
+    let origin = Origin::answering(move |_| {
+        hold("response", &format!("c; prev-id={}", said.fetch_add(1, Relaxed)), &[], "")
+    });
+    let server = TestServer::before(&origin);
+    let mut client = poll(&server, "/");
+    server.wait_pins("poll", 1);
+    server.publish(&json!([item("5", Some("10"))]));
+    assert_eq!(client.response().text(), "item 5");
+    client.get("/");
+    server.wait_metric("fantail_updates_total", &["cause=\"contradiction\""], 3.0);
+    origin.wait_requests(5);
+    server.wait_pins("poll", 1);
+    server.publish(&json!([item("6", Some("14"))]));
+    assert_eq!(client.response().text(), "item 6");
+    assert_eq!(origin.requests().len(), 5);
+}
+
+/// A poll that was answered a moment ago comes back, whoever else has left meanwhile.
+#[test]
+fn a_stream_that_leaves_last_does_not_end_the_order_of_polls() {
+    let origin = Origin::answering(|request| match request.target() {
+        "/stream" => hold("stream", "c", &[], ""),
+        _ => hold("response", "c; prev-id=4", &[], ""),
+    });
+    let server = TestServer::before(&origin);
+    let mut client = poll(&server, "/");
+    server.wait_pins("poll", 1);
+    let stream = server.stream("/stream");
+    server.wait_pins("stream", 1);
+    server.publish(&json!([item("5", Some("4"))]));
+    assert_eq!(client.response().text(), "item 5");
+    drop(stream);
+    server.wait_pins("stream", 0);
+    client.get("/again");
+    assert_eq!(origin.wait_requests(4)[3].head.all("grip-last"), ["c; last-id=4"]);
 }
 
 /// Without lingering there is nothing to be behind of.

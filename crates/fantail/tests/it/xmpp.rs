@@ -5,6 +5,8 @@ use std::{
     collections::HashMap,
     io::{Read as _, Write as _},
     net::{TcpListener, TcpStream},
+    path::Path,
+    sync::atomic::{AtomicUsize, Ordering::SeqCst},
     time::Duration,
 };
 
@@ -129,6 +131,14 @@ fn subscribers_get_what_is_published_while_connections_end() {
     xmpp.until("</stream:stream>");
 }
 
+/// What the component says before it answers.
+fn in_sync(xmpp: &mut Server) -> String {
+    xmpp.say(
+        "<iq from='z@user.test/1' to='push.test' type='get' id='sync'><ping xmlns='urn:xmpp:ping'/></iq>",
+    );
+    xmpp.until("id='sync'") + &xmpp.until(">")
+}
+
 /// Who was there may have left while the server was away: it is asked about everybody, and what it does not confirm is not
 /// believed.
 #[test]
@@ -144,12 +154,6 @@ fn presence_is_asked_about_after_a_loss() {
         let subscribed = server.control("POST", "/channel/c/xs-subscriptions/", &kind, form.as_bytes());
         assert_eq!(subscribed.status(), 200);
     }
-    let in_sync = |xmpp: &mut Server| {
-        xmpp.say(
-            "<iq from='z@user.test/1' to='push.test' type='get' id='sync'><ping xmlns='urn:xmpp:ping'/></iq>",
-        );
-        xmpp.until("id='sync'")
-    };
     let publish = |body: &str| {
         let content = format!("<message><body>{body}</body></message>");
         server.publish(&json!([{ "channel": "c", "xmpp-stanza": { "content": content } }]));
@@ -362,11 +366,13 @@ fn places_of_gone_subscriptions_go() {
     let write = database.begin_write().expect("it can be written");
     let mut table = write.open_table(SUBSCRIPTIONS).expect("a table");
     table.insert(("a@user.test", "default", "c"), STANZAS).expect("it can be written");
+    table.insert(("c@user.test", "default", "c"), STANZAS).expect("it can be written");
     drop(table);
     let mut table = write.open_table(PLACES).expect("a table");
     for key in [
         ("a@user.test", "default", "c"),
         ("b@user.test", "default", "c"),
+        ("c@user.test", "default", "c"),
         ("", "default", "c"),
         ("", "default", "gone"),
         ("b@user.test", "elsewhere", "c"),
@@ -376,19 +382,96 @@ fn places_of_gone_subscriptions_go() {
     drop(table);
     write.commit().expect("it can be written");
     drop(database);
-    let server = TestServer::start(&["* test"], |options| joining(options, &data, &listener));
+    let server = TestServer::start(&["* test"], |options| {
+        joining(options, &data, &listener);
+        options.config("[xmpp]\nabsences = 2\nrealm_absences = 1\n");
+    });
     Server::accept(&listener);
+    assert!((server.metric("fantail_xmpp_dropped_total", &[]) - 1.0).abs() < 0.5);
     server.terminate();
-    let database = Database::open(&file).expect("nobody has it any more");
-    let read = database.begin_read().expect("it can be read");
-    let table = read.open_table(PLACES).expect("a table");
-    let mut left = Vec::new();
-    for row in table.iter().expect("rows") {
-        let (jid, realm, channel) = row.as_ref().expect("a row").0.value();
-        left.push(format!("{jid} {realm} {channel}"));
+    // The channel has no log, there is no room for another of the realm, and the other realm may come back.
+    assert_eq!(
+        places(&file),
+        Some(vec!["a@user.test default c 1".into(), "b@user.test elsewhere c 1".into()])
+    );
+}
+
+/// Where everybody goes on, as it is on disk: address, realm, channel and position.
+fn places(file: &Path) -> Option<Vec<String>> {
+    let database = Database::open(file).ok()?;
+    let read = database.begin_read().ok()?;
+    let table = read.open_table(PLACES).ok()?;
+    let mut places = Vec::new();
+    for row in table.iter().ok()? {
+        let (key, place) = row.ok()?;
+        let (jid, realm, channel) = key.value();
+        places.push(format!("{jid} {realm} {channel} {}", place.value().1));
     }
-    // The channel has no log, and the realm may come back.
-    assert_eq!(left, ["a@user.test default c", "b@user.test elsewhere c"]);
+    Some(places)
+}
+
+/// What an address has missed and got is not given to it once more by the next process, however the last one ended.
+#[test]
+fn gaps_that_were_filled_stay_filled() {
+    let (data, listener) =
+        (tempfile::tempdir().expect("a folder"), TcpListener::bind(("127.0.0.1", 0)).expect("a port"));
+    let start = || {
+        TestServer::start(&["* test"], |options| {
+            joining(options, &data, &listener);
+            options.config(LOGGED);
+        })
+    };
+    let server = start();
+    let mut xmpp = Server::accept(&listener);
+    assert_eq!(subscribe(&server, "/channel/c/xs-subscriptions/", "jid=a%40user.test&presence=true").0, 200);
+    publish(&server, "c", "0");
+    publish(&server, "c", "1");
+    server.wait_metric("fantail_xmpp_absent_total", &[], 2.0);
+    xmpp.say("<presence from='a@user.test/1' to='push.test'/>");
+    for body in ["0", "1"] {
+        assert!(xmpp.until("</message>").contains(&format!("<body>{body}</body><delay")));
+    }
+    publish(&server, "c", "2");
+    xmpp.until("<body>2</body></message>");
+    let copy = data.path().join("copy.redb");
+    server.wait_until(DEADLINE, "it is on disk", || {
+        let copied = std::fs::copy(data.path().join("xmpp.redb"), &copy);
+        copied.is_ok() && places(&copy).is_some_and(|places| places == [" default c 3"])
+    });
+    server.kill();
+    let server = start();
+    let mut xmpp = Server::accept(&listener);
+    xmpp.say("<presence from='a@user.test/1' to='push.test'/>");
+    in_sync(&mut xmpp);
+    publish(&server, "c", "3");
+    let stanza = xmpp.until("</message>");
+    assert!(stanza.contains("<body>3</body></message>"), "{stanza}");
+}
+
+/// Absent addresses of one realm take the places of no others.
+#[test]
+fn places_of_the_absent_have_limits() {
+    let (data, listener) =
+        (tempfile::tempdir().expect("a folder"), TcpListener::bind(("127.0.0.1", 0)).expect("a port"));
+    let server = TestServer::start(&["* test"], |options| {
+        joining(options, &data, &listener);
+        options.config(format!("{LOGGED}[xmpp]\nabsences = 4\n"));
+    });
+    let mut xmpp = Server::accept(&listener);
+    for n in 0..4 {
+        let form = format!("jid=u{n}%40user.test&presence=true");
+        assert_eq!(subscribe(&server, "/channel/c/xs-subscriptions/", &form).0, 200);
+    }
+    publish(&server, "c", "missed");
+    server.wait_metric("fantail_xmpp_dropped_total", &[], 1.0);
+    assert!((server.metric("fantail_xmpp_absent_total", &[]) - 4.0).abs() < 0.5);
+    (0..4).for_each(|n| xmpp.say(&format!("<presence from='u{n}@user.test/1' to='push.test'/>")));
+    for n in 0..3 {
+        let stanza = xmpp.until("</message>");
+        assert!(stanza.contains(&format!("to='u{n}@user.test'")) && stanza.contains("missed"), "{stanza}");
+    }
+    publish(&server, "c", "seen");
+    (0..4).for_each(|_| assert!(xmpp.until("</message>").contains("seen")));
 }
 
 /// All subscriptions, those of a realm, and those that one address makes for itself.
@@ -460,22 +543,131 @@ fn presence_is_asked_for() {
     // Declined, it may yet say that it is there.
     xmpp.say("<presence from='a@user.test/1' to='push.test'/>");
     xmpp.say("<presence from='a@user.test' to='push.test' type='unsubscribed'/>");
-    xmpp.say(
-        "<iq from='z@user.test/1' to='push.test' type='get' id='sync'><ping xmlns='urn:xmpp:ping'/></iq>",
-    );
-    assert!(!xmpp.until("id='sync'").contains("subscribe"));
+    assert!(!in_sync(&mut xmpp).contains("subscribe"));
     publish(&server, "c", "there");
     (0..2).for_each(|_| drop(xmpp.until("<body>there</body></message>")));
     server.kill();
     let server = start();
     let mut xmpp = Server::accept(&listener);
-    let probe = xmpp.until("/>");
-    assert!(probe.contains("type='probe'") && probe.contains("to='a@user.test'"), "{probe}");
+    // What was asked just before the kill may be asked again.
+    xmpp.until("<presence type='probe' from='push.test' to='a@user.test'/>");
     xmpp.say("<presence from='a@user.test/1' to='push.test'/>");
-    xmpp.say(
-        "<iq from='z@user.test/1' to='push.test' type='get' id='sync'><ping xmlns='urn:xmpp:ping'/></iq>",
-    );
-    xmpp.until("id='sync'");
+    in_sync(&mut xmpp);
     publish(&server, "c", "still there");
     (0..2).for_each(|_| drop(xmpp.until("<body>still there</body></message>")));
+}
+
+fn unsubscribe(server: &TestServer, channel: &str, jid: &str) {
+    let path = format!("/channel/{channel}/xs-subscription/{jid}/");
+    assert_eq!(server.control("DELETE", &path, &[], b"").status(), 200);
+}
+
+/// Presence that decides about nothing any more need not be sent.
+#[test]
+fn presence_is_let_go_with_the_last_that_asks_for_it() {
+    let (data, listener) =
+        (tempfile::tempdir().expect("a folder"), TcpListener::bind(("127.0.0.1", 0)).expect("a port"));
+    let server = TestServer::start(&["* test"], |options| joining(options, &data, &listener));
+    let mut xmpp = Server::accept(&listener);
+    for (channel, form) in [
+        ("a", "jid=a%40user.test&presence=true"),
+        ("b", "jid=a%40user.test%2Fphone&presence=true"),
+        ("c", "jid=a%40user.test"),
+    ] {
+        assert_eq!(subscribe(&server, &format!("/channel/{channel}/xs-subscriptions/"), form).0, 200);
+    }
+    unsubscribe(&server, "a", "a%40user.test");
+    let said = in_sync(&mut xmpp);
+    assert!(said.contains("type='subscribe'") && !said.contains("unsubscribe"), "{said}");
+    // It is subscribed still, but always.
+    assert_eq!(subscribe(&server, "/channel/b/xs-subscriptions/", "jid=a%40user.test%2Fphone").0, 200);
+    let said = in_sync(&mut xmpp);
+    assert!(said.starts_with("<presence type='unsubscribe' from='push.test' to='a@user.test'/>"), "{said}");
+    assert_eq!(subscribe(&server, "/channel/b/xs-subscriptions/", "jid=a%40user.test&presence=true").0, 200);
+    unsubscribe(&server, "b", "a%40user.test");
+    let said = in_sync(&mut xmpp);
+    // It was asked and told, or nothing.
+    assert_eq!(said.matches("<presence").count() % 2, 0, "{said}");
+    // Who does not want to hear of the component any more hears that it is gone.
+    xmpp.say("<presence from='a@user.test' to='push.test' type='unsubscribe'/>");
+    let said = xmpp.until("type='unavailable'/>");
+    assert!(said.contains("type='unsubscribed'"), "{said}");
+}
+
+/// What an address could not be asked, or told, because the server was away, the next process asks or tells.
+#[test]
+fn questions_outlive_a_kill() {
+    let data = tempfile::tempdir().expect("a folder");
+    let listen = || TcpListener::bind(("127.0.0.1", 0)).expect("a port");
+    let start = |at: &TcpListener| TestServer::start(&["* test"], |options| joining(options, &data, at));
+    let away = listen();
+    let server = start(&away);
+    let form = |name: &str| format!("jid={name}%40user.test&presence=true");
+    let path = "/channel/c/xs-subscriptions/";
+    assert_eq!(subscribe(&server, path, &form("a")).0, 200);
+    assert_eq!(subscribe(&server, path, &form("b")).0, 200);
+    // Never asked, it is told nothing.
+    unsubscribe(&server, "c", "b%40user.test");
+    server.kill();
+    let listener = listen();
+    let server = start(&listener);
+    let mut xmpp = Server::accept(&listener);
+    let said = in_sync(&mut xmpp);
+    assert!(said.contains("<presence type='subscribe' from='push.test' to='a@user.test'/>"), "{said}");
+    assert!(!said.contains("b@user.test"), "{said}");
+    drop(xmpp);
+    server.wait_metric("fantail_xmpp_connected", &[], 0.0);
+    unsubscribe(&server, "c", "a%40user.test");
+    server.kill();
+    let listener = listen();
+    let server = start(&listener);
+    let mut xmpp = Server::accept(&listener);
+    let said = in_sync(&mut xmpp);
+    assert!(said.starts_with("<presence type='unsubscribe' from='push.test' to='a@user.test'/>"), "{said}");
+    server.terminate();
+    let _server = start(&listener);
+    let mut xmpp = Server::accept(&listener);
+    let said = in_sync(&mut xmpp);
+    assert!(!said.contains("<presence"), "{said}");
+}
+
+/// Who says that it is there and is subscribed then is there.
+#[test]
+fn presence_counts_from_before_a_subscription() {
+    let (data, listener) =
+        (tempfile::tempdir().expect("a folder"), TcpListener::bind(("127.0.0.1", 0)).expect("a port"));
+    let server = TestServer::start(&["* test"], |options| joining(options, &data, &listener));
+    let mut xmpp = Server::accept(&listener);
+    xmpp.say("<presence from='a@user.test/1' to='bot@push.test'/>");
+    in_sync(&mut xmpp);
+    assert_eq!(subscribe(&server, "/channel/c/xs-subscriptions/", "jid=a%40user.test&presence=true").0, 200);
+    publish(&server, "c", "there");
+    xmpp.until("<body>there</body></message>");
+}
+
+/// Origins are asked no more at a time than the configuration says, however many have something to say.
+#[test]
+fn requests_to_origins_have_a_limit() {
+    static ASKED: AtomicUsize = AtomicUsize::new(0);
+    static MOST: AtomicUsize = AtomicUsize::new(0);
+    let (data, listener) =
+        (tempfile::tempdir().expect("a folder"), TcpListener::bind(("127.0.0.1", 0)).expect("a port"));
+    let origin = Origin::scripted(|exchange| {
+        exchange.read_body().expect("a stanza");
+        MOST.fetch_max(ASKED.fetch_add(1, SeqCst) + 1, SeqCst);
+        exchange.pause(Duration::from_millis(100));
+        ASKED.fetch_sub(1, SeqCst);
+        exchange.send(answer("200 OK", &[], ""));
+        Then::Next
+    });
+    let server = TestServer::start(&[&format!("push.test {origin}")], |options| {
+        joining(options, &data, &listener);
+        options.config("[xmpp]\norigin_requests = 2\n");
+    });
+    let mut xmpp = Server::accept(&listener);
+    for n in 0..8 {
+        xmpp.say(&format!("<message from='u{n}@user.test' to='bot@push.test'><body>x</body></message>"));
+    }
+    server.wait_metric("fantail_xmpp_origin_requests_total", &["result=\"answered\""], 8.0);
+    assert_eq!(MOST.load(SeqCst), 2);
 }

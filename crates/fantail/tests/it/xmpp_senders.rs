@@ -64,7 +64,8 @@ fn a_realms_bots_do_not_take_all_requests() {
     let origin = origin();
     let (data, listener) =
         (tempfile::tempdir().expect("a folder"), TcpListener::bind(("127.0.0.1", 0)).expect("a port"));
-    let routes = [format!("push.test,path_beg=/xmpp/slow@,realm=acme {origin}"), format!("push.test {origin}")];
+    let routes =
+        [format!("push.test,path_beg=/xmpp/slow@,realm=acme {origin}"), format!("push.test {origin}")];
     let _server = TestServer::start(&routes.each_ref().map(String::as_str), |options| {
         joining(options, &data, &listener);
         options.config(

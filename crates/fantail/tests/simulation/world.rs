@@ -446,7 +446,7 @@ impl World {
         let Pin { channel, shard, phase, .. } = &self.pins[pin];
         let (channel, shard) = (*channel, *shard);
         if *phase != Phase::Away {
-            self.hub.leave(shard, R, &self.channels[channel].name, false);
+            self.hub.leave(shard, R, &self.channels[channel].name, None);
             self.pins[pin].leave();
         }
         self.hub.take(shard, &mut Vec::new());

@@ -70,7 +70,7 @@ impl Holds {
                 Step::Skip => return work.receipts[place].recovered += 1,
                 Step::Gap => {
                     work.receipts[place].recovered += 1;
-                    return self.mend(id, channel);
+                    return self.mend(id);
                 }
             }
         }

@@ -104,6 +104,7 @@ impl Shard {
             answered: false,
             due: false,
             missed: Vec::new(),
+            doubts: 0,
             cors: None,
             jsonp: None,
         };
@@ -157,6 +158,7 @@ impl Subscriber {
             session: None,
             events: false,
             slow: Slow::default(),
+            again: None,
         }
     }
 

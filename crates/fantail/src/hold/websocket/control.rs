@@ -142,7 +142,7 @@ impl Holds {
             Some(Far::OverHttp(_)) => {
                 self.note_gap(id, joined, (channel, prev_id), false);
             }
-            Some(Far::Native(_) | Far::Detached | Far::Echo) | None => self.mend(id, joined),
+            Some(Far::Native(_) | Far::Detached | Far::Echo) | None => self.mend(id),
         }
     }
 

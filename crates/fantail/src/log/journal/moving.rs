@@ -279,18 +279,22 @@ impl Writer {
             leaving.file.write_all_at(&header.to_bytes(), 0)?;
             leaving.file.sync_all()?;
             fs::rename(files::segment(&self.folder, leaving.number), files::segment(&self.folder, number))?;
-            sync_names(&self.folder)?;
             Ok(header)
         });
+        self.ahead = None;
         match next {
-            Ok(header) => self.ahead = Some((leaving.file, header)),
+            Ok(header) => {
+                // From here on it is no file that is freed: the next one that is begun has the same name, and so the same
+                // bytes.
+                sync_names(&self.folder)?;
+                self.ahead = Some((leaving.file, header));
+                Ok(())
+            }
             Err(error) => {
-                // It is freed. Where it has its new name already, the next file that is begun takes that.
-                (self.ahead, self.moves.leaving) = (None, Some(leaving));
-                return Err(error);
+                self.moves.leaving = Some(leaving);
+                Err(error)
             }
         }
-        Ok(())
     }
 }
 
