@@ -433,6 +433,7 @@ fn gaps_that_were_filled_stay_filled() {
     }
     publish(&server, "c", "2");
     xmpp.until("<body>2</body></message>");
+    xmpp.acknowledge(&server);
     let copy = data.path().join("copy.redb");
     server.wait_until(DEADLINE, "it is on disk", || {
         let copied = std::fs::copy(data.path().join("xmpp.redb"), &copy);
