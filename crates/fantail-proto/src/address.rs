@@ -20,6 +20,8 @@ pub enum Range {
     Benchmarking,
     /// Not, or not yet, or no longer for use.
     Reserved,
+    /// In a block that the operator has named.
+    Denied,
 }
 
 impl Range {
@@ -35,6 +37,7 @@ impl Range {
             Self::Documentation => "documentation",
             Self::Benchmarking => "benchmarking",
             Self::Reserved => "reserved",
+            Self::Denied => "denied",
         }
     }
 }

@@ -12,7 +12,6 @@ use std::{
 use fantail_proto::{duplicate::Seen, item::Item, log::Durability};
 use hashbrown::HashMap;
 use parking_lot::Mutex;
-use smallvec::SmallVec;
 use tokio::{
     sync::Notify,
     time::{Instant, timeout_at},
@@ -24,6 +23,7 @@ pub use changes::{Change, Changes};
 pub use delivery::Delivery;
 use feed::Feed;
 pub use feed::{Cursor, Turn};
+pub use inherited::INEXACT_MS;
 use inherited::Inherited;
 pub use interest::EarlyCounts;
 use interest::{Interest, Looks};
@@ -32,7 +32,7 @@ use outlet::{Dispatch, Outlet};
 pub use pledge::{Broken, Kept};
 use receipt::Ballot;
 pub use receipt::{Order, Receipt, Receipts};
-use round::{Round, Taken};
+use round::{Fate, Round};
 use unkept::Unkept;
 
 pub use crate::channel::{ChannelKey, RealmId};
@@ -166,17 +166,22 @@ impl Hub {
             Ok(logged) => logged,
             Err(refused) => return Err(Refused::Log(refused, items)),
         };
-        let durability = logged.durability();
         let (ballot, answer) = Ballot::new(items.len(), receipts);
         let mut pledge = None;
         let dispatch = self.dispatch();
         let (ballot_of, pledge_of) = (&ballot, &mut pledge);
-        let mut round =
-            Round { hub: self, realm, ballot: ballot_of, pledge: pledge_of, dispatch, lacks: false };
+        let mut round = Round {
+            hub: self,
+            realm,
+            ballot: ballot_of,
+            pledge: pledge_of,
+            dispatch,
+            lacks: false,
+            weakest: logged.durability(),
+        };
         let (mut duplicates, mut dropped) = (0, 0);
         let said = logging::says_channels();
         let mut unheard = Vec::new();
-        let mut noted = SmallVec::<[u128; 2]>::new();
         let mut ledger = self.outlet.ledger.lock();
         let fits = items.iter().all(|item| {
             let shards = ledger.interest.get(&(realm, item.channel.as_str())).map_or(0, |known| known.shards);
@@ -199,33 +204,32 @@ impl Hub {
                 ballot.add(slot, Receipt { duplicate: true, ..Receipt::default() });
                 duplicates += 1;
                 round.repeat(&mut ledger, &item, id, logged.take(slot));
-                noted.extend(id.filter(|id| round.keep_again(&mut ledger, slot, item, *id)));
+                if let Some(id) = id {
+                    round.keep_again(&mut ledger, slot, item, id);
+                }
                 continue;
             }
             match round.take(&mut ledger, (slot, logged.take(slot)), item, id, now) {
-                Taken::Sent => {}
-                Taken::Unheard(channel) => unheard.extend(said.then_some(channel)),
-                Taken::Dropped => {
+                Fate::Sent => {}
+                Fate::Unheard(channel) => unheard.extend(said.then_some(channel)),
+                Fate::Dropped => {
                     ballot.add(slot, Receipt { order: Order::Dropped, ..Receipt::default() });
                     dropped += 1;
                     // It may be published again.
                     continue;
                 }
             }
-            if let Some(id) = id {
-                ledger.seen.note(id, now);
-                noted.push(id);
-            }
+            id.into_iter().for_each(|id| ledger.seen.note(id, now));
         }
-        let Round { dispatch, lacks, .. } = round;
+        let Round { dispatch, lacks, weakest: durability, .. } = round;
         // A repeated item waits, too: the first may not be on disk yet.
         let (woken, on_disk) = dispatch.finish(&mut ledger, logged.strongest());
-        ledger.note_unkept(&noted, pledge.as_ref(), now);
+        ledger.sweep_unkept(now);
         drop(ledger);
         self.outlet.wake(woken);
         unheard.iter().for_each(|channel| logging::published(channel, 0));
         let kept = pledge.map(|(pledge, kept)| {
-            pledge.settle(Ok(()));
+            pledge.settle(&Ok(()));
             kept
         });
         // What else is of this publish is kept all the same.
@@ -936,8 +940,50 @@ mod tests {
         settle([Err(broken.clone()), Ok(())]);
         assert_eq!(kept.wait().await, Err(broken));
         let kept = publish();
+        let named = hub.publish(R, vec![item("a", Some("1"))], false).unwrap().kept.unwrap();
         drop(hub);
-        assert!(kept.wait().await.is_err());
+        assert!(kept.wait().await.is_err() && named.wait().await.is_err());
+    }
+
+    /// What of a publish was kept is so, whatever became of the rest of it.
+    #[tokio::test]
+    async fn only_what_is_not_kept_is_kept_again() {
+        let hub = hub(1, 10);
+        let webhooks = hub.place(Outpost::Webhooks);
+        hub.join(webhooks, R, "c");
+        let publish = |ids: [&str; 3]| {
+            hub.publish(R, ids.map(|id| item("c", Some(id))).into(), false).unwrap().kept.unwrap()
+        };
+        let mail = || {
+            let mut batch = Vec::new();
+            hub.take(webhooks, &mut batch);
+            batch
+        };
+        let ids = |batch: &[Arc<Delivery>]| -> String {
+            batch.iter().filter_map(|delivery| delivery.item.id.as_deref()).collect()
+        };
+        let broken = Broken("too many wait".into());
+        let first = publish(["1", "2", "3"]);
+        let batch = mail();
+        batch[0].kept(&Ok(()));
+        batch[1].kept(&Err(broken.clone()));
+        assert_eq!(first.wait().await, Err(broken.clone()));
+        // It repeats all before the last of them is kept.
+        let mut second = publish(["1", "2", "3"]);
+        let again = mail();
+        assert_eq!(ids(&again), "2");
+        again[0].kept(&Ok(()));
+        assert!(tokio::time::timeout(Duration::ZERO, &mut second.0).await.is_err());
+        batch[2].kept(&Ok(()));
+        assert_eq!(second.wait().await, Ok(()));
+        // A new one beside them is this publish's alone.
+        let third = publish(["1", "4", "3"]);
+        let new = mail();
+        assert_eq!(ids(&new), "4");
+        new[0].kept(&Err(broken.clone()));
+        assert_eq!(third.wait().await, Err(broken));
+        let fourth = hub.publish(R, vec![item("c", Some("1")), item("c", Some("3"))], false).unwrap();
+        assert!(fourth.kept.is_none() && mail().is_empty());
     }
 
     #[tokio::test]
@@ -1061,6 +1107,54 @@ mod tests {
         assert_eq!([publish(&third, "new")], [1]);
         tokio::time::advance(Duration::from_secs(61)).await;
         assert_eq!(publish(&open(), "new"), 0, "it is too old at the start");
+    }
+
+    /// Logs know times to a second, and no id of theirs is forgotten before its time for that.
+    #[tokio::test(start_paused = true)]
+    async fn no_id_of_a_log_is_forgotten_early() {
+        for (before, after) in [(900, 100), (0, 900)] {
+            let pass = |ms| tokio::time::advance(Duration::from_millis(ms));
+            let log = Log::new(None, Arc::default());
+            log.configure(&[rule(config::Storage::Memory)], |_| Some(R)).unwrap();
+            let log = Arc::new(log);
+            let open = || Hub::with_log(1, &settings(), Arc::clone(&log));
+            let publish = |hub: &Hub| hub.publish(R, vec![item("c", Some("1"))], false).unwrap().duplicates;
+            pass(before).await;
+            assert_eq!(publish(&open()), 0);
+            pass(after).await;
+            let next = open();
+            pass(59_999 - after).await;
+            assert_eq!(publish(&next), 1, "{before}");
+            pass(INEXACT_MS + 1).await;
+            assert_eq!(publish(&next), 0, "{before}");
+        }
+    }
+
+    /// What the log of a channel promises by now is not what it promised of an item from before a reload.
+    #[tokio::test]
+    async fn a_repeat_is_not_said_to_be_more_than_it_is() {
+        let folder = tempfile::tempdir().unwrap();
+        let hub = with(Log::new(Some(folder.path().into()), Arc::default()), Duration::ZERO);
+        let configure = |durability| {
+            let rule = config::Log { durability, ..rule(config::Storage::Disk) };
+            hub.log().configure(&[rule], |_| Some(R)).unwrap();
+        };
+        let publish = async |id| {
+            let told = hub.publish(R, vec![item("c", Some(id))], false).unwrap();
+            if let Some(on_disk) = told.on_disk {
+                on_disk.wait().await.unwrap();
+            }
+            (told.duplicates, told.durability)
+        };
+        publish("no log has it").await;
+        configure(Durability::Accepted);
+        publish("1").await;
+        configure(Durability::Synced);
+        assert_eq!(publish("1").await, (1, Durability::Accepted));
+        assert_eq!(publish("2").await, (0, Durability::Synced));
+        // The log is as durable as its newest item, with all before that.
+        assert_eq!(publish("1").await, (1, Durability::Synced));
+        assert_eq!(publish("no log has it").await, (1, Durability::Accepted));
     }
 
     /// Who asks for more than the log of a channel promises is told so only of what that has.

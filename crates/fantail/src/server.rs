@@ -48,7 +48,7 @@ use crate::{
     snapshot::{AllInvalid, Snapshot},
     stats::{Notes, Stats},
     upstream::{BindError, Pages, Workers},
-    webhook::{self, Delivering},
+    webhook::{self, Delivering, Webhooks},
     xmpp::{self, Xmpp, XmppError},
 };
 use ending::Ending;
@@ -224,7 +224,7 @@ impl Server {
             .start_shards((&hub, &workers), (stats.as_ref(), sessions.as_ref()), &counters, output, &stopping)
             .map_err(ServerError::Start)?;
         let (timed, waiting) = (Arc::clone(&hub), Arc::clone(&hub));
-        let asked = (&config.control, webhooks);
+        let asked = (&config.control, webhooks.clone());
         let state = admin::State::new(publisher, hub, counters, process, output.clone(), asked);
         let state = Arc::new(state.with_xmpp(desk));
         let end = runtime.block_on(async {
@@ -243,7 +243,8 @@ impl Server {
             drop((self.clients, self.control));
             let (output, logs) = (output.clone(), Arc::clone(&log));
             let snapshot = self.snapshot;
-            let life = Life { snapshot, watching, signals, shards, outposts, output, workers, logs };
+            let life =
+                Life { snapshot, watching, signals, shards, outposts, output, workers, logs, webhooks };
             let end = life.run(&state, &stop).await;
             close.send_replace(true);
             sockets.abort();
@@ -277,7 +278,7 @@ impl Server {
         let config = &self.snapshot().config;
         let shards = config.server.shards;
         let origins = shards.saturating_mul(config.origin.connections);
-        let webhooks = if config.server.data_dir.is_some() { config.webhooks.concurrency } else { 0 };
+        let webhooks = config.server.data_dir.as_ref().map_or(0, |_| webhook::connections(&config.webhooks));
         let limit = descriptors::connection_limit(config.client.connections, origins + webhooks);
         let crowd = Crowd::new(limit, config.client.connections_per_address);
         let (ended, endings) = mpsc::channel(shards);
@@ -341,6 +342,7 @@ struct Life {
     output: Output,
     workers: Arc<Workers>,
     logs: Arc<Log>,
+    webhooks: Option<Arc<Webhooks>>,
 }
 
 impl Life {
@@ -394,16 +396,16 @@ impl Life {
     }
 
     fn reload(&mut self) {
-        let Self { snapshot, watching, workers, logs, .. } = self;
+        let Self { snapshot, watching, workers, logs, webhooks, .. } = self;
         watching.read_again(|| {
-            load(snapshot, workers, logs);
+            load(snapshot, workers, logs, webhooks.as_deref());
             files(&snapshot.load().config)
         });
     }
 }
 
 /// All or nothing: a configuration with errors changes nothing, and the log says what is wrong.
-fn load(snapshot: &ArcSwap<Snapshot>, workers: &Arc<Workers>, logs: &Log) {
+fn load(snapshot: &ArcSwap<Snapshot>, workers: &Arc<Workers>, logs: &Log, webhooks: Option<&Webhooks>) {
     let old = snapshot.load_full();
     let config = match old.config.reload() {
         Ok(config) => config,
@@ -416,6 +418,10 @@ fn load(snapshot: &ArcSwap<Snapshot>, workers: &Arc<Workers>, logs: &Log) {
     }
     match Snapshot::load(config, Some(&old)) {
         Ok(new) => {
+            let admitted = webhooks.map_or(Ok(()), |webhooks| webhooks.admit(&new.realms, &old.realms));
+            if let Err(error) = admitted {
+                return tracing::error!("not reloaded, nothing has changed: webhooks: {error}");
+            }
             if let Err(error) = logs.configure(&new.config.logs, |realm| new.realms.get(realm)) {
                 return tracing::error!("not reloaded, nothing has changed: {error}");
             }

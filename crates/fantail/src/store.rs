@@ -3,13 +3,13 @@
 //! is written.
 
 use std::{
-    fs::{self, DirBuilder, OpenOptions, Permissions},
+    fs::{DirBuilder, OpenOptions, Permissions},
     io,
     os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
     sync::Arc,
     thread,
-    time::{Duration, SystemTime},
+    time::Duration,
 };
 
 use parking_lot::Mutex;
@@ -77,31 +77,29 @@ pub enum OpenError {
     InUse(PathBuf),
     #[error("{path}: {source}")]
     Path { path: PathBuf, source: io::Error },
+    /// Whatever it holds is the operator's to give up.
+    #[error(
+        "{path} is damaged, or was written by a newer version ({reason}): put back a copy, or move it away to begin without \
+         what is in it"
+    )]
+    Damaged { path: PathBuf, reason: DatabaseError },
     #[error("{path}: {reason}")]
     Database { path: PathBuf, reason: DatabaseError },
 }
 
 impl Store {
-    /// Opens or makes the file. One that is damaged is renamed, never served: its new name is the second value, for
-    /// the caller to report. Checks the whole file, so it takes as long as reading it. Blocks.
+    /// Opens or makes the file. Checks the whole file, so it takes as long as reading it. Blocks.
     ///
     /// # Errors
-    /// Another process has the file, or it cannot be opened or made.
-    pub fn open(path: &Path, cache_bytes: usize) -> Result<(Self, Option<PathBuf>), OpenError> {
+    /// Another process has the file, or it cannot be opened or made. One that is damaged stays as it is.
+    pub fn open(path: &Path, cache_bytes: usize) -> Result<Self, OpenError> {
         let failed = |source| OpenError::Path { path: path.to_owned(), source };
         if let Some(folder) = path.parent() {
             private_folder(folder).map_err(failed)?;
         }
-        let (database, set_aside) = match database(path, cache_bytes) {
-            Err(error) if is_damage(&error) => {
-                let aside = aside(path);
-                fs::rename(path, &aside).map_err(failed)?;
-                (database(path, cache_bytes), Some(aside))
-            }
-            outcome => (outcome, None),
-        };
-        let database = database.map_err(|reason| match reason {
+        let database = database(path, cache_bytes).map_err(|reason| match reason {
             DatabaseError::DatabaseAlreadyOpen => OpenError::InUse(path.to_owned()),
+            reason if is_damage(&reason) => OpenError::Damaged { path: path.to_owned(), reason },
             DatabaseError::Storage(redb::StorageError::Io(source)) => failed(source),
             reason => OpenError::Database { path: path.to_owned(), reason },
         })?;
@@ -111,7 +109,7 @@ impl Store {
         let written = Arc::clone(&file);
         let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
         thread::Builder::new().name(name).spawn(move || write(&written, waiting)).map_err(failed)?;
-        Ok((Self { file, jobs }, set_aside))
+        Ok(Self { file, jobs })
     }
 
     /// What is on disk now. Reading blocks on the disk.
@@ -211,13 +209,6 @@ fn is_damage(error: &DatabaseError) -> bool {
     }
 }
 
-/// A name beside the file's that is not taken.
-fn aside(path: &Path) -> PathBuf {
-    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
-    let named = |n: u64| path.with_extension(format!("damaged-{n}"));
-    (now..).map(named).find(|name| !name.exists()).unwrap_or_else(|| named(now))
-}
-
 fn write(file: &File, mut waiting: mpsc::Receiver<Job>) {
     let mut jobs = Vec::new();
     while waiting.blocking_recv_many(&mut jobs, TOGETHER) > 0 {
@@ -255,6 +246,8 @@ const TOGETHER: usize = 4096;
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use redb::{ReadableTableMetadata, TableDefinition};
 
     use super::*;
@@ -290,8 +283,7 @@ mod tests {
     async fn what_is_written_is_there_after_opening_again() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("new/t.redb");
-        let (store, set_aside) = Store::open(&path, 1 << 20).unwrap();
-        assert!(set_aside.is_none());
+        let store = Store::open(&path, 1 << 20).unwrap();
         let mode = fs::metadata(&path).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
         let (sender, done) = std::sync::mpsc::channel();
@@ -309,21 +301,49 @@ mod tests {
             // The thread ends in its own time.
             match Store::open(&path, 1 << 20) {
                 Err(OpenError::InUse(_)) => thread::yield_now(),
-                opened => break opened.unwrap().0,
+                opened => break opened.unwrap(),
             }
         };
         assert_eq!(count(&store), 101);
     }
 
+    /// Nobody begins anew without being told to: neither when a bit has flipped, nor when there was a newer version.
     #[tokio::test]
-    async fn a_damaged_file_is_set_aside() {
+    async fn a_damaged_file_is_left_alone() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("t.redb");
-        fs::write(&path, vec![7; 100_000]).unwrap();
-        let (store, set_aside) = Store::open(&path, 1 << 20).unwrap();
-        assert_eq!(fs::read(set_aside.unwrap()).unwrap().len(), 100_000);
+        let store = Store::open(&path, 1 << 20).unwrap();
         store.write(insert(1)).await.unwrap();
-        assert_eq!(count(&store), 1);
+        let jobs = store.jobs.clone();
+        drop(store);
+        drop(jobs);
+        let good = loop {
+            let bytes = fs::read(&path).unwrap();
+            match Store::open(&path, 1 << 20) {
+                Err(OpenError::InUse(_)) => thread::yield_now(),
+                opened => break opened.map(|_| bytes).unwrap(),
+            }
+        };
+        let value = good.windows(5).position(|five| five == b"value").unwrap();
+        let changed = |at: usize, to: u8| {
+            let mut bytes = good.clone();
+            bytes[at] = to;
+            bytes
+        };
+        // The format's version is in front of the first slot of the header.
+        for (bad, what) in [
+            (vec![7; 100_000], "InvalidData"),
+            (changed(value, b'V'), "orrupt"),
+            (changed(64, 200), "found 200"),
+        ] {
+            let path = folder.path().join("bad.redb");
+            fs::write(&path, &bad).unwrap();
+            let error = Store::open(&path, 1 << 20).unwrap_err();
+            assert!(matches!(error, OpenError::Damaged { .. }), "{error}");
+            assert!(format!("{error:?} {error}").contains(what), "{error:?}");
+            let left = fs::read(&path).unwrap();
+            assert!(left.len() == bad.len() && left.contains(&bad[value]), "it is still there");
+        }
     }
 
     /// A disk that was full for a while.
@@ -336,7 +356,7 @@ mod tests {
             eprintln!("skipped: a tmpfs cannot be mounted here");
             return;
         }
-        let (store, _) = Store::open(&folder.path().join("t.redb"), 1 << 20).unwrap();
+        let store = Store::open(&folder.path().join("t.redb"), 1 << 20).unwrap();
         store.write(insert(1)).await.unwrap();
         let ballast = folder.path().join("ballast");
         let full = (0..8).map_while(|_| {
@@ -365,7 +385,7 @@ mod tests {
     #[tokio::test]
     async fn a_panic_ends_the_store() {
         let folder = tempfile::tempdir().unwrap();
-        let (store, _) = Store::open(&folder.path().join("t.redb"), 1 << 20).unwrap();
+        let store = Store::open(&folder.path().join("t.redb"), 1 << 20).unwrap();
         let panic: Work = Box::new(|_| panic!("on purpose"));
         assert!(matches!(store.write(panic).await, Err(StoreError::Disk(_))));
         store.ended().await;
@@ -375,7 +395,7 @@ mod tests {
     #[tokio::test]
     async fn work_that_fails_is_not_said_to_be_done() {
         let folder = tempfile::tempdir().unwrap();
-        let (store, _) = Store::open(&folder.path().join("t.redb"), 1 << 20).unwrap();
+        let store = Store::open(&folder.path().join("t.redb"), 1 << 20).unwrap();
         let fail: Work = Box::new(|_| Err(redb::Error::Corrupted("on purpose".into())));
         assert!(matches!(store.write(fail).await, Err(StoreError::Disk(_))));
         store.write(insert(1)).await.unwrap();

@@ -194,7 +194,7 @@ fn tables_by_names_of_strangers_cannot_be_flooded() {
         "session.rs",
         "sign.rs",
         "stats/desk.rs",
-        "webhook/taken.rs",
+        "webhook/ids.rs",
         // Names of operators, origins and the XMPP server.
         "certificate.rs",
         "hold/inquiry.rs",

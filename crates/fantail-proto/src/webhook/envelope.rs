@@ -30,6 +30,14 @@ pub fn envelope(channel: &str, item: &Rendered) -> Option<Vec<u8>> {
     {
         formats.insert("ws-message".into(), content("content", message.content()));
     }
+    if let Some(stanza) = &item.stanza {
+        formats.insert("xmpp-stanza".into(), content("content", stanza.text().as_bytes()));
+    }
+    if let Some(object) = &item.object
+        && let Ok(object) = serde_json::from_slice::<Value>(object)
+    {
+        formats.insert("json-object".into(), object);
+    }
     if formats.is_empty() {
         return None;
     }
@@ -39,6 +47,12 @@ pub fn envelope(channel: &str, item: &Rendered) -> Option<Vec<u8>> {
         if let Some(id) = id {
             all.insert(name.into(), json!(id));
         }
+    }
+    if !item.meta.is_empty() {
+        all.insert(
+            "meta".into(),
+            item.meta.iter().map(|(name, value)| (name.clone(), json!(value))).collect(),
+        );
     }
     all.insert("formats".into(), Value::Object(formats));
     serde_json::to_vec(&all).ok()
@@ -72,8 +86,18 @@ mod tests {
             }
         });
         assert_eq!(of(&item), Some(item.clone()));
-        let text = json!({ "channel": "c", "formats": { "ws-message": { "content": "x" } } });
-        assert_eq!(of(&text), Some(text.clone()));
+        // Each alone is something to say.
+        let stanza = "<message from='a@b' to='c@d' type='chat'><body>1 &lt; 2</body><x xmlns='y'/></message>";
+        for (format, content) in [
+            ("http-stream", json!({ "content": "x" })),
+            ("ws-message", json!({ "content": "x" })),
+            ("xmpp-stanza", json!({ "content": stanza })),
+            ("json-object", json!({ "a": [1, null, "b"] })),
+            ("json-object", json!("text")),
+        ] {
+            let item = json!({ "channel": "c", "meta": { "sender": "ann" }, "formats": { format: content } });
+            assert_eq!(of(&item), Some(item.clone()));
+        }
     }
 
     #[test]

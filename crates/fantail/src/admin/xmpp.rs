@@ -83,6 +83,7 @@ impl Wrong {
                 answer::text(StatusCode::BAD_REQUEST, &text)
             }
             Self::Missing => answer::text(StatusCode::NOT_FOUND, "Not subscribed."),
+            Self::Refused(Refused::Own) => answer::text(StatusCode::BAD_REQUEST, OWN),
             Self::Refused(refused) => overload(&refused.to_string()),
         }
     }
@@ -226,6 +227,7 @@ fn other_methods(
 
 const FORM: &str = "Write a form: jid=user%40example.com, and presence=true if presence is to decide.";
 const JID: &str = "The jid is not an XMPP address.";
+const OWN: &str = "The jid is of the component's own domain: what is sent to it would come back.";
 const QUERY: &str = "Invalid query: after=JID and limit=N, up to 1000, are known.";
 const FORM_BYTES: usize = 16_384;
 /// From its first byte to its last.

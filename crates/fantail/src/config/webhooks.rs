@@ -1,11 +1,15 @@
 //! The section `[webhooks]`: as it is written, and as the program uses it.
 
 use std::{
+    net::IpAddr,
     path::{Path, PathBuf},
     time::Duration,
 };
 
-use fantail_proto::{address::Block, webhook::retry::Schedule};
+use fantail_proto::{
+    address::{self, Block, Range},
+    webhook::retry::Schedule,
+};
 use serde::Deserialize;
 
 use super::file::{Invalid, at_least, at_most, duration, path, time_limit};
@@ -31,13 +35,23 @@ pub struct Webhooks {
     pub dead_letters: usize,
     pub dead_letter_bytes: u64,
     pub realm_dead_letter_bytes: u64,
+    pub all_dead_letter_bytes: u64,
     pub endpoints: u64,
     pub secret_overlap: Duration,
     /// Empty: none.
     pub notices: String,
     pub allow: Vec<Block>,
+    pub deny: Vec<Block>,
     pub lookup_every: Duration,
     pub ca_file: Option<PathBuf>,
+}
+
+impl Webhooks {
+    /// Why no webhook may go to an address. What is denied is so although it is allowed.
+    pub fn forbids(&self, ip: IpAddr) -> Option<Range> {
+        let denied = self.deny.iter().any(|block| block.contains(ip));
+        if denied { Some(Range::Denied) } else { address::forbidden(ip, &self.allow) }
+    }
 }
 
 #[derive(Debug, Deserialize)]
@@ -61,10 +75,12 @@ pub(super) struct Section {
     dead_letters: usize,
     dead_letter_bytes: u64,
     realm_dead_letter_bytes: u64,
+    all_dead_letter_bytes: u64,
     endpoints: u64,
     secret_overlap: String,
     notices: String,
     allow: Vec<String>,
+    deny: Vec<String>,
     lookup_every: String,
     ca_file: String,
 }
@@ -72,6 +88,7 @@ pub(super) struct Section {
 impl Section {
     pub(super) fn build(self, base: &Path) -> Result<Webhooks, Invalid> {
         let block = |text: String| Block::parse(&text).ok_or(Invalid::Block(text));
+        let blocks = |texts: Vec<String>| texts.into_iter().map(block).collect::<Result<_, _>>();
         let delays = self.retry.iter().map(|text| duration(text)).collect::<Result<Vec<_>, _>>()?;
         at_most(MAX_RETRIES, delays.len())?;
         let concurrency = at_most(MAX_CONCURRENCY, at_least(LEAST_CONCURRENCY, self.concurrency)?)?;
@@ -97,10 +114,12 @@ impl Section {
             dead_letters: self.dead_letters,
             dead_letter_bytes: self.dead_letter_bytes,
             realm_dead_letter_bytes: self.realm_dead_letter_bytes,
+            all_dead_letter_bytes: self.all_dead_letter_bytes,
             endpoints: self.endpoints,
             secret_overlap: duration(&self.secret_overlap)?,
             notices: self.notices,
-            allow: self.allow.into_iter().map(block).collect::<Result<_, _>>()?,
+            allow: blocks(self.allow)?,
+            deny: blocks(self.deny)?,
             lookup_every: duration(&self.lookup_every)?,
             ca_file: path(&self.ca_file, base),
         })

@@ -36,6 +36,7 @@ pub struct Xmpp {
     pub sender_stanzas: usize,
     pub sender_bytes: usize,
     pub unacknowledged_bytes: usize,
+    pub stanza_bytes: usize,
 }
 
 impl fmt::Debug for Xmpp {
@@ -83,6 +84,7 @@ pub(super) struct Section {
     sender_stanzas: usize,
     sender_bytes: usize,
     unacknowledged_bytes: usize,
+    stanza_bytes: usize,
 }
 
 impl fmt::Debug for Section {
@@ -105,7 +107,7 @@ pub(super) struct Draft {
 struct Rest {
     admins: Vec<Jid>,
     /// In the order of [`Xmpp`].
-    limits: [usize; 14],
+    limits: [usize; 15],
 }
 
 impl Section {
@@ -140,6 +142,7 @@ impl Section {
                     at_least(1, self.sender_stanzas)?,
                     at_least(1, self.sender_bytes)?,
                     at_least(1, self.unacknowledged_bytes)?,
+                    at_least(LEAST_STANZA_BYTES, self.stanza_bytes)?,
                 ],
             },
         })
@@ -164,6 +167,7 @@ impl Draft {
             sender_stanzas,
             sender_bytes,
             unacknowledged_bytes,
+            stanza_bytes,
         ] = self.rest.limits;
         Some(Xmpp {
             server: self.server?,
@@ -185,9 +189,13 @@ impl Draft {
             sender_stanzas,
             sender_bytes,
             unacknowledged_bytes,
+            stanza_bytes,
         })
     }
 }
+
+/// What every server must take (RFC 6120 13.12).
+const LEAST_STANZA_BYTES: usize = 10_000;
 
 /// What one realm may have of all; 0: three quarters.
 const fn part(own: usize, all: usize) -> usize {

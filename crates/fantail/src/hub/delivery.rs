@@ -27,13 +27,15 @@ pub struct Delivery {
     slot: usize,
     ballot: Option<Arc<Ballot>>,
     /// To publishers who wait for those that keep it.
-    pub(super) pledges: Vec<Arc<Pledge>>,
+    pub(super) pledge: Option<Arc<Pledge>>,
     /// Who watches is told who got it.
     pub told: Option<Box<Told>>,
     /// On the shards that have delivered.
     receivers: AtomicU64,
     /// Not read from a log.
     published: bool,
+    /// The hub knows its id from a log that another process has begun, and those who keep it may have it or not.
+    pub inherited: bool,
 }
 
 impl Delivery {
@@ -57,17 +59,18 @@ impl Delivery {
             slow: None,
             slot,
             ballot,
-            pledges: Vec::new(),
+            pledge: None,
             told,
             receivers: AtomicU64::new(0),
             published: true,
+            inherited: false,
         }
     }
 
     /// An item from a log, on its way to who has missed it. Nobody is told what becomes of it.
     pub fn of_log(realm: RealmId, channel: &str, item: Rendered, place: Place) -> Self {
         let (bytes, channel, place) = (item.weight() + channel.len(), channel.into(), Some(place));
-        let (slot, ballot, pledges, told, receivers) = (0, None, Vec::new(), None, AtomicU64::new(0));
+        let (slot, ballot, pledge, told, receivers) = (0, None, None, None, AtomicU64::new(0));
         let number = number();
         Self {
             number,
@@ -79,16 +82,17 @@ impl Delivery {
             slow: None,
             slot,
             ballot,
-            pledges,
+            pledge,
             told,
             receivers,
             published: false,
+            inherited: false,
         }
     }
 
     /// To be said once by each outpost that keeps items: it has kept this one, or cannot.
     pub fn kept(&self, outcome: &Result<(), Broken>) {
-        self.pledges.iter().for_each(|pledge| pledge.settle(outcome.clone()));
+        self.pledge.iter().for_each(|pledge| pledge.settle(outcome));
     }
 
     /// How it came in its channel's order.

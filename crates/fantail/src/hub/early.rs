@@ -38,7 +38,7 @@ impl Hub {
         shards: u64,
         order: Order,
     ) {
-        let Early { mut delivery, promises, record, id } = early;
+        let Early { mut delivery, own, promises, record, id } = early;
         waiting.remove(delivery.bytes);
         let count = if order == Order::Late { &self.early.late } else { &self.early.in_turn };
         count.fetch_add(1, Relaxed);
@@ -47,8 +47,7 @@ impl Hub {
         let appended = dispatch.append(delivery.realm, &delivery.channel, record);
         // Its publishers may wait for more than its subscribers do, or for less: rules have changed.
         let least = appended.durability();
-        promises.iter().for_each(|(promise, asked)| dispatch.promise(least.max(*asked), promise.again()));
-        let promises = promises.into_iter().map(|(promise, _)| promise).collect();
-        dispatch.send(held, appended, Parcel { delivery, promises, id }, shards);
+        promises.into_iter().for_each(|(promise, asked)| dispatch.promise(least.max(asked), promise));
+        dispatch.send(held, appended, Parcel { delivery, promise: own, id }, shards);
     }
 }

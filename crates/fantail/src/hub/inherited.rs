@@ -31,6 +31,8 @@ impl Inherited {
             found.drain(..found.len().saturating_sub(most));
         };
         log.ids(|realm, channel, id, age_ms| {
+            // No id is forgotten before its time.
+            let age_ms = age_ms.saturating_sub(INEXACT_MS / 2);
             if age_ms < window_ms {
                 found.push((age_ms, digest(realm, channel, id)));
             }
@@ -57,5 +59,8 @@ impl Inherited {
     }
 }
 
+/// Logs know to a second, more or less, when an item was published: so an id of theirs may be known for so much longer than
+/// others.
+pub const INEXACT_MS: u64 = 2000;
 /// So many more are not worth a sort.
 const SLACK: usize = 1024;

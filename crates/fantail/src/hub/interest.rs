@@ -35,7 +35,9 @@ struct Moment(u64);
 #[derive(Debug)]
 pub(super) struct Early {
     pub(super) delivery: Box<Delivery>,
-    /// Somebody is to keep it: to each publisher of it, and how.
+    /// To all publishers of it who are promised something: those who keep it do.
+    pub(super) own: Option<Promise>,
+    /// To each of them: its log has it, and how.
     pub(super) promises: SmallVec<[(Promise, Durability); 1]>,
     /// For its log.
     pub(super) record: Option<Record>,

@@ -5,7 +5,6 @@ use std::sync::Arc;
 
 use fantail_proto::log::Durability;
 use parking_lot::Mutex;
-use smallvec::SmallVec;
 use tokio::sync::Notify;
 
 use super::{Broken, Delivery, Ledger, RealmId, Waiting, each, mailbox::Mailbox, pledge::Promise};
@@ -29,7 +28,7 @@ pub(super) struct Outlet {
 pub(super) struct Parcel {
     pub(super) delivery: Box<Delivery>,
     /// To publishers who wait for those that keep it.
-    pub(super) promises: SmallVec<[Promise; 1]>,
+    pub(super) promise: Option<Promise>,
     /// Its digest, by which it may be published again if it is not kept.
     pub(super) id: Option<u128>,
 }
@@ -37,10 +36,10 @@ pub(super) struct Parcel {
 impl Outlet {
     /// Puts an item into mailboxes. Returns whose.
     fn deliver(&self, parcel: Parcel, shards: u64) -> u64 {
-        let Parcel { mut delivery, promises, .. } = parcel;
+        let Parcel { mut delivery, promise, .. } = parcel;
         if shards != 0 {
             let keepers = each(shards & self.keepers).count();
-            delivery.pledges = promises.iter().filter_map(|promise| promise.pass_on(keepers)).collect();
+            delivery.pledge = promise.and_then(|promise| promise.pass_on(keepers));
             let delivery = Arc::new(*delivery);
             each(shards).for_each(|shard| self.mailboxes[shard].push(Arc::clone(&delivery)));
         }
@@ -80,8 +79,8 @@ impl Outlet {
                 // What follows it is not early: nothing has come last.
                 known.into_iter().for_each(|known| known.forget());
                 lost.extend(parcel.id);
-                let broken = Broken(error.to_string().into());
-                parcel.promises.into_iter().for_each(|promise| promise.settle(Err(broken.clone())));
+                let broken = Err(Broken(error.to_string().into()));
+                parcel.promise.into_iter().for_each(|promise| promise.settle(&broken));
                 0
             }
         }
@@ -117,8 +116,8 @@ impl<'h> Dispatch<'h> {
         self.logs.repeat(realm, channel);
     }
 
-    pub(super) fn may_have_had(&mut self, realm: RealmId, channel: &str, id: &str) -> bool {
-        self.logs.may_have_had(realm, channel, id)
+    pub(super) fn said_of(&mut self, realm: RealmId, channel: &str, id: &str) -> Option<Durability> {
+        self.logs.said_of(realm, channel, id)
     }
 
     pub(super) fn newest_id(&mut self, realm: RealmId, channel: &str) -> Option<&str> {
@@ -152,7 +151,7 @@ impl<'h> Dispatch<'h> {
     pub(super) fn promise(&self, durability: Durability, promise: Promise) {
         if durability > Durability::Accepted {
             self.logs.when(durability, move |outcome: Result<(), StoreError>| {
-                promise.settle(outcome.map_err(|error| Broken(error.to_string().into())));
+                promise.settle(&outcome.map_err(|error| Broken(error.to_string().into())));
             });
         }
     }

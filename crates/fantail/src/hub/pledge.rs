@@ -1,5 +1,6 @@
 //! What must have happened to the items of a publish before its publisher is answered: everybody who keeps them on
-//! disk has done so. Owns the count of those who have not, and the first failure.
+//! disk has done so. Owns the count of those who have not, and the first failure: of a publish, and of each of its items
+//! that may come again.
 
 use std::sync::{
     Arc,
@@ -7,9 +8,10 @@ use std::sync::{
 };
 
 use parking_lot::Mutex;
+use smallvec::SmallVec;
 use tokio::sync::oneshot;
 
-/// The hub's side, in every delivery of a publish that is kept by somebody.
+/// The hub's side: of a publish, or of one item, in every delivery of it that is kept by somebody.
 #[derive(Debug)]
 pub(super) struct Pledge {
     /// Keepers that have not said anything yet, and the hub itself while it counts them.
@@ -19,13 +21,17 @@ pub(super) struct Pledge {
 
 #[derive(Debug)]
 enum State {
-    Open {
-        answer: oneshot::Sender<Result<(), Broken>>,
-        /// Of publishers who have repeated an item of it meanwhile.
-        others: Vec<Promise>,
-    },
+    Open(SmallVec<[Waiting; 1]>),
     Kept,
     Broken,
+}
+
+/// Who is told how it ends.
+#[derive(Debug)]
+enum Waiting {
+    Publisher(oneshot::Sender<Result<(), Broken>>),
+    /// A publish that an item is of: where it came first, or where it was repeated meanwhile.
+    Publish(Promise),
 }
 
 /// The publisher's side.
@@ -40,8 +46,12 @@ pub struct Broken(pub Arc<str>);
 impl Pledge {
     pub(super) fn new() -> (Arc<Self>, Kept) {
         let (sender, receiver) = oneshot::channel();
-        let state = State::Open { answer: sender, others: Vec::new() };
-        (Arc::new(Self { open: AtomicUsize::new(1), state: Mutex::new(state) }), Kept(receiver))
+        (Self::told_to(Waiting::Publisher(sender)), Kept(receiver))
+    }
+
+    fn told_to(first: Waiting) -> Arc<Self> {
+        let state = Mutex::new(State::Open(SmallVec::from_iter([first])));
+        Arc::new(Self { open: AtomicUsize::new(1), state })
     }
 
     /// One more will keep an item.
@@ -50,23 +60,19 @@ impl Pledge {
     }
 
     /// One of them has, or cannot: the first failure is the answer.
-    pub(super) fn settle(&self, outcome: Result<(), Broken>) {
+    pub(super) fn settle(&self, outcome: &Result<(), Broken>) {
         let last = self.open.fetch_sub(1, AcqRel) == 1;
         if outcome.is_ok() && !last {
             return;
         }
         let before = {
             let mut state = self.state.lock();
-            if !matches!(*state, State::Open { .. }) {
+            if !matches!(*state, State::Open(_)) {
                 return;
             }
             std::mem::replace(&mut *state, if outcome.is_ok() { State::Kept } else { State::Broken })
         };
-        if let State::Open { answer, others } = before {
-            others.into_iter().for_each(|other| other.settle(outcome.clone()));
-            // The publisher may have gone.
-            _ = answer.send(outcome);
-        }
+        before.tell(outcome);
     }
 
     pub(super) fn is_kept(&self) -> bool {
@@ -78,16 +84,36 @@ impl Pledge {
         match &mut *self.state.lock() {
             State::Broken => return Some(promise),
             State::Kept => {}
-            State::Open { others, .. } if others.len() < MAX_OTHERS => {
-                others.push(promise);
+            State::Open(waiting) if waiting.len() < MAX_WAITING => {
+                waiting.push(Waiting::Publish(promise));
                 return None;
             }
-            State::Open { .. } => {
-                promise.settle(Err(Broken("too many wait for this item".into())));
+            State::Open(_) => {
+                promise.settle(&Err(Broken("too many wait for this item".into())));
                 return None;
             }
         }
         None
+    }
+}
+
+impl State {
+    fn tell(self, outcome: &Result<(), Broken>) {
+        let Self::Open(waiting) = self else { return };
+        for one in waiting {
+            match one {
+                // The publisher may have gone.
+                Waiting::Publisher(answer) => _ = answer.send(outcome.clone()),
+                Waiting::Publish(promise) => promise.settle(outcome),
+            }
+        }
+    }
+}
+
+/// Nobody is left to keep it.
+impl Drop for Pledge {
+    fn drop(&mut self) {
+        std::mem::replace(self.state.get_mut(), State::Broken).tell(&Err(Broken(STOPPING.into())));
     }
 }
 
@@ -101,19 +127,21 @@ impl Promise {
         Self(Arc::clone(pledge))
     }
 
+    /// The same for one item alone, with a pledge of its own: whoever repeats it asks that one, whatever becomes of the
+    /// rest of the publish.
+    pub(super) fn of_item(self) -> (Self, Arc<Pledge>) {
+        let own = Pledge::told_to(Waiting::Publish(self));
+        (Self(Arc::clone(&own)), own)
+    }
+
     /// So many keepers get the item now.
     pub(super) fn pass_on(&self, keepers: usize) -> Option<Arc<Pledge>> {
         (0..keepers).for_each(|_| self.0.expect());
         (keepers > 0).then(|| Arc::clone(&self.0))
     }
 
-    /// Another one for the same publisher.
-    pub(super) fn again(&self) -> Self {
-        Self::of(&self.0)
-    }
-
     /// It was kept by the log, or could not be.
-    pub(super) fn settle(self, outcome: Result<(), Broken>) {
+    pub(super) fn settle(self, outcome: &Result<(), Broken>) {
         if outcome.is_err() {
             self.0.expect();
             self.0.settle(outcome);
@@ -123,7 +151,7 @@ impl Promise {
 
 impl Drop for Promise {
     fn drop(&mut self) {
-        self.0.settle(Ok(()));
+        self.0.settle(&Ok(()));
     }
 }
 
@@ -140,9 +168,10 @@ impl Kept {
     /// # Errors
     /// Somebody could not, or the process stops.
     pub async fn wait(self) -> Result<(), Broken> {
-        self.0.await.unwrap_or_else(|_| Err(Broken("The server is stopping.".into())))
+        self.0.await.unwrap_or_else(|_| Err(Broken(STOPPING.into())))
     }
 }
 
-/// Publishers that wait for one pledge besides its own.
-const MAX_OTHERS: usize = 64;
+const STOPPING: &str = "The server is stopping.";
+/// Publishers that wait for one item.
+const MAX_WAITING: usize = 64;

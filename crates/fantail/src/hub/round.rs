@@ -3,7 +3,6 @@
 use std::sync::{Arc, atomic::Ordering::Relaxed};
 
 use fantail_proto::{item::Item, log::Durability, sequence::Verdict};
-use smallvec::SmallVec;
 
 use super::{
     Broken, ChannelKey, Delivery, Hub, Kept, Ledger, MAX_LINGERING, Order, RealmId, Receipt, Waiting, each,
@@ -11,6 +10,7 @@ use super::{
     outlet::{Dispatch, Parcel},
     pledge::{Pledge, Promise},
     receipt::Ballot,
+    unkept::Unkept,
 };
 use crate::{
     log::{Appended, Record},
@@ -26,10 +26,12 @@ pub(super) struct Round<'h, 'p> {
     pub(super) dispatch: Dispatch<'h>,
     /// More is wanted of an item that came again than can be true: its log never had it.
     pub(super) lacks: bool,
+    /// What is true of those that came again: their logs may have promised less when they came first.
+    pub(super) weakest: Durability,
 }
 
 /// What became of one item.
-pub(super) enum Taken {
+pub(super) enum Fate {
     /// It is in the mailboxes, or waits for its predecessor or for its log.
     Sent,
     /// Nobody has subscribed to its channel.
@@ -56,7 +58,7 @@ impl Round<'_, '_> {
         item: Item,
         id: Option<u128>,
         now_ms: u64,
-    ) -> Taken {
+    ) -> Fate {
         let (hub, realm, ballot) = (self.hub, self.realm, self.ballot);
         let told = hub.told(realm, &item);
         let prev_id = item.prev_id.as_ref().filter(|_| !item.no_seq);
@@ -64,10 +66,10 @@ impl Round<'_, '_> {
         if let Some(prev_id) = prev_id.filter(|_| record.is_some()) {
             self.recall(ledger, &item.channel, prev_id, now_ms);
         }
-        let Ledger { interest, looks, waiting, held, .. } = ledger;
+        let Ledger { interest, looks, waiting, held, unkept, .. } = ledger;
         let arrival = Arrival { slot, item, id, record, told };
         let Some(known) = interest.get_mut(&(realm, arrival.item.channel.as_str())) else {
-            return self.send(held, 0, arrival);
+            return self.send((held, unkept), 0, arrival);
         };
         let shards = known.shards;
         match (known.judge(prev_id), prev_id) {
@@ -75,36 +77,37 @@ impl Round<'_, '_> {
                 if !arrival.item.no_seq {
                     known.pass(id);
                 }
-                let taken = self.send(held, shards, arrival);
+                let fate = self.send((held, unkept), shards, arrival);
                 while let Some(early) = known.follow() {
                     hub.release((waiting, held), &mut self.dispatch, early, shards, Order::Held);
                 }
-                taken
+                fate
             }
             (Verdict::Hold, Some(prev_id)) if waiting.has_room() => {
                 let Arrival { slot, item, id, record, told } = arrival;
                 // Somebody may keep it when its time has come: its publisher is answered after that.
                 let durability = record.as_ref().map_or(Durability::Accepted, Record::durability);
                 let keeps = durability > Durability::Accepted || shards & hub.outlet.keepers != 0;
+                let own = keeps.then(|| self.promise_of(unkept, id));
                 let promises = keeps.then(|| (self.promise(), durability)).into_iter().collect();
                 let delivery = Box::new(Delivery::new(realm, item, (ballot, slot), told));
                 let due_ms = now_ms + hub.order_wait_ms;
                 known.stay_until(due_ms);
                 hub.look_at(looks, realm, &delivery.channel, known, due_ms);
                 waiting.add(delivery.bytes);
-                known.hold(id, prev_id, due_ms, Early { delivery, promises, record, id });
-                Taken::Sent
+                known.hold(id, prev_id, due_ms, Early { delivery, own, promises, record, id });
+                Fate::Sent
             }
             // What is kept is not lost for want of room: it goes out as it is.
             _ if arrival.record.is_some() => {
                 hub.early.late.fetch_add(1, Relaxed);
                 ballot.add(slot, Receipt { order: Order::Late, ..Receipt::default() });
-                self.send(held, shards, arrival);
-                Taken::Sent
+                self.send((held, unkept), shards, arrival);
+                Fate::Sent
             }
             _ => {
                 hub.early.dropped.fetch_add(1, Relaxed);
-                Taken::Dropped
+                Fate::Dropped
             }
         }
     }
@@ -119,20 +122,26 @@ impl Round<'_, '_> {
     ) {
         let channel = item.channel.as_str();
         let durability = record.as_ref().map_or(Durability::Accepted, Record::durability);
-        let known = ledger.interest.get_mut(&(self.realm, channel));
+        let Ledger { interest, unkept, .. } = ledger;
+        let known = interest.get_mut(&(self.realm, channel));
         let Some(early) = known.and_then(|known| known.early_mut(digest?)) else {
             let Some(record) = record else { return };
             self.dispatch.repeat(self.realm, channel);
-            // More than its log promises by itself is true when the disk has all that was appended, if this was.
-            let id = item.id.as_deref().unwrap_or_default();
-            if record.asks_more() && !self.dispatch.may_have_had(self.realm, channel, id) {
-                self.lacks = true;
+            if durability > Durability::Accepted {
+                let id = item.id.as_deref().unwrap_or_default();
+                let said = self.dispatch.said_of(self.realm, channel, id);
+                // More than its log promises by itself is true when the disk has all that was appended, if this was.
+                match record.asks_more() {
+                    true => self.lacks |= said.is_none(),
+                    false => self.weakest = self.weakest.min(said.unwrap_or_default()),
+                }
             }
             return;
         };
-        if early.promises.is_empty() && durability == Durability::Accepted {
+        if early.own.is_none() && durability == Durability::Accepted {
             return;
         }
+        early.own.get_or_insert_with(|| self.promise_of(unkept, digest));
         let promise = self.promise();
         if early.promises.len() < MAX_PROMISES {
             early.promises.push((promise, durability));
@@ -142,24 +151,31 @@ impl Round<'_, '_> {
                 own @ None => *own = record,
             }
         } else {
-            promise.settle(Err(Broken("too many wait for this item".into())));
+            promise.settle(&Err(Broken("too many wait for this item".into())));
         }
     }
 
     /// An item came again. If those who keep it have not said so yet, this publisher waits for them, too; if they could not,
-    /// or another process had it in its log and perhaps no further, they get it once more, and nobody else does. True then.
-    pub(super) fn keep_again(&mut self, ledger: &mut Ledger, slot: usize, item: Item, id: u128) -> bool {
+    /// or another process had it in its log and perhaps no further, they get it once more, and nobody else does.
+    pub(super) fn keep_again(&mut self, ledger: &mut Ledger, slot: usize, item: Item, id: u128) {
         let known = ledger.interest.get(&(self.realm, item.channel.as_str()));
         let keepers = known.map_or(0, |known| known.shards) & self.hub.outlet.keepers;
-        let promise = match ledger.unkept.get(id) {
+        let first = ledger.unkept.get(id);
+        let inherited = first.is_none();
+        let promise = match first {
             Some(first) => first.include(self.promise()),
             None => (keepers != 0 && ledger.inherited.take(id)).then(|| self.promise()),
         };
-        let Some(promise) = promise else { return false };
-        let delivery = Box::new(Delivery::new(self.realm, item, (self.ballot, slot), None));
-        let parcel = Parcel { delivery, promises: SmallVec::from_iter([promise]), id: None };
-        self.dispatch.send(&mut ledger.held, Appended::Now(None), parcel, keepers);
-        true
+        let Some(promise) = promise else { return };
+        let promise = Some(ledger.unkept.note(id, promise));
+        let mut delivery = Box::new(Delivery::new(self.realm, item, (self.ballot, slot), None));
+        delivery.inherited = inherited;
+        self.dispatch.send(
+            &mut ledger.held,
+            Appended::Now(None),
+            Parcel { delivery, promise, id: None },
+            keepers,
+        );
     }
 
     /// A channel with a log knows which item came last, also when nobody subscribes: what is early is not to stand in the
@@ -186,24 +202,33 @@ impl Round<'_, '_> {
     }
 
     /// Gives an item its place in its log, and itself to its subscribers.
-    fn send(&mut self, held: &mut Waiting, shards: u64, arrival: Arrival) -> Taken {
+    fn send(&mut self, (held, unkept): (&mut Waiting, &mut Unkept), shards: u64, arrival: Arrival) -> Fate {
         let Arrival { slot, item, id, record, told } = arrival;
         let slow = record.as_ref().and_then(Record::slow);
         let appended = self.dispatch.append(self.realm, &item.channel, record);
         if shards == 0 && matches!(appended, Appended::Now(_)) {
-            return Taken::Unheard(item.channel);
+            return Fate::Unheard(item.channel);
         }
         let waits = each(shards & self.hub.outlet.keepers).next().is_some() || appended == Appended::Never;
-        let promises: SmallVec<[Promise; 1]> = waits.then(|| self.promise()).into_iter().collect();
+        let promise = waits.then(|| self.promise_of(unkept, id));
         let mut delivery = Box::new(Delivery::new(self.realm, item, (self.ballot, slot), told));
         delivery.slow = slow;
-        self.dispatch.send(held, appended, Parcel { delivery, promises, id }, shards);
-        Taken::Sent
+        self.dispatch.send(held, appended, Parcel { delivery, promise, id }, shards);
+        Fate::Sent
     }
 
     fn promise(&mut self) -> Promise {
         let (pledge, _) = self.pledge.get_or_insert_with(Pledge::new);
         Promise::of(pledge)
+    }
+
+    /// The same, for one item: if it may come again, that is to know what became of this one alone.
+    fn promise_of(&mut self, unkept: &mut Unkept, id: Option<u128>) -> Promise {
+        let promise = self.promise();
+        match id {
+            Some(id) => unkept.note(id, promise),
+            None => promise,
+        }
     }
 }
 

@@ -5,7 +5,10 @@ use std::sync::Arc;
 
 use hashbrown::HashMap;
 
-use super::{Kept, Ledger, pledge::Pledge};
+use super::{
+    Ledger,
+    pledge::{Pledge, Promise},
+};
 
 #[derive(Debug, Default)]
 pub(super) struct Unkept {
@@ -15,19 +18,25 @@ pub(super) struct Unkept {
 }
 
 impl Ledger {
-    /// Items of these ids are kept when the pledge is.
-    pub(super) fn note_unkept(&mut self, ids: &[u128], pledge: Option<&(Arc<Pledge>, Kept)>, now_ms: u64) {
-        let (Self { unkept, seen, .. }, Some((pledge, _))) = (self, pledge) else { return };
+    /// Forgets those that are over, when there are many.
+    pub(super) fn sweep_unkept(&mut self, now_ms: u64) {
+        let Self { unkept, seen, .. } = self;
         if unkept.by_id.len() >= 2 * unkept.swept.max(LEAST) {
             // A broken one is of use as long as its id is known.
             unkept.by_id.retain(|id, pledge| !pledge.is_kept() && seen.contains(*id, now_ms));
             unkept.swept = unkept.by_id.len();
         }
-        unkept.by_id.extend(ids.iter().map(|id| (*id, Arc::clone(pledge))));
     }
 }
 
 impl Unkept {
+    /// What is promised of an item of this id to its publisher: a promise of the item's own, which that one waits for.
+    pub(super) fn note(&mut self, id: u128, promise: Promise) -> Promise {
+        let (promise, pledge) = promise.of_item();
+        self.by_id.insert(id, pledge);
+        promise
+    }
+
     /// What is pledged of an item, unless it has been kept.
     pub(super) fn get(&mut self, id: u128) -> Option<Arc<Pledge>> {
         let pledge = self.by_id.get(&id)?;

@@ -72,6 +72,11 @@ impl fmt::Debug for Journal {
     }
 }
 
+/// Whether a folder has logs.
+pub(super) fn has_files(folder: &Path) -> bool {
+    files::head(&folder.join("log")).exists()
+}
+
 /// Opens or makes the folder's logs and starts their thread. Blocks for as long as reading takes.
 pub(super) fn open(
     folder: &Path,

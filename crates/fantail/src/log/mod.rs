@@ -103,11 +103,11 @@ impl Log {
         }
     }
 
-    /// Takes new rules. What no rule keeps any more is gone; what is on disk is read when the first rule
-    /// asks for that, which takes as long as reading it. Blocks.
+    /// Takes new rules. What no rule keeps any more is gone, also from the disk; what is there is read first, which takes as
+    /// long as that takes. Blocks.
     ///
     /// # Errors
-    /// There are rules for the disk, and its files cannot be used; the rules stay as they were.
+    /// There are rules for the disk, or were, and its files cannot be used; the rules stay as they were.
     pub fn configure(
         &self,
         logs: &[config::Log],
@@ -127,16 +127,18 @@ impl Log {
             }))
         };
         let rules: Vec<_> = logs.iter().enumerate().filter_map(rule).collect();
-        let now_s = self.now_s();
-        let opens = rules.iter().any(|rule| rule.on_disk) && self.journal.get().is_none();
+        let on_disk = rules.iter().any(|rule| rule.on_disk);
         let opened = match &self.folder {
-            Some(folder) if opens => Some(journal::open(folder, &self.rings, &self.counts)?),
+            // Files without a rule, too: when one comes again, they would not have what was published meanwhile.
+            Some(folder) if self.journal.get().is_none() && (on_disk || journal::has_files(folder)) => {
+                Some(journal::open(folder, &self.rings, &self.counts)?)
+            }
             _ => None,
         };
         let mut rings = self.rings.lock();
         rings.configure(rules.clone(), self.journal.get());
         if let Some((journal, found)) = opened {
-            rings.restore(found, now_s, &journal);
+            rings.restore(found, self.now_s(), &journal);
             self.journal.set(journal).ok();
         }
         self.rules.store(Arc::new(rules));
@@ -243,9 +245,9 @@ impl Log {
     /// Calls `each` with the ids that are in logs, the oldest of a channel first, and how many milliseconds ago their items
     /// were published, to a second.
     pub fn ids(&self, mut each: impl FnMut(RealmId, &str, &str, u64)) {
-        let now_s = self.now_s();
+        let now_ms = self.now_ms();
         self.rings.lock().ids(&mut |realm, channel, id, at_s| {
-            each(realm, channel, id, u64::from(now_s.saturating_sub(at_s)) * 1000);
+            each(realm, channel, id, now_ms.saturating_sub(u64::from(at_s) * 1000));
         });
     }
 
@@ -282,7 +284,12 @@ impl Log {
 
     /// Seconds of a clock that never goes back and that began long before the process, so that older entries have a time.
     fn now_s(&self) -> u32 {
-        rings::START_S.saturating_add(u32::try_from(self.started.elapsed().as_secs()).unwrap_or(u32::MAX))
+        u32::try_from(self.now_ms() / 1000).unwrap_or(u32::MAX)
+    }
+
+    fn now_ms(&self) -> u64 {
+        let elapsed = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
+        elapsed.saturating_add(u64::from(rings::START_S) * 1000)
     }
 }
 
@@ -428,9 +435,10 @@ impl Appending<'_> {
         self.strongest = self.strongest.max(pending.unwrap_or_default());
     }
 
-    /// Whether the log of a channel has an item of this id, is to have it, or may have had it.
-    pub fn may_have_had(&mut self, realm: RealmId, channel: &str, id: &str) -> bool {
-        self.rings().may_have_had((realm, channel), id)
+    /// What the log of a channel promises by itself, as its newest entry says, if it has an item of this id, is to have it,
+    /// or may have had it.
+    pub fn said_of(&mut self, realm: RealmId, channel: &str, id: &str) -> Option<Durability> {
+        self.rings().said_of((realm, channel), id)
     }
 
     /// The id of the item that came last on a channel with a log, if it had one.

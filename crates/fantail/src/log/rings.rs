@@ -249,9 +249,11 @@ impl Rings {
         self.ring(channel)?.newest_id()
     }
 
-    /// Whether the log of a channel has an item of this id, pending or not, or may have had it.
-    pub(super) fn may_have_had(&self, channel: (RealmId, &str), id: &str) -> bool {
-        self.ring(channel).is_some_and(|ring| ring.may_have_had(id))
+    /// What the newest entry of a channel's log says that it was promised, if the log has an item of this id, pending or
+    /// not, or may have had it.
+    pub(super) fn said_of(&self, channel: (RealmId, &str), id: &str) -> Option<Durability> {
+        let log = self.all.get(*self.by_name.get(&channel)? as usize)?;
+        log.ring.may_have_had(id).then_some(log.said)
     }
 
     pub(super) fn span(

@@ -348,6 +348,27 @@ fn an_orderly_end_keeps_everything() {
 }
 
 /// What a log on disk proves is not gone on with in memory, and proven again by the next start.
+/// What was published while no rule was for the disk is in no log: those of before it would have a hole.
+#[test]
+fn a_run_without_a_rule_ends_a_log() {
+    let folder = tempfile::tempdir().unwrap();
+    let disk = [rule("*", Storage::Disk, Durability::Accepted)];
+    let log = open(folder.path(), &disk);
+    keep(&log, "c", 1..3);
+    log.close();
+    for other in [Vec::new(), vec![rule("*", Storage::Memory, Durability::Accepted)]] {
+        let log = open(folder.path(), &other);
+        append(&log, "c", 3);
+        log.close();
+        drop(log);
+        let log = open(folder.path(), &disk);
+        assert_eq!(behind(&log, "c", &Start::Last(9)), Some(vec![]));
+        keep(&log, "c", 4..6);
+        assert_eq!((after(&log, "c", 2), after(&log, "c", 4)), (None, Some(vec![5])));
+        log.close();
+    }
+}
+
 #[test]
 fn a_rule_put_in_front_ends_a_log() {
     let folder = tempfile::tempdir().unwrap();

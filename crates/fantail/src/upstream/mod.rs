@@ -567,6 +567,6 @@ async fn wait(permits: Arc<Semaphore>, patience: Duration) -> Option<OwnedSemaph
 }
 
 /// Unused connections of a shard at most: as many descriptors as are worth an early answer.
-const MAX_IDLE: usize = 1024;
+pub const MAX_IDLE: usize = 1024;
 /// Bytes of the buffer that must hold an answer's head.
 const ANSWER_HEAD_BYTES: usize = 64 << 10;

@@ -2,19 +2,21 @@
 //! every transaction on them; it decides nothing.
 
 mod dead;
-mod taken;
+mod health;
+mod ids;
 
 use std::ops::RangeInclusive;
 
 use aws_lc_rs::rand;
 use bytes::Bytes;
-use http::{HeaderName, HeaderValue};
+use http::{HeaderMap, HeaderName, HeaderValue};
 use redb::{ReadTransaction, ReadableTable, ReadableTableMetadata, Table, TableDefinition, WriteTransaction};
 use serde::{Deserialize, Serialize};
 
 use super::endpoint::{Disabled, Endpoint, Id};
 use crate::store::{Store, StoreError};
 pub(super) use dead::Keep;
+pub(super) use health::LastFault;
 
 /// A realm's number on disk, and how many endpoints it has.
 const REALMS: TableDefinition<'_, &str, (u32, u64)> = TableDefinition::new("realms");
@@ -24,8 +26,6 @@ const ENDPOINTS: TableDefinition<'_, u128, &[u8]> = TableDefinition::new("endpoi
 const LETTERS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("letters");
 /// By endpoint and number: failed tries, and when the next is due, in Unix milliseconds.
 const QUEUE: TableDefinition<'_, (u128, u64), (u32, u64)> = TableDefinition::new("queue");
-/// Endpoints that fail: since when, in Unix milliseconds, and how often.
-const HEALTH: TableDefinition<'_, u128, (u64, u32)> = TableDefinition::new("health");
 
 /// What all of the file's ids are made with.
 #[derive(Clone, Copy, Debug)]
@@ -102,6 +102,7 @@ pub(super) enum Change {
         id: Id,
         since: u64,
         failures: u32,
+        last: LastFault,
     },
     Healthy {
         id: Id,
@@ -117,8 +118,8 @@ pub(super) enum Change {
         seq: u64,
         due: u64,
     },
-    /// Items with these digests have been taken; `first`: rows before it do not count any more.
-    Taken {
+    /// Items with ids of these digests have their webhooks; `first`: rows before it do not count any more.
+    Ids {
         number: u64,
         at: u64,
         digests: Vec<u128>,
@@ -151,7 +152,7 @@ impl Change {
         match self {
             Self::Queue { letter, to, .. } => letter.len() + size_of_val(&**to),
             Self::Dead { letter, .. } => letter.as_ref().map_or(0, Bytes::len),
-            Self::Taken { digests, .. } => size_of_val(&**digests),
+            Self::Ids { digests, .. } => size_of_val(&**digests),
             Self::Done { .. }
             | Self::Again { .. }
             | Self::Failing { .. }
@@ -172,8 +173,8 @@ pub(super) async fn prepare(store: &Store) -> Result<Salt, StoreError> {
             tx.open_table(LETTERS)?;
             tx.open_table(QUEUE)?;
             dead::prepare(tx)?;
-            taken::prepare(tx)?;
-            tx.open_table(HEALTH)?;
+            health::prepare(tx)?;
+            ids::prepare(tx)?;
             let mut meta = tx.open_table(META)?;
             for name in SALTS {
                 if meta.get(name)?.is_none() {
@@ -295,19 +296,6 @@ impl Page {
         Ok(self.0.open_table(LETTERS)?.get(seq)?.and_then(|row| Letter::decode(row.value())))
     }
 
-    pub(super) fn health(&self, id: Id) -> Result<Option<(u64, u32)>, redb::Error> {
-        Ok(self.0.open_table(HEALTH)?.get(id.0)?.map(|row| row.value()))
-    }
-
-    /// Since when an endpoint fails, and how often it did: those that do.
-    pub(super) fn failing(&self, mut each: impl FnMut(Id, (u64, u32))) -> Result<(), redb::Error> {
-        for row in self.0.open_table(HEALTH)?.iter()? {
-            let (id, health) = row?;
-            each(Id(id.value()), health.value());
-        }
-        Ok(())
-    }
-
     /// The numbers of letters that wait, and their bytes on disk.
     pub(super) fn letters(&self, mut each: impl FnMut(u64, usize)) -> Result<(), redb::Error> {
         for row in self.0.open_table(LETTERS)?.iter()? {
@@ -364,8 +352,10 @@ pub(super) fn edit(
         None => drop(table.remove(id.0)?),
     }
     if !is || over {
-        tx.open_table(HEALTH)?.remove(id.0)?;
+        health::is_well(tx, id)?;
         dead::forget(tx, id)?;
+        // What waits for it is nothing to who is subscribed in its place.
+        tx.open_table(QUEUE)?.retain_in(numbers(id), |_, _| false)?;
     }
     let count = (count + u64::from(is)).saturating_sub(u64::from(was));
     tx.open_table(REALMS)?.insert(realm_name, (number, count))?;
@@ -438,26 +428,31 @@ fn apply_one(
                 letters.remove(*seq)?;
             }
         }
-        Change::Again { id, seq, failed, due } => drop(queue.insert((id.0, *seq), (*failed, *due))?),
+        // What does not wait any more was its endpoint's, which is gone.
+        Change::Again { id, seq, failed, due } => {
+            if queue.get((id.0, *seq))?.is_some() {
+                queue.insert((id.0, *seq), (*failed, *due))?;
+            }
+        }
         Change::Dead { id, seq, letter, death, last, keep } => {
-            queue.remove((id.0, *seq))?;
-            let letter = match letter {
-                Some(letter) => Some(letter.clone()),
-                None => letters.get(*seq)?.map(|row| Bytes::copy_from_slice(row.value())),
+            let failed = queue.remove((id.0, *seq))?.map(|row| row.value().0);
+            let letter = match (letter, failed) {
+                (Some(letter), _) => Some(letter.clone()),
+                (None, Some(_)) => letters.get(*seq)?.map(|row| Bytes::copy_from_slice(row.value())),
+                (None, None) => None,
             };
+            let death = Death { tries: death.tries.max(failed.unwrap_or(0)), ..death.clone() };
             if *last {
                 letters.remove(*seq)?;
             }
             // None for an endpoint that is gone.
             let known = tx.open_table(ENDPOINTS)?.get(id.0)?.is_some();
             if let Some(letter) = letter.filter(|_| known) {
-                dead::bury(tx, *id, *seq, &letter, death, *keep)?;
+                dead::bury(tx, *id, *seq, &letter, &death, *keep)?;
             }
         }
-        Change::Failing { id, since, failures } => {
-            tx.open_table(HEALTH)?.insert(id.0, (*since, *failures))?;
-        }
-        Change::Healthy { id } => drop(tx.open_table(HEALTH)?.remove(id.0)?),
+        Change::Failing { id, since, failures, last } => health::fails(tx, *id, (*since, *failures), last)?,
+        Change::Healthy { id } => health::is_well(tx, *id)?,
         Change::Disable { id, disabled } => disable(tx, *id, disabled)?,
         Change::Replay { id, dead, seq, due } => {
             if let Some(letter) = dead::dig(tx, *id, *dead)? {
@@ -465,7 +460,7 @@ fn apply_one(
                 queue.insert((id.0, *seq), (0, *due))?;
             }
         }
-        Change::Taken { number, at, digests, first } => taken::note(tx, *number, *at, digests, *first)?,
+        Change::Ids { number, at, digests, first } => ids::note(tx, *number, *at, digests, *first)?,
         Change::Next(next) => drop(tx.open_table(META)?.insert(NEXT, *next)?),
     }
     Ok(())
@@ -481,8 +476,7 @@ fn disable(tx: &WriteTransaction, id: Id, disabled: &Disabled) -> Result<(), red
         }
     }
     drop(table);
-    tx.open_table(HEALTH)?.remove(id.0)?;
-    Ok(())
+    health::rests(tx, id)
 }
 
 impl Letter {
@@ -501,7 +495,19 @@ impl Letter {
     }
 }
 
-pub(super) fn header_pairs(pairs: &[(String, String)]) -> impl Iterator<Item = (HeaderName, HeaderValue)> {
+impl Endpoint {
+    /// What it wants to be said to it, and to nobody else.
+    pub(super) fn headers(&self) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        for (name, mut value) in header_pairs(&self.headers) {
+            value.set_sensitive(true);
+            headers.append(name, value);
+        }
+        headers
+    }
+}
+
+fn header_pairs(pairs: &[(String, String)]) -> impl Iterator<Item = (HeaderName, HeaderValue)> {
     pairs.iter().filter_map(|(name, value)| {
         let name = HeaderName::from_bytes(name.as_bytes()).ok()?;
         Some((name, HeaderValue::from_bytes(value.as_bytes()).ok()?))

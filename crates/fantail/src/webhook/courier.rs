@@ -2,13 +2,14 @@
 //! the connections; it knows no queue.
 
 use std::{
+    hash::{DefaultHasher, Hash, Hasher},
     net::IpAddr,
     sync::Arc,
     time::{Duration, SystemTime},
 };
 
 use fantail_proto::{
-    address::{self, Range},
+    address::Range,
     webhook::{
         retry::Verdict,
         target::{Host, Target, TargetError},
@@ -43,10 +44,10 @@ pub(super) enum Fault {
     Timeout,
     #[error("{0}")]
     Url(#[from] TargetError),
-    #[error("the name has no address")]
+    /// In the same words as the next: who has no business in a network is not told which names there are in it.
+    #[error("{NO_ADDRESS}")]
     Name,
-    /// Not the address: it may be of a network that nobody is to learn about.
-    #[error("the address is {}", .0.name())]
+    #[error("{NO_ADDRESS}")]
     Forbidden(Range),
     #[error("cannot connect")]
     Connect,
@@ -64,6 +65,15 @@ pub(super) struct Call {
     pub(super) method: Method,
     pub(super) headers: HeaderMap,
     pub(super) body: bytes::Bytes,
+}
+
+/// What an endpoint is asked before it is subscribed.
+#[derive(Debug)]
+pub(super) struct Challenge {
+    pub(super) target: Target,
+    pub(super) headers: HeaderMap,
+    pub(super) query: String,
+    pub(super) answer: String,
 }
 
 impl Courier {
@@ -90,37 +100,49 @@ impl Courier {
         self.upstream.sweep(KEEP_ALIVE);
     }
 
-    /// Sends a webhook and reads what is answered, up to `webhooks.response_bytes`.
+    /// Sends a webhook of a realm and reads what is answered, up to `webhooks.response_bytes`. `failed`: tries before.
     ///
     /// # Errors
     /// It was not taken.
-    pub(super) async fn deliver(&self, url: &str, call: Call) -> Result<(), Fault> {
-        self.ask(url, call).await.map(drop)
+    pub(super) async fn deliver(&self, realm: u32, url: &str, call: Call, failed: u32) -> Result<(), Fault> {
+        let turn = turn(url, failed);
+        self.ask((realm, turn), Target::parse(url)?, call, self.config.response_bytes).await.map(drop)
     }
 
-    /// Whether who is at `url` answers with this challenge.
+    /// Whether who is at the target answers with what it is asked for.
     ///
     /// # Errors
     /// There is no answer.
-    pub(super) async fn verify(&self, url: &str, query: &str, challenge: &str) -> Result<bool, Fault> {
-        let joint = if url.contains('?') { '&' } else { '?' };
-        let call = Call { method: Method::GET, headers: HeaderMap::new(), body: bytes::Bytes::new() };
-        let answer = self.ask(&format!("{url}{joint}{query}"), call).await?;
-        Ok(answer.trim_ascii() == challenge.as_bytes())
+    pub(super) async fn verify(&self, realm: u32, challenge: Challenge) -> Result<bool, Fault> {
+        let Challenge { mut target, headers, query, answer } = challenge;
+        // With that it may be longer than what can be subscribed.
+        target.path.push(if target.path.contains('?') { '&' } else { '?' });
+        target.path.push_str(&query);
+        let turn = turn(&target.path, 0);
+        let call = Call { method: Method::GET, headers, body: bytes::Bytes::new() };
+        let most = self.config.response_bytes.max(CHALLENGE_BYTES);
+        let answered = self.ask((realm, turn), target, call, most).await?;
+        Ok(answered.trim_ascii() == answer.as_bytes())
     }
 
-    async fn ask(&self, url: &str, mut call: Call) -> Result<Vec<u8>, Fault> {
+    async fn ask(
+        &self,
+        way: (u32, u64),
+        mut target: Target,
+        mut call: Call,
+        most: usize,
+    ) -> Result<Vec<u8>, Fault> {
         let deadline = Instant::now() + self.config.timeout;
-        let mut target = Target::parse(url)?;
+        call.headers.entry(header::USER_AGENT).or_insert(HeaderValue::from_static(AGENT));
         for left in (0..=self.config.redirects).rev() {
-            let asked = timeout_at(deadline, self.send(&target, &call)).await;
+            let asked = timeout_at(deadline, self.send(way, &target, &call)).await;
             let response = asked.map_err(|_| Fault::Timeout)??;
             let status = response.status().as_u16();
             let verdict = Verdict::of(status);
             let elsewhere = response.headers().get(header::LOCATION).and_then(|to| relative(&target, to));
             let headers = response.headers().clone();
             // A status is an answer, whatever becomes of the body.
-            let body = timeout_at(deadline, read(response.into_body(), self.config.response_bytes)).await;
+            let body = timeout_at(deadline, read(response.into_body(), most)).await;
             match (verdict, elsewhere) {
                 (Verdict::Delivered, _) => return Ok(body.unwrap_or_default()),
                 (Verdict::Redirect, Some(next)) if left > 0 && matches!(status, 307 | 308) => {
@@ -146,8 +168,13 @@ impl Courier {
         Err(Fault::Timeout)
     }
 
-    async fn send(&self, target: &Target, call: &Call) -> Result<http::Response<Download>, Fault> {
-        let addresses = self.resolve(target).await?;
+    async fn send(
+        &self,
+        (realm, turn): (u32, u64),
+        target: &Target,
+        call: &Call,
+    ) -> Result<http::Response<Download>, Fault> {
+        let addresses = some(self.resolve(realm, target).await?, turn);
         let host = match &target.host {
             Host::Name(name) => name.clone(),
             Host::Address(ip) => ip.to_string(),
@@ -176,27 +203,41 @@ impl Courier {
         })
     }
 
-    /// The addresses that are connected to: those that were judged, and no others.
-    async fn resolve(&self, target: &Target) -> Result<Vec<IpAddr>, Fault> {
+    /// The addresses that may be connected to: those that were judged, and no others.
+    async fn resolve(&self, realm: u32, target: &Target) -> Result<Vec<IpAddr>, Fault> {
         let mut found: Vec<IpAddr> = match &target.host {
             Host::Address(ip) => vec![*ip],
-            Host::Name(name) => self.names.find(name).await.ok_or(Fault::Name)?,
+            Host::Name(name) => self.names.find(realm, name).await.ok_or(Fault::Name)?,
         };
         let mut forbidden = None;
         found.retain(|ip| {
-            let range = address::forbidden(*ip, &self.config.allow);
+            let range = self.config.forbids(*ip);
             forbidden = forbidden.or(range);
             range.is_none()
         });
         if found.is_empty() {
             return Err(forbidden.map_or(Fault::Name, Fault::Forbidden));
         }
-        // In one order, so that connections are found again.
-        found.sort_unstable();
-        found.dedup();
-        found.truncate(ADDRESSES);
         Ok(found)
     }
+}
+
+/// Where among the addresses of its host a URL's turn begins: elsewhere than that of others, and one further each time.
+fn turn(url: &str, failed: u32) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    url.hash(&mut hasher);
+    hasher.finish().wrapping_add(failed.into())
+}
+
+/// Those that are tried, from that whose turn it is: the same ones in the same order each time, so that connections are
+/// found again.
+fn some(mut found: Vec<IpAddr>, turn: u64) -> Vec<IpAddr> {
+    found.sort_unstable();
+    found.dedup();
+    let at = usize::try_from(turn % found.len().max(1) as u64).unwrap_or(0);
+    found.rotate_left(at);
+    found.truncate(ADDRESSES);
+    found
 }
 
 /// The body, up to a limit; what is left of it is not waited for.
@@ -231,6 +272,10 @@ fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     httpdate::parse_http_date(text).ok()?.duration_since(SystemTime::now()).ok()
 }
 
+const AGENT: &str = concat!("fantail/", env!("CARGO_PKG_VERSION"));
+const NO_ADDRESS: &str = "the name has no address that webhooks may go to";
+/// Of the answer to a challenge, however little is read of others.
+const CHALLENGE_BYTES: usize = 1024;
 /// Of an item's own headers.
 const CREDENTIALS: [HeaderName; 3] = [header::AUTHORIZATION, header::COOKIE, header::PROXY_AUTHORIZATION];
 /// As origins: below what servers keep.
@@ -257,6 +302,22 @@ mod tests {
         assert_eq!(of("Wed, 21 Oct 2015 07:28:00 GMT"), None);
         let later = SystemTime::now() + Duration::from_secs(100);
         assert!(of(&httpdate::fmt_http_date(later)).is_some_and(|left| left > Duration::from_secs(90)));
+    }
+
+    #[test]
+    fn addresses_have_their_turns() {
+        let all: Vec<IpAddr> = (1..=8).rev().map(|n| IpAddr::from([192, 0, 2, n])).collect();
+        let first = |turn| some(all.clone(), turn)[0];
+        assert_eq!(some(all.clone(), 3), some(all.iter().rev().copied().collect(), 3));
+        assert_eq!(some(all.clone(), 3).len(), ADDRESSES);
+        let mut firsts: Vec<IpAddr> = (0..8).map(|failed| first(turn("http://h/", failed))).collect();
+        firsts.sort_unstable();
+        firsts.dedup();
+        assert_eq!(firsts.len(), 8, "each comes first once");
+        let of_urls: std::collections::HashSet<IpAddr> =
+            (0..100).map(|n| first(turn(&format!("http://h/{n}"), 0))).collect();
+        assert_eq!(of_urls.len(), 8, "endpoints of one host are spread");
+        assert!(some(Vec::new(), 7).is_empty());
     }
 
     #[test]

@@ -3,6 +3,8 @@
 
 mod changes;
 mod intake;
+mod realms;
+mod replay;
 mod tries;
 
 use std::{
@@ -15,19 +17,19 @@ use std::{
 use arc_swap::ArcSwap;
 use fantail_proto::webhook::retry::MAX_DELAY;
 use tokio::{
-    sync::{mpsc, oneshot, watch},
+    sync::{mpsc, watch},
     task::{self, JoinSet},
     time::{Instant, MissedTickBehavior, interval, sleep_until, timeout_at},
 };
 
 use super::{
-    Order, Replayed, StartError,
+    Order, StartError,
     book::{self, Change, Edit, Page, Salt},
     courier::Courier,
     endpoint::{Endpoint, Id},
+    ids::{Ids, Row},
     letters::Letters,
     lines::{Class, Limits, Lines},
-    taken::Taken,
 };
 use crate::{
     config::Webhooks,
@@ -37,6 +39,7 @@ use crate::{
     snapshot::Snapshot,
     store::{Store, StoreError},
 };
+pub(super) use realms::join;
 use tries::{Flight, Landing};
 
 pub(super) struct Desk {
@@ -54,10 +57,10 @@ pub(super) struct Desk {
     /// The next number that is free.
     next: u64,
     letters: Letters,
-    taken: Taken,
+    ids: Ids,
     /// Items that are still to be addressed, of each realm one in its turn.
     pending: VecDeque<Arc<Delivery>>,
-    /// Endpoints whose last try failed: since when, in Unix milliseconds, and how often.
+    /// Endpoints whose last try failed: since when, by [`Clock::steady_ms`], and how often.
     ailing: HashMap<Id, (u64, u32)>,
     /// Endpoints that were disabled, and are not so on disk yet.
     dismissed: HashSet<Id>,
@@ -67,7 +70,7 @@ pub(super) struct Desk {
     numbers: HashMap<RealmId, u32>,
     seen: Arc<Realms>,
     /// What is to be written of deliveries, in order.
-    changes: Vec<Change>,
+    changes: VecDeque<Change>,
     /// Endpoints that somebody has enabled or removed while changes were being written.
     pardoned: HashSet<Id>,
     /// When changes are written again, at the soonest.
@@ -93,23 +96,23 @@ pub(super) struct Desk {
 
 /// What the disk says; at most one for each batch being written.
 enum Event {
-    /// New deliveries are kept, or not.
-    Kept { to: Vec<(u64, Vec<Id>)>, bytes: usize, good: bool },
+    /// New deliveries are kept, or not, and the ids of their items.
+    Kept { to: Vec<(u64, Vec<Id>)>, row: Option<Row>, bytes: usize, good: bool },
     /// Changes are on disk, or not.
     Flushed { changes: Arc<Vec<Change>>, good: bool },
 }
 
-/// Wall time as it was at the start, and what has passed since: no step of the clock is seen while the process lives.
+/// The machine's clock, by which owners and other processes go, and what has passed since the start, which no step of that
+/// clock changes: waits go by it.
 #[derive(Clone, Copy, Debug)]
 struct Clock {
     started: Instant,
-    unix_ms: u64,
+    started_unix_ms: u64,
 }
 
 impl Clock {
     fn new() -> Self {
-        let unix = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        Self { started: Instant::now(), unix_ms: ms(unix) }
+        Self { started: Instant::now(), started_unix_ms: unix_ms() }
     }
 
     /// Milliseconds since the start.
@@ -117,13 +120,29 @@ impl Clock {
         ms(self.started.elapsed())
     }
 
-    fn unix_ms(&self) -> u64 {
-        self.unix_ms.saturating_add(self.now())
+    /// Of the machine's clock.
+    fn unix_ms(self) -> u64 {
+        unix_ms()
     }
 
-    fn unix(&self) -> u64 {
-        self.unix_ms() / 1000
+    fn unix(self) -> u64 {
+        unix_ms() / 1000
     }
+
+    /// The clock of the start, as it would be without steps.
+    fn steady_ms(&self) -> u64 {
+        self.started_unix_ms.saturating_add(self.now())
+    }
+
+    /// What the machine's clock would have said then, set as it is now.
+    fn wall(&self, steady_ms: u64) -> u64 {
+        unix_ms().saturating_sub(self.steady_ms().saturating_sub(steady_ms))
+    }
+}
+
+/// What the machine's clock says, as another process will see it.
+fn unix_ms() -> u64 {
+    ms(SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default())
 }
 
 fn ms(time: Duration) -> u64 {
@@ -162,12 +181,12 @@ impl Desk {
             courier: Rc::new(Courier::new(&config)),
             lines: Lines::new(limits),
             clock,
-            dice: clock.unix_ms | 1,
+            dice: clock.started_unix_ms | 1,
             next: 1,
             letters: Letters::new((config.queue_bytes, config.realm_queue_bytes)),
-            taken: {
+            ids: {
                 let hub = &snapshot.load().config.hub;
-                Taken::new(salt, ms(hub.id_ttl), hub.ids)
+                Ids::new(salt, ms(hub.id_ttl), hub.ids)
             },
             pending: VecDeque::new(),
             ailing: HashMap::new(),
@@ -175,7 +194,7 @@ impl Desk {
             tries: HashMap::new(),
             numbers: HashMap::new(),
             seen: Arc::clone(&snapshot.load().realms),
-            changes: Vec::new(),
+            changes: VecDeque::new(),
             pardoned: HashSet::new(),
             flush_at: 0,
             events,
@@ -234,30 +253,20 @@ impl Desk {
                 }
             }
         }
-        page.letters(|seq, bytes| self.letters.weigh(seq, bytes))?;
-        let mut rows = Vec::new();
-        page.taken(|number, at, digests| rows.push((number, unix_ms.saturating_sub(at), digests)))?;
-        self.taken.restore(rows);
-        let seen = Arc::clone(&self.seen);
-        self.join_realms(&page, &seen, None)
-    }
-
-    /// Joins the channels of realms that the configuration has, but not of those that it had before.
-    fn join_realms(
-        &mut self,
-        page: &Page,
-        realms: &Realms,
-        before: Option<&Realms>,
-    ) -> Result<(), redb::Error> {
-        for (name, number) in page.realms()? {
-            let Some(realm) = realms.get(&name) else { continue };
-            self.numbers.insert(realm, number);
-            if before.is_none_or(|before| before.get(&name).is_none()) {
-                page.channels(Id::of_realm(number), |channel| {
-                    self.hub.join(self.place, realm, channel);
-                })?;
+        page.pauses(|id, until| {
+            let left = self.config.retry.left(until, unix_ms);
+            self.lines.pause(id, now.saturating_add(ms(left)));
+        })?;
+        page.letters(|seq, bytes| {
+            if !self.letters.weigh(seq, bytes) {
+                // Its endpoint is gone, and the process ended before the desk had heard.
+                self.changes.push_back(Change::Done { id: Id(0), seq, last: true });
             }
-        }
+        })?;
+        let mut rows = Vec::new();
+        page.ids(|number, at, digests| rows.push((number, unix_ms.saturating_sub(at), digests)))?;
+        self.ids.restore(rows);
+        self.numbers = join(&self.hub, &page, &self.seen, None)?;
         Ok(())
     }
 
@@ -313,7 +322,7 @@ impl Desk {
         while let Ok(Some(landed)) = timeout_at(deadline, self.flights.join_next_with_id()).await {
             self.land(landed);
         }
-        let changes = std::mem::take(&mut self.changes);
+        let changes = Vec::from(std::mem::take(&mut self.changes));
         if let Err(error) = self.store.write(Box::new(move |tx| book::apply_possible(tx, &changes))).await {
             tracing::error!(%error, "webhooks that were delivered will be delivered again");
         }
@@ -340,9 +349,10 @@ impl Desk {
     fn hear(&mut self, event: Event) {
         match event {
             Event::Flushed { changes, good } => self.flushed(changes, good),
-            Event::Kept { to, bytes, good } => {
+            Event::Kept { to, row, bytes, good } => {
                 self.writing -= 1;
                 self.writing_bytes -= bytes;
+                row.filter(|_| good).into_iter().for_each(|row| self.ids.push(row));
                 for (seq, ids) in to {
                     if !good {
                         self.letters.forget(seq);
@@ -363,32 +373,34 @@ impl Desk {
             }
             Order::Gone { id } => {
                 self.pardon(id);
-                // It has been subscribed again meanwhile, or may have been: what waits may have been published since. If it
-                // was not, its turn finds nobody.
-                let page = Page::open(&self.store).map_err(lost);
-                if page.and_then(|page| page.endpoint(id)).map_or(true, |found| found.is_some()) {
-                    return;
-                }
-                for seq in self.lines.drain(id) {
-                    self.done(id, seq);
-                }
+                self.let_go(id);
                 self.ailing.remove(&id);
             }
             Order::Enabled { id } => {
                 self.pardon(id);
-                if self.ailing.remove(&id).is_some() {
-                    self.changes.push(Change::Healthy { id });
+                // It may be another than the one for which something waits.
+                self.let_go(id);
+                let known = Page::open(&self.store).map_err(lost).and_then(|page| page.last_fault(id));
+                if self.ailing.remove(&id).is_some() || self.flushing || !matches!(known, Ok(None)) {
+                    self.changes.push_back(Change::Healthy { id });
                 }
                 self.lines.set_class(id, Class::New);
             }
-            Order::Verify { realm, url, query, challenge, done } => {
+            Order::Ordered { id, ordered } => self.lines.set_ordered(id, ordered),
+            Order::Retry { id } => self.lines.hurry(id),
+            Order::Verify { realm, challenge, done } => {
                 self.asking.retain(|_, own| Rc::strong_count(own) > 1);
+                let asking: usize = self.asking.values().map(|own| Rc::strong_count(own) - 1).sum();
+                let number =
+                    self.snapshot.load().realms.get(&realm).and_then(|realm| self.numbers.get(&realm));
+                // One that has no endpoint yet has no number.
+                let number = number.copied().unwrap_or(u32::MAX);
                 let (courier, own) =
                     (Rc::clone(&self.courier), Rc::clone(self.asking.entry(realm).or_default()));
                 // Who waits is told when `done` is gone.
-                if self.errands.len() < ERRANDS && Rc::strong_count(&own) <= 1 + REALM_ERRANDS {
+                if asking < CHALLENGES && Rc::strong_count(&own) <= 1 + REALM_CHALLENGES {
                     self.errands.spawn_local(async move {
-                        _ = done.send(courier.verify(&url, &query, &challenge).await);
+                        _ = done.send(courier.verify(number, challenge).await);
                         drop(own);
                     });
                 }
@@ -401,71 +413,20 @@ impl Desk {
         }
     }
 
-    /// Joins or leaves a channel, as there are endpoints of it on disk: asked after every change, and only here.
-    fn look(&mut self, realm: &str, channel: &str) {
-        let found = Page::open(&self.store).map_err(lost).and_then(|page| {
-            let Some(number) = page.realm(realm)? else { return Ok(None) };
-            let some = page.some(Id::of_channel(number, self.salt.0, channel), Some(channel), 1)?;
-            self.counts.webhook_endpoints.set(i64::try_from(page.endpoints()?).unwrap_or(i64::MAX));
-            Ok(Some((number, !some.is_empty())))
-        });
-        let Some(id) = self.snapshot.load().realms.get(realm) else { return };
-        match found {
-            Ok(Some((number, true))) => {
-                self.numbers.insert(id, number);
-                self.hub.join(self.place, id, channel);
-            }
-            Ok(_) => self.hub.leave(self.place, id, channel, None),
-            Err(error) => tracing::error!(%error, "webhook endpoints cannot be read"),
+    /// Lets go of what waited for an endpoint that is gone from the disk, whoever has been subscribed in its place. If the
+    /// disk cannot be read, it finds nobody at its turn.
+    fn let_go(&mut self, id: Id) {
+        let Ok(page) = Page::open(&self.store) else { return };
+        for seq in self.lines.sieve(id, |seq| matches!(page.failed(id, seq), Ok(None))) {
+            self.done(id, seq);
         }
-    }
-
-    /// Puts dead letters back into the queue, as many as there is room for.
-    fn replay(
-        &mut self,
-        id: Id,
-        one: Option<u64>,
-        since: u64,
-        done: oneshot::Sender<Result<Replayed, StoreError>>,
-    ) -> Result<(), redb::Error> {
-        if self.writing >= 2 * WRITING {
-            _ = done.send(Err(StoreError::Full));
-            return Ok(());
-        }
-        let page = Page::open(&self.store).map_err(lost)?;
-        let most = if one.is_some() { 1 } else { usize::MAX };
-        let dead = page.dead(id, one.unwrap_or(0), most)?;
-        let ordered = page.endpoint(id)?.is_some_and(|endpoint| endpoint.ordered);
-        let (mut changes, mut to) = (Vec::new(), Vec::new());
-        let mut outcome = Replayed::default();
-        for (number, death, letter) in dead {
-            if one.is_some_and(|one| one != number) || death.at < since {
-                continue;
-            }
-            let room = self.lines.endpoint_has_room(id)
-                && self.lines.realm_has_room(id.realm(), 1)
-                && self.letters.has_room(id.realm(), letter.bytes);
-            if !room {
-                outcome.left += 1;
-                continue;
-            }
-            let seq = self.number();
-            self.letters.expect(seq, id.realm());
-            self.letters.weigh(seq, letter.bytes);
-            self.lines.reserve(id, ordered);
-            changes.push(Change::Replay { id, dead: number, seq, due: self.clock.unix_ms() });
-            to.push((seq, vec![id]));
-            outcome.replayed += 1;
-        }
-        self.write(changes, to, move |result| drop(done.send(result.map(|()| outcome))));
-        Ok(())
     }
 
     /// Writes new deliveries; they start when they are on disk.
     fn write(
         &mut self,
         mut changes: Vec<Change>,
-        to: Vec<(u64, Vec<Id>)>,
+        (to, row): (Vec<(u64, Vec<Id>)>, Option<Row>),
         then: impl FnOnce(Result<(), StoreError>) + Send + 'static,
     ) {
         changes.push(Change::Next(self.next));
@@ -474,7 +435,7 @@ impl Desk {
         self.writing_bytes += bytes;
         let events = self.events.clone();
         let done = move |outcome: Result<(), StoreError>| {
-            _ = events.try_send(Event::Kept { to, bytes, good: outcome.is_ok() });
+            _ = events.try_send(Event::Kept { to, row, bytes, good: outcome.is_ok() });
             then(outcome);
         };
         self.store.submit(Box::new(move |tx| book::apply(tx, &changes)), Box::new(done));
@@ -482,25 +443,18 @@ impl Desk {
 
     fn tick(&mut self) {
         self.courier.sweep();
-        self.taken.expire(self.clock.now());
-        let realms = Arc::clone(&self.snapshot.load().realms);
-        if !Arc::ptr_eq(&realms, &self.seen) {
-            let before = std::mem::replace(&mut self.seen, Arc::clone(&realms));
-            let joined = Page::open(&self.store)
-                .map_err(lost)
-                .and_then(|page| self.join_realms(&page, &realms, Some(&before)));
-            if let Err(error) = joined {
-                tracing::error!(%error, "webhook endpoints cannot be read");
-            }
-        }
-        if let Err(error) = self.sweep() {
+        self.ids.expire(self.clock.now());
+        let looked = Page::open(&self.store).map_err(lost).and_then(|page| {
+            self.see_realms(&page)?;
+            self.sweep(&page)
+        });
+        if let Err(error) = looked {
             tracing::error!(%error, "webhook endpoints cannot be read");
         }
     }
 
     /// Looks at some endpoints and removes those whose time is over; what is over gets nothing before that, either.
-    fn sweep(&mut self) -> Result<(), redb::Error> {
-        let page = Page::open(&self.store).map_err(lost)?;
+    fn sweep(&mut self, page: &Page) -> Result<(), redb::Error> {
         self.counts.webhook_endpoints.set(i64::try_from(page.endpoints()?).unwrap_or(i64::MAX));
         let some = page.some((Id(self.swept), Id(u128::MAX)), None, SWEEP)?;
         self.swept = some.last().filter(|_| some.len() == SWEEP).map_or(0, |(id, _)| id.0 + 1);
@@ -578,9 +532,9 @@ const EVENTS: usize = 2 * WRITING + 1;
 /// Tries that have ended, before others have their turn.
 const LANDINGS: usize = 64;
 /// Challenges under way at once.
-const ERRANDS: usize = 1024;
+pub(super) const CHALLENGES: usize = 1024;
 /// Of one realm's.
-const REALM_ERRANDS: usize = 64;
+const REALM_CHALLENGES: usize = 64;
 /// Tries that are under way when the process stops.
 const LAST_TRIES: Duration = Duration::from_millis(500);
 /// After a restart.

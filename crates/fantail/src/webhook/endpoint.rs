@@ -137,12 +137,21 @@ pub(super) struct Wish {
     ttl: Option<u64>,
 }
 
-#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum Kind {
     #[default]
     Hmac,
     Ed25519,
+}
+
+impl Kind {
+    const fn of(secret: &Secret) -> Self {
+        match secret {
+            Secret::Shared(_) => Self::Hmac,
+            Secret::Private(_) => Self::Ed25519,
+        }
+    }
 }
 
 /// What of a wish cannot be; the text is for the owner.
@@ -168,9 +177,11 @@ impl Endpoint {
         }
     }
 
+    /// `overlap`: for how many seconds a secret that is replaced goes on.
+    ///
     /// # Errors
     /// Nothing is changed.
-    pub(super) fn wish(&mut self, wish: &Wish, now: u64) -> Result<(), Unwanted> {
+    pub(super) fn wish(&mut self, wish: &Wish, overlap: u64, now: u64) -> Result<(), Unwanted> {
         let mut new = self.clone();
         if let Some(headers) = &wish.headers {
             new.headers = pairs("headers", headers)?;
@@ -199,8 +210,12 @@ impl Endpoint {
         if let Some(ttl) = wish.ttl {
             new.expires = (ttl > 0).then(|| now.saturating_add(ttl));
         }
-        if wish.secret.is_some() || new.secrets.is_empty() {
-            new.secrets = vec![Held(wish.fresh_secret()?.text(), None)];
+        let current = new.secrets.first().and_then(|Held(text, _)| Secret::parse(text).ok());
+        let wished = wish.secret.as_ref().map(|_| wish.fresh_secret()).transpose()?;
+        if current.is_none() || wished.is_some_and(|wished| Some(wished) != current) {
+            new.rotate(wish, overlap, now)?;
+        } else if wish.signature.is_some() && wish.signature != current.as_ref().map(Kind::of) {
+            return Err(Unwanted("signature: its secret is of another kind; rotate it".into()));
         }
         if serde_json::to_string(&new).is_ok_and(|row| row.len() > ROW_BYTES) {
             return Err(Unwanted(format!("an endpoint has at most {ROW_BYTES} bytes")));
@@ -212,7 +227,7 @@ impl Endpoint {
     /// A new secret signs from now on; those before it do so too for `overlap` seconds, the newest of them.
     ///
     /// # Errors
-    /// The secret that is wished for is none.
+    /// The secret that is wished for is none, or of another kind than that which is wished for, too.
     pub(super) fn rotate(&mut self, wish: &Wish, overlap: u64, now: u64) -> Result<(), Unwanted> {
         let fresh = Held(wish.fresh_secret()?.text(), None);
         let until = now.saturating_add(overlap);
@@ -273,7 +288,11 @@ impl Wish {
 
     fn fresh_secret(&self) -> Result<Secret, Unwanted> {
         if let Some(text) = &self.secret {
-            return Secret::parse(text).map_err(|error| Unwanted(format!("secret: {error}")));
+            let secret = Secret::parse(text).map_err(|error| Unwanted(format!("secret: {error}")))?;
+            if self.signature.is_some_and(|kind| kind != Kind::of(&secret)) {
+                return Err(Unwanted("signature: the secret is of another kind".into()));
+            }
+            return Ok(secret);
         }
         let mut random = [0; SEED];
         rand::fill(&mut random).map_err(|_| Unwanted("there are no random numbers".into()))?;
@@ -316,7 +335,7 @@ mod tests {
 
     fn endpoint() -> Endpoint {
         let mut endpoint = Endpoint::new("c", &Target::parse("http://h/x").unwrap(), 100);
-        endpoint.wish(&Wish::default(), 100).unwrap();
+        endpoint.wish(&Wish::default(), 10, 100).unwrap();
         endpoint
     }
 
@@ -340,10 +359,10 @@ mod tests {
     fn a_row_is_small_and_says_all() {
         let row = serde_json::to_string(&endpoint()).unwrap();
         assert!(row.len() < 120, "{row}");
-        let mut other = endpoint();
+        let mut other = Endpoint::new("c", &Target::parse("http://h/x").unwrap(), 100);
         let all = json!({ "headers": {"A": "b"}, "filters": ["skip-self"], "meta": {"user": "u"}, "order": true,
             "description": "d", "envelope": true, "ttl": 5, "signature": "ed25519" });
-        other.wish(&wish(all), 100).unwrap();
+        other.wish(&wish(all), 10, 100).unwrap();
         assert!(!other.has_expired(104) && other.has_expired(105));
         let back: Endpoint = serde_json::from_str(&serde_json::to_string(&other).unwrap()).unwrap();
         assert_eq!(back, other);
@@ -369,6 +388,29 @@ mod tests {
         assert_eq!(endpoint.signs_with(113).len(), 1);
     }
 
+    /// A script that says again what is so changes nothing, and receivers have time for what is new.
+    #[test]
+    fn a_wished_secret_overlaps_with_the_one_before() {
+        let mut endpoint = endpoint();
+        let own = endpoint.secrets[0].0.clone();
+        let new = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
+        for same in [json!({ "secret": own }), json!({ "signature": "hmac" }), json!({})] {
+            endpoint.wish(&wish(same), 10, 100).unwrap();
+            assert_eq!(endpoint.signs_with(100).len(), 1);
+        }
+        for _ in 0..2 {
+            endpoint.wish(&wish(json!({ "secret": new, "signature": "hmac" })), 10, 100).unwrap();
+            let texts: Vec<String> = endpoint.signs_with(109).iter().map(Secret::text).collect();
+            assert_eq!(texts, [new, &*own]);
+        }
+        assert_eq!(endpoint.signs_with(110).len(), 1);
+        for other in [json!({ "signature": "ed25519" }), json!({ "signature": "ed25519", "secret": new })] {
+            assert!(endpoint.wish(&wish(other.clone()), 10, 100).is_err(), "{other}");
+        }
+        endpoint.rotate(&wish(json!({ "signature": "ed25519" })), 10, 110).unwrap();
+        assert_eq!(endpoint.signs_with(110).len(), 2);
+    }
+
     #[test]
     fn a_bad_wish_changes_nothing() {
         let mut endpoint = endpoint();
@@ -384,7 +426,7 @@ mod tests {
             json!({ "secret": "short" }),
             json!({ "description": "x".repeat(ROW_BYTES) }),
         ] {
-            assert!(endpoint.wish(&wish(bad.clone()), 1).is_err(), "{bad}");
+            assert!(endpoint.wish(&wish(bad.clone()), 10, 1).is_err(), "{bad}");
             assert_eq!(endpoint, before);
         }
         assert!(serde_json::from_value::<Wish>(json!({ "surprise": 1 })).is_err());

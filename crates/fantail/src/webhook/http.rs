@@ -61,7 +61,7 @@ impl Subscriptions {
         for base in ["", "/realm/{realm}"] {
             for slash in ["", "/"] {
                 let one = format!("{base}/channel/{{channel}}/hrq-subscription/{{url}}");
-                let routes: [(String, MethodRouter<Arc<Self>>, &'static str); 8] = [
+                let routes: [(String, MethodRouter<Arc<Self>>, &'static str); 9] = [
                     (format!("{base}/hrq-subscriptions"), get(list), "GET, HEAD"),
                     (
                         format!("{base}/channel/{{channel}}/hrq-subscriptions"),
@@ -71,6 +71,7 @@ impl Subscriptions {
                     (one.clone(), get(read).patch(change).delete(unsubscribe), "GET, HEAD, PATCH, DELETE"),
                     (format!("{one}/secrets"), get(secrets).post(rotate), "GET, HEAD, POST"),
                     (format!("{one}/enable"), post(enable), "POST"),
+                    (format!("{one}/retry"), post(retry), "POST"),
                     (format!("{one}/dead-letters"), get(dead_letters), "GET, HEAD"),
                     (format!("{one}/dead-letters/replay"), post(replay), "POST"),
                     (format!("{one}/dead-letters/{{dead}}/replay"), post(replay), "POST"),
@@ -135,7 +136,7 @@ impl From<Refused> for Response<Body> {
             Trouble::Url(_) | Trouble::Forbidden(_) | Trouble::Wish(_) | Trouble::Unverified(_) => {
                 StatusCode::BAD_REQUEST
             }
-            Trouble::Store(_) | Trouble::Stopping => return overload(&trouble.to_string()),
+            Trouble::Store(_) | Trouble::NoRoom | Trouble::Stopping => return overload(&trouble.to_string()),
         };
         answer::text(status, &trouble.to_string())
     }
@@ -185,6 +186,11 @@ async fn read(State(all): Shared, Path(parts): Parts, request: Request) -> Respo
         let health = page.health(id).map_err(Trouble::from)?;
         shown["failing"] =
             health.map_or(Value::Null, |(since, tries)| json!({ "since": since / 1000, "tries": tries }));
+        let last = page.last_fault(id).map_err(Trouble::from)?;
+        let pause = last.as_ref().map(|last| last.paused_until / 1000).filter(|until| *until > now());
+        shown["paused_until"] = json!(pause);
+        shown["last_fault"] =
+            last.map_or(Value::Null, |last| json!({ "at": last.at / 1000, "fault": last.why }));
         Ok(answer::json(StatusCode::OK, &shown))
     })
     .await
@@ -197,8 +203,7 @@ async fn change(State(all): Shared, Path(parts): Parts, request: Request) -> Res
         if wish.url.is_some() {
             return Err(Refused::Form("the url of an endpoint cannot be changed: subscribe another".into()));
         }
-        let change = move |endpoint: &mut super::Endpoint| endpoint.wish(&wish, now());
-        let (id, endpoint) = webhooks.change(&place.realm, &place.channel, &place.url, change).await?;
+        let (id, endpoint) = webhooks.grant(&place.realm, &place.channel, &place.url, wish).await?;
         Ok(answer::json(StatusCode::OK, &endpoint.shown(id)))
     })
     .await
@@ -240,6 +245,15 @@ async fn enable(State(all): Shared, Path(parts): Parts, request: Request) -> Res
         let (webhooks, place) = all.admit(&parts, request.headers())?;
         webhooks.enable(&place.realm, &place.channel, &place.url).await?;
         Ok(done(&request, "Enabled"))
+    })
+    .await
+}
+
+async fn retry(State(all): Shared, Path(parts): Parts, request: Request) -> Response<Body> {
+    respond(async move {
+        let (webhooks, place) = all.admit(&parts, request.headers())?;
+        webhooks.retry(&place.realm, &place.channel, &place.url).await?;
+        Ok(done(&request, "Retrying"))
     })
     .await
 }

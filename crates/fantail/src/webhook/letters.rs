@@ -38,14 +38,14 @@ impl Letters {
         self.shares.entry(seq).or_insert(Share { realm, left: 0, bytes: 0 }).left += 1;
     }
 
-    /// How long an expected letter is.
-    pub(super) fn weigh(&mut self, seq: u64, bytes: usize) {
-        if let Some(share) = self.shares.get_mut(&seq) {
-            let before = std::mem::replace(&mut share.bytes, bytes);
-            let own = self.realms.entry(share.realm).or_default();
-            *own = *own + bytes - before;
-            self.bytes = self.bytes + bytes - before;
-        }
+    /// How long an expected letter is. False: nobody expects it.
+    pub(super) fn weigh(&mut self, seq: u64, bytes: usize) -> bool {
+        let Some(share) = self.shares.get_mut(&seq) else { return false };
+        let before = std::mem::replace(&mut share.bytes, bytes);
+        let own = self.realms.entry(share.realm).or_default();
+        *own = *own + bytes - before;
+        self.bytes = self.bytes + bytes - before;
+        true
     }
 
     /// An endpoint waits no more. True when nobody else does.

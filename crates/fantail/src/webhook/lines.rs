@@ -255,6 +255,37 @@ impl Lines {
         }
     }
 
+    /// When an endpoint wants to hear something again; 0: it has not said so.
+    pub(super) fn paused_until(&self, id: Id) -> u64 {
+        self.lines.get(&id).map_or(0, |line| line.paused_until)
+    }
+
+    /// What an endpoint asked for before a restart.
+    pub(super) fn pause(&mut self, id: Id, until: u64) {
+        if let Some(line) = self.lines.get_mut(&id) {
+            line.paused_until = line.paused_until.max(until);
+        }
+    }
+
+    pub(super) fn set_ordered(&mut self, id: Id, ordered: bool) {
+        if let Some(line) = self.lines.get_mut(&id) {
+            line.ordered = ordered;
+            line.held &= ordered;
+            self.queue_up(id);
+        }
+    }
+
+    /// What waits for a time waits for its turn alone, and no pause counts.
+    pub(super) fn hurry(&mut self, id: Id) {
+        let waiting = self.drain(id);
+        if let Some(line) = self.lines.get_mut(&id) {
+            line.ready.extend(waiting);
+            line.paused_until = 0;
+            line.napping = false;
+            self.queue_up(id);
+        }
+    }
+
     pub(super) fn class(&self, id: Id) -> Class {
         self.lines.get(&id).map_or(Class::New, |line| line.class)
     }
@@ -293,6 +324,31 @@ impl Lines {
             });
         }
         all.sort_unstable();
+        all
+    }
+
+    /// Takes those out of a line, of the ones that do not fly, that are `gone`. Their places stay theirs.
+    pub(super) fn sieve(&mut self, id: Id, gone: impl Fn(u64) -> bool) -> Vec<u64> {
+        let mut all = Vec::new();
+        let Some(line) = self.lines.get_mut(&id) else { return all };
+        let some_wait = line.all > line.ready.len() + line.flying;
+        line.ready.retain(|seq| {
+            let gone = gone(*seq);
+            all.extend(Some(*seq).filter(|_| gone));
+            !gone
+        });
+        if some_wait {
+            let waiting = all.len();
+            self.later.retain(|Reverse((_, of, seq))| match seq {
+                Some(seq) if *of == id && gone(*seq) => {
+                    all.push(*seq);
+                    false
+                }
+                _ => true,
+            });
+            line.held &= all.len() == waiting;
+            self.queue_up(id);
+        }
         all
     }
 
@@ -428,6 +484,43 @@ mod tests {
         lines.landed(A, Class::Failing, Class::Proven, 0);
         lines.release(A);
         assert_eq!(started(&mut lines, 150), [2]);
+    }
+
+    /// Whoever has mended an endpoint need not wait for hours.
+    #[test]
+    fn what_waits_can_be_hurried() {
+        for ordered in [false, true] {
+            let mut lines = lines();
+            put(&mut lines, A, 1..=3, ordered);
+            assert_eq!(started(&mut lines, 0), [1]);
+            lines.landed(A, Class::New, Class::Failing, 1000);
+            lines.wait(A, 1, 500);
+            assert_eq!((started(&mut lines, 10), lines.paused_until(A)), (vec![], 1000));
+            lines.hurry(A);
+            assert_eq!((started(&mut lines, 10), lines.paused_until(A)), (vec![1], 0));
+            lines.landed(A, Class::Failing, Class::Proven, 0);
+            lines.release(A);
+            let next = started(&mut lines, 2000);
+            assert_eq!(next, if ordered { vec![2] } else { vec![2, 3] });
+        }
+        let mut lines = lines();
+        lines.hurry(A);
+        put(&mut lines, A, [1], false);
+        lines.pause(A, 50);
+        assert_eq!(started(&mut lines, 49), [0; 0]);
+        assert_eq!(started(&mut lines, 50), [1]);
+    }
+
+    #[test]
+    fn order_can_be_given_up() {
+        let mut lines = lines();
+        put(&mut lines, A, 1..=3, true);
+        assert_eq!(started(&mut lines, 0), [1]);
+        lines.landed(A, Class::New, Class::Failing, 0);
+        lines.wait(A, 1, 500);
+        assert_eq!(started(&mut lines, 1), [0; 0]);
+        lines.set_ordered(A, false);
+        assert_eq!(started(&mut lines, 1), [2]);
     }
 
     #[test]

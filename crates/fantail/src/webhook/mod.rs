@@ -7,10 +7,10 @@ mod courier;
 mod desk;
 mod endpoint;
 pub mod http;
+mod ids;
 mod letters;
 mod lines;
 mod names;
-mod taken;
 
 use std::{
     io,
@@ -36,11 +36,13 @@ use crate::{
     config,
     hub::Hub,
     metrics::Process,
+    realm::Realms,
     snapshot::Snapshot,
     store::{OpenError, Store, StoreError},
+    upstream,
 };
 use book::{Edit, Page, Salt};
-use courier::Fault;
+use courier::{Challenge, Fault};
 use desk::{Desk, Parts};
 use endpoint::{Endpoint, Id, Unwanted, Wish, challenge};
 
@@ -50,6 +52,7 @@ pub struct Webhooks {
     store: Store,
     salt: Salt,
     orders: mpsc::Sender<Order>,
+    hub: Arc<Hub>,
     /// Changes that go on to their end although who asked may have left.
     changes: Arc<Semaphore>,
     snapshot: Arc<ArcSwap<Snapshot>>,
@@ -83,7 +86,7 @@ enum Trouble {
     Disabled,
     #[error("{0}")]
     Url(#[from] TargetError),
-    #[error("the URL's address is {}: not allowed (webhooks.allow)", .0.name())]
+    #[error("the URL's address is {}: not allowed (webhooks.allow, webhooks.deny)", .0.name())]
     Forbidden(address::Range),
     #[error("{0}")]
     Wish(#[from] Unwanted),
@@ -93,6 +96,8 @@ enum Trouble {
     Crowded,
     #[error("the endpoint was asked and did not answer with the challenge: {0}")]
     Unverified(String),
+    #[error("there is no room in the queue: replay when some has been delivered")]
+    NoRoom,
     #[error("{0}")]
     Store(#[from] StoreError),
     #[error("the server is stopping")]
@@ -119,18 +124,24 @@ enum Order {
     Enabled {
         id: Id,
     },
+    Ordered {
+        id: Id,
+        ordered: bool,
+    },
+    /// What waits for its next try is tried now.
+    Retry {
+        id: Id,
+    },
     Verify {
         realm: String,
-        url: String,
-        query: String,
-        challenge: String,
+        challenge: Challenge,
         done: oneshot::Sender<Result<bool, Fault>>,
     },
     Replay {
         id: Id,
         one: Option<u64>,
         since: u64,
-        done: oneshot::Sender<Result<Replayed, StoreError>>,
+        done: oneshot::Sender<Result<Replayed, Trouble>>,
     },
 }
 
@@ -139,6 +150,11 @@ enum Order {
 struct Replayed {
     replayed: usize,
     left: usize,
+}
+
+/// Connections that there may be: of tries, of challenges, and those that are kept for the next.
+pub fn connections(config: &config::Webhooks) -> usize {
+    config.concurrency.saturating_add(desk::CHALLENGES).saturating_add(upstream::MAX_IDLE)
 }
 
 /// Opens the queue and starts to deliver, if the configuration has a folder for data. What `begin` makes is dropped when
@@ -153,13 +169,7 @@ pub fn start<E>(
     begin: impl FnOnce() -> E + Send + 'static,
 ) -> Result<(Option<Arc<Webhooks>>, Option<Delivering>), StartError> {
     let Some(folder) = snapshot.load().config.server.data_dir.clone() else { return Ok((None, None)) };
-    let (store, damaged) = Store::open(&folder.join(FILE), CACHE)?;
-    if let Some(damaged) = damaged {
-        tracing::error!(
-            "the webhooks' file was damaged and is now {}: its endpoints are gone",
-            damaged.display()
-        );
-    }
+    let store = Store::open(&folder.join(FILE), CACHE)?;
     let config = snapshot.load().config.webhooks.clone();
     let (orders, ordered) = mpsc::channel(ORDERS);
     let (stop, stopping) = watch::channel(false);
@@ -193,7 +203,8 @@ pub fn start<E>(
     let ended = || StartError::Thread(io::Error::other("the thread has ended"));
     let salt = started.recv().map_err(|_| ended())??;
     let changes = Arc::new(Semaphore::new(CHANGES));
-    let webhooks = Webhooks { store, salt, orders, changes, snapshot: Arc::clone(snapshot), config };
+    let (hub, snapshot) = (Arc::clone(hub), Arc::clone(snapshot));
+    let webhooks = Webhooks { store, salt, orders, hub, changes, snapshot, config };
     Ok((Some(Arc::new(webhooks)), Some(Delivering { thread, stop })))
 }
 
@@ -224,6 +235,18 @@ impl Delivering {
 }
 
 impl Webhooks {
+    /// To be called before realms that were not configured may publish: their endpoints get all of it. Blocks.
+    ///
+    /// # Errors
+    /// The file has failed.
+    pub fn admit(&self, realms: &Realms, before: &Realms) -> Result<(), StoreError> {
+        if realms.is_within(before) {
+            return Ok(());
+        }
+        desk::join(&self.hub, &Page::open(&self.store)?, realms, Some(before))?;
+        Ok(())
+    }
+
     /// Subscribes a URL to a channel, or changes the endpoint that it is already, which is enabled by that.
     async fn subscribe(
         self: &Arc<Self>,
@@ -235,13 +258,20 @@ impl Webhooks {
         self.judge(&target)?;
         let snapshot = self.snapshot.load_full();
         let own = snapshot.config.realms.iter().find(|one| one.id == realm);
+        let (now, overlap) = (now(), self.config.secret_overlap.as_secs());
+        let fresh = Endpoint::new(channel, &target, now);
         if own.is_some_and(|own| own.webhook_verify) {
-            self.verify(realm, &target, channel).await?;
+            let mut candidate = match self.find(realm, channel, &target.url()) {
+                Ok((_, endpoint, _)) => endpoint,
+                Err(Trouble::Absent) => fresh.clone(),
+                Err(trouble) => return Err(trouble),
+            };
+            candidate.wish(&wish, overlap, now)?;
+            self.verify(realm, &target, &candidate).await?;
         }
         let limit = own.map(|own| own.webhook_endpoints).filter(|limit| *limit > 0).unwrap_or(u64::MAX);
-        let (most, now) = (self.config.endpoints, now());
+        let (most, url) = (self.config.endpoints, target.url());
         let (webhooks, realm, channel) = (Arc::clone(self), realm.to_owned(), channel.to_owned());
-        let (url, fresh) = (target.url(), Endpoint::new(&channel, &target, now));
         self.whole(async move {
             let most_here = webhooks.config.channel_endpoints;
             let edited = webhooks.edit((&realm, &channel, &url), most_here, move |old, own, all| {
@@ -249,14 +279,16 @@ impl Webhooks {
                     return Err(Trouble::Many);
                 }
                 let mut endpoint = old.unwrap_or(fresh);
-                endpoint.wish(&wish, now)?;
+                endpoint.wish(&wish, overlap, now)?;
                 endpoint.disabled = None;
                 Ok(Some(endpoint))
             });
             let (id, endpoint) = edited.await?;
             webhooks.look(&realm, &channel).await?;
+            let endpoint = endpoint.ok_or(Trouble::Absent)?;
             webhooks.order(Order::Enabled { id }).await?;
-            Ok((id, endpoint.ok_or(Trouble::Absent)?))
+            webhooks.order(Order::Ordered { id, ordered: endpoint.ordered }).await?;
+            Ok((id, endpoint))
         })
         .await
     }
@@ -279,6 +311,26 @@ impl Webhooks {
         Ok((id, endpoint.ok_or(Trouble::Absent)?))
     }
 
+    /// Changes an endpoint that is there as its owner wishes.
+    async fn grant(
+        self: &Arc<Self>,
+        realm: &str,
+        channel: &str,
+        url: &str,
+        wish: Wish,
+    ) -> Result<(Id, Endpoint), Trouble> {
+        let webhooks = Arc::clone(self);
+        let (realm, channel, url) = (realm.to_owned(), channel.to_owned(), url.to_owned());
+        let overlap = self.config.secret_overlap.as_secs();
+        self.whole(async move {
+            let wish = move |endpoint: &mut Endpoint| endpoint.wish(&wish, overlap, now());
+            let (id, endpoint) = webhooks.change(&realm, &channel, &url, wish).await?;
+            webhooks.order(Order::Ordered { id, ordered: endpoint.ordered }).await?;
+            Ok((id, endpoint))
+        })
+        .await
+    }
+
     async fn enable(self: &Arc<Self>, realm: &str, channel: &str, url: &str) -> Result<(), Trouble> {
         let enable = |endpoint: &mut Endpoint| {
             endpoint.disabled = None;
@@ -291,6 +343,12 @@ impl Webhooks {
             webhooks.order(Order::Enabled { id }).await
         })
         .await
+    }
+
+    /// Has what waits for its next try tried now.
+    async fn retry(&self, realm: &str, channel: &str, url: &str) -> Result<(), Trouble> {
+        let (id, ..) = self.find(realm, channel, url)?;
+        self.order(Order::Retry { id }).await
     }
 
     /// Removes an endpoint with all that waits for it.
@@ -361,23 +419,24 @@ impl Webhooks {
     async fn replay(&self, id: Id, one: Option<u64>, since: u64) -> Result<Replayed, Trouble> {
         let (done, answer) = oneshot::channel();
         self.order(Order::Replay { id, one, since, done }).await?;
-        Ok(answer.await.map_err(|_| Trouble::Stopping)??)
+        answer.await.map_err(|_| Trouble::Stopping)?
     }
 
     /// An address in the URL itself is judged now; those of a name whenever it is connected to.
     fn judge(&self, target: &Target) -> Result<(), Trouble> {
         let Host::Address(ip) = target.host else { return Ok(()) };
-        address::forbidden(ip, &self.config.allow).map_or(Ok(()), |range| Err(Trouble::Forbidden(range)))
+        self.config.forbids(ip).map_or(Ok(()), |range| Err(Trouble::Forbidden(range)))
     }
 
     /// As WebSub does: who is there must want it.
-    async fn verify(&self, realm: &str, target: &Target, channel: &str) -> Result<(), Trouble> {
-        let challenge = challenge();
+    async fn verify(&self, realm: &str, target: &Target, endpoint: &Endpoint) -> Result<(), Trouble> {
+        let (answer, channel) = (challenge(), &*endpoint.channel);
         let topic = percent_encoding::utf8_percent_encode(channel, percent_encoding::NON_ALPHANUMERIC);
-        let query = format!("hub.mode=subscribe&hub.topic={topic}&hub.challenge={challenge}");
+        let query = format!("hub.mode=subscribe&hub.topic={topic}&hub.challenge={answer}");
+        let (target, headers, realm) = (target.clone(), endpoint.headers(), realm.to_owned());
+        let challenge = Challenge { target, headers, query, answer };
         let (done, answer) = oneshot::channel();
-        let (realm, url) = (realm.to_owned(), target.url());
-        self.order(Order::Verify { realm, url, query, challenge, done }).await?;
+        self.order(Order::Verify { realm, challenge, done }).await?;
         match answer.await {
             Ok(Ok(true)) => Ok(()),
             Ok(Ok(false)) => Err(Trouble::Unverified("it has answered something else".into())),
@@ -473,11 +532,16 @@ mod tests {
 
     /// Webhooks that may be posted to loopback.
     fn started(folder: &std::path::Path) -> (Arc<Webhooks>, Delivering, Arc<Hub>) {
+        with_ids(folder, 1_000_000)
+    }
+
+    fn with_ids(folder: &std::path::Path, most: i64) -> (Arc<Webhooks>, Delivering, Arc<Hub>) {
         let value = folder.to_string_lossy().as_ref().into();
         let allowed = toml::Value::Array(vec!["127.0.0.1".into()]);
         let flags = vec![
             Flag { name: "--data-dir", key: "server.data_dir", value },
             Flag { name: "--allow", key: "webhooks.allow", value: allowed },
+            Flag { name: "--ids", key: "hub.ids", value: most.into() },
         ];
         let config = Config::load(Sources { flags, ..Sources::default() }).unwrap();
         let hub = Arc::new(Hub::new(1, &config.hub));
@@ -518,6 +582,45 @@ mod tests {
         let shown = || webhooks.list(config::DEFAULT_REALM, Some("c"), None, 1).unwrap().0.remove(0);
         until("it is disabled", || !shown()["disabled"].is_null()).await;
         delivering.stop();
+    }
+
+    /// Ids that a commit has not written make others go neither from memory nor from the disk.
+    #[tokio::test]
+    async fn ids_that_are_not_on_disk_do_not_count() {
+        let folder = tempfile::tempdir().unwrap();
+        let (webhooks, delivering, hub) = with_ids(folder.path(), 2);
+        let url = "http://endpoint.example/";
+        webhooks.subscribe(config::DEFAULT_REALM, "c", Wish::of_url(url.into())).await.unwrap();
+        let publish = |id: &str| {
+            let mut items = requests(&["x"]);
+            items[0].id = Some(id.into());
+            hub.publish(RealmId::default(), items, false).unwrap().kept.unwrap()
+        };
+        publish("1").wait().await.unwrap();
+        for id in ["2", "3"] {
+            let (occupied, is_occupied) = oneshot::channel();
+            let (go_on, going_on) = std::sync::mpsc::channel::<()>();
+            let occupy: crate::store::Work = Box::new(move |_| {
+                _ = occupied.send(());
+                _ = going_on.recv();
+                Ok(())
+            });
+            webhooks.store.submit(occupy, Box::new(drop));
+            is_occupied.await.unwrap();
+            // It undoes whatever shares its commit.
+            let fail: crate::store::Work = Box::new(|_| Err(redb::Error::Corrupted("on purpose".into())));
+            webhooks.store.submit(fail, Box::new(drop));
+            let kept = publish(id);
+            until("it waits for the disk", || webhooks.store.waiting() >= 2).await;
+            go_on.send(()).unwrap();
+            kept.wait().await.unwrap_err();
+        }
+        publish("4").wait().await.unwrap();
+        delivering.stop();
+        let mut digests = 0;
+        let page = Page::open(&webhooks.store).unwrap();
+        page.ids(|_, _, some| digests += some.len()).unwrap();
+        assert_eq!(digests, 2, "of the first and the last");
     }
 
     /// Nobody delivers, or keeps, what cannot be written: the process ends.
@@ -578,7 +681,7 @@ mod tests {
             let target = Target::parse(url).unwrap();
             let mut endpoint = Endpoint::new("c", &target, 1);
             let wish: Wish = serde_json::from_str(r#"{ "ttl": 1, "description": "old" }"#).unwrap();
-            endpoint.wish(&wish, 1).unwrap();
+            endpoint.wish(&wish, 10, 1).unwrap();
             webhooks.edit((realm, "c", url), 10, move |_, _, _| Ok(Some(endpoint))).await.unwrap();
         };
         over().await;

@@ -34,6 +34,8 @@ pub enum Refused {
     Crowded(usize),
     #[error("an address may have {0} subscriptions (xmpp.subscriptions_per_jid)")]
     TooMany(usize),
+    #[error("the address is of the component's own domain")]
+    Own,
     #[error("{0}")]
     Store(#[from] StoreError),
     #[error("the server is stopping")]
@@ -48,7 +50,7 @@ impl Desk {
         answer.await.unwrap_or(Err(Refused::Stopping))
     }
 
-    /// False when it was not subscribed.
+    /// Ends all that it gets of the channel. False when it was not subscribed.
     pub async fn unsubscribe(&self, place: Place, jid: Jid) -> Result<bool, Refused> {
         let (done, answer) = oneshot::channel();
         self.order(Order::Unsubscribe { place, jid, done }).await?;
@@ -71,12 +73,17 @@ impl Component {
         // Who asked may have gone.
         match order {
             Order::Subscribe { place, jid, shows, done } => {
-                let outcome = self.change(&place, &jid, |terms| Terms { stanza: true, shows, ..terms }).await;
+                let own = jid.domain() == self.config.domain.domain();
+                let outcome = if own {
+                    Err(Refused::Own)
+                } else {
+                    self.change(&place, &jid, |terms| terms.with_stanzas(shows)).await
+                };
                 drop(done.send(outcome.map(drop)));
             }
             Order::Unsubscribe { place, jid, done } => {
-                let outcome = self.change(&place, &jid, |terms| Terms { stanza: false, ..terms }).await;
-                drop(done.send(outcome.map(|before| before.stanza)));
+                let outcome = self.change(&place, &jid, |_| Terms::default()).await;
+                drop(done.send(outcome.map(|before| !before.is_empty())));
             }
             Order::List { place, page, done } => {
                 let subscribers = self.subscribers.borrow();
@@ -102,6 +109,7 @@ pub(super) fn condition(refused: &Refused) -> Condition {
     match refused {
         Refused::Full(_) | Refused::Crowded(_) | Refused::Stopping => Condition::ResourceConstraint,
         Refused::TooMany(_) => Condition::PolicyViolation,
+        Refused::Own => Condition::BadRequest,
         Refused::Store(_) => Condition::InternalServerError,
     }
 }

@@ -19,7 +19,7 @@ mod window;
 use std::{
     cell::RefCell,
     collections::BTreeSet,
-    io,
+    fmt, io,
     path::PathBuf,
     rc::Rc,
     sync::{Arc, mpsc::RecvTimeoutError},
@@ -76,9 +76,18 @@ pub struct Parts {
 #[derive(Debug)]
 pub struct Xmpp {
     config: config::Xmpp,
-    secret: Vec<u8>,
+    secret: Hidden,
     store: Store,
     orders: mpsc::Receiver<Order>,
+}
+
+/// Bytes that nothing prints.
+struct Hidden(Vec<u8>);
+
+impl fmt::Debug for Hidden {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("***")
+    }
 }
 
 /// Why there is no component.
@@ -112,15 +121,9 @@ impl Xmpp {
                 secret
             }
         };
-        let (store, set_aside) = Store::open(&folder.join(FILE), CACHE_BYTES)?;
-        if let Some(aside) = set_aside {
-            tracing::error!(
-                "subscriptions of XMPP are lost: the file was damaged, and is now {}",
-                aside.display()
-            );
-        }
+        let store = Store::open(&folder.join(FILE), CACHE_BYTES)?;
         let (desk, orders) = mpsc::channel(ORDERS);
-        Ok(Some((Self { config: xmpp.clone(), secret, store, orders }, Desk(desk))))
+        Ok(Some((Self { config: xmpp.clone(), secret: Hidden(secret), store, orders }, Desk(desk))))
     }
 
     /// Starts the thread, and returns when it has read who is subscribed: from then on no item passes it by. Blocks for
@@ -226,7 +229,7 @@ struct Changing {
 #[derive(Debug)]
 struct Component {
     config: config::Xmpp,
-    secret: Vec<u8>,
+    secret: Hidden,
     hub: Arc<Hub>,
     /// In the hub.
     place: usize,
@@ -247,7 +250,7 @@ struct Component {
 }
 
 impl Component {
-    fn new(config: config::Xmpp, secret: Vec<u8>, store: Store, parts: Parts) -> Rc<Self> {
+    fn new(config: config::Xmpp, secret: Hidden, store: Store, parts: Parts) -> Rc<Self> {
         let Parts { hub, snapshot, publisher, counts, workers } = parts;
         Rc::new(Self {
             place: hub.place(Outpost::Xmpp),
@@ -488,7 +491,18 @@ impl Component {
 
     fn send(&self, stanza: &Element) {
         let to = stanza.attr("to").unwrap_or_default();
-        self.outbox.borrow_mut().answer(to, stanza.to_xml(CLIENT).into_bytes());
+        if !self.send_xml(to, stanza.to_xml(CLIENT).into_bytes()) {
+            self.counts.xmpp_unsent_answer.add(1);
+        }
+    }
+
+    /// False if the stanza is longer than the server takes: it would end the stream.
+    fn send_xml(&self, to: &str, stanza: Vec<u8>) -> bool {
+        let fits = stanza.len() <= self.config.stanza_bytes;
+        if fits {
+            self.outbox.borrow_mut().answer(to, stanza);
+        }
+        fits
     }
 
     /// Until the server was given what entities have been told by now.

@@ -27,6 +27,15 @@ impl Terms {
         !self.stanza && !self.node
     }
 
+    /// Stanzas, too, or for what has changed.
+    pub(super) fn with_stanzas(self, shows: Shows) -> Self {
+        Self { stanza: true, shows: if self.node { self.shows.or(shows) } else { shows }, ..self }
+    }
+
+    pub(super) fn with_node(self, shows: Shows) -> Self {
+        Self { node: true, shows: if self.stanza { self.shows.or(shows) } else { shows }, ..self }
+    }
+
     /// Whether presence decides.
     pub(super) fn is_watched(self) -> bool {
         !self.is_empty() && !self.shows.is_always()
@@ -329,7 +338,7 @@ mod tests {
     #[tokio::test]
     async fn what_is_kept_is_found_by_address() {
         let folder = tempfile::tempdir().unwrap();
-        let (store, _) = Store::open(&folder.path().join("x.redb"), 1 << 20).unwrap();
+        let store = Store::open(&folder.path().join("x.redb"), 1 << 20).unwrap();
         assert!(of(&store, "a@b", 10).unwrap().is_empty());
         for (jid, terms) in [("a@b", RAW), ("a@b/r", NODE), ("a@b.c", RAW), ("a@b-c/r", RAW), ("a@b/s", RAW)]
         {
@@ -357,7 +366,7 @@ mod tests {
         for channels in [1000, 1_000_000] {
             let folder = tempfile::tempdir().unwrap();
             let path = folder.path().join("x.redb");
-            let (store, _) = Store::open(&path, super::super::CACHE_BYTES).unwrap();
+            let store = Store::open(&path, super::super::CACHE_BYTES).unwrap();
             let (said, done) = std::sync::mpsc::channel();
             for n in 0..1_000_000_u32 {
                 let place = place(0, &format!("channel-{}", n % channels));
@@ -372,7 +381,7 @@ mod tests {
             let store = loop {
                 match Store::open(&path, super::super::CACHE_BYTES) {
                     Err(crate::store::OpenError::InUse(_)) => std::thread::yield_now(),
-                    opened => break opened.unwrap().0,
+                    opened => break opened.unwrap(),
                 }
             };
             let before = resident();

@@ -55,6 +55,19 @@ fn a_reserve_is_kept_for_the_origin_side() {
     assert!(server.open_files() < 256);
 }
 
+/// Webhooks need sockets for tries, for challenges, and for connections that wait to be used again.
+#[test]
+fn webhooks_have_a_reserve() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let server = TestServer::start(&["* test"], |o| {
+        o.descriptors(10_000).set("client.connections", "20000").set("webhooks.concurrency", "500");
+        o.set("server.shards", "1").set("origin.connections", "1");
+        o.set("server.data_dir", &folder.path().to_string_lossy());
+    });
+    let left = 10_000 - 1024 - 1 - (500 + 1024 + 1024);
+    server.log_text(&format!("10000 open files allow {left}"));
+}
+
 /// The reserve is as large as origins may need, but never more than half.
 #[test]
 fn the_reserve_grows_with_the_connections_to_origins() {

@@ -336,8 +336,17 @@ fn an_endpoint_is_asked_where_its_realm_wants_that() {
         answer("200 OK", &[], challenge)
     });
     let other = receiver();
+    let strict = Origin::answering(|request| {
+        if request.head.field("authorization") != Some("Bearer of-the-endpoint") {
+            return answer("401 No", &[], "");
+        }
+        assert!(request.head.field("user-agent").is_some_and(|agent| agent.starts_with("fantail/")));
+        let challenge = request.target().rsplit_once("hub.challenge=").map_or("", |(_, value)| value);
+        answer("200 OK", &[], challenge)
+    });
     let config = format!(
-        "[server]\ndata_dir = {:?}\n[webhooks]\nallow = [\"127.0.0.1\"]\n[[realm]]\nid = \"default\"\nwebhook_verify = true\n",
+        "[server]\ndata_dir = {:?}\n[webhooks]\nallow = [\"127.0.0.1\"]\nresponse_bytes = 0\n\
+         [[realm]]\nid = \"default\"\nwebhook_verify = true\n",
         folder.path()
     );
     let server = TestServer::start(&["* test"], |options| {
@@ -352,6 +361,14 @@ fn an_endpoint_is_asked_where_its_realm_wants_that() {
     server.publish(&json!([item("c/d", "wanted")]));
     assert_eq!(bodies(&arrived(&willing, 2))[1], "wanted");
     assert_eq!(other.requests().len(), 1);
+    // It needs what its owner has it told; and its URL is as long as it may be, but not the question.
+    let mut long = format!("http://{strict}/");
+    long.extend(std::iter::repeat_n('x', 2048 - long.len()));
+    assert_eq!(post(long.clone()).0, 400);
+    let wish = json!({ "url": long, "headers": { "Authorization": "Bearer of-the-endpoint" } });
+    let (status, text) = ask(&server, "POST", "/channel/c%2Fd/hrq-subscriptions/", &wish);
+    assert_eq!(status, 200, "{text}");
+    assert_eq!(post(long).0, 200, "they are known already");
 }
 
 /// One publish, one id: a stream and a webhook get it, each in its own format.

@@ -358,6 +358,118 @@ fn an_overlap_ends() {
     assert_eq!(signatures(2), 2);
 }
 
+/// Whoever has mended a receiver learns what was wrong, and need not wait for hours.
+#[test]
+fn an_owner_sees_what_is_wrong_and_has_it_tried_again() {
+    let folder = folder();
+    let (endpoint, bad) = switched("502 No");
+    let server = server(&folder, &[LATER]);
+    let url = format!("http://{endpoint}/");
+    subscribe(&server, "c", &json!({ "url": url }));
+    let shown = || ask(&server, "GET", &of("c", &url), &Value::Null).1;
+    assert_eq!((&shown()["failing"], &shown()["last_fault"]), (&Value::Null, &Value::Null));
+    server.publish(&json!([item("c", "one"), item("c", "two")]));
+    server.wait_until(DEADLINE, "both have failed", || shown()["failing"]["tries"] == 2);
+    let fault = &shown()["last_fault"];
+    assert_eq!(fault["fault"], "status 502");
+    let now = std::time::UNIX_EPOCH.elapsed().expect("now").as_secs();
+    assert!(fault["at"].as_u64().is_some_and(|at| at.abs_diff(now) < 60), "{fault}");
+    bad.store(0, SeqCst);
+    let retry = |url: &str| ask(&server, "POST", &format!("{}/retry/", of("c", url)), &Value::Null).0;
+    assert_eq!((retry("http://other.example/"), retry(&url)), (404, 200));
+    assert_eq!(arrived(&endpoint, 4).len(), 4);
+    server.wait_metric("fantail_webhook_queue", &[], 0.0);
+    server.wait_until(DEADLINE, "it is well", || shown()["last_fault"].is_null());
+    assert_eq!((&shown()["failing"], &shown()["queued"]), (&Value::Null, &json!(0)));
+}
+
+/// Why it failed is known while an endpoint is disabled, too, and no longer than that.
+#[test]
+fn a_disabled_endpoint_says_why() {
+    let folder = folder();
+    let (endpoint, bad) = switched("410 Gone");
+    let server = server(&folder, &[LATER]);
+    let url = format!("http://{endpoint}/");
+    subscribe(&server, "c", &json!({ "url": url }));
+    server.publish(&json!([item("c", "x")]));
+    let shown = || ask(&server, "GET", &of("c", &url), &Value::Null).1;
+    server.wait_until(DEADLINE, "it is disabled", || !shown()["disabled"].is_null());
+    assert_eq!((&shown()["failing"], &shown()["last_fault"]["fault"]), (&Value::Null, &json!("status 410")));
+    bad.store(0, SeqCst);
+    assert_eq!(ask(&server, "POST", &format!("{}/enable/", of("c", &url)), &Value::Null).0, 200);
+    server.wait_until(DEADLINE, "it begins anew", || shown()["last_fault"].is_null());
+}
+
+/// An endpoint whose owner wants no order any more gets what waits for its first.
+#[test]
+fn order_can_be_given_up() {
+    let folder = folder();
+    let endpoint = Origin::answering(|request| {
+        answer(if request.body == b"first" { "400 No" } else { "200 OK" }, &[], "")
+    });
+    let server = server(&folder, &[LATER]);
+    let url = format!("http://{endpoint}/");
+    subscribe(&server, "c", &json!({ "url": url, "order": true }));
+    server.publish(&json!([item("c", "first"), item("c", "second"), item("c", "third")]));
+    server.wait_metric("fantail_webhook_tries_total", &["result=\"status\""], 1.0);
+    assert_eq!(ask(&server, "PATCH", &of("c", &url), &json!({ "order": false })).0, 200);
+    assert_eq!(bodies(&arrived(&endpoint, 3)), ["first", "second", "third"]);
+}
+
+/// What an endpoint has asked for with Retry-After outlives the process.
+#[test]
+fn a_pause_survives_a_restart() {
+    let (folder, other) = (folder(), receiver());
+    let endpoint = planned(&[("429 Slow", &[("Retry-After", "3600")])]);
+    let url = format!("http://{endpoint}/");
+    let first = server(&folder, &[SOON]);
+    subscribe(&first, "c", &json!({ "url": url }));
+    first.publish(&json!([item("c", "one")]));
+    let paused =
+        |server: &TestServer| ask(server, "GET", &of("c", &url), &Value::Null).1["paused_until"].as_u64();
+    first.wait_until(DEADLINE, "it is paused", || paused(&first).is_some());
+    first.publish(&json!([item("c", "two")]));
+    let until = paused(&first);
+    assert!(first.terminate().success());
+    let second = server(&folder, &[SOON]);
+    subscribe(&second, "d", &json!({ "url": format!("http://{other}/") }));
+    second.publish(&json!([item("d", "x")]));
+    arrived(&other, 1);
+    second.wait_metric("fantail_webhook_in_flight", &[], 0.0);
+    assert_eq!((paused(&second), endpoint.requests().len()), (until, 1));
+    assert_eq!(ask(&second, "POST", &format!("{}/retry", of("c", &url)), &Value::Null).0, 200);
+    let mut got = bodies(&arrived(&endpoint, 3));
+    got.sort();
+    assert_eq!(got, ["one", "one", "two"]);
+}
+
+/// Nothing is read, or written, of dead letters for which there is no room.
+#[test]
+fn a_replay_needs_room() {
+    let (folder, bad) = (folder(), Arc::new(AtomicUsize::new(1)));
+    let is_bad = Arc::clone(&bad);
+    let endpoint = Origin::scripted(move |exchange| {
+        drop(exchange.read_body());
+        if is_bad.load(SeqCst) == 0 {
+            return Then::Hang;
+        }
+        exchange.send(answer("500 No", &[], ""));
+        Then::Next
+    });
+    let keys = [("webhooks.retry", "[]"), ("webhooks.endpoint_queue_items", "1"), ("webhooks.timeout", "1h")];
+    let server = server(&folder, &keys);
+    let url = format!("http://{endpoint}/");
+    subscribe(&server, "c", &json!({ "url": url }));
+    server.publish(&json!([item("c", "dead")]));
+    server.wait_until(DEADLINE, "it is dead", || dead(&server, "c", &url).len() == 1);
+    bad.store(0, SeqCst);
+    server.publish(&json!([item("c", "under way")]));
+    server.wait_metric("fantail_webhook_in_flight", &[], 1.0);
+    let (status, text) = replay(&server, "c", &url, &json!({}));
+    assert_eq!(status, 503, "{text}");
+    assert_eq!(dead(&server, "c", &url).len(), 1);
+}
+
 /// Each try counts, also while the disk does not know of the one before.
 #[test]
 fn tries_are_counted_faster_than_they_are_written() {

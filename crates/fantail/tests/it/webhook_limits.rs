@@ -96,6 +96,42 @@ fn dead_letters_of_a_realm_have_a_limit() {
     server.wait_until(DEADLINE, "the oldest are forgotten", || dead().iter().sum::<usize>() == 3);
 }
 
+/// The realm that has most gives up its oldest.
+#[test]
+fn dead_letters_of_all_have_a_limit() {
+    let folder = folder();
+    let bad = Origin::fixed(answer("500 No", &[], ""));
+    let config = "[[realm]]\nid = \"small\"\nkeys = [\"a key\"]\n";
+    let server = TestServer::start(&["* test"], |options| {
+        options.set("server.data_dir", &folder.path().to_string_lossy()).config(config);
+        options.set("webhooks.allow", "127.0.0.1").set("webhooks.retry", "[]");
+        options.set("webhooks.all_dead_letter_bytes", "10000");
+    });
+    let url = format!("http://{bad}/");
+    let fields = [("Content-Type", "application/json"), ("Authorization", "Bearer a key")];
+    let small = |method: &str, path: &str, body: &Value| {
+        let got =
+            server.control(method, &format!("/realm/small{path}"), &fields, body.to_string().as_bytes());
+        assert_eq!(got.status(), 200, "{}", got.text());
+        serde_json::from_slice::<Value>(&got.body).unwrap_or_default()
+    };
+    let body = "x".repeat(3000);
+    small("POST", "/channel/c/hrq-subscriptions/", &json!({ "url": url }));
+    small("POST", "/publish/", &json!({ "items": [item("c", &body)] }));
+    server.wait_metric("fantail_webhook_dead_letters_total", &["cause=\"failed\""], 1.0);
+    subscribe(&server, "c", &json!({ "url": url }));
+    for n in 1..=4 {
+        server.publish(&json!([item("c", &body)]));
+        server.wait_metric("fantail_webhook_dead_letters_total", &["cause=\"failed\""], f64::from(1 + n));
+    }
+    let path = format!("{}/dead-letters", of("c", &url));
+    let count = |list: Value| list["dead_letters"].as_array().map_or(0, Vec::len);
+    server.wait_until(DEADLINE, "the oldest are forgotten", || {
+        let mine = count(ask(&server, "GET", &path, &Value::Null).1);
+        (mine, count(small("GET", &path, &Value::Null))) == (2, 1)
+    });
+}
+
 #[test]
 fn a_secret_is_used_beside_the_next_for_so_long() {
     let (folder, endpoint) = (folder(), receiver());

@@ -4,7 +4,7 @@ use std::{
     collections::BTreeSet,
     path::Path,
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicBool, Ordering::SeqCst},
     },
 };
@@ -95,6 +95,62 @@ fn what_is_on_disk_is_no_second_webhook() {
             server = logging(&origin, folder.path(), &[]);
         }
     }
+}
+
+/// Items of a publish that found room are known by their ids, although the rest was refused.
+#[test]
+fn what_was_kept_of_a_refused_publish_is_no_second_webhook() {
+    let folder = folder();
+    let closed = Arc::new(Mutex::new(()));
+    let gate = Arc::clone(&closed);
+    let endpoint = Origin::scripted(move |exchange| {
+        drop(exchange.read_body());
+        drop(gate.lock());
+        exchange.send(answer("200 OK", &[], ""));
+        Then::Next
+    });
+    let keys = [("webhooks.realm_queue_items", "2"), ("webhooks.timeout", "1h")];
+    let server = server(&folder, &keys);
+    subscribe(&server, "c", &json!({ "url": format!("http://{endpoint}/") }));
+    let all = json!([named("c", "1"), named("c", "2"), named("c", "3")]);
+    let stands = closed.lock().expect("nobody panics");
+    for _ in 0..2 {
+        let (status, text) = server.try_publish(&all);
+        assert_eq!(status, 503, "{text}");
+    }
+    drop(stands);
+    server.wait_metric("fantail_webhook_queue", &[], 0.0);
+    server.publish(&all);
+    server.publish(&all);
+    server.wait_metric("fantail_webhook_queue", &[], 0.0);
+    assert_eq!(bodies(&endpoint.requests()), ["1", "2", "3"]);
+}
+
+/// A realm that a reload adds has its webhooks from the first item that it may publish.
+#[test]
+fn a_realm_of_a_reload_has_its_webhooks() {
+    const REALM: &str = "[[realm]]\nid = \"r\"\nkeys = [\"the-key-of-r\"]\n";
+    let (folder, endpoint) = (folder(), receiver());
+    let start = |config: &str| {
+        TestServer::start(&["* test"], |options| {
+            options.set("server.data_dir", &folder.path().to_string_lossy());
+            options.set("webhooks.allow", "127.0.0.1").config(config);
+        })
+    };
+    let post = |server: &TestServer, path: &str, body: &Value| {
+        let fields = [("Content-Type", "application/json"), ("Authorization", "Bearer the-key-of-r")];
+        server.control("POST", path, &fields, body.to_string().as_bytes()).status()
+    };
+    let first = start(REALM);
+    let wish = json!({ "url": format!("http://{endpoint}/") });
+    assert_eq!(post(&first, "/realm/r/channel/c/hrq-subscriptions/", &wish), 200);
+    assert!(first.terminate().success());
+    let second = start("");
+    let publish = || post(&second, "/realm/r/publish/", &json!({ "items": [item("c", "x")] }));
+    assert_eq!(publish(), 401);
+    std::fs::write(second.folder.path().join("fantail.toml"), REALM).expect("its configuration");
+    second.wait_until(DEADLINE, "it may publish", || publish() == 200);
+    assert_eq!(bodies(&arrived(&endpoint, 1)), ["x"]);
 }
 
 /// An id is another item's again after `hub.id_ttl`, also if it was used before a restart.

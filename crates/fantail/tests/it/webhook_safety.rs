@@ -23,6 +23,8 @@ fn start(folder: &tempfile::TempDir, hosts: &str, allow: &str, keys: &[(&str, &s
     })
 }
 
+const NO_ADDRESS: &str = "the name has no address that webhooks may go to";
+
 #[test]
 fn names_of_private_addresses_lead_nowhere() {
     let (folder, trap) = (folder(), receiver());
@@ -39,10 +41,41 @@ fn names_of_private_addresses_lead_nowhere() {
     server.wait_metric("fantail_webhook_queue", &[], 0.0);
     server.wait_metric("fantail_webhook_tries_total", &["result=\"forbidden\""], 21.0);
     let url = format!("http://loopback.example:{port}/");
-    server.wait_until(DEADLINE, "it is on disk that the address is loopback", || {
+    server.wait_until(DEADLINE, "it is on disk that there is no address", || {
         let dead = ask(&server, "GET", &format!("{}/dead-letters", of("c", &url)), &Value::Null).1;
-        dead["dead_letters"][0]["cause"] == "the address is loopback"
+        dead["dead_letters"][0]["cause"] == NO_ADDRESS
     });
+    // Who subscribes does not learn which names there are in a network.
+    let nobody = "http://nobody.example/";
+    subscribe(&server, "d", &json!({ "url": nobody }));
+    server.publish(&json!([item("d", "x")]));
+    server.wait_metric("fantail_webhook_tries_total", &["result=\"name\""], 3.0);
+    server.wait_until(DEADLINE, "it is dead", || {
+        let dead = ask(&server, "GET", &format!("{}/dead-letters", of("d", nobody)), &Value::Null).1;
+        dead["dead_letters"][0]["cause"] == NO_ADDRESS
+    });
+    assert!(trap.requests().is_empty());
+}
+
+/// An operator has addresses that are public and yet not for tenants, or private and for some of them only.
+#[test]
+fn what_is_denied_is_so_although_it_is_allowed() {
+    let (folder, endpoint, trap) = (
+        folder(),
+        receiver(),
+        Origin::reborn(SocketAddr::from(([127, 0, 0, 2], 0)), |_| answer("200 OK", &[], "")),
+    );
+    let keys = [("webhooks.deny", "127.0.0.2"), ("webhooks.retry", "[]")];
+    let server = start(&folder, "127.0.0.2 denied.example\n", "127.0.0.0/8", &keys);
+    let (status, text) =
+        ask(&server, "POST", "/channel/c/hrq-subscriptions/", &json!({ "url": format!("http://{trap}/") }));
+    assert_eq!(status, 400, "{text}");
+    let named = format!("http://denied.example:{}/", trap.address().port());
+    subscribe(&server, "c", &json!({ "url": named }));
+    subscribe(&server, "c", &json!({ "url": format!("http://{endpoint}/") }));
+    server.publish(&json!([item("c", "x")]));
+    assert_eq!(death(&server, &named), NO_ADDRESS);
+    assert_eq!(arrived(&endpoint, 1).len(), 1);
     assert!(trap.requests().is_empty());
 }
 
@@ -63,37 +96,52 @@ fn a_name_that_flips_is_judged_again() {
     assert!(trap.requests().is_empty());
 }
 
-/// Name servers that are silent take no time from who is known, and none from who needs none.
+/// Name servers that are silent take no time from who is known, none from who needs none, and from other realms none at all:
+/// names that are new are found there, and those that are known are looked up again.
 #[test]
 fn slow_names_delay_nobody() {
     let (folder, endpoint) = (folder(), receiver());
+    let moved = Origin::reborn(SocketAddr::from(([127, 0, 0, 2], endpoint.address().port())), |_| {
+        answer("200 OK", &[], "")
+    });
     let Ok(_silent) = UdpSocket::bind("127.0.0.53:53") else {
         eprintln!("skipped: nobody may listen on port 53 here");
         return;
     };
     let server = TestServer::start(&["* test"], |options| {
         options
-            .file("/etc/hosts", "127.0.0.1 good.example\n")
+            .file("/etc/hosts", "127.0.0.1 good.example new.example\n")
             .file("/etc/resolv.conf", "nameserver 127.0.0.53\n");
         options.set("server.data_dir", &folder.path().to_string_lossy());
-        options.set("webhooks.allow", "127.0.0.1").set("webhooks.timeout", "60s");
+        options.set("webhooks.allow", "127.0.0.0/8").set("webhooks.timeout", "60s");
+        options.set("webhooks.lookup_every", "1s");
+        options.config("[[realm]]\nid = \"slow\"\nkeys = [\"a key\"]\n");
     });
-    subscribe(
-        &server,
-        "good",
-        &json!({ "url": format!("http://good.example:{}/", endpoint.address().port()) }),
-    );
+    let slow = |path: &str, body: &Value| {
+        let fields = [("Content-Type", "application/json"), ("Authorization", "Bearer a key")];
+        let got = server.control("POST", &format!("/realm/slow{path}"), &fields, body.to_string().as_bytes());
+        assert_eq!(got.status(), 200, "{}", got.text());
+    };
+    let port = endpoint.address().port();
+    subscribe(&server, "good", &json!({ "url": format!("http://good.example:{port}/") }));
     subscribe(&server, "plain", &json!({ "url": format!("http://{endpoint}/") }));
     server.publish(&json!([item("good", "first")]));
     arrived(&endpoint, 1);
-    for n in 0..100 {
-        subscribe(&server, "slow", &json!({ "url": format!("http://slow{n}.example/") }));
+    for n in 0..200 {
+        slow("/channel/slow/hrq-subscriptions/", &json!({ "url": format!("http://slow{n}.example/") }));
     }
-    server.publish(&json!([item("slow", "x")]));
-    server.wait_metric("fantail_webhook_in_flight", &[], 100.0);
-    server.publish(&json!([item("good", "second"), item("plain", "third")]));
-    arrived(&endpoint, 3);
-    assert!(server.metric("fantail_webhook_in_flight", &[]) > 99.0);
+    slow("/publish/", &json!({ "items": [item("slow", "x")] }));
+    server.wait_metric("fantail_webhook_in_flight", &[], 200.0);
+    subscribe(&server, "new", &json!({ "url": format!("http://new.example:{port}/") }));
+    server.publish(&json!([item("good", "second"), item("plain", "third"), item("new", "fourth")]));
+    arrived(&endpoint, 4);
+    assert!(server.metric("fantail_webhook_in_flight", &[]) > 150.0);
+    server.put_file("/etc/hosts", "127.0.0.2 good.example\n");
+    server.wait_until(DEADLINE, "it is looked up again", || {
+        server.publish(&json!([item("good", "moved")]));
+        !moved.requests().is_empty()
+    });
+    assert!(server.metric("fantail_webhook_in_flight", &[]) > 150.0);
 }
 
 /// A redirect is a failure, unless it is to be followed, and then it is judged like the first address.
@@ -226,7 +274,7 @@ fn no_form_of_a_redirect_reaches_loopback() {
     server.wait_metric("fantail_webhook_queue", &[], 0.0);
     for (number, form) in LOCATIONS.iter().enumerate() {
         let cause = death(&server, &format!("{base}/{number}"));
-        assert!(cause.starts_with("the URL") || cause == "the address is loopback", "{form}: {cause}");
+        assert!(cause.starts_with("the URL") || cause == NO_ADDRESS, "{form}: {cause}");
     }
     assert_eq!(elsewhere.requests().len(), LOCATIONS.len());
     assert!(trap.requests().is_empty());
@@ -363,10 +411,7 @@ fn no_form_of_a_url_reaches_loopback() {
     server.wait_metric("fantail_webhook_queue", &[], 0.0);
     for form in NAMES {
         let cause = death(&server, &fill(form));
-        assert!(
-            cause.starts_with("the address is ") || cause == "the name has no address",
-            "{form}: {cause}"
-        );
+        assert_eq!(cause, NO_ADDRESS, "{form}");
     }
     assert!(trap.requests().is_empty());
     assert!(server.metric("fantail_webhook_tries_total", &["result=\"delivered\""]) < 0.5);

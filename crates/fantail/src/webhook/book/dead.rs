@@ -14,6 +14,8 @@ const DEAD: TableDefinition<'_, (u128, u64), &[u8]> = TableDefinition::new("dead
 const SIZES: TableDefinition<'_, u128, (u64, u64)> = TableDefinition::new("dead-size");
 /// Their bytes in a realm.
 const REALMS: TableDefinition<'_, u32, u64> = TableDefinition::new("dead-realm");
+/// And in all.
+const ALL: TableDefinition<'_, (), u64> = TableDefinition::new("dead-all");
 /// By realm, number and endpoint: those of a realm in the order in which they were published.
 const AGES: TableDefinition<'_, (u32, u64, u128), ()> = TableDefinition::new("dead-age");
 
@@ -25,6 +27,8 @@ pub(in crate::webhook) struct Keep {
     pub(in crate::webhook) bytes: u64,
     /// Of all endpoints of a realm.
     pub(in crate::webhook) realm_bytes: u64,
+    /// Of all.
+    pub(in crate::webhook) all_bytes: u64,
 }
 
 impl Page {
@@ -55,7 +59,7 @@ impl Page {
     }
 }
 
-/// Makes the tables. Those of a file from before realms had a limit are filled.
+/// Makes the tables. Those of a file from before realms, or all, had a limit are filled.
 pub(super) fn prepare(tx: &WriteTransaction) -> Result<(), redb::Error> {
     let mut tables = Tables::open(tx)?;
     if tables.realms.is_empty()? {
@@ -66,6 +70,9 @@ pub(super) fn prepare(tx: &WriteTransaction) -> Result<(), redb::Error> {
             add(&mut tables.realms, Id(id).realm(), row.value().len() as u64)?;
         }
     }
+    let rows = tables.realms.iter()?;
+    let all = rows.map(|row| Ok(row?.1.value())).sum::<Result<u64, redb::Error>>()?;
+    tables.all.insert((), all)?;
     Ok(())
 }
 
@@ -90,6 +97,8 @@ pub(super) fn bury(
     tables.sizes.insert(id.0, (count, bytes))?;
     tables.ages.insert((id.realm(), seq, id.0), ())?;
     let mut realm_bytes = add(&mut tables.realms, id.realm(), row.len() as u64)?;
+    let all = tables.sum()? + row.len() as u64;
+    tables.all.insert((), all)?;
     while count > keep.letters || bytes > keep.bytes {
         let oldest = tables.dead.range(numbers(id))?.next().transpose()?.map(|(key, _)| key.value().1);
         let Some(gone) = oldest.map(|oldest| tables.take(id, oldest)).transpose()?.flatten() else { break };
@@ -97,11 +106,14 @@ pub(super) fn bury(
         realm_bytes = realm_bytes.saturating_sub(gone.len() as u64);
     }
     while realm_bytes > keep.realm_bytes {
-        let all = (id.realm(), 0, 0)..=(id.realm(), u64::MAX, u128::MAX);
-        let oldest = tables.ages.range(all)?.next().transpose()?.map(|(key, _)| key.value());
-        let gone = oldest.map(|(_, seq, of)| tables.take(Id(of), seq)).transpose()?.flatten();
-        let Some(gone) = gone else { break };
+        let Some(gone) = tables.take_oldest(id.realm())? else { break };
         realm_bytes = realm_bytes.saturating_sub(gone.len() as u64);
+    }
+    while tables.sum()? > keep.all_bytes {
+        let Some(largest) = tables.largest()? else { break };
+        if tables.take_oldest(largest)?.is_none() {
+            break;
+        }
     }
     Ok(())
 }
@@ -128,6 +140,7 @@ struct Tables<'t> {
     sizes: Table<'t, u128, (u64, u64)>,
     realms: Table<'t, u32, u64>,
     ages: Table<'t, (u32, u64, u128), ()>,
+    all: Table<'t, (), u64>,
 }
 
 impl<'t> Tables<'t> {
@@ -137,6 +150,7 @@ impl<'t> Tables<'t> {
             sizes: tx.open_table(SIZES)?,
             realms: tx.open_table(REALMS)?,
             ages: tx.open_table(AGES)?,
+            all: tx.open_table(ALL)?,
         })
     }
 
@@ -152,12 +166,36 @@ impl<'t> Tables<'t> {
             0 => drop(self.realms.remove(id.realm())?),
             left => drop(self.realms.insert(id.realm(), left)?),
         }
+        let all = self.sum()?.saturating_sub(row.len() as u64);
+        self.all.insert((), all)?;
         (count, bytes) = (count.saturating_sub(1), bytes.saturating_sub(row.len() as u64));
         match count {
             0 => drop(self.sizes.remove(id.0)?),
             _ => drop(self.sizes.insert(id.0, (count, bytes))?),
         }
         Ok(Some(row))
+    }
+
+    /// Takes out that of a realm which was published before all others.
+    fn take_oldest(&mut self, realm: u32) -> Result<Option<Vec<u8>>, redb::Error> {
+        let all = (realm, 0, 0)..=(realm, u64::MAX, u128::MAX);
+        let oldest = self.ages.range(all)?.next().transpose()?.map(|(key, _)| key.value());
+        Ok(oldest.map(|(_, seq, of)| self.take(Id(of), seq)).transpose()?.flatten())
+    }
+
+    /// The realm with the most bytes.
+    fn largest(&self) -> Result<Option<u32>, redb::Error> {
+        let mut largest = None;
+        for row in self.realms.iter()? {
+            let (realm, bytes) = row?;
+            largest = largest.max(Some((bytes.value(), realm.value())));
+        }
+        Ok(largest.map(|(_, realm)| realm))
+    }
+
+    /// Bytes in all.
+    fn sum(&self) -> Result<u64, redb::Error> {
+        Ok(self.all.get(())?.map_or(0, |row| row.value()))
     }
 
     /// Dead letters of an endpoint, and their bytes.

@@ -8,7 +8,7 @@ use super::*;
 const KEEP: usize = 3;
 
 fn keep(realm_bytes: u64) -> Keep {
-    Keep { letters: KEEP as u64, bytes: u64::MAX, realm_bytes }
+    Keep { letters: KEEP as u64, bytes: u64::MAX, realm_bytes, all_bytes: u64::MAX }
 }
 
 /// What an owner and time do to an endpoint, in any order.
@@ -108,7 +108,7 @@ async fn open(path: &std::path::Path) -> Store {
             // The thread of the one before ends in its own time.
             Err(crate::store::OpenError::InUse(_)) => std::thread::yield_now(),
             opened => {
-                let store = opened.expect("a store").0;
+                let store = opened.expect("a store");
                 prepare(&store).await.expect("tables");
                 return store;
             }
@@ -226,6 +226,27 @@ async fn dead_letters_of_a_realm_have_a_limit() {
     assert_eq!(kept(&store), [4], "too long for any");
 }
 
+/// However many ids have to go, no commit takes long for them.
+#[tokio::test]
+async fn ids_go_some_at_a_time() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let store = open(&folder.path().join("w.redb")).await;
+    let many = 2 * ids::REMOVED_AT_ONCE as u64 + 1;
+    let note = |number, first| Change::Ids { number, at: 0, digests: vec![7], first };
+    let all: Vec<Change> = (0..many).map(|number| note(number, 0)).collect();
+    store.write(Box::new(move |tx| apply(tx, &all))).await.expect("written");
+    let mut left = Vec::new();
+    for number in many..many + 4 {
+        let next = [note(number, many)];
+        store.write(Box::new(move |tx| apply(tx, &next))).await.expect("written");
+        let mut rows = 0;
+        let page = Page::open(&store).expect("a page");
+        page.ids(|number, _, _| rows += usize::from(number < many)).expect("rows");
+        left.push(rows);
+    }
+    assert_eq!(left, [ids::REMOVED_AT_ONCE + 1, 1, 0, 0]);
+}
+
 /// What was not written, or of which nobody knows whether it was, is written again.
 #[tokio::test]
 async fn changes_may_be_done_twice() {
@@ -244,6 +265,73 @@ async fn changes_may_be_done_twice() {
     assert_eq!((page.queued(id).expect("a count"), page.dead(id, 0, 9).expect("letters").len()), (0, 1));
 }
 
+/// What waited for one that is gone is nothing to who is subscribed in its place: not to the next try, either.
+#[tokio::test]
+async fn who_is_subscribed_again_has_no_past() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("w.redb");
+    let store = open(&path).await;
+    let id = Id::new(0, 1, "c", "http://h/");
+    let wish: crate::webhook::endpoint::Wish = serde_json::from_str(r#"{ "ttl": 5 }"#).expect("a wish");
+    let subscribe = async |now: u64| {
+        let wish = wish.clone();
+        let put = move |tx: &WriteTransaction| {
+            edit(tx, "r", id, now, |_, _, _| {
+                let mut endpoint = Endpoint::new("c", &Target::parse("http://h/").expect("a URL"), now);
+                endpoint.wish(&wish, 10, now).expect("a wish that is granted");
+                Edit::Put(Box::new(endpoint))
+            })
+        };
+        store.write(Box::new(put)).await.expect("written");
+    };
+    subscribe(0).await;
+    let last = LastFault { at: 3, paused_until: 9, why: "status 500".into() };
+    let failing = Change::Failing { id, since: 0, failures: 1, last: last.clone() };
+    let queue = Change::Queue { seq: 1, letter: letter(1), to: vec![id], due: 0 };
+    let before = [queue, failing.clone()];
+    store.write(Box::new(move |tx| apply(tx, &before))).await.expect("written");
+    subscribe(4).await;
+    let page = Page::open(&store).expect("a page");
+    assert_eq!((page.queued(id).unwrap(), page.last_fault(id).unwrap()), (1, Some(last)));
+    drop(page);
+    // Its time was over.
+    subscribe(9).await;
+    let death = Death { at: 0, cause: "status 500".into(), tries: 2 };
+    let late = [
+        Change::Again { id, seq: 1, failed: 1, due: 7 },
+        Change::Dead { id, seq: 1, letter: None, death, last: false, keep: keep(u64::MAX) },
+    ];
+    store.write(Box::new(move |tx| apply(tx, &late))).await.expect("written");
+    let page = Page::open(&store).expect("a page");
+    assert_eq!(
+        (page.queued(id).unwrap(), page.health(id).unwrap(), page.last_fault(id).unwrap()),
+        (0, None, None)
+    );
+    assert!(page.dead(id, 0, 9).unwrap().is_empty());
+    store.write(Box::new(move |tx| edit(tx, "r", id, 9, |_, _, _| Edit::Remove))).await.expect("written");
+    store.write(Box::new(move |tx| apply(tx, &[failing]))).await.expect("written");
+    let page = Page::open(&store).expect("a page");
+    assert_eq!((page.health(id).unwrap(), page.last_fault(id).unwrap()), (None, None));
+}
+
+/// A letter that was taken out of the queue for another reason than its own last try was tried as often as that says.
+#[tokio::test]
+async fn who_is_buried_was_tried() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let store = open(&folder.path().join("w.redb")).await;
+    let id = Id::new(0, 1, "c", "http://h/");
+    edit_row(&store, id, true).await;
+    let death = Death { at: 0, cause: "the endpoint was disabled".into(), tries: 0 };
+    let changes = [
+        Change::Queue { seq: 1, letter: letter(1), to: vec![id], due: 0 },
+        Change::Again { id, seq: 1, failed: 5, due: 7 },
+        Change::Dead { id, seq: 1, letter: None, death, last: true, keep: keep(u64::MAX) },
+    ];
+    store.write(Box::new(move |tx| apply(tx, &changes))).await.expect("written");
+    let dead = Page::open(&store).expect("a page").dead(id, 0, 9).expect("letters");
+    assert_eq!(dead[0].1.tries, 5);
+}
+
 /// A table that cannot be written takes nothing else with it.
 #[tokio::test]
 async fn what_fails_for_good_is_left_out() {
@@ -255,13 +343,14 @@ async fn what_fails_for_good_is_left_out() {
     store.write(Box::new(move |tx| apply(tx, &queue))).await.expect("written");
     let other: TableDefinition<'_, u128, u8> = TableDefinition::new("health");
     let spoil = move |tx: &WriteTransaction| {
-        tx.delete_table(HEALTH)?;
+        tx.delete_table(TableDefinition::<u128, (u64, u32)>::new("health"))?;
         tx.open_table(other)?;
         Ok(())
     };
     store.write(Box::new(spoil)).await.expect("spoiled");
-    let changes =
-        [Change::Failing { id, since: 0, failures: 1 }, Change::Again { id, seq: 1, failed: 7, due: 0 }];
+    let last = LastFault { at: 0, paused_until: 0, why: "status 500".into() };
+    let failing = Change::Failing { id, since: 0, failures: 1, last };
+    let changes = [failing, Change::Again { id, seq: 1, failed: 7, due: 0 }];
     let strict = changes.clone();
     store.write(Box::new(move |tx| apply(tx, &strict))).await.expect_err("one of them cannot be");
     store.write(Box::new(move |tx| apply_possible(tx, &changes))).await.expect("the other can");
@@ -282,7 +371,7 @@ async fn weigh(count: u32) -> (u64, u64) {
                 let channel = format!("test-{n}");
                 let target = Target::parse(&format!("https://hooks.example.com/e{n}")).expect("a URL");
                 let mut endpoint = Endpoint::new(&channel, &target, 1_764_441_000);
-                endpoint.wish(&wish, 1_764_441_000).expect("a wish that is granted");
+                endpoint.wish(&wish, 10, 1_764_441_000).expect("a wish that is granted");
                 let id = Id::new(0, 1, &channel, &endpoint.url);
                 edit(tx, "default", id, 0, |_, _, _| Edit::Put(Box::new(endpoint)))?;
             }

@@ -5,7 +5,7 @@ use std::{collections::HashMap, rc::Rc, sync::Arc};
 use fantail_proto::{filter, render::Rendered, webhook::envelope::envelope};
 use http::header::CONTENT_TYPE;
 
-use super::Desk;
+use super::{Desk, unix_ms};
 use crate::{
     channel::ChannelKey,
     hub::{Broken, Delivery, RealmId, Receipt},
@@ -26,7 +26,11 @@ impl Desk {
         if self.pending.is_empty() {
             return false;
         }
-        let page = match Page::open(&self.store) {
+        let page = Page::open(&self.store).and_then(|page| {
+            self.see_realms(&page)?;
+            Ok(page)
+        });
+        let page = match page {
             Ok(page) => page,
             Err(error) => {
                 let broken = Broken(error.to_string().into());
@@ -43,7 +47,7 @@ impl Desk {
             && let Some(delivery) = self.pending.pop_front()
         {
             let digest = self.digest(&delivery);
-            if digest.is_some_and(|digest| self.taken.had(digest, self.clock.now())) {
+            if digest.is_some_and(|digest| self.ids.had(digest, delivery.inherited, self.clock.now())) {
                 looked += 1;
                 kept.push(delivery);
                 continue;
@@ -68,8 +72,9 @@ impl Desk {
             kept.iter().for_each(|delivery| delivery.kept(&Ok(())));
             return true;
         }
-        changes.extend(self.taken.note(self.next, digests, (self.clock.unix_ms(), self.clock.now())));
-        self.write(changes, to, move |outcome| {
+        let (ids, row) = self.ids.note(self.next, digests, (unix_ms(), self.clock.now())).unzip();
+        changes.extend(ids);
+        self.write(changes, (to, row), move |outcome| {
             let outcome = outcome.map_err(|error| Broken(error.to_string().into()));
             kept.iter().for_each(|delivery: &Arc<Delivery>| delivery.kept(&outcome));
         });
@@ -79,7 +84,7 @@ impl Desk {
     /// What stands for an item after the end of the process, if it has an id.
     fn digest(&self, delivery: &Delivery) -> Option<u128> {
         let number = *self.numbers.get(&delivery.realm)?;
-        self.taken.digest(number, &delivery.channel, delivery.item.id.as_deref())
+        self.ids.digest(number, &delivery.channel, delivery.item.id.as_deref())
     }
 
     /// The endpoints of an item's channel, read once for all items of it at hand. None of them is read for a realm

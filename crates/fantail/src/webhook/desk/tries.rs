@@ -16,7 +16,7 @@ use fantail_proto::{
         target::Target,
     },
 };
-use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use serde_json::json;
 use tokio::{
     task::{self, JoinError},
@@ -25,7 +25,7 @@ use tokio::{
 
 use super::{Desk, lost, ms};
 use crate::webhook::{
-    book::{Change, Death, Keep, Letter, Page, header_pairs},
+    book::{Change, Death, Keep, LastFault, Letter, Page},
     courier::{Call, Fault},
     endpoint::{Disabled, Endpoint, Id},
     lines::{Class, Slice},
@@ -80,7 +80,7 @@ impl Desk {
                     let courier = Rc::clone(&self.courier);
                     let flight = self.flights.spawn_local(async move {
                         let begun = Instant::now();
-                        let outcome = courier.deliver(&url, call).await;
+                        let outcome = courier.deliver(id.realm(), &url, call, failed).await;
                         Landing { took: begun.elapsed(), outcome }
                     });
                     self.aloft.insert(flight.id(), Flight { id, seq, class, failed });
@@ -88,7 +88,7 @@ impl Desk {
                 Ok(Job::Nobody) => {
                     self.lines.landed(id, class, class, 0);
                     if self.ailing.remove(&id).is_some() {
-                        self.changes.push(Change::Healthy { id });
+                        self.changes.push_back(Change::Healthy { id });
                     }
                     self.done(id, seq);
                 }
@@ -146,7 +146,7 @@ impl Desk {
             Ok(()) => {
                 self.counts.webhook_delivered.add(1);
                 if self.ailing.remove(&id).is_some() {
-                    self.changes.push(Change::Healthy { id });
+                    self.changes.push_back(Change::Healthy { id });
                 }
                 self.lines.landed(id, class, Class::Proven, 0);
                 self.done(id, seq);
@@ -157,37 +157,45 @@ impl Desk {
 
     fn failed(&mut self, id: Id, seq: u64, class: Class, failed: u32, fault: &Fault) {
         self.count(fault);
-        tracing::debug!(endpoint = %id, %fault, failed, "a webhook was not delivered");
+        tracing::debug!(endpoint = %id, ?fault, failed, "a webhook was not delivered");
         // Its endpoint may have been unsubscribed meanwhile: nothing is owed any more.
         let page = Page::open(&self.store).map_err(lost);
-        if matches!(page.and_then(|page| page.endpoint(id)), Ok(None)) {
+        if matches!(page.and_then(|page| page.failed(id, seq)), Ok(None)) {
             self.lines.landed(id, class, class, 0);
             return self.done(id, seq);
         }
-        let (now, unix_ms) = (self.clock.now(), self.clock.unix_ms());
+        let (now, unix_ms, steady_ms) = (self.clock.now(), self.clock.unix_ms(), self.clock.steady_ms());
         let (asked, verdict) = match fault {
             Fault::Status { verdict, retry_after, .. } => (*retry_after, Some(*verdict)),
             _ => (None, None),
         };
-        let (since, failures) = self.ailing.get(&id).copied().unwrap_or((unix_ms, 0));
+        let (since, failures) = self.ailing.get(&id).copied().unwrap_or((steady_ms, 0));
         let failures = failures.saturating_add(1);
         self.ailing.insert(id, (since, failures));
-        self.changes.push(Change::Failing { id, since, failures });
         let pause = asked
             .filter(|_| verdict == Some(Verdict::Busy))
             .map_or(0, |asked| now + ms(asked.min(MAX_DELAY)));
         self.lines.landed(id, class, Class::Failing, pause);
+        let pause = self.lines.paused_until(id).saturating_sub(now);
+        let paused_until = if pause == 0 { 0 } else { unix_ms.saturating_add(pause) };
+        let last = LastFault { at: unix_ms, paused_until, why: fault.to_string() };
+        self.changes.push_back(Change::Failing { id, since: self.clock.wall(since), failures, last });
         let dice = self.roll();
         let gone = verdict == Some(Verdict::Gone);
         match self.config.retry.delay(failed, asked, dice).filter(|_| !gone) {
             Some(delay) => {
-                self.changes.push(Change::Again { id, seq, failed, due: unix_ms.saturating_add(ms(delay)) });
+                self.changes.push_back(Change::Again {
+                    id,
+                    seq,
+                    failed,
+                    due: unix_ms.saturating_add(ms(delay)),
+                });
                 self.tries.insert((id, seq), failed);
                 self.lines.wait(id, seq, now.saturating_add(ms(delay)));
             }
             None => self.bury(id, seq, &fault.to_string(), failed),
         }
-        let long = Duration::from_millis(unix_ms.saturating_sub(since)) >= self.config.disable_after;
+        let long = Duration::from_millis(steady_ms.saturating_sub(since)) >= self.config.disable_after;
         if gone {
             self.disable(id, "it has answered 410");
         } else if long && failures >= self.config.retry.tries() {
@@ -199,7 +207,7 @@ impl Desk {
     pub(super) fn done(&mut self, id: Id, seq: u64) {
         self.tries.remove(&(id, seq));
         let last = self.letters.done(seq);
-        self.changes.push(Change::Done { id, seq, last });
+        self.changes.push_back(Change::Done { id, seq, last });
         self.lines.release(id);
     }
 
@@ -209,6 +217,7 @@ impl Desk {
             letters: self.config.dead_letters as u64,
             bytes: self.config.dead_letter_bytes,
             realm_bytes: self.config.realm_dead_letter_bytes,
+            all_bytes: self.config.all_dead_letter_bytes,
         }
     }
 
@@ -218,7 +227,7 @@ impl Desk {
         self.tries.remove(&(id, seq));
         let last = self.letters.done(seq);
         let death = Death { at: self.clock.unix_ms(), cause: cause.to_owned(), tries };
-        self.changes.push(Change::Dead { id, seq, letter: None, death, last, keep: self.keep() });
+        self.changes.push_back(Change::Dead { id, seq, letter: None, death, last, keep: self.keep() });
         self.lines.release(id);
     }
 
@@ -236,9 +245,11 @@ impl Desk {
         let host = Target::parse(&endpoint.url).map(|target| target.authority()).unwrap_or_default();
         tracing::warn!(endpoint = %id, host, channel = ?endpoint.channel, cause, "a webhook endpoint was disabled");
         let disabled = Disabled { at: self.clock.unix(), cause: cause.to_owned() };
-        self.changes.push(Change::Disable { id, disabled });
+        self.changes.push_back(Change::Disable { id, disabled });
+        // The disk knows how often each was tried.
+        let why = format!("the endpoint was disabled: {cause}");
         for seq in self.lines.drain(id) {
-            self.bury(id, seq, "the endpoint was disabled", 0);
+            self.bury(id, seq, &why, 0);
         }
         self.lines.set_class(id, Class::New);
         self.tell(id, &endpoint, cause);
@@ -304,15 +315,8 @@ fn call(endpoint: &Endpoint, letter: &Letter, body: Bytes, now: u64) -> Call {
     for (name, value) in letter.headers() {
         headers.append(name, value);
     }
-    let own: Vec<(HeaderName, HeaderValue)> = header_pairs(&endpoint.headers).collect();
-    for (name, _) in &own {
-        headers.remove(name);
-    }
-    for (name, mut value) in own {
-        value.set_sensitive(true);
-        headers.append(name, value);
-    }
-    headers.entry(header::USER_AGENT).or_insert(HeaderValue::from_static(AGENT));
+    // In place of the item's.
+    headers.extend(endpoint.headers());
     // Receivers compare it with their clocks.
     let unix = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
     let signed = signature::signatures(&endpoint.signs_with(now), &letter.head.id, unix, &body);
@@ -330,7 +334,6 @@ fn call(endpoint: &Endpoint, letter: &Letter, body: Bytes, now: u64) -> Call {
     Call { method, headers, body }
 }
 
-const AGENT: &str = concat!("fantail/", env!("CARGO_PKG_VERSION"));
 /// Tries of each class that are started at once. A thousand of the dead, whose time has come together, would else keep
 /// the answers of the living waiting, and the next item.
 const SLICE: Slice = [64, 16, 4];

@@ -40,6 +40,12 @@ impl Options {
         self
     }
 
+    /// A variable of the process's environment.
+    pub fn environment(&mut self, name: &str, value: &str) -> &mut Self {
+        self.environment.push((name.into(), value.into()));
+        self
+    }
+
     /// A configuration file.
     pub fn config(&mut self, toml: impl Into<String>) -> &mut Self {
         self.config = Some(toml.into());
