@@ -51,7 +51,7 @@ use crate::{
     upstream::{Upstream, Workers},
 };
 
-pub use desk::{Desk, Page, Refused};
+pub use desk::{Desk, Page, Refused, Subscription};
 use desk::{Order, condition};
 use inbox::Lanes;
 use outbox::{Outbox, World};
