@@ -101,7 +101,7 @@ impl Wrong {
 impl From<super::Refused> for Wrong {
     fn from(refused: super::Refused) -> Self {
         // How much there is, and what a disk says, is the operator's to read.
-        tracing::info!(target: TARGET, %refused, "an entity's subscription is refused");
+        tracing::debug!(target: TARGET, %refused, "what an entity asks for is refused");
         match refused {
             super::Refused::TooMany(_) => Self::detailed(condition(&refused), "too-many-subscriptions"),
             _ => Self::of(condition(&refused), ""),
