@@ -903,7 +903,17 @@ async def a_wrong_secret(binary):
     # Slowly: people have to mend it.
     await asyncio.sleep(3)
     assert setup.metric('xmpp_connects_total{result="denied"}') == 1
-    setup.stop()
+    setup.stop(prosody=False)
+
+    # Another port of the server.
+    class Place:
+        component = setup.prosody.c2s
+
+    lost = Setup(binary, [], prosody=Place())
+    await asyncio.to_thread(lost.until, 'xmpp_connects_total{result="denied"}', lambda n: n == 1)
+    assert "xmpp.server" in "".join(lost.fantail.log), lost.fantail.log
+    lost.stop(prosody=False)
+    setup.prosody.stop()
 
 
 class Server:

@@ -337,16 +337,21 @@ mod tests {
         all.watch("c@b", false);
         assert!(!all.allow("c@b", Shows::ANY));
         assert_eq!((all.watched.resources, all.strangers.resources), (1, 1));
-        for n in 0..STRANGERS {
-            all.hear(&jid(&format!("{n}@d/1")), &to, &here, false);
-        }
-        assert_eq!((all.strangers.resources, all.strangers.by_bare.contains_key("c@b")), (1, false));
         let long = "x".repeat(1000);
-        for n in 0..2 * STRANGERS_BYTES / 1000 {
-            all.hear(&jid(&format!("{n}@d/{long}")), &to, &here, false);
-            assert!(all.strangers.bytes <= STRANGERS_BYTES);
+        for (resource, count) in [("1", STRANGERS), (&long, STRANGERS_BYTES / 1000)] {
+            for n in all.strangers.resources..count {
+                let heard = Heard { resource: resource.into(), state: Shows::ANY, to: None, doubts: 0 };
+                all.strangers.available(&format!("{n}@d"), heard);
+            }
+            assert!(all.strangers.resources > 10_000);
+            (0..20).for_each(|n| all.hear(&jid(&format!("{n}@e/{resource}")), &to, &here, false));
+            assert!(
+                all.strangers.resources <= 20 && all.allow("a@b", Shows::ANY),
+                "{}",
+                all.strangers.resources
+            );
         }
-        assert!(all.strangers.resources > 0 && all.allow("a@b", Shows::ANY));
+        assert!(!all.strangers.by_bare.contains_key("c@b"));
         let asked = all.doubt();
         assert_eq!((asked.len(), all.strangers.resources, all.strangers.bytes), (1, 0, 0));
     }
