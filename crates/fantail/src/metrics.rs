@@ -429,9 +429,17 @@ families! {
         xmpp_dropped: "Items and answers that were dropped before they were written, because too many waited, or the log had let them go." {
             xmpp_dropped: Count,
         }
+        xmpp_unsent: "What was longer than the XMPP server takes, or was no stanza, by whose it was." {
+            xmpp_unsent_item [of = item]: Count,
+            xmpp_unsent_origin [of = origin]: Count,
+            xmpp_unsent_answer [of = answer]: Count,
+        }
         xmpp_queued: "Items that wait for the XMPP server." { xmpp_queued: Gauge }
         xmpp_absent: "Items kept from a subscriber who is not present, as it wished." { xmpp_absent: Count }
         xmpp_subscriptions: "Subscriptions of XMPP entities." { xmpp_subscriptions: Gauge }
+        xmpp_ended: "Subscriptions that have ended because a server has said that there is nobody at the address." {
+            xmpp_ended: Count,
+        }
         xmpp_origin_requests: "Stanzas given to an origin, by result." {
             xmpp_origin_answered [result = answered]: Count,
             xmpp_origin_failed [result = failed]: Count,

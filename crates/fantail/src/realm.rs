@@ -73,6 +73,16 @@ impl Realms {
         self.realms.get(realm).map(|realm| realm.number)
     }
 
+    /// The realm of this name, or the only one that has it in other letters: addresses have no capitals.
+    pub fn find(&self, name: &str) -> Option<(&str, RealmId)> {
+        let exact = self.realms.get_key_value(name);
+        let found = exact.or_else(|| {
+            let mut alike = self.realms.iter().filter(|(known, _)| known.eq_ignore_ascii_case(name));
+            alike.next().filter(|_| alike.next().is_none())
+        });
+        found.map(|(name, realm)| (name.as_str(), realm.number))
+    }
+
     /// Whether all of them are among others, too.
     pub fn is_within(&self, others: &Self) -> bool {
         self.realms.keys().all(|name| others.realms.contains_key(name))

@@ -3,14 +3,16 @@
 
 use std::{fmt, io, sync::Arc};
 
-use fantail_proto::{forward, request};
+use fantail_proto::{forward, request, route::Asked, xmpp::jid::Jid};
 use http::HeaderMap;
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 
 use crate::{
     certificate::{CertificateError, Certificates},
+    channel::RealmId,
     config::Config,
     realm::{RealmError, Realms},
-    route::{RouteError, Routes},
+    route::{Route, RouteError, Routes},
     sign::{KeyError, Verifier},
     upstream,
 };
@@ -100,7 +102,27 @@ impl Snapshot {
         let verifier = self.verifier.as_ref()?;
         verifier.good_until(headers.get(forward::GRIP_SIG)?.as_bytes(), now)
     }
+
+    /// The route of stanzas to an address of the component: they are requests like any other.
+    pub fn stanza_route(&self, to: &Jid) -> Option<&Arc<Route>> {
+        let path = stanza_path(to);
+        self.routes.find(Asked { host: to.domain(), path: &path, tls: false, ws: false, id: None })
+    }
+
+    /// Whether a realm may send stanzas in the name of an address of the component's: nobody's, or its own.
+    pub fn may_speak(&self, realm: RealmId, from: &Jid) -> bool {
+        self.stanza_route(from).is_none_or(|route| route.realm == realm)
+    }
 }
+
+/// The path of stanzas to an address of the component.
+pub fn stanza_path(to: &Jid) -> String {
+    format!("/xmpp/{}", utf8_percent_encode(to.as_str(), &IN_PATH))
+}
+
+/// RFC 3986 3.3, without what an address and a path both use.
+const IN_PATH: percent_encoding::AsciiSet =
+    NON_ALPHANUMERIC.remove(b'@').remove(b'.').remove(b'-').remove(b'_').remove(b'~');
 
 /// A pair that was good before stays as it was, and one of many may be bad from the start. Without any there would be
 /// nothing to show to a client.

@@ -11,10 +11,12 @@ pub enum Condition {
     InternalServerError,
     ItemNotFound,
     JidMalformed,
+    NotAllowed,
     PolicyViolation,
     RemoteServerTimeout,
     ResourceConstraint,
     ServiceUnavailable,
+    UnexpectedRequest,
 }
 
 impl Condition {
@@ -27,10 +29,12 @@ impl Condition {
             Self::InternalServerError => ("internal-server-error", "wait"),
             Self::ItemNotFound => ("item-not-found", "cancel"),
             Self::JidMalformed => ("jid-malformed", "modify"),
+            Self::NotAllowed => ("not-allowed", "cancel"),
             Self::PolicyViolation => ("policy-violation", "modify"),
             Self::RemoteServerTimeout => ("remote-server-timeout", "wait"),
             Self::ResourceConstraint => ("resource-constraint", "wait"),
             Self::ServiceUnavailable => ("service-unavailable", "cancel"),
+            Self::UnexpectedRequest => ("unexpected-request", "cancel"),
         }
     }
 }
@@ -81,6 +85,15 @@ pub fn detailed(
         error = error.containing(detail);
     }
     Some(back(asked, "error").containing(error))
+}
+
+/// Whether an error says that there is nobody at the address, and will not be. Of an address whose server is not found,
+/// that is not known.
+pub fn is_for_good(answer: &Element) -> bool {
+    let error = answer.children().find(|child| child.name == "error" && child.attr("type") == Some("cancel"));
+    error.is_some_and(|error| {
+        ["gone", "item-not-found"].iter().any(|name| error.child(STANZAS, name).is_some())
+    })
 }
 
 const STANZAS: &str = "urn:ietf:params:xml:ns:xmpp-stanzas";

@@ -1,9 +1,12 @@
 //! Addresses of XMPP entities (RFC 7622, with the profiles of stringprep that servers of today compare with: RFC
 //! 6122). Two addresses are equal when their texts are.
 
-use std::{borrow::Borrow, fmt};
+use std::{
+    borrow::{Borrow, Cow},
+    fmt,
+};
 
-use stringprep::{nameprep, nodeprep, resourceprep};
+use stringprep::{nameprep, nodeprep, resourceprep, tables::unassigned_code_point};
 
 /// `local@domain/resource`, prepared; only the domain is always there.
 #[derive(Clone, Eq, Hash, Ord, PartialEq, PartialOrd)]
@@ -26,11 +29,11 @@ impl Jid {
         };
         let mut whole = String::with_capacity(text.len());
         if let Some(local) = local {
-            whole.push_str(&part(nodeprep(bounded(local)?))?);
+            whole.push_str(&part(nodeprep, local)?);
             whole.push('@');
         }
         // Preparing makes a plain dot of others, and what ends in more than one is no name.
-        let domain = part(nameprep(bounded(domain)?))?;
+        let domain = part(nameprep, domain)?;
         let domain = bounded(domain.strip_suffix('.').unwrap_or(&domain))?;
         if !domain.chars().all(in_domain) || domain.ends_with('.') {
             return Err(JidError);
@@ -38,7 +41,7 @@ impl Jid {
         whole.push_str(domain);
         if let Some(resource) = resource {
             whole.push('/');
-            whole.push_str(&part(resourceprep(bounded(resource)?))?);
+            whole.push_str(&part(resourceprep, resource)?);
         }
         Ok(Self(whole.into()))
     }
@@ -97,12 +100,21 @@ impl Borrow<str> for Jid {
     }
 }
 
+type Profile = fn(&str) -> Result<Cow<'_, str>, stringprep::Error>;
+
 fn bounded(part: &str) -> Result<&str, JidError> {
     if (1..=MAX_PART_BYTES).contains(&part.len()) { Ok(part) } else { Err(JidError) }
 }
 
-fn part(prepared: Result<std::borrow::Cow<'_, str>, stringprep::Error>) -> Result<String, JidError> {
-    let part = prepared.map_err(|_| JidError)?.into_owned();
+/// Prepared as a query is (RFC 3454 7): characters that are newer than the profiles' Unicode 3.2 stay as they are, because
+/// servers let them pass.
+fn part(profile: Profile, text: &str) -> Result<String, JidError> {
+    let mut part = String::with_capacity(text.len());
+    for run in bounded(text)?.split_inclusive(unassigned_code_point) {
+        let known = run.trim_end_matches(unassigned_code_point);
+        part.push_str(&profile(known).map_err(|_| JidError)?);
+        part.push_str(&run[known.len()..]);
+    }
     // What the profiles let through and XML does not, and what would end a line of a log.
     let odd = |c: char| c.is_control() || !super::xml::is_char(c);
     if part.chars().any(odd) { Err(JidError) } else { bounded(&part).map(str::to_owned) }

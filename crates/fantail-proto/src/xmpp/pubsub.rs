@@ -10,6 +10,7 @@ use crate::{
 
 pub const PUBSUB: &str = "http://jabber.org/protocol/pubsub";
 pub const EVENT: &str = "http://jabber.org/protocol/pubsub#event";
+pub const OWNER: &str = "http://jabber.org/protocol/pubsub#owner";
 pub const ERRORS: &str = "http://jabber.org/protocol/pubsub#errors";
 
 /// The node of a channel: `/{realm}/{channel}`.
@@ -41,6 +42,12 @@ impl Shows {
 
     pub fn and(self, other: Self) -> Self {
         Self(self.0 | other.0)
+    }
+
+    /// Whenever one of both wants it.
+    #[must_use]
+    pub fn or(self, other: Self) -> Self {
+        if self.is_always() || other.is_always() { Self::ALWAYS } else { self.and(other) }
     }
 
     pub fn is_always(self) -> bool {
@@ -111,13 +118,13 @@ fn item(id: Option<&str>, payload: &str, out: &mut String) {
     out.push_str("</item>");
 }
 
-/// The same, for who asks; `None` if the payload is at the edge of what is read as an element.
-pub fn element(id: Option<&str>, payload: &str) -> Option<Element> {
-    let item = Element::new(PUBSUB, "item").containing(Element::parse(payload.as_bytes()).ok()?);
-    Some(match id {
+/// The same, for who asks.
+pub fn element(id: Option<&str>, payload: String) -> Element {
+    let item = Element::new(PUBSUB, "item").holding(payload);
+    match id {
         Some(id) => item.with("id", &shown(id)),
         None => item,
-    })
+    }
 }
 
 /// An id may hold what XML cannot.

@@ -3,7 +3,7 @@
 
 use super::{
     CLIENT,
-    pubsub::{PUBSUB, Shows},
+    pubsub::{ERRORS, OWNER, PUBSUB, Shows},
     xml::Element,
 };
 
@@ -46,15 +46,16 @@ pub enum Request {
     },
     /// Of XEP-0060, but not here.
     Unsupported {
-        feature: String,
+        feature: &'static str,
     },
     Command {
         node: String,
         step: Step,
         session: Option<String>,
     },
-    /// Of an extension that is known, but nothing that it knows.
-    Malformed,
+    /// Of an extension that is known, but nothing that it knows; where the extension has a word for what is wrong, its
+    /// namespace and that.
+    Malformed(Option<(&'static str, &'static str)>),
     Unknown,
 }
 
@@ -69,28 +70,33 @@ pub enum Step {
 
 impl Request {
     pub fn of(iq: &Element) -> Self {
-        let Some(child) = iq.children().next() else { return Self::Unknown };
+        let mut children = iq.children();
+        let (Some(child), None) = (children.next(), children.next()) else { return Self::Malformed(None) };
         let is_set = iq.attr("type") == Some("set");
-        let node = || child.attr("node").map(str::to_owned);
+        let node = || child.attr("node").filter(|node| !node.is_empty()).map(str::to_owned);
         match (child.ns.as_str(), child.name.as_str()) {
             (PING, "ping") if !is_set => Self::Ping,
             (INFO, "query") if !is_set => Self::Info { node: node() },
             (ITEMS, "query") if !is_set => Self::Items { node: node() },
             (COMMANDS, "command") if is_set => command(child),
             (PUBSUB, "pubsub") => pubsub(child, is_set),
+            (OWNER, "pubsub") => owner(child),
             _ => Self::Unknown,
         }
     }
 }
 
 fn pubsub(pubsub: &Element, is_set: bool) -> Request {
-    let Some(asked) = pubsub.children().find(|child| child.ns == PUBSUB) else { return Request::Malformed };
-    let node = asked.attr("node").map(str::to_owned);
+    let Some(asked) = pubsub.children().find(|child| child.ns == PUBSUB) else {
+        return Request::Malformed(None);
+    };
+    let node = asked.attr("node").filter(|node| !node.is_empty()).map(str::to_owned);
+    let lacks = |what| Request::Malformed(Some((ERRORS, what)));
     let jid = asked.attr("jid").map(str::to_owned);
     match (asked.name.as_str(), is_set, node, jid) {
         ("subscribe", true, Some(node), Some(jid)) => match shows(pubsub) {
             Some(shows) => Request::Subscribe { node, jid, shows },
-            None => Request::Malformed,
+            None => lacks("invalid-options"),
         },
         ("unsubscribe", true, Some(node), Some(jid)) => Request::Unsubscribe { node, jid },
         ("subscriptions", false, node, _) => Request::Subscriptions { node },
@@ -100,12 +106,46 @@ fn pubsub(pubsub: &Element, is_set: bool) -> Request {
             let ids: Option<Vec<_>> = named.map(|item| item.attr("id").map(str::to_owned)).collect();
             match (most.transpose(), ids) {
                 (Ok(most), Some(ids)) => Request::Retrieve { node, most, ids },
-                _ => Request::Malformed,
+                _ => Request::Malformed(None),
             }
         }
-        ("subscribe" | "unsubscribe", true, ..) | ("items", false, ..) => Request::Malformed,
-        ("items", true, ..) => Request::Unsupported { feature: "publish".into() },
-        (name, ..) => Request::Unsupported { feature: name.into() },
+        ("subscribe" | "unsubscribe", true, Some(_), None) => lacks("jid-required"),
+        ("subscribe" | "unsubscribe", true, ..) | ("items", false, ..) => lacks("nodeid-required"),
+        (name, ..) => unsupported(
+            name,
+            &[
+                ("affiliations", "retrieve-affiliations"),
+                ("create", "create-nodes"),
+                ("default", "retrieve-default-sub"),
+                ("options", "subscription-options"),
+                ("publish", "publish"),
+                ("retract", "retract-items"),
+            ],
+        ),
+    }
+}
+
+/// What owners of nodes may ask elsewhere: here channels have none.
+fn owner(pubsub: &Element) -> Request {
+    let asked = pubsub.children().find(|child| child.ns == OWNER);
+    unsupported(
+        asked.map_or("", |asked| &asked.name),
+        &[
+            ("affiliations", "modify-affiliations"),
+            ("configure", "config-node"),
+            ("default", "retrieve-default"),
+            ("delete", "delete-nodes"),
+            ("purge", "purge-nodes"),
+            ("subscriptions", "manage-subscriptions"),
+        ],
+    )
+}
+
+/// The feature that somebody who sends this element looks for.
+fn unsupported(name: &str, features: &[(&str, &'static str)]) -> Request {
+    match features.iter().find(|(known, _)| *known == name) {
+        Some((_, feature)) => Request::Unsupported { feature },
+        None => Request::Malformed(None),
     }
 }
 
@@ -119,7 +159,8 @@ fn shows(pubsub: &Element) -> Option<Shows> {
 }
 
 fn command(command: &Element) -> Request {
-    let Some(node) = command.attr("node").map(str::to_owned) else { return Request::Malformed };
+    let Some(node) = command.attr("node").map(str::to_owned) else { return Request::Malformed(None) };
+    let bad = |what| Request::Malformed(Some((COMMANDS, what)));
     let form = command.child(FORM, "x");
     let step = match (command.attr("action"), form) {
         (Some("cancel"), _) => Step::Cancel,
@@ -127,7 +168,10 @@ fn command(command: &Element) -> Request {
             Step::Submit(values(form))
         }
         (None | Some("execute"), None) => Step::Execute,
-        _ => return Request::Malformed,
+        (None | Some("execute" | "complete" | "next"), _) => return bad("bad-payload"),
+        // There is one step, and none before it.
+        (Some("prev"), _) => return bad("bad-action"),
+        (Some(_), _) => return bad("malformed-action"),
     };
     Request::Command { node, step, session: command.attr("sessionid").map(str::to_owned) }
 }
@@ -143,7 +187,7 @@ fn values(form: &Element) -> Vec<(String, String)> {
 }
 
 /// What the component is (XEP-0030).
-pub fn info(command_too: bool) -> Element {
+pub fn info(command_too: bool, logs: bool) -> Element {
     let mut features = vec![
         INFO,
         ITEMS,
@@ -152,11 +196,13 @@ pub fn info(command_too: bool) -> Element {
         "urn:xmpp:json:0",
         PUBSUB,
         "http://jabber.org/protocol/pubsub#subscribe",
-        "http://jabber.org/protocol/pubsub#persistent-items",
-        "http://jabber.org/protocol/pubsub#retrieve-items",
         "http://jabber.org/protocol/pubsub#retrieve-subscriptions",
         "http://jabber.org/protocol/pubsub#item-ids",
     ];
+    if logs {
+        features.push("http://jabber.org/protocol/pubsub#persistent-items");
+        features.push("http://jabber.org/protocol/pubsub#retrieve-items");
+    }
     if command_too {
         features.push(COMMANDS);
     }
@@ -166,6 +212,10 @@ pub fn info(command_too: bool) -> Element {
 /// What a channel is.
 pub fn node_info(node: &str) -> Element {
     described(Some(node), ("pubsub", "leaf", node), &[INFO, PUBSUB])
+}
+
+pub fn commands_info() -> Element {
+    described(Some(COMMANDS), ("automation", "command-list", "Commands"), &[INFO, ITEMS])
 }
 
 pub fn command_info() -> Element {
@@ -186,7 +236,7 @@ fn described(node: Option<&str>, (category, kind, name): (&str, &str, &str), fea
     query
 }
 
-/// The list of commands, for who may use them; else, and for all other nodes, nothing.
+/// The list of commands, for who may use them; else nothing.
 pub fn items(node: Option<&str>, commands_at: Option<&str>) -> Element {
     let mut query = Element::new(ITEMS, "query");
     if let Some(node) = node {

@@ -7,7 +7,7 @@ use http::{HeaderMap, HeaderValue, header};
 use super::{
     CLIENT,
     jid::{Jid, JidError},
-    xml::{Element, XmlError, push_attribute},
+    xml::{Element, XmlError, escape_value, push_attribute},
 };
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -117,7 +117,9 @@ impl Stanza {
         element.write_attributes(&mut attributes);
         element.write_nodes(&mut content);
         let extension = element.children().find(|child| child.ns != CLIENT);
-        let payload = extension.unwrap_or(&element).to_xml("");
+        let payload = extension.unwrap_or(&element);
+        // It is put into elements of any namespace: its own is always said.
+        let payload = payload.to_xml(if payload.ns.is_empty() { CLIENT } else { "" });
         Ok(Self { kind, from, to, attributes, content, payload })
     }
 
@@ -171,6 +173,11 @@ impl Stanza {
 
     pub fn payload(&self) -> &str {
         &self.payload
+    }
+
+    /// Of a copy, as it is written, without its addresses and stamp, which have at most some 44 kB.
+    pub fn bytes(&self) -> usize {
+        self.attributes.len() + self.content.len() + 2 * self.kind.name().len() + "< from='' to=''></>".len()
     }
 
     /// Bytes that it holds.
@@ -234,9 +241,9 @@ impl Copies {
     /// Appends the copy for `to`.
     pub fn write(&self, to: &str, out: &mut Vec<u8>) {
         out.extend_from_slice(&self.head);
-        if to.bytes().any(|byte| matches!(byte, b'&' | b'<' | b'>' | b'\'' | b'"')) {
+        if to.bytes().any(|byte| matches!(byte, b'&' | b'<' | b'\'')) {
             let mut escaped = String::new();
-            super::xml::escape(to, &mut escaped);
+            escape_value(to, &mut escaped);
             out.extend_from_slice(escaped.as_bytes());
         } else {
             out.extend_from_slice(to.as_bytes());

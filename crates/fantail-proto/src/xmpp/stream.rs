@@ -6,17 +6,17 @@ use rxml::{Event as Xml, Parse, Parser, error::EndOrError};
 
 use super::{
     MAX_STANZA_BYTES,
-    xml::{Builder, Element, Excess, XmlError, escape, parser},
+    xml::{self, Builder, Element, Excess, XmlError, parser, push_attribute},
 };
 
 /// What opens a component's stream.
 pub fn opening(domain: &str) -> String {
     let mut out = String::from(
         "<?xml version='1.0'?><stream:stream xmlns='jabber:component:accept' \
-         xmlns:stream='http://etherx.jabber.org/streams' to='",
+         xmlns:stream='http://etherx.jabber.org/streams'",
     );
-    escape(domain, &mut out);
-    out + "'>"
+    push_attribute("to", domain, &mut out);
+    out + ">"
 }
 
 /// The proof of the secret for the stream that the server has given this id.
@@ -85,7 +85,7 @@ pub struct Reader {
     builder: Builder,
     /// Of what is passed over: its beginning, and why.
     passed: Option<(Element, Excess)>,
-    /// The name and attributes of what is read.
+    /// The name of what is read, and who sends it to whom.
     head: Option<Element>,
 }
 
@@ -161,7 +161,7 @@ impl Reader {
         }
         if starts {
             self.builder = Builder::default();
-            self.head = None;
+            self.head = xml::head(&event);
         }
         let ends = self.depth == 1;
         self.between = ends;
@@ -173,7 +173,6 @@ impl Reader {
             };
             match outcome {
                 Ok(Some(element)) => return Some(self.whole(element)),
-                Ok(None) if starts => self.head = self.builder.head(),
                 Ok(None) => {}
                 Err(XmlError::Excess(excess)) => {
                     self.passed = Some((self.head.take().unwrap_or_default(), excess));
@@ -192,13 +191,6 @@ impl Reader {
             return Event::Failed(condition.map_or("undefined-condition", |child| &child.name).to_owned());
         }
         if element.is(super::CLIENT, "handshake") { Event::Accepted } else { Event::Stanza(element) }
-    }
-}
-
-impl Builder {
-    /// What was opened first, as far as its start tag says.
-    fn head(&self) -> Option<Element> {
-        self.first().cloned()
     }
 }
 

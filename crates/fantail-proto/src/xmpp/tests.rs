@@ -4,7 +4,7 @@ use super::{
     answer::{self, Condition},
     jid::Jid,
     pubsub::{self, Shows},
-    request::{Request, Step},
+    request::{self, Request, Step},
     stanza::{Kind, Stanza, StanzaError},
     stream::{self, Event, Reader},
     xml::{Element, Excess, MAX_ATTRIBUTES, MAX_DEPTH, MAX_NAMESPACE_BYTES, MAX_NODES, XmlError},
@@ -42,6 +42,12 @@ fn addresses_are_prepared() {
         ("a@b/\u{1}", None),
         ("a@b/\u{fffe}", None),
         ("a@b/line\nline", None),
+        // Newer than the profiles: servers let them pass.
+        ("Romeo@Example.COM/Phone📱", Some("romeo@example.com/Phone📱")),
+        ("Ａ\u{a66e}Ａ@b/Ⅳ\u{1f4f1}Ⅳ", Some("a\u{a66e}a@b/IV\u{1f4f1}IV")),
+        ("\u{1f4f1}us er@b", None),
+        ("\u{1f4f1}\u{e000}@b", None),
+        ("\u{1f4f1}<@b", None),
     ] {
         assert_eq!(Jid::parse(text).ok().as_ref().map(Jid::as_str), expected, "{text}");
     }
@@ -94,12 +100,66 @@ fn what_is_no_stanza_is_refused() {
         ("<iq type='get'><ping xmlns='urn:xmpp:ping'/></iq>", "is an iq without"),
         ("<iq id='1'><ping xmlns='urn:xmpp:ping'/></iq>", "is an iq without"),
         ("<message from='a b@c'/>", "not an XMPP address"),
+        ("<message><xml:x/></message>", "has a name"),
+        ("<message><p:x xmlns:p='http://www.w3.org/2000/xmlns/'/></message>", "has a name"),
+        ("<message xmlns:p='http://www.w3.org/2000/xmlns/' p:x=''/>", "has a name"),
+        ("<message><x xmlns='http://www.w3.org/2000/xmlns/'/></message>", "has a name"),
+        ("<message><\u{220}/></message>", "has a name"),
+        ("<message><größe/></message>", "has a name"),
+        ("<message \u{10000}=''/>", "has a name"),
+        ("<message><x xmlns='a&#10;b'/></message>", "has a name"),
+        ("<message xmlns:p='a b' p:x=''/>", "has a name"),
+        ("<message xmlns:p='u' xmlns:q='u' p:x='' q:x=''/>", "is not well-formed"),
     ] {
         let why = published(text).expect_err(text).to_string();
         assert!(why.contains(expected), "{text}: {why}");
     }
     assert!(published("<iq type='get' id='1'><ping xmlns='urn:xmpp:ping'/></iq>").is_ok());
     assert!(Stanza::said(b"<iq type='result' id='1'/>").is_ok());
+    assert!(published("<message xml:lang='de'><A-b_1.2 xmlns='urn:größe'/></message>").is_ok());
+}
+
+/// Without a namespace is something else than without a declaration.
+#[test]
+fn no_namespace_stays_none() {
+    for (text, expected) in [
+        ("<x><y/></x>", "<x xmlns='jabber:client'><y/></x>"),
+        (
+            "<x><y xmlns='a'><z xmlns=''><w/></z></y></x>",
+            "<x xmlns='jabber:client'><y xmlns='a'><z xmlns=''><w/></z></y></x>",
+        ),
+        ("<x xmlns='jabber:client'><y xmlns=''/></x>", "<x xmlns='jabber:client'><y xmlns=''/></x>"),
+    ] {
+        assert_eq!(Element::parse(text.as_bytes()).unwrap().to_xml(""), expected);
+    }
+    let stanza = published("<message xmlns='jabber:client'><y xmlns=''/></message>").unwrap();
+    assert_eq!(
+        (copy(&stanza, "f", "t", ""), stanza.payload()),
+        ("<message from='f' to='t'><y xmlns=''/></message>".into(), "<y xmlns=''/>")
+    );
+}
+
+/// Only what must be is escaped: the rest stays as short as it was.
+#[test]
+fn little_is_escaped() {
+    let text = "1 > 0 \"'\t\n ]]> & < \r";
+    let element = Element::new(CLIENT, "m").with("a", text).saying(text);
+    let expected = "<m xmlns='jabber:client' a='1 > 0 \"&apos;&#9;&#10; ]]> &amp; &lt; &#13;'>\
+                    1 > 0 \"'\t\n ]]&gt; &amp; &lt; &#13;</m>";
+    assert_eq!(element.to_xml(""), expected);
+    assert_eq!(Element::parse(expected.as_bytes()), Ok(element));
+}
+
+#[test]
+fn a_stanza_knows_how_long_it_is() {
+    for text in [
+        "<message/>",
+        "<iq id='1' type='get'><x xmlns='y'>&lt;</x></iq>",
+        "<presence to='a@b'><show/></presence>",
+    ] {
+        let stanza = published(text).unwrap();
+        assert_eq!(copy(&stanza, "f@g", "t", "").len(), stanza.bytes() + "f@gt".len());
+    }
 }
 
 #[test]
@@ -186,15 +246,17 @@ fn what_is_over_a_limit_is_passed_over_and_what_follows_is_read() {
     let deep = format!("{head}{}{}</message>", "<a>".repeat(1000), "</a>".repeat(1000));
     let long = format!("{head}<body>{}</body></message>", "x".repeat(3 * MAX_STANZA_BYTES));
     let wide = format!("{head}<a b='{}'/></message>", "x".repeat(3 * MAX_STANZA_BYTES));
-    let text = format!("{OPEN}{deep}{long}{wide}<presence/>");
+    let named = format!("{head}<größe/></message>");
+    let first = format!("<message id='7' from='a@b' x='{}'><a/></message>", "x".repeat(MAX_STANZA_BYTES));
+    let text = format!("{OPEN}{deep}{long}{wide}{named}{first}<presence/>");
     let (events, broken) = events(&text, 4096);
     assert!(!broken);
     let excesses = events.iter().filter_map(|event| match event {
         Event::Excess(head, excess) => Some((head.attr("id"), *excess)),
         _ => None,
     });
-    let expected = [(Some("7"), Excess::Depth), (Some("7"), Excess::Bytes), (Some("7"), Excess::Bytes)];
-    assert_eq!(excesses.collect::<Vec<_>>(), expected);
+    let expected = [Excess::Depth, Excess::Bytes, Excess::Bytes, Excess::Name, Excess::Bytes];
+    assert_eq!(excesses.collect::<Vec<_>>(), expected.map(|excess| (Some("7"), excess)));
     assert!(matches!(events.last(), Some(Event::Stanza(_))), "{:?}", events.last());
 }
 
@@ -229,6 +291,10 @@ fn requests_are_understood() {
         )
     };
     let shows = Shows::named("chat").unwrap().and(Shows::named("away").unwrap());
+    let wrong = |ns, what| Request::Malformed(Some((ns, what)));
+    let command = |action: &str| {
+        asked(&format!("<command xmlns='{}' node='publish' action='{action}'/>", request::COMMANDS), "set")
+    };
     for (request, expected) in [
         (asked("<ping xmlns='urn:xmpp:ping'/>", "get"), Request::Ping),
         (asked("<ping xmlns='urn:xmpp:ping'/>", "set"), Request::Unknown),
@@ -237,8 +303,11 @@ fn requests_are_understood() {
             Request::Subscribe { node: node.clone(), jid: jid.clone(), shows: Shows::ALWAYS },
         ),
         (pubsub(&form("chat"), "set"), Request::Subscribe { node: node.clone(), jid: jid.clone(), shows }),
-        (pubsub(&form("bored"), "set"), Request::Malformed),
-        (pubsub("<subscribe jid='a@b'/>", "set"), Request::Malformed),
+        (pubsub(&form("bored"), "set"), wrong(pubsub::ERRORS, "invalid-options")),
+        (pubsub("<subscribe jid='a@b'/>", "set"), wrong(pubsub::ERRORS, "nodeid-required")),
+        (pubsub("<subscribe node='/r/c'/>", "set"), wrong(pubsub::ERRORS, "jid-required")),
+        (pubsub("<items node=''/>", "get"), wrong(pubsub::ERRORS, "nodeid-required")),
+        (pubsub("<nonsense/>", "get"), Request::Malformed(None)),
         (
             pubsub("<unsubscribe node='/r/c' jid='a@b'/>", "set"),
             Request::Unsubscribe { node: node.clone(), jid },
@@ -252,9 +321,25 @@ fn requests_are_understood() {
             pubsub("<items node='/r/c'><item id='1'/><item id='2'/></items>", "get"),
             Request::Retrieve { node, most: None, ids: vec!["1".into(), "2".into()] },
         ),
-        (pubsub("<items node='/r/c'><item/></items>", "get"), Request::Malformed),
-        (pubsub("<items node='/r/c' max_items='all'/>", "get"), Request::Malformed),
-        (pubsub("<create node='x'/>", "set"), Request::Unsupported { feature: "create".into() }),
+        (pubsub("<items node='/r/c'><item/></items>", "get"), Request::Malformed(None)),
+        (pubsub("<items node='/r/c' max_items='all'/>", "get"), Request::Malformed(None)),
+        (pubsub("<create node='x'/>", "set"), Request::Unsupported { feature: "create-nodes" }),
+        (
+            asked(
+                "<pubsub xmlns='http://jabber.org/protocol/pubsub#owner'><delete node='x'/></pubsub>",
+                "set",
+            ),
+            Request::Unsupported { feature: "delete-nodes" },
+        ),
+        (asked("", "get"), Request::Malformed(None)),
+        (asked("<ping xmlns='urn:xmpp:ping'/><x/>", "get"), Request::Malformed(None)),
+        (
+            asked("<query xmlns='http://jabber.org/protocol/disco#info' node=''/>", "get"),
+            Request::Info { node: None },
+        ),
+        (command("prev"), wrong(request::COMMANDS, "bad-action")),
+        (command("dance"), wrong(request::COMMANDS, "malformed-action")),
+        (command("complete"), wrong(request::COMMANDS, "bad-payload")),
         (
             asked("<command xmlns='http://jabber.org/protocol/commands' node='publish'/>", "set"),
             Request::Command { node: "publish".into(), step: Step::Execute, session: None },
@@ -300,15 +385,34 @@ fn a_payload_is_the_most_specific_format() {
     };
     let json = |text: &str| Some(format!("<json xmlns='urn:xmpp:json:0'>{text}</json>"));
     let stream = r#""http-stream":{"content":"hi\n"}"#;
-    assert_eq!(payload(stream), json("&quot;hi&quot;"));
-    assert_eq!(payload(r#""http-stream":{"content":"{\"a\":1}\n"}"#), json("{&quot;a&quot;:1}&#10;"));
+    assert_eq!(payload(stream), json("\"hi\""));
+    assert_eq!(payload(r#""http-stream":{"content":"{\"a\":1}\n"}"#), json("{\"a\":1}\n"));
     assert_eq!(payload(&format!(r#"{stream},"ws-message":{{"content":"[2]"}}"#)), json("[2]"));
-    assert_eq!(payload(&format!(r#"{stream},"json-object":{{"b":[1]}}"#)), json("{&quot;b&quot;:[1]}"));
+    assert_eq!(payload(&format!(r#"{stream},"json-object":{{"b":[1]}}"#)), json("{\"b\":[1]}"));
     let stanza = r#""xmpp-stanza":{"content":"<message><e xmlns='x'/></message>"}"#;
     assert_eq!(payload(&format!("{stream},{stanza}")), Some("<e xmlns='x'/>".into()));
     assert_eq!(payload(r#""http-stream":{"action":"close"}"#), None);
     assert_eq!(payload(r#""http-stream":{"content-bin":"/w=="}"#), None);
 }
+
+const PIECES: [&str; 16] = [
+    "<a>",
+    "</a>",
+    "<a/>",
+    "<b xmlns=''>",
+    "</b>",
+    "<b xmlns='urn:b'>",
+    "<p:c p:d='1' d='2'/>",
+    "<xml:e/>",
+    "<e xml:lang='f'/>",
+    "<q:g xmlns:q='http://www.w3.org/2000/xmlns/'/>",
+    "<\u{220}/>",
+    "]]&gt;",
+    "'\"\t\r\n",
+    "&#13;&#9;",
+    "text",
+    "<h xmlns='a b'/>",
+];
 
 proptest! {
     #[test]
@@ -317,6 +421,19 @@ proptest! {
             Element::new("urn:x", "x").saying(&format!("{text}.")),
         );
         prop_assert_eq!(Element::parse(element.to_xml("").as_bytes()), Ok(element));
+    }
+
+    #[test]
+    fn what_is_taken_is_read_again_as_it_was(pieces in prop::collection::vec(0..PIECES.len(), 1..12)) {
+        let text: String = pieces.iter().map(|piece| PIECES[*piece]).collect();
+        let text = format!("<message xmlns:p='urn:p'>{text}</message>");
+        if let Ok(element) = Element::parse(text.as_bytes()) {
+            prop_assert_eq!(Element::parse(element.to_xml("").as_bytes()), Ok(element));
+            let stanza = published(&text).unwrap();
+            let again = published(&copy(&stanza, "f", "t", "")).unwrap();
+            prop_assert_eq!(copy(&again, "f", "t", ""), copy(&stanza, "f", "t", ""));
+            prop_assert!(Element::parse(stanza.payload().as_bytes()).is_ok());
+        }
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Elements of XML: read within limits, written with their namespaces and nothing that was not said. Prefixes of
 //! elements are resolved when they are read, so that no writer depends on what was declared around it.
 
-use rxml::{Event, Parse, XMLNS_XML};
+use rxml::{Event, Parse, XMLNS_XML, XMLNS_XMLNS};
 
 use super::CLIENT;
 
@@ -17,6 +17,8 @@ pub struct Element {
 pub enum Node {
     Element(Element),
     Text(String),
+    /// What was written before, with its namespaces; nothing that is read becomes this.
+    Written(String),
 }
 
 /// Without a namespace `ns` is empty.
@@ -55,6 +57,12 @@ pub enum Excess {
     Attributes,
     #[error("has a namespace of more than {MAX_NAMESPACE_BYTES} bytes")]
     Namespace,
+    /// Parsers of servers do not take what the newest XML does, and one refusal ends the stream of everybody.
+    #[error(
+        "has a name with other characters than A-Z, a-z, 0-9, '-', '_' and '.', or a namespace with white space, \
+         or that XML keeps for itself"
+    )]
+    Name,
 }
 
 impl From<rxml::Error> for XmlError {
@@ -133,10 +141,15 @@ impl Element {
         self
     }
 
+    pub fn holding(mut self, written: String) -> Self {
+        self.nodes.push(Node::Written(written));
+        self
+    }
+
     pub fn children(&self) -> impl Iterator<Item = &Self> {
         self.nodes.iter().filter_map(|node| match node {
             Node::Element(element) => Some(element),
-            Node::Text(_) => None,
+            Node::Text(_) | Node::Written(_) => None,
         })
     }
 
@@ -148,7 +161,7 @@ impl Element {
     pub fn text(&self) -> String {
         let texts = self.nodes.iter().filter_map(|node| match node {
             Node::Text(text) => Some(text.as_str()),
-            Node::Element(_) => None,
+            Node::Element(_) | Node::Written(_) => None,
         });
         texts.collect()
     }
@@ -197,6 +210,7 @@ impl Element {
             match node {
                 Node::Element(element) => element.write(&self.ns, out),
                 Node::Text(text) => escape(text, out),
+                Node::Written(xml) => out.push_str(xml),
             }
         }
     }
@@ -207,6 +221,8 @@ impl Element {
 pub(super) struct Builder {
     open: Vec<Element>,
     nodes: usize,
+    /// The outermost element has declared no namespace for those in it.
+    undeclared: bool,
 }
 
 impl Builder {
@@ -222,11 +238,11 @@ impl Builder {
                 if attributes.len() > MAX_ATTRIBUTES {
                     return Err(Excess::Attributes.into());
                 }
-                // It is declared once, and is written again for each element and attribute that has it.
-                let long = |ns: &rxml::Namespace<'_>| ns.as_str().len() > MAX_NAMESPACE_BYTES;
-                if long(&ns) || attributes.iter().any(|((ns, _), _)| long(ns)) {
-                    return Err(Excess::Namespace.into());
+                check(&ns, &name)?;
+                if ns == XMLNS_XML {
+                    return Err(Excess::Name.into());
                 }
+                attributes.iter().try_for_each(|((ns, name), _)| check(ns, name))?;
                 let attributes = attributes.into_iter().map(|((ns, name), value)| Attribute {
                     ns: ns.as_str().into(),
                     name: name.to_string(),
@@ -234,7 +250,7 @@ impl Builder {
                 });
                 let mut attributes: Vec<_> = attributes.collect();
                 attributes.sort_by(|a, b| (&a.ns, &a.name).cmp(&(&b.ns, &b.name)));
-                let ns = canonical(ns.as_str()).into();
+                let ns = self.canonical(ns.as_str()).into();
                 self.open.push(Element { ns, name: name.to_string(), attributes, nodes: Vec::new() });
                 Ok(None)
             }
@@ -260,8 +276,16 @@ impl Builder {
         }
     }
 
-    pub(super) fn first(&self) -> Option<&Element> {
-        self.open.first()
+    /// Where nothing is declared, an element is of [`CLIENT`]. What is declared to have no namespace has none.
+    fn canonical<'n>(&mut self, ns: &'n str) -> &'n str {
+        let inherits = match self.open.last() {
+            None => {
+                self.undeclared = ns.is_empty();
+                true
+            }
+            Some(parent) => self.undeclared && parent.ns == CLIENT,
+        };
+        if inherits && ns.is_empty() || ns == COMPONENT { CLIENT } else { ns }
     }
 
     fn count(&mut self) -> Result<(), Excess> {
@@ -276,36 +300,66 @@ pub(super) fn parser() -> rxml::Parser {
     rxml::Parser::with_options(rxml::Options { max_token_length: MAX_TOKEN_BYTES, ..Default::default() })
 }
 
-fn canonical(ns: &str) -> &str {
-    match ns {
-        "" | "jabber:component:accept" => CLIENT,
-        ns => ns,
+/// What a start tag is of, but for what was inside of it: its name, and what it says of itself.
+pub(super) fn head(event: &Event) -> Option<Element> {
+    let Event::StartElement(_, (ns, name), attributes) = event else { return None };
+    let ns = if ns.as_str() == COMPONENT { CLIENT } else { ns.as_str() };
+    let said = ["from", "id", "to", "type"];
+    let said =
+        said.into_iter().filter_map(|name| Some((name, attributes.get(&rxml::Namespace::NONE, name)?)));
+    Some(said.fold(Element::new(ns, name), |head, (name, value)| head.with(name, value)))
+}
+
+fn check(ns: &str, name: &str) -> Result<(), Excess> {
+    // It is declared once, and is written again for each element and attribute that has it.
+    if ns.len() > MAX_NAMESPACE_BYTES {
+        return Err(Excess::Namespace);
     }
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
+    let odd = |c: char| c.is_whitespace() || c.is_control();
+    if name.bytes().all(plain) && !ns.contains(odd) && ns != XMLNS_XMLNS { Ok(()) } else { Err(Excess::Name) }
 }
 
 pub(super) fn push_attribute(name: &str, value: &str, out: &mut String) {
     out.push(' ');
     out.push_str(name);
     out.push_str("='");
-    escape(value, out);
+    escape_value(value, out);
     out.push('\'');
 }
 
-/// Good in a text and in an attribute.
+/// Good between tags: what must be, so that little grows.
 pub fn escape(text: &str, out: &mut String) {
+    escape_with(text, out, |at, byte| match byte {
+        b'&' => "&amp;",
+        b'<' => "&lt;",
+        b'>' if text[..at].ends_with("]]") => "&gt;",
+        b'\r' => "&#13;",
+        _ => "",
+    });
+}
+
+/// Good between the single quotes of an attribute.
+pub fn escape_value(text: &str, out: &mut String) {
+    escape_with(text, out, |_, byte| match byte {
+        b'&' => "&amp;",
+        b'<' => "&lt;",
+        b'\'' => "&apos;",
+        b'\t' => "&#9;",
+        b'\n' => "&#10;",
+        b'\r' => "&#13;",
+        _ => "",
+    });
+}
+
+/// `of` says what is written for an ASCII character in this place; nothing: itself.
+fn escape_with(text: &str, out: &mut String, of: impl Fn(usize, u8) -> &'static str) {
     let mut plain = 0;
-    for (at, byte) in text.bytes().enumerate() {
-        let escaped = match byte {
-            b'&' => "&amp;",
-            b'<' => "&lt;",
-            b'>' => "&gt;",
-            b'\'' => "&apos;",
-            b'"' => "&quot;",
-            b'\t' => "&#9;",
-            b'\n' => "&#10;",
-            b'\r' => "&#13;",
-            _ => continue,
-        };
+    for (at, byte) in text.bytes().enumerate().filter(|(_, byte)| byte.is_ascii()) {
+        let escaped = of(at, byte);
+        if escaped.is_empty() {
+            continue;
+        }
         out.push_str(&text[plain..at]);
         out.push_str(escaped);
         plain = at + 1;
@@ -318,6 +372,8 @@ pub fn is_char(c: char) -> bool {
     matches!(c, '\t' | '\n' | '\r' | ' '..='\u{d7ff}' | '\u{e000}'..='\u{fffd}' | '\u{10000}'..)
 }
 
+/// Of the elements of a component's stream, where clients have [`CLIENT`].
+const COMPONENT: &str = "jabber:component:accept";
 /// Far over what extensions need.
 pub const MAX_DEPTH: usize = 64;
 pub const MAX_NODES: usize = 8192;

@@ -33,6 +33,7 @@ pub struct Xmpp {
     pub realm_queue_bytes: usize,
     pub origin_requests: usize,
     pub sender_stanzas: usize,
+    pub stanza_bytes: usize,
 }
 
 impl fmt::Debug for Xmpp {
@@ -77,6 +78,7 @@ pub(super) struct Section {
     realm_queue_bytes: usize,
     origin_requests: usize,
     sender_stanzas: usize,
+    stanza_bytes: usize,
 }
 
 impl fmt::Debug for Section {
@@ -99,7 +101,7 @@ pub(super) struct Draft {
 struct Rest {
     admins: Vec<Jid>,
     /// In the order of [`Xmpp`].
-    limits: [usize; 11],
+    limits: [usize; 12],
 }
 
 impl Section {
@@ -131,6 +133,7 @@ impl Section {
                     part(self.realm_queue_bytes, self.queue_bytes),
                     at_least(1, self.origin_requests)?,
                     at_least(1, self.sender_stanzas)?,
+                    at_least(LEAST_STANZA_BYTES, self.stanza_bytes)?,
                 ],
             },
         })
@@ -152,6 +155,7 @@ impl Draft {
             realm_queue_bytes,
             origin_requests,
             sender_stanzas,
+            stanza_bytes,
         ] = self.rest.limits;
         Some(Xmpp {
             server: self.server?,
@@ -170,9 +174,13 @@ impl Draft {
             realm_queue_bytes,
             origin_requests,
             sender_stanzas,
+            stanza_bytes,
         })
     }
 }
+
+/// What every server must take (RFC 6120 13.12).
+const LEAST_STANZA_BYTES: usize = 10_000;
 
 /// What one realm may have of all; 0: three quarters.
 const fn part(own: usize, all: usize) -> usize {

@@ -75,10 +75,11 @@ impl Publisher {
     }
 
     /// Refuses what is over a limit of items; for every way in.
-    fn check(&self, items: &[Item]) -> Result<(), Refusal> {
-        let config = &self.snapshot.load().config;
+    fn check(&self, realm: RealmId, items: &[Item]) -> Result<(), Refusal> {
+        let snapshot = self.snapshot.load();
+        let config = &snapshot.config;
         let (channel_bytes, hub) = (config.grip.channel_bytes, &config.hub);
-        for Item { channel, id, prev_id, meta, .. } in items {
+        for Item { channel, id, prev_id, meta, stanza, .. } in items {
             if channel.len() > channel_bytes {
                 return Err(Refusal::Channel(channel_bytes));
             }
@@ -89,6 +90,14 @@ impl Publisher {
             }
             if meta.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>() > hub.meta_bytes {
                 return Err(Refusal::Meta(hub.meta_bytes));
+            }
+            let (Some(stanza), Some(xmpp)) = (stanza, &config.xmpp) else { continue };
+            if stanza.bytes() > xmpp.stanza_bytes {
+                return Err(Refusal::Stanza(xmpp.stanza_bytes));
+            }
+            let from = stanza.from.as_ref().filter(|from| from.domain() == xmpp.domain.domain());
+            if from.is_some_and(|from| !snapshot.may_speak(realm, from)) {
+                return Err(Refusal::From);
             }
         }
         Ok(())
@@ -105,7 +114,7 @@ impl Publisher {
     }
 
     async fn accept(&self, realm: RealmId, items: Vec<Item>, wanted: Wanted) -> Result<Published, Refusal> {
-        self.check(&items)?;
+        self.check(realm, &items)?;
         for item in &items {
             tracing::debug!(channel = ?item.channel, "publish");
         }
@@ -191,6 +200,10 @@ pub enum Refusal {
     Id(&'static str, usize),
     #[error("Invalid format: 'meta' has more than {0} bytes")]
     Meta(usize),
+    #[error("Invalid format: the content of 'xmpp-stanza', as it is sent, has more than {0} bytes")]
+    Stanza(usize),
+    #[error("Invalid format: the content of 'xmpp-stanza' has a 'from' that is routed to another realm")]
+    From,
     #[error("Too many items wait for delivery.")]
     Full,
     /// Something that was to be on disk is not.

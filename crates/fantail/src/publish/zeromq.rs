@@ -189,10 +189,12 @@ impl Inputs {
             return self.lost(role, &Lost::Channel);
         };
         match decode_packet(packet, channel) {
-            Ok(item) => match self.publisher.check(std::slice::from_ref(&item)) {
-                Ok(()) => Some(item),
-                Err(refusal) => self.lost(role, &Lost::Refused(refusal)),
-            },
+            Ok(item) => {
+                match self.publisher.check(self.publisher.default_realm(), std::slice::from_ref(&item)) {
+                    Ok(()) => Some(item),
+                    Err(refusal) => self.lost(role, &Lost::Refused(refusal)),
+                }
+            }
             Err(error) => self.lost(role, &Lost::Item(error)),
         }
     }

@@ -1,6 +1,8 @@
 //! The component as an entity itself: what it answers without an origin, and what those may do who administer it.
 //! Subscriptions to nodes are made here, those of stanzas by keys and origins.
 
+use std::sync::Arc;
+
 use fantail_proto::{
     item::Item,
     log::Start,
@@ -16,7 +18,12 @@ use fantail_proto::{
 };
 use serde_json::json;
 
-use super::{Component, Place, TARGET, Terms, condition, inbox::Received, subscribers};
+use super::{
+    Component, Place, TARGET, Terms, condition,
+    desk::LOOKED_AT,
+    inbox::Received,
+    subscribers::{self, Kept},
+};
 use crate::{
     config::DEFAULT_REALM,
     log::Span,
@@ -30,71 +37,94 @@ pub(super) async fn answer(component: &Component, received: &Received, request: 
     let outcome = match request {
         Request::Ping => Ok(None),
         Request::Info { node } => info(component, node.as_deref(), admin).map(Some),
-        Request::Items { node } => {
-            let at = Some(component.config.domain.as_str()).filter(|_| admin);
-            Ok(Some(request::items(node.as_deref(), at)))
-        }
+        Request::Items { node } => items_of(component, node.as_deref(), admin).map(Some),
         Request::Subscribe { node, jid, shows } => {
             subscribe(component, from, &node, &jid, shows).await.map(Some)
         }
         Request::Unsubscribe { node, jid } => unsubscribe(component, from, &node, &jid).await.map(|()| None),
         Request::Subscriptions { node } => subscriptions(component, from, node.as_deref()).map(Some),
         Request::Retrieve { node, most, ids } => retrieve(component, &node, most, &ids).map(Some),
-        Request::Unsupported { feature } => Err(Wrong::Unsupported(feature)),
+        Request::Unsupported { feature } => Err(Wrong::unsupported(feature)),
         Request::Command { node, step, session } => {
             command(component, from, &node, step, session).await.map(Some)
         }
-        Request::Malformed | Request::Unknown => Err(Wrong::of(Condition::BadRequest, "")),
+        Request::Malformed(what) => {
+            let detail = what.map(|(ns, name)| Box::new(Element::new(ns, name)));
+            Err(Wrong { detail, ..Wrong::of(Condition::BadRequest, "") })
+        }
+        Request::Unknown => Err(Wrong::of(Condition::BadRequest, "")),
     };
-    match outcome {
-        Ok(payload) => {
-            let result = answer::result(stanza);
-            component.send(&match payload {
-                Some(payload) => result.containing(payload),
-                None => result,
-            });
-        }
-        Err(Wrong::Said(condition, text)) => component.refuse(stanza, condition, &text),
-        Err(Wrong::Detailed(condition, name)) => {
-            let detail = Element::new(ERRORS, name);
-            let error = answer::detailed(stanza, condition, "", Some(detail));
-            error.iter().for_each(|error| component.send(error));
-        }
-        Err(Wrong::Unsupported(feature)) => {
-            let detail = Element::new(ERRORS, "unsupported").with("feature", &feature);
-            let error = answer::detailed(stanza, Condition::FeatureNotImplemented, "", Some(detail));
-            error.iter().for_each(|error| component.send(error));
-        }
+    let outcome = outcome.and_then(|payload| {
+        let result = answer::result(stanza);
+        let xml = match payload {
+            Some(payload) => result.containing(payload),
+            None => result,
+        };
+        let long = "the answer is too long for one stanza";
+        let sent = component.send_xml(xml.to_xml(CLIENT).into_bytes());
+        if sent { Ok(()) } else { Err(Wrong::of(Condition::ResourceConstraint, long)) }
+    });
+    if let Err(Wrong { condition, text, detail }) = outcome {
+        let error = answer::detailed(stanza, condition, &text, detail.map(|detail| *detail));
+        error.iter().for_each(|error| component.send(error));
     }
 }
 
 /// Why a request is not granted.
-enum Wrong {
-    Said(Condition, String),
-    /// With a condition of XEP-0060.
-    Detailed(Condition, &'static str),
-    Unsupported(String),
+struct Wrong {
+    condition: Condition,
+    text: String,
+    /// What its extension calls it.
+    detail: Option<Box<Element>>,
 }
 
 impl Wrong {
     fn of(condition: Condition, text: &str) -> Self {
-        Self::Said(condition, text.to_owned())
+        Self { condition, text: text.to_owned(), detail: None }
+    }
+
+    /// With a condition of XEP-0060.
+    fn detailed(condition: Condition, name: &str) -> Self {
+        Self { condition, text: String::new(), detail: Some(Box::new(Element::new(ERRORS, name))) }
+    }
+
+    fn unsupported(feature: &str) -> Self {
+        let detail = Element::new(ERRORS, "unsupported").with("feature", feature);
+        Self {
+            condition: Condition::FeatureNotImplemented,
+            text: String::new(),
+            detail: Some(Box::new(detail)),
+        }
     }
 }
 
 impl From<super::Refused> for Wrong {
     fn from(refused: super::Refused) -> Self {
-        Self::Said(condition(&refused), refused.to_string())
+        // How much there is, and what a disk says, is the operator's to read.
+        tracing::debug!(target: TARGET, %refused, "what an entity asks for is refused");
+        match refused {
+            super::Refused::TooMany(_) => Self::detailed(condition(&refused), "too-many-subscriptions"),
+            _ => Self::of(condition(&refused), ""),
+        }
     }
 }
 
 fn info(component: &Component, node: Option<&str>, admin: bool) -> Result<Element, Wrong> {
     match node {
-        None => Ok(request::info(admin)),
+        None => Ok(request::info(admin, !component.snapshot.load().config.logs.is_empty())),
         Some(PUBLISH) if admin => Ok(request::command_info()),
-        Some(COMMANDS) if admin => Ok(request::info(true).with("node", COMMANDS)),
+        Some(COMMANDS) if admin => Ok(request::commands_info()),
         Some(node) => open_place(component, node).map(|_| request::node_info(node)),
     }
+}
+
+fn items_of(component: &Component, node: Option<&str>, admin: bool) -> Result<Element, Wrong> {
+    match node {
+        None | Some(COMMANDS) => {}
+        Some(PUBLISH) if admin => {}
+        Some(node) => drop(open_place(component, node)?),
+    }
+    Ok(request::items(node, Some(component.config.domain.as_str()).filter(|_| admin)))
 }
 
 /// The channel of a node to which anybody may subscribe.
@@ -103,7 +133,7 @@ fn open_place(component: &Component, node: &str) -> Result<Place, Wrong> {
     let (realm_name, channel) = pubsub::channel(node).ok_or_else(none)?;
     if !component.config.open_realms.iter().any(|open| open == realm_name) {
         // Whether there is such a realm is nobody's business.
-        return Err(Wrong::of(Condition::Forbidden, "this realm's channels are not open to everybody"));
+        return Err(Wrong::detailed(Condition::NotAllowed, "closed-node"));
     }
     let realm = component.realm(realm_name).ok_or_else(none)?;
     if channel.len() > component.snapshot.load().config.grip.channel_bytes {
@@ -113,10 +143,10 @@ fn open_place(component: &Component, node: &str) -> Result<Place, Wrong> {
 }
 
 /// An entity speaks for itself, with any of its resources, and for nobody else.
-fn own(from: &Jid, jid: &str) -> Result<Jid, Wrong> {
+fn own(from: &Jid, jid: &str, others: impl FnOnce() -> Wrong) -> Result<Jid, Wrong> {
     match Jid::parse(jid) {
         Ok(jid) if jid.bare() == from.bare() => Ok(jid),
-        Ok(_) => Err(Wrong::Detailed(Condition::BadRequest, "invalid-jid")),
+        Ok(_) => Err(others()),
         Err(_) => Err(Wrong::of(Condition::JidMalformed, "")),
     }
 }
@@ -128,19 +158,19 @@ async fn subscribe(
     jid: &str,
     shows: Shows,
 ) -> Result<Element, Wrong> {
-    let jid = own(from, jid)?;
+    let jid = own(from, jid, || Wrong::detailed(Condition::BadRequest, "invalid-jid"))?;
     let place = open_place(component, node)?;
     if component.subscribers.borrow().get(place.realm, &place.channel, jid.as_str()).is_none() {
         component.may_subscribe(&jid)?;
     }
-    component.change(&place, &jid, |terms| Terms { node: true, shows, ..terms }).await?;
+    component.change(&place, &jid, |terms| terms.with_node(shows)).await?;
     Ok(Element::new(PUBSUB, "pubsub").containing(request::subscription(node, jid.as_str())))
 }
 
 /// Also from realms that are not open any more.
 async fn unsubscribe(component: &Component, from: &Jid, node: &str, jid: &str) -> Result<(), Wrong> {
-    let jid = own(from, jid)?;
-    let not_subscribed = || Wrong::Detailed(Condition::ItemNotFound, "not-subscribed");
+    let jid = own(from, jid, || Wrong::of(Condition::Forbidden, ""))?;
+    let not_subscribed = || Wrong::detailed(Condition::UnexpectedRequest, "not-subscribed");
     let (realm_name, channel) = pubsub::channel(node).ok_or_else(not_subscribed)?;
     let realm = component.realm(realm_name).ok_or_else(not_subscribed)?;
     let place = Place { realm, realm_name: realm_name.to_owned(), channel: channel.to_owned() };
@@ -149,16 +179,15 @@ async fn unsubscribe(component: &Component, from: &Jid, node: &str, jid: &str) -
 }
 
 fn subscriptions(component: &Component, from: &Jid, node: Option<&str>) -> Result<Element, Wrong> {
-    let kept = subscribers::of(&component.store, from.bare(), SHOWN).map_err(super::Refused::from)?;
+    let kept = subscribers::of(&component.store, from.bare(), LOOKED_AT).map_err(super::Refused::from)?;
     let mut list = Element::new(PUBSUB, "subscriptions");
     if let Some(node) = node {
         list.set("node", node);
     }
-    for kept in kept.iter().filter(|kept| kept.terms.node) {
-        let name = pubsub::node(&kept.realm, &kept.channel);
-        if node.is_none_or(|node| node == name) {
-            list = list.containing(request::subscription(&name, &kept.jid));
-        }
+    let named = kept.iter().filter(|kept| kept.terms.node);
+    let named = named.map(|kept| (pubsub::node(&kept.realm, &kept.channel), &kept.jid));
+    for (name, jid) in named.filter(|(name, _)| node.is_none_or(|node| node == name)).take(SHOWN) {
+        list = list.containing(request::subscription(&name, jid));
     }
     Ok(Element::new(PUBSUB, "pubsub").containing(list))
 }
@@ -173,7 +202,7 @@ fn retrieve(
     let Place { realm, channel, .. } = open_place(component, node)?;
     let log = component.hub.log();
     if !log.keeps(realm, &channel) {
-        return Err(Wrong::Unsupported("persistent-items".into()));
+        return Err(Wrong::unsupported("persistent-items"));
     }
     let most = most.unwrap_or(RETRIEVED).min(RETRIEVED);
     let mut entries = Vec::new();
@@ -197,15 +226,38 @@ fn retrieve(
     for entry in entries.iter().rev() {
         let Some(item) = Item::from_record(&channel, &entry.record).map(Rendered::from) else { continue };
         let Some(payload) = pubsub::payload(&item) else { continue };
+        if payload.len() > component.config.stanza_bytes {
+            continue;
+        }
         bytes += payload.len();
         if bytes > RETRIEVED_BYTES && !items.is_empty() {
             break;
         }
-        items.extend(pubsub::element(item.id.as_deref(), &payload));
+        items.push(pubsub::element(item.id.as_deref(), payload));
     }
     let list = Element::new(PUBSUB, "items").with("node", node);
     let list = items.into_iter().rev().fold(list, Element::containing);
     Ok(Element::new(PUBSUB, "pubsub").containing(list))
+}
+
+/// There is nobody at this address: what it is subscribed to would be sent in vain for ever.
+pub(super) async fn end_subscriptions(component: &Component, Received { from, .. }: &Received) {
+    let kept = subscribers::of(&component.store, from.bare(), LOOKED_AT).unwrap_or_default();
+    for Kept { jid, realm, channel, .. } in kept {
+        let (Some(number), Ok(jid)) = (component.realm(&realm), Jid::parse(&jid)) else { continue };
+        // Without its resource, an address is more than one client.
+        if jid != *from {
+            continue;
+        }
+        let place = Place { realm: number, realm_name: realm, channel };
+        match component.change(&place, &jid, |_| Terms::default()).await {
+            Ok(_) => {
+                component.counts.xmpp_ended.add(1);
+                tracing::info!(target: TARGET, %jid, channel = place.channel, "a subscription has ended: there is nobody");
+            }
+            Err(refused) => tracing::warn!(target: TARGET, %jid, %refused, "a subscription of nobody stays"),
+        }
+    }
 }
 
 /// Answers presence at the component itself: everybody may know that it is there.
@@ -336,7 +388,8 @@ enum Unpublished {
 }
 
 async fn publish(component: &Component, from: &Jid, realm: &str, body: &str) -> Result<(), Unpublished> {
-    let number = component.realm(realm).ok_or_else(|| Unpublished::Realm(realm.to_owned()))?;
+    let realms = Arc::clone(&component.snapshot.load().realms);
+    let (realm, number) = realms.find(realm).ok_or_else(|| Unpublished::Realm(realm.to_owned()))?;
     component.publisher.publish(number, body.as_bytes(), None, Wanted::default()).await?;
     tracing::info!(target: TARGET, %from, realm, "published over XMPP");
     Ok(())

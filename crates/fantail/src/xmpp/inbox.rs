@@ -8,7 +8,8 @@ use std::{
 };
 
 use fantail_proto::xmpp::{
-    answer::Condition,
+    CLIENT,
+    answer::{self, Condition},
     jid::Jid,
     request::Request,
     stanza::Kind,
@@ -40,6 +41,10 @@ impl Component {
         self.counts.xmpp_received.add(1);
         let address = |name| stanza.attr(name).and_then(|text| Jid::parse(text).ok());
         let (Some(kind), Some(from), Some(to)) = (Kind::of(&stanza), address("from"), address("to")) else {
+            if stanza.is(CLIENT, "iq") {
+                // The server knows it as an address.
+                self.refuse(&stanza, Condition::JidMalformed, "");
+            }
             return self.counts.xmpp_misaddressed.add(1);
         };
         let domain = self.config.domain.domain();
@@ -54,8 +59,11 @@ impl Component {
             self.outbox.borrow_mut().heard(&from);
         }
         if kind != Kind::Iq && stanza.attr("type") == Some("error") {
-            self.presences.borrow_mut().leave(&from);
-            return self.counts.xmpp_bounced.add(1);
+            self.presences.borrow_mut().leave(&from, &to);
+            self.counts.xmpp_bounced.add(1);
+            if !answer::is_for_good(&stanza) {
+                return;
+            }
         }
         self.queue(Received { stanza, kind, from, to, bytes });
     }
@@ -113,8 +121,15 @@ impl Component {
     async fn attend(&self, received: &Received) {
         let Received { stanza, kind, to, .. } = received;
         let ours = to.local().is_none();
+        let asks = matches!(stanza.attr("type"), Some("get" | "set"));
         match kind {
-            Kind::Iq if matches!(stanza.attr("type"), Some("get" | "set")) => match Request::of(stanza) {
+            Kind::Message | Kind::Presence if stanza.attr("type") == Some("error") => {
+                entity::end_subscriptions(self, received).await;
+            }
+            Kind::Iq if asks && stanza.children().count() != 1 => {
+                self.refuse(stanza, Condition::BadRequest, "");
+            }
+            Kind::Iq if asks => match Request::of(stanza) {
                 Request::Unknown => origin::ask(self, received).await,
                 request if ours || request == Request::Ping => {
                     entity::answer(self, received, request).await;

@@ -37,7 +37,12 @@ impl Lost {
         let Self::Failed(condition) = self else { return None };
         match condition.as_str() {
             "not-authorized" => Some("xmpp.secret is not what the server has for this component"),
-            "host-unknown" | "host-gone" => Some("the server has no component of the name xmpp.domain"),
+            "host-unknown" | "host-gone" => Some(
+                "the server has no component of the name xmpp.domain, or waits for it elsewhere than at xmpp.server",
+            ),
+            "unsupported-stanza-type" | "invalid-namespace" => {
+                Some("xmpp.server is not where the server waits for components")
+            }
             "conflict" => Some("another component has joined by this name"),
             _ => None,
         }
@@ -131,7 +136,7 @@ impl Link {
         loop {
             match self.next().await? {
                 Event::Open { id } => {
-                    let proof = stream::handshake(&id, &component.secret);
+                    let proof = stream::handshake(&id, &component.secret.0);
                     write.write_all(proof.as_bytes()).await?;
                 }
                 Event::Accepted => return Ok(()),

@@ -17,7 +17,7 @@ mod subscribers;
 use std::{
     cell::RefCell,
     collections::BTreeSet,
-    io,
+    fmt, io,
     path::PathBuf,
     rc::Rc,
     sync::{Arc, mpsc::RecvTimeoutError},
@@ -51,7 +51,7 @@ use crate::{
     upstream::{Upstream, Workers},
 };
 
-pub use desk::{Desk, Page, Refused};
+pub use desk::{Desk, Page, Refused, Subscription};
 use desk::{Order, condition};
 use inbox::Lanes;
 use outbox::{Outbox, World};
@@ -73,9 +73,18 @@ pub struct Parts {
 #[derive(Debug)]
 pub struct Xmpp {
     config: config::Xmpp,
-    secret: Vec<u8>,
+    secret: Hidden,
     store: Store,
     orders: mpsc::Receiver<Order>,
+}
+
+/// Bytes that nothing prints.
+struct Hidden(Vec<u8>);
+
+impl fmt::Debug for Hidden {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("***")
+    }
 }
 
 /// Why there is no component.
@@ -111,7 +120,7 @@ impl Xmpp {
         };
         let store = Store::open(&folder.join(FILE), CACHE_BYTES)?;
         let (desk, orders) = mpsc::channel(ORDERS);
-        Ok(Some((Self { config: xmpp.clone(), secret, store, orders }, Desk(desk))))
+        Ok(Some((Self { config: xmpp.clone(), secret: Hidden(secret), store, orders }, Desk(desk))))
     }
 
     /// Starts the thread, and returns when it has read who is subscribed: from then on no item passes it by. Blocks for
@@ -217,7 +226,7 @@ struct Changing {
 #[derive(Debug)]
 struct Component {
     config: config::Xmpp,
-    secret: Vec<u8>,
+    secret: Hidden,
     hub: Arc<Hub>,
     /// In the hub.
     place: usize,
@@ -238,7 +247,7 @@ struct Component {
 }
 
 impl Component {
-    fn new(config: config::Xmpp, secret: Vec<u8>, store: Store, parts: Parts) -> Rc<Self> {
+    fn new(config: config::Xmpp, secret: Hidden, store: Store, parts: Parts) -> Rc<Self> {
         let Parts { hub, snapshot, publisher, counts, workers } = parts;
         Rc::new(Self {
             place: hub.place(Outpost::Xmpp),
@@ -478,7 +487,18 @@ impl Component {
     }
 
     fn send(&self, stanza: &Element) {
-        self.outbox.borrow_mut().answer(stanza.to_xml(CLIENT).into_bytes());
+        if !self.send_xml(stanza.to_xml(CLIENT).into_bytes()) {
+            self.counts.xmpp_unsent_answer.add(1);
+        }
+    }
+
+    /// False if the stanza is longer than the server takes: it would end the stream.
+    fn send_xml(&self, stanza: Vec<u8>) -> bool {
+        let fits = stanza.len() <= self.config.stanza_bytes;
+        if fits {
+            self.outbox.borrow_mut().answer(stanza);
+        }
+        fits
     }
 
     /// Tells who asked that it was in vain, if that is to be told.

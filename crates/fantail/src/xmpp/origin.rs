@@ -8,25 +8,25 @@ use fantail_proto::{
     forward::{FEATURES, GRIP_FEATURE, GRIP_SIG},
     grip::{self, Hold, Instruct, InstructError},
     item::WsKind,
-    route::Asked,
     websocket::control::{Control, Message, Verdict},
     xmpp::{
         CLIENT,
         answer::Condition,
+        jid::Jid,
         pubsub::Shows,
         stanza::{self, Kind, Stanza, StanzaError},
-        xml::Element,
+        xml::{Element, XmlError},
     },
 };
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, Uri, header};
 use http_body_util::{BodyExt as _, Limited};
-use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 
 use super::{Component, Place, Refused, TARGET, Terms, condition, inbox::Received, unix_ms};
 use crate::{
     config::DEFAULT_REALM,
     proxy::destination,
     route::Route,
+    snapshot::stanza_path,
     upstream::{Failure, Unanswered, Upload},
 };
 
@@ -101,9 +101,8 @@ struct Reply {
 async fn post(component: &Component, received: &Received) -> Result<(Arc<Route>, Reply), Failed> {
     let snapshot = component.snapshot.load_full();
     let domain = component.config.domain.as_str();
-    let path = format!("/xmpp/{}", utf8_percent_encode(received.to.as_str(), &IN_PATH));
-    let asked = Asked { host: domain, path: &path, tls: false, ws: false, id: None };
-    let route = Arc::clone(snapshot.routes.find(asked).ok_or(Failed::NoRoute)?);
+    let path = stanza_path(&received.to);
+    let route = Arc::clone(snapshot.stanza_route(&received.to).ok_or(Failed::NoRoute)?);
     let body = Bytes::from(received.stanza.to_xml(""));
     let origin = &snapshot.config.origin;
     for (index, target) in route.rule.targets.iter().enumerate() {
@@ -186,35 +185,69 @@ async fn obey(
         }
         body = instruct.reply.body;
     }
+    let lines = || body.split(|byte| *byte == b'\n').map(<[u8]>::trim_ascii).filter(|line| !line.is_empty());
+    let is_control = |line: &&[u8]| speaks_grip && line.starts_with(b"c:");
+    // Before anything is said: whoever waits is told of one outcome.
+    for line in lines().filter(is_control) {
+        control(component, received, route, line).await?;
+    }
     let mut answered = false;
-    for line in body.split(|byte| *byte == b'\n').map(<[u8]>::trim_ascii).filter(|line| !line.is_empty()) {
-        if speaks_grip && line.starts_with(b"c:") {
-            control(component, received, route, line).await?;
-            continue;
-        }
-        match say(component, received, line) {
-            Ok(iq) => answered |= iq,
-            Err(why) => tracing::warn!(target: TARGET, "a stanza of an origin is not sent: it {why}"),
+    for line in lines().filter(|line| !is_control(line)) {
+        if let Err(why) = say(component, received, route, line, &mut answered) {
+            component.counts.xmpp_unsent_origin.add(1);
+            tracing::warn!(target: TARGET, "a stanza of an origin is not sent: it {why}");
         }
     }
     Ok(answered)
 }
 
-/// Sends a stanza of the origin's: to the sender and from whom it wrote to, unless it says otherwise. True when it
-/// answers an iq.
-fn say(component: &Component, received: &Received, line: &[u8]) -> Result<bool, StanzaError> {
+/// Why a line of an origin's answer is not sent.
+#[derive(Debug, thiserror::Error)]
+enum Unsaid {
+    #[error("{0}")]
+    Xml(#[from] XmlError),
+    #[error("{0}")]
+    Stanza(#[from] StanzaError),
+    #[error("answers an iq again")]
+    Again,
+    #[error("has more than {0} bytes (xmpp.stanza_bytes)")]
+    Long(usize),
+}
+
+/// Sends a stanza of the origin's: to the sender and from whom it wrote to, unless it says otherwise. An iq is answered
+/// once, and by who was asked.
+fn say(
+    component: &Component,
+    received: &Received,
+    route: &Route,
+    line: &[u8],
+    answered: &mut bool,
+) -> Result<(), Unsaid> {
     let element = Element::parse(line)?;
-    let answers = element.is(CLIENT, "iq")
+    let answers = received.kind == Kind::Iq
+        && element.is(CLIENT, "iq")
         && matches!(element.attr("type"), Some("result" | "error"))
         && element.attr("id") == received.stanza.attr("id");
     let stanza = Stanza::of(element)?;
-    let own = stanza.from.as_ref().filter(|from| from.domain() == component.config.domain.domain());
-    let from = own.unwrap_or(&received.to);
     let to = stanza.to.as_ref().unwrap_or(&received.from);
+    let answers = answers && *to == received.from;
+    if answers && *answered {
+        return Err(Unsaid::Again);
+    }
+    let own = stanza.from.as_ref().filter(|from| !answers && may_speak(component, route, from));
     let mut wire = Vec::new();
-    stanza.sealed(from.as_str(), "").write(to.as_str(), &mut wire);
-    component.outbox.borrow_mut().answer(wire);
-    Ok(answers && *to == received.from)
+    stanza.sealed(own.unwrap_or(&received.to).as_str(), "").write(to.as_str(), &mut wire);
+    if !component.send_xml(wire) {
+        return Err(Unsaid::Long(component.config.stanza_bytes));
+    }
+    *answered |= answers;
+    Ok(())
+}
+
+/// Whether an origin of this route may say something in the name of an address.
+fn may_speak(component: &Component, route: &Route, from: &Jid) -> bool {
+    from.domain() == component.config.domain.domain()
+        && component.snapshot.load().may_speak(route.realm, from)
 }
 
 /// Subscribes the sender, with whatever resource, to the instruct's channels.
@@ -235,7 +268,7 @@ async fn subscribe(
         if !channel.filters.is_empty() {
             return Err(fault("a subscription over XMPP has no filters"));
         }
-        join(component, received, route, &channel.name, shows).await?;
+        join(component, received, route, &channel.name, Some(shows)).await?;
     }
     Ok(())
 }
@@ -250,7 +283,7 @@ async fn control(
     let content = Bytes::copy_from_slice(line);
     match (Message { kind: WsKind::Text, content, fragmented: false }).classify(Some(b"")) {
         Verdict::Control(Control::Subscribe { channel, filters, .. }) if filters.is_empty() => {
-            join(component, received, route, &channel, Shows::ALWAYS).await
+            join(component, received, route, &channel, None).await
         }
         Verdict::Control(Control::Unsubscribe { channel }) => {
             let (place, jid) = (place(route, &channel), received.from.to_bare());
@@ -266,7 +299,7 @@ async fn join(
     received: &Received,
     route: &Route,
     channel: &str,
-    shows: Shows,
+    shows: Option<Shows>,
 ) -> Result<(), Failed> {
     let place = place(route, channel);
     let limit = component.snapshot.load().config.grip.channel_bytes;
@@ -277,7 +310,12 @@ async fn join(
     if component.subscribers.borrow().get(place.realm, &place.channel, jid.as_str()).is_none() {
         component.may_subscribe(&jid)?;
     }
-    component.change(&place, &jid, |terms| Terms { stanza: true, shows, ..terms }).await?;
+    // Where nothing is said of presence, what was said before stays.
+    let change = |terms: Terms| match shows {
+        None if terms.stanza => terms,
+        shows => terms.with_stanzas(shows.unwrap_or(Shows::ALWAYS)),
+    };
+    component.change(&place, &jid, change).await?;
     Ok(())
 }
 
@@ -292,7 +330,3 @@ fn place(route: &Route, channel: &str) -> Place {
 fn fault(text: &str) -> Failed {
     Failed::Instruct(InstructError(text.to_owned()))
 }
-
-/// RFC 3986 3.3, without what an address and a path both use.
-const IN_PATH: percent_encoding::AsciiSet =
-    NON_ALPHANUMERIC.remove(b'@').remove(b'.').remove(b'-').remove(b'_').remove(b'~');

@@ -52,6 +52,7 @@ pub(super) struct Outbox {
     wire: Bytes,
     /// How many items, and their bytes: in all, and of one realm.
     limits: [(usize, usize); 2],
+    stanza_bytes: usize,
     domain: String,
     counts: Arc<Process>,
     ready: Arc<Notify>,
@@ -129,6 +130,7 @@ impl Outbox {
                 (config.queue_items, config.queue_bytes),
                 (config.realm_queue_items, config.realm_queue_bytes),
             ],
+            stanza_bytes: config.stanza_bytes,
             domain: config.domain.to_string(),
             counts,
             ready: Arc::new(Notify::new()),
@@ -198,9 +200,8 @@ impl Outbox {
     pub(super) fn deliver(&mut self, delivery: &Delivery, subscribers: &Subscribers, now_ms: u64) {
         let Delivery { realm, channel, item, place, .. } = delivery;
         let (stanzas, nodes) = subscribers.wanted(*realm, channel);
-        let Some(waiting) =
-            Waiting::of((*realm, channel), item, *place, (stanzas > 0, nodes > 0), subscribers)
-        else {
+        let wanted = (stanzas > 0, nodes > 0);
+        let Some(waiting) = self.waiting((*realm, channel), item, *place, wanted, subscribers) else {
             return self.pass_over((*realm, channel), *place);
         };
         let of = |wanted: bool, count: u32| if wanted { u64::from(count) } else { 0 };
@@ -429,14 +430,14 @@ impl Outbox {
             (false, false) => 1,
         };
         self.counts.xmpp_dropped.add(gone + expected.saturating_sub(entries.len() as u64));
-        let line = self.lines.entry(realm).or_default();
+        let mut read = Vec::new();
         for (entry, position) in entries.iter().zip(span.after + 1..) {
             let place = Some(Place { epoch: span.through.epoch, position });
             let item = Item::from_record(channel, &entry.record).map(Rendered::from);
-            let waiting = item.and_then(|i| Waiting::of((realm, channel), &i, place, wanted, subscribers));
+            let waiting = item.and_then(|i| self.waiting((realm, channel), &i, place, wanted, subscribers));
             let Some(waiting) = waiting else { continue };
             self.read_bytes += waiting.weight;
-            line.read.push_back(Waiting {
+            read.push(Waiting {
                 since_ms: now_ms.saturating_sub(log.age_ms(entry)),
                 old: true,
                 only: owed.jid.clone(),
@@ -444,29 +445,33 @@ impl Outbox {
             });
         }
         self.gaps.advance(&owed, span.through, span.whole);
+        let line = self.lines.entry(realm).or_default();
+        line.read.extend(read);
         line.filling = Some(owed);
     }
 
-    fn count(&self) {
-        self.counts.xmpp_queued.set(i64::try_from(self.items).unwrap_or(i64::MAX));
-    }
-}
-
-impl Waiting {
     /// `None` if there is nothing in it for anybody.
-    fn of(
+    fn waiting(
+        &self,
         (realm, channel): (RealmId, &str),
         item: &Rendered,
         place: Option<Place>,
         (stanzas, nodes): (bool, bool),
         subscribers: &Subscribers,
-    ) -> Option<Self> {
-        let stanza = item.stanza.clone().filter(|_| stanzas);
+    ) -> Option<Waiting> {
+        // The log may have it from a time with another limit.
+        let fits = |stanza: &Stanza| {
+            let fits = stanza.bytes() <= self.stanza_bytes;
+            self.counts.xmpp_unsent_item.add(u64::from(!fits));
+            fits
+        };
+        let stanza = item.stanza.clone().filter(|_| stanzas).filter(|stanza| fits(stanza));
         let event = if nodes { pubsub::payload(item) } else { None };
         let event = event.map(|payload| {
             let node = pubsub::node(subscribers.realm_name(realm), channel);
             Stanza::message(&pubsub::event(&node, item.id.as_deref(), &payload))
         });
+        let event = event.filter(fits);
         if stanza.is_none() && event.is_none() {
             return None;
         }
@@ -475,9 +480,15 @@ impl Waiting {
             + channel.len();
         let channel = channel.into();
         let (since_ms, after, old, only) = (0, None, false, None);
-        Some(Self { realm, channel, stanza, event, place, since_ms, weight, after, old, only })
+        Some(Waiting { realm, channel, stanza, event, place, since_ms, weight, after, old, only })
     }
 
+    fn count(&self) {
+        self.counts.xmpp_queued.set(i64::try_from(self.items).unwrap_or(i64::MAX));
+    }
+}
+
+impl Waiting {
     /// Copies for the next subscribers, as many as there is room for. True when that were all.
     fn copy(
         &mut self,
@@ -602,6 +613,7 @@ mod tests {
             realm_queue_bytes: 1 << 20,
             origin_requests: 1,
             sender_stanzas: 1,
+            stanza_bytes: 10_000,
         };
         limit(&mut config);
         (Outbox::new(&config, Arc::clone(&counts)), counts)

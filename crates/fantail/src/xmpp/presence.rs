@@ -25,7 +25,7 @@ struct Crowd {
     most: (usize, usize),
 }
 
-/// What was said last of one resource.
+/// What was said last of one resource to one address of the component's.
 #[derive(Debug)]
 struct Heard {
     resource: Box<str>,
@@ -66,9 +66,9 @@ impl Presences {
                     self.strangers.available(from.bare(), heard);
                 }
             }
-            Some("unavailable" | "error") => self.leave(from),
+            Some("unavailable" | "error") => self.leave(from, to),
             // Who does not let us see its presence is there, as far as it has said so since it was doubted.
-            Some("unsubscribed") => self.leave_doubted(from),
+            Some("unsubscribed") => self.leave_doubted(from, to),
             Some(_) => {}
         }
     }
@@ -88,15 +88,16 @@ impl Presences {
         }
     }
 
-    /// The entity is not there, or was never.
-    pub(super) fn leave(&mut self, from: &Jid) {
-        self.watched.leave_if(from, |_| true);
-        self.strangers.leave_if(from, |_| true);
+    /// To whom this is said, the entity is not there, or was never. Others may be told that it is.
+    pub(super) fn leave(&mut self, from: &Jid, to: &Jid) {
+        let is_meant = |heard: &Heard| heard.to.as_deref() == to.local();
+        self.watched.leave_if(from, is_meant);
+        self.strangers.leave_if(from, is_meant);
     }
 
-    fn leave_doubted(&mut self, from: &Jid) {
+    fn leave_doubted(&mut self, from: &Jid, to: &Jid) {
         let doubts = self.doubts;
-        self.watched.leave_if(from, |heard| heard.doubts != doubts);
+        self.watched.leave_if(from, |heard| heard.doubts != doubts && heard.to.as_deref() == to.local());
     }
 
     /// Whether one of the address's resources, or the one that it names, is in one of these states.
@@ -191,19 +192,18 @@ impl Crowd {
         let more = heard.bytes();
         let room = self.has_room(bare.len() + more);
         match self.by_bare.get_mut(bare) {
-            Some(resources) => match resources.iter().position(|known| known.resource == heard.resource) {
-                Some(at) => {
-                    let known = &mut resources[at];
-                    // Without room for whom it was said to it is said to whom it was before.
-                    self.bytes -= known.bytes();
-                    let to = if room { heard.to } else { known.to.take() };
-                    *known = Heard { to, ..heard };
-                    self.bytes += known.bytes();
+            Some(resources) => {
+                let mut is_known = false;
+                for known in resources.iter_mut().filter(|known| known.resource == heard.resource) {
+                    // It is so, whomever it was said to.
+                    (known.state, known.doubts) = (heard.state, heard.doubts);
+                    is_known |= known.to == heard.to;
+                }
+                if is_known || !room || resources.len() >= RESOURCES {
                     return;
                 }
-                None if room && resources.len() < RESOURCES => resources.push(heard),
-                None => return,
-            },
+                resources.push(heard);
+            }
             None if room => {
                 self.bytes += bare.len();
                 self.by_bare.insert(bare.into(), vec![heard]);
@@ -301,6 +301,27 @@ mod tests {
         assert!(all.allow("a@b/2", Shows::ANY) && !all.allow("a@b/1", Shows::ANY));
         assert!(!all.allow("c@d", Shows::ANY) && all.watched.resources == 1);
     }
+
+    /// Who does not let a bot see it any more is there for others.
+    #[test]
+    fn who_leaves_leaves_whom_it_says_it_to() {
+        let mut all = Presences::default();
+        let jid = |text: &str| Jid::parse(text).unwrap();
+        let hear = |all: &mut Presences, to: &str, xml: &str| {
+            all.hear(&jid("a@b/1"), &jid(to), &Element::parse(xml.as_bytes()).unwrap(), true);
+        };
+        let away = Shows::named("away").unwrap();
+        hear(&mut all, "push.test", "<presence/>");
+        hear(&mut all, "bot@push.test", "<presence><show>away</show></presence>");
+        assert!(all.allow("a@b", away) && !all.allow("a@b", Shows::named("online").unwrap()));
+        hear(&mut all, "bot@push.test", "<presence type='unavailable'/>");
+        all.leave(&jid("a@b/1"), &jid("bot@push.test"));
+        assert!(all.allow("a@b", away));
+        hear(&mut all, "push.test", "<presence type='unavailable'/>");
+        assert!(!all.allow("a@b", Shows::ANY));
+        assert_eq!((all.watched.resources, all.watched.bytes), (0, 0));
+    }
+
     /// Who has no subscription takes nothing from who has, and is known when it gets one.
     #[test]
     fn strangers_have_their_own_room() {
@@ -316,16 +337,21 @@ mod tests {
         all.watch("c@b", false);
         assert!(!all.allow("c@b", Shows::ANY));
         assert_eq!((all.watched.resources, all.strangers.resources), (1, 1));
-        for n in 0..STRANGERS {
-            all.hear(&jid(&format!("{n}@d/1")), &to, &here, false);
-        }
-        assert_eq!((all.strangers.resources, all.strangers.by_bare.contains_key("c@b")), (1, false));
         let long = "x".repeat(1000);
-        for n in 0..2 * STRANGERS_BYTES / 1000 {
-            all.hear(&jid(&format!("{n}@d/{long}")), &to, &here, false);
-            assert!(all.strangers.bytes <= STRANGERS_BYTES);
+        for (resource, count) in [("1", STRANGERS), (&long, STRANGERS_BYTES / 1000)] {
+            for n in all.strangers.resources..count {
+                let heard = Heard { resource: resource.into(), state: Shows::ANY, to: None, doubts: 0 };
+                all.strangers.available(&format!("{n}@d"), heard);
+            }
+            assert!(all.strangers.resources > 10_000);
+            (0..20).for_each(|n| all.hear(&jid(&format!("{n}@e/{resource}")), &to, &here, false));
+            assert!(
+                all.strangers.resources <= 20 && all.allow("a@b", Shows::ANY),
+                "{}",
+                all.strangers.resources
+            );
         }
-        assert!(all.strangers.resources > 0 && all.allow("a@b", Shows::ANY));
+        assert!(!all.strangers.by_bare.contains_key("c@b"));
         let asked = all.doubt();
         assert_eq!((asked.len(), all.strangers.resources, all.strangers.bytes), (1, 0, 0));
     }

@@ -27,6 +27,15 @@ impl Terms {
         !self.stanza && !self.node
     }
 
+    /// Stanzas, too, or for what has changed.
+    pub(super) fn with_stanzas(self, shows: Shows) -> Self {
+        Self { stanza: true, shows: if self.node { self.shows.or(shows) } else { shows }, ..self }
+    }
+
+    pub(super) fn with_node(self, shows: Shows) -> Self {
+        Self { node: true, shows: if self.stanza { self.shows.or(shows) } else { shows }, ..self }
+    }
+
     /// Whether presence decides.
     pub(super) fn is_watched(self) -> bool {
         !self.is_empty() && !self.shows.is_always()

@@ -54,3 +54,4 @@ mod websocket_publish;
 mod websocket_trust;
 mod xmpp;
 mod xmpp_origins;
+mod xmpp_requests;

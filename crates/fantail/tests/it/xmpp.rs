@@ -14,7 +14,7 @@ use redb::{Database, ReadableDatabase as _, ReadableTable as _, TableDefinition}
 use rustix::process::Signal;
 use serde_json::json;
 
-use crate::harness::{DEADLINE, Options, Origin, TestServer, Then, answer};
+use crate::harness::{DEADLINE, Options, Origin, TestServer, Then, answer, hold};
 
 const HEAD: &str = "<?xml version='1.0'?><stream:stream xmlns='jabber:component:accept' \
                     xmlns:stream='http://etherx.jabber.org/streams' from='push.test' id='1'>";
@@ -453,7 +453,7 @@ fn subscriptions_have_limits() {
     assert!(node("one").contains("subscription='subscribed'"));
     let refused = node("two");
     assert!(
-        refused.contains("<policy-violation") && refused.contains("xmpp.subscriptions_per_jid"),
+        refused.contains("<policy-violation") && refused.contains("<too-many-subscriptions"),
         "{refused}"
     );
     let path = "/channel/c/xs-subscriptions/";
@@ -477,6 +477,31 @@ fn subscriptions_have_limits() {
     assert_eq!(acme("a").0, 200);
     let (status, text) = acme("b");
     assert!(status == 503 && text.contains("(xmpp.subscriptions)"), "{status} {text}");
+}
+
+/// What origins make for an address counts as what it makes for itself.
+#[test]
+fn origins_make_no_more_subscriptions_than_an_address_may_have() {
+    let (data, listener) =
+        (tempfile::tempdir().expect("a folder"), TcpListener::bind(("127.0.0.1", 0)).expect("a port"));
+    let origin = Origin::answering(|request| {
+        let stanza = String::from_utf8_lossy(&request.body);
+        hold("stream", if stanza.contains("<body>one") { "one" } else { "two" }, &[], "<message/>")
+    });
+    let server = TestServer::start(&[&format!("push.test {origin}")], |options| {
+        joining(options, &data, &listener);
+        options.config("[xmpp]\nsubscriptions_per_jid = 1\n");
+    });
+    let mut xmpp = Server::accept(&listener);
+    let mut say = |body: &str| {
+        xmpp.say(&format!("<message from='a@user.test/1' to='bot@push.test'><body>{body}</body></message>"));
+        xmpp.until(">")
+    };
+    assert!(!say("one").contains("type='error'"));
+    assert!(!say("one").contains("type='error'"), "it has that already");
+    assert!(say("two").contains("type='error'"));
+    assert!(xmpp.until("</error>").contains("<policy-violation"));
+    server.wait_metric("fantail_xmpp_subscriptions", &[], 1.0);
 }
 
 /// Whose presence decides is asked for it once, and, if it has agreed, asked again whenever Fantail may have missed something.

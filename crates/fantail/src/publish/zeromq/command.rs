@@ -92,7 +92,7 @@ impl Inputs {
             return Err(ItemError("object does not contain 'items'".into()).into());
         };
         let items = decode_list(items)?;
-        self.publisher.check(&items)?;
+        self.publisher.check(self.publisher.default_realm(), &items)?;
         Ok(items)
     }
 
