@@ -53,7 +53,7 @@ use crate::{
     upstream::{Upstream, Workers},
 };
 
-pub use desk::{Desk, Page, Refused};
+pub use desk::{Desk, Page, Refused, Subscription};
 use desk::{Order, condition};
 use inbox::Lanes;
 use origin::Permits;
