@@ -170,6 +170,15 @@ impl Recorder {
         last.map_or(0, |event| event.t)
     }
 
+    pub(crate) fn len(&self) -> usize {
+        self.0.lock().expect("no panic holds it").len()
+    }
+
+    /// Looks at what has happened since there were so many.
+    pub(crate) fn since<T>(&self, count: usize, look: impl FnOnce(&[Event]) -> T) -> T {
+        look(&self.0.lock().expect("no panic holds it")[count..])
+    }
+
     pub(crate) fn take(&self) -> Vec<Event> {
         std::mem::take(&mut *self.0.lock().expect("no panic holds it"))
     }

@@ -484,7 +484,8 @@ impl View<'_> {
             } else {
                 counts.late.record(late);
             }
-            if late > limits.stale && !disturbed {
+            // A poll takes one item at a time, at its own pace.
+            if late > limits.stale && !disturbed && self.transport != Transport::Poll {
                 self.convict(verdict, Kind::Stale, || format!("{id} took {} ms", late / 1_000_000));
             }
         }

@@ -358,8 +358,9 @@ impl Lie {
                     if other == s && id.number + 4 > ROUNDS)
             }),
             Defect::Stale => {
-                let last = self.recv(&Class::ALL, &(ROUNDS - 2..ROUNDS - 1));
-                self.events[last].t += 60 * SECOND;
+                let late = self.places(|s, _, id| s % 8 % 3 != 1 && id.number == ROUNDS - 1);
+                let late = self.dice.one_of(&late).unwrap_or_default();
+                self.events[late].t += 60 * SECOND;
             }
             Defect::Died => self.events.push(Event { t, what: What::Died }),
             Defect::Unfinished => self.events.retain(|event| event.what != What::Quiesce),

@@ -121,7 +121,11 @@ impl<'a> Subscriber<'a> {
             self.fruitless = if fruitless { self.fruitless + 1 } else { 0 };
             if end == End::Gap || self.fruitless == FRUITLESS {
                 self.fruitless = 0;
-                (0..self.channels.len()).for_each(|index| self.gap(index));
+                // An origin that repairs is not given up.
+                let told = |index: &usize| end == End::Gap || self.channels[*index].class != Class::Origin;
+                for index in (0..self.channels.len()).filter(told).collect::<Vec<_>>() {
+                    self.gap(index);
+                }
             }
             let pause = 20 + self.dice.below(200);
             self.arena.pause(pause);

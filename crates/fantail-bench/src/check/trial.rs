@@ -1,12 +1,13 @@
 //! A run: subscribers and publishers on threads of their own, faults in the middle, calm at the end. Owns the plan of who
 //! listens to what; its outcome is the history.
 
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::SeqCst};
 use std::thread;
 
 use super::dice::Dice;
 use super::faults::Processes;
-use super::history::{Class, Event, Fault, Recorder, Transport, What};
+use super::history::{Class, Event, Fault, Id, Recorder, Transport, What};
 use super::origin::Heads;
 use super::publisher::Publisher;
 use super::receiver;
@@ -47,8 +48,9 @@ pub(crate) fn run(options: &Trial) -> Result<Vec<Event>, Failure> {
                 return subscribed;
             }
         }
-        for (s, (transport, listens)) in (0..).zip(plan(&channels, options.subscribers)) {
-            let subscriber = Subscriber::new(&arena, s, transport, &listens, dice.below(u64::MAX));
+        let plan = plan(&channels, options.subscribers);
+        for (s, (transport, listens)) in (0..).zip(&plan) {
+            let subscriber = Subscriber::new(&arena, s, *transport, listens, dice.below(u64::MAX));
             scope.spawn(move || subscriber.run());
         }
         for channel in channels.iter().chain(&hooked) {
@@ -69,7 +71,7 @@ pub(crate) fn run(options: &Trial) -> Result<Vec<Event>, Failure> {
                 scope.spawn(move || publisher.run(requests, phase));
             }
         }
-        let outcome = drive(options, &arena, &mut processes, &mut dice, &phase);
+        let outcome = drive(options, (&arena, &plan), &mut processes, &mut dice, &phase);
         arena.stop.store(true, SeqCst);
         outcome
     })?;
@@ -78,7 +80,7 @@ pub(crate) fn run(options: &Trial) -> Result<Vec<Event>, Failure> {
 
 fn drive(
     options: &Trial,
-    arena: &Arena,
+    (arena, plan): (&Arena, &[Listener]),
     processes: &mut Processes<'_>,
     dice: &mut Dice,
     phase: &AtomicU32,
@@ -89,17 +91,71 @@ fn drive(
     arena.faults.store(false, SeqCst);
     // Whoever has left is back, and origins that were retried are reached again.
     arena.pause(CALM_MS);
+    let calm = arena.recorder.len();
     phase.store(1, SeqCst);
     arena.pause(MARKERS_MS);
-    phase.store(2, SeqCst);
+    // How fast it goes is the machine's affair: the end waits for everybody, unless somebody is waited for in vain.
     let latest = socket::now() + LAST_SECONDS * SECOND;
+    let lacks = |wanted| arena.recorder.since(calm, |end| lacks(plan, end, wanted));
+    while socket::now() < latest && lacks(Wanted::Marker) {
+        arena.pause(QUIET_MS / 10);
+    }
+    phase.store(2, SeqCst);
     arena.pause(QUIET_MS);
-    while socket::now() < latest && socket::now() - arena.recorder.last_receipt() < QUIET_MS * 1_000_000 {
+    while socket::now() < latest {
+        let quiet = socket::now() - arena.recorder.last_receipt();
+        if quiet >= REPAIRED_MS * 1_000_000 || quiet >= QUIET_MS * 1_000_000 && !lacks(Wanted::Newest) {
+            break;
+        }
         arena.pause(QUIET_MS / 10);
     }
     processes.look(arena)?;
     arena.recorder.note(What::Quiesce);
     Ok(())
+}
+
+/// How somebody listens, and to what.
+type Listener = (Transport, Vec<(u16, Class)>);
+
+/// What everybody is to get at the end.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Wanted {
+    /// Of each channel some item that was published then.
+    Marker,
+    /// And the one that was acknowledged last, unless nothing is promised between two polls.
+    Newest,
+}
+
+/// Whether somebody has not got that yet, as far as the end of a history shows.
+fn lacks(plan: &[Listener], end: &[Event], wanted: Wanted) -> bool {
+    let mut items: HashMap<u32, Vec<(u16, Id)>> = HashMap::new();
+    let mut marked: HashMap<u16, Vec<Id>> = HashMap::new();
+    let mut got: HashSet<(usize, u16, Id)> = HashSet::new();
+    for event in end {
+        match &event.what {
+            What::PubInvoke { ch, id, request, marker: true, .. } => {
+                items.entry(*request).or_default().push((*ch, *id));
+            }
+            What::PubOk { request } => {
+                for (ch, id) in items.remove(request).into_iter().flatten() {
+                    marked.entry(ch).or_default().push(id);
+                }
+            }
+            What::Recv { s, ch, id: Some(id) } => _ = got.insert((usize::from(*s), *ch, *id)),
+            _ => {}
+        }
+    }
+    plan.iter().enumerate().any(|(s, (transport, listens))| {
+        listens.iter().any(|(ch, class)| {
+            let marked = marked.get(ch).map_or(&[][..], Vec::as_slice);
+            let has = |id: &Id| got.contains(&(s, *ch, *id));
+            match wanted {
+                Wanted::Newest if *transport == Transport::Poll && *class == Class::Plain => false,
+                Wanted::Newest => !marked.last().is_some_and(has),
+                Wanted::Marker => !marked.iter().any(has),
+            }
+        })
+    })
 }
 
 /// A channel, and how many publish on it.
@@ -128,7 +184,7 @@ fn hooked(classes: &[Class], first: usize) -> Vec<Channel> {
 }
 
 /// Who listens to what, and how: each channel over each transport, and both channels of a class over one connection.
-fn plan(channels: &[Channel], each: u16) -> Vec<(Transport, Vec<(u16, Class)>)> {
+fn plan(channels: &[Channel], each: u16) -> Vec<Listener> {
     let mut plan = Vec::new();
     for transport in Transport::ALL {
         for channel in channels {
@@ -149,7 +205,45 @@ const WARM_MS: u64 = 1500;
 /// Longer than an origin is waited for between two tries.
 const CALM_MS: u64 = 5000;
 const MARKERS_MS: u64 = 1000;
-/// Without a receipt for so long, nothing more is expected.
+/// Without a receipt for so long, nothing more is expected of those who have the newest.
 const QUIET_MS: u64 = 2000;
+/// And of others: a poll times out after eight seconds, and an item waits for another for five.
+const REPAIRED_MS: u64 = 15_000;
 /// And in any case after so long.
-const LAST_SECONDS: u64 = 30;
+const LAST_SECONDS: u64 = 120;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_end_waits_for_everybody() {
+        let id = |number| Id { publisher: 0, number };
+        let plan = [
+            (Transport::Stream, vec![(1, Class::Logged)]),
+            (Transport::Poll, vec![(1, Class::Logged)]),
+            (Transport::Poll, vec![(2, Class::Plain)]),
+        ];
+        let invoke =
+            |ch, request, number, marker| What::PubInvoke { ch, id: id(number), request, at: 0, marker };
+        let recv = |s, ch, number| What::Recv { s, ch, id: Some(id(number)) };
+        let mut end = Vec::new();
+        let steps = [
+            (
+                vec![invoke(1, 1, 5, false), What::PubOk { request: 1 }, recv(0, 1, 5), recv(1, 1, 5)],
+                true,
+                true,
+            ),
+            (vec![invoke(1, 2, 6, true), invoke(2, 3, 1, true), recv(0, 1, 6), recv(1, 1, 6)], true, true),
+            (vec![What::PubOk { request: 2 }, What::PubOk { request: 3 }], true, false),
+            (vec![recv(2, 2, 1)], false, false),
+            (vec![invoke(1, 4, 7, true), What::PubOk { request: 4 }, recv(0, 1, 7)], false, true),
+            (vec![invoke(2, 5, 2, true), What::PubOk { request: 5 }, recv(1, 1, 7)], false, false),
+        ];
+        for (more, marker, newest) in steps {
+            end.extend(more.into_iter().map(|what| Event { t: 0, what }));
+            let found = [Wanted::Marker, Wanted::Newest].map(|wanted| lacks(&plan, &end, wanted));
+            assert_eq!(found, [marker, newest], "{}", end.len());
+        }
+    }
+}
