@@ -423,10 +423,16 @@ families! {
             xmpp_delivered [kind = item]: Count,
             xmpp_answered [kind = answer]: Count,
         }
+        xmpp_repeated: "Stanzas written once more, because the stream broke before the XMPP server had acknowledged them." {
+            xmpp_repeated: Count,
+        }
+        xmpp_unacknowledged_bytes: "Bytes that the XMPP server was given and has not acknowledged." {
+            xmpp_unacknowledged: Gauge,
+        }
         xmpp_filled: "Of the copies of items, those that were read from a log, because the server or the subscriber was away." {
             xmpp_filled: Count,
         }
-        xmpp_dropped: "Items and answers that were dropped before they were written, because too many waited, or the log had let them go." {
+        xmpp_dropped: "Items and answers that were dropped before they were written, because too many waited or the log had let them go, and stanzas that ended two streams." {
             xmpp_dropped: Count,
         }
         xmpp_unsent: "What was longer than the XMPP server takes, or was no stanza, by whose it was." {

@@ -2,6 +2,7 @@
 //!
 //! - `POST /realm/{realm}/channel/{channel}/xs-subscriptions/`: a form, `jid` and perhaps `presence=true`; `GET`: a page
 //! - `DELETE` and `GET /realm/{realm}/channel/{channel}/xs-subscription/{jid}/`
+//! - `DELETE` and `GET /realm/{realm}/xs-subscriber/{jid}/`: of all channels
 //!
 //! each also without `/realm/{realm}`, for the realm `default`, and without the slash at the end.
 
@@ -26,7 +27,7 @@ use crate::{
         answer::{self, Format},
         http::{denied, overload},
     },
-    xmpp::{Desk, Page, Place, Refused, Terms},
+    xmpp::{Desk, Page, Place, Refused, Subscription, Terms},
 };
 
 /// Without a component there are no such paths.
@@ -36,13 +37,15 @@ pub(super) fn router(state: &Arc<super::State>) -> Router {
     }
     let list = || other_methods(get(list).post(subscribe), "GET, HEAD, POST");
     let one = || other_methods(get(show).delete(unsubscribe), "DELETE, GET, HEAD");
+    let all = || other_methods(get(of).delete(unsubscribe_all), "DELETE, GET, HEAD");
     let mut router = Router::new();
     for realm in ["", "/realm/{realm}"] {
         for slash in ["", "/"] {
             let channel = format!("{realm}/channel/{{channel}}");
             router = router
                 .route(&format!("{channel}/xs-subscriptions{slash}"), list())
-                .route(&format!("{channel}/xs-subscription/{{jid}}{slash}"), one());
+                .route(&format!("{channel}/xs-subscription/{{jid}}{slash}"), one())
+                .route(&format!("{realm}/xs-subscriber/{{jid}}{slash}"), all());
         }
     }
     router.with_state(Arc::clone(state))
@@ -54,6 +57,8 @@ type Shared = State<Arc<super::State>>;
 #[derive(Deserialize)]
 struct Named {
     realm: Option<String>,
+    /// Empty where it is about all.
+    #[serde(default)]
     channel: String,
     jid: Option<String>,
 }
@@ -93,6 +98,9 @@ impl Wrong {
 #[derive(Serialize)]
 struct Shown {
     jid: String,
+    /// Where it is not said with what was asked.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    channel: Option<String>,
     /// Whether it gets `xmpp-stanza` items, and the channel's items as of a node.
     stanza: bool,
     node: bool,
@@ -103,7 +111,13 @@ struct Shown {
 
 impl From<(String, Terms)> for Shown {
     fn from((jid, terms): (String, Terms)) -> Self {
-        Self { jid, stanza: terms.stanza, node: terms.node, presence: terms.shows.names().collect() }
+        Self {
+            jid,
+            channel: None,
+            stanza: terms.stanza,
+            node: terms.node,
+            presence: terms.shows.names().collect(),
+        }
     }
 }
 
@@ -186,6 +200,43 @@ async fn list(
         Ok(List { subscriptions: found.into_iter().map(Shown::from).collect(), next })
     };
     outcome.await.map_or_else(|wrong: Wrong| wrong.response(), |list| answer::json(StatusCode::OK, &list))
+}
+
+/// What an address, with any of its resources if it names none, is subscribed to in the realm.
+async fn subscribed(
+    state: &super::State,
+    named: &Named,
+    headers: &HeaderMap,
+) -> Result<Vec<Subscription>, Wrong> {
+    let (desk, place) = place(state, named, headers)?;
+    let found = desk.of(place, jid(named)?).await?;
+    if found.is_empty() { Err(Wrong::Missing) } else { Ok(found) }
+}
+
+async fn of(State(state): Shared, Path(named): Path<Named>, headers: HeaderMap) -> Response<Body> {
+    let found = subscribed(&state, &named, &headers).await;
+    let shown = |Subscription { place, jid, terms }| Shown {
+        channel: Some(place.channel),
+        ..Shown::from((jid.to_string(), terms))
+    };
+    let list = found.map(|found| List { subscriptions: found.into_iter().map(shown).collect(), next: None });
+    list.map_or_else(|wrong| wrong.response(), |list| answer::json(StatusCode::OK, &list))
+}
+
+async fn unsubscribe_all(
+    State(state): Shared,
+    Path(named): Path<Named>,
+    headers: HeaderMap,
+) -> Response<Body> {
+    let format = Format::accepted(&headers).unwrap_or(Format::Text);
+    let outcome = async {
+        let desk = state.xmpp.as_ref().ok_or(Wrong::Missing)?;
+        for Subscription { place, jid, .. } in subscribed(&state, &named, &headers).await? {
+            desk.unsubscribe(place, jid).await?;
+        }
+        Ok::<(), Wrong>(())
+    };
+    outcome.await.map_or_else(|wrong| wrong.response(), |()| answer::done(format, "Unsubscribed"))
 }
 
 /// The channel of a request that may change it.

@@ -32,7 +32,10 @@ pub struct Xmpp {
     pub realm_queue_items: usize,
     pub realm_queue_bytes: usize,
     pub origin_requests: usize,
+    pub realm_origin_requests: usize,
     pub sender_stanzas: usize,
+    pub sender_bytes: usize,
+    pub unacknowledged_bytes: usize,
     pub stanza_bytes: usize,
 }
 
@@ -77,7 +80,10 @@ pub(super) struct Section {
     realm_queue_items: usize,
     realm_queue_bytes: usize,
     origin_requests: usize,
+    realm_origin_requests: usize,
     sender_stanzas: usize,
+    sender_bytes: usize,
+    unacknowledged_bytes: usize,
     stanza_bytes: usize,
 }
 
@@ -101,7 +107,7 @@ pub(super) struct Draft {
 struct Rest {
     admins: Vec<Jid>,
     /// In the order of [`Xmpp`].
-    limits: [usize; 12],
+    limits: [usize; 15],
 }
 
 impl Section {
@@ -132,7 +138,10 @@ impl Section {
                     part(self.realm_queue_items, self.queue_items),
                     part(self.realm_queue_bytes, self.queue_bytes),
                     at_least(1, self.origin_requests)?,
+                    part(self.realm_origin_requests, self.origin_requests),
                     at_least(1, self.sender_stanzas)?,
+                    at_least(1, self.sender_bytes)?,
+                    at_least(1, self.unacknowledged_bytes)?,
                     at_least(LEAST_STANZA_BYTES, self.stanza_bytes)?,
                 ],
             },
@@ -154,7 +163,10 @@ impl Draft {
             realm_queue_items,
             realm_queue_bytes,
             origin_requests,
+            realm_origin_requests,
             sender_stanzas,
+            sender_bytes,
+            unacknowledged_bytes,
             stanza_bytes,
         ] = self.rest.limits;
         Some(Xmpp {
@@ -173,7 +185,10 @@ impl Draft {
             realm_queue_items,
             realm_queue_bytes,
             origin_requests,
+            realm_origin_requests,
             sender_stanzas,
+            sender_bytes,
+            unacknowledged_bytes,
             stanza_bytes,
         })
     }

@@ -4,7 +4,10 @@
 use fantail_proto::xmpp::{answer::Condition, jid::Jid, pubsub::Shows};
 use tokio::sync::{mpsc, oneshot};
 
-use super::{Component, Place, Terms};
+use super::{
+    Component, Place, Terms,
+    subscribers::{self, Kept},
+};
 use crate::store::StoreError;
 
 /// Where others leave what they want of the component.
@@ -13,9 +16,36 @@ pub struct Desk(pub(super) mpsc::Sender<Order>);
 
 #[derive(Debug)]
 pub(super) enum Order {
-    Subscribe { place: Place, jid: Jid, shows: Shows, done: oneshot::Sender<Result<(), Refused>> },
-    Unsubscribe { place: Place, jid: Jid, done: oneshot::Sender<Result<bool, Refused>> },
-    List { place: Place, page: Page, done: oneshot::Sender<Vec<(String, Terms)>> },
+    Subscribe {
+        place: Place,
+        jid: Jid,
+        shows: Shows,
+        done: oneshot::Sender<Result<(), Refused>>,
+    },
+    Unsubscribe {
+        place: Place,
+        jid: Jid,
+        done: oneshot::Sender<Result<bool, Refused>>,
+    },
+    /// In the realm of the place, whatever its channel.
+    Of {
+        place: Place,
+        jid: Jid,
+        done: oneshot::Sender<Result<Vec<Subscription>, Refused>>,
+    },
+    List {
+        place: Place,
+        page: Page,
+        done: oneshot::Sender<Vec<(String, Terms)>>,
+    },
+}
+
+/// What an address gets of a channel.
+#[derive(Clone, Debug)]
+pub struct Subscription {
+    pub place: Place,
+    pub jid: Jid,
+    pub terms: Terms,
 }
 
 /// Which subscribers of a channel, in the order of their addresses.
@@ -57,6 +87,13 @@ impl Desk {
         answer.await.unwrap_or(Err(Refused::Stopping))
     }
 
+    /// What an address is subscribed to in a realm: with any of its resources, if it names none.
+    pub async fn of(&self, place: Place, jid: Jid) -> Result<Vec<Subscription>, Refused> {
+        let (done, answer) = oneshot::channel();
+        self.order(Order::Of { place, jid, done }).await?;
+        answer.await.unwrap_or(Err(Refused::Stopping))
+    }
+
     pub async fn list(&self, place: Place, page: Page) -> Result<Vec<(String, Terms)>, Refused> {
         let (done, answer) = oneshot::channel();
         self.order(Order::List { place, page, done }).await?;
@@ -85,6 +122,7 @@ impl Component {
                 let outcome = self.change(&place, &jid, |_| Terms::default()).await;
                 drop(done.send(outcome.map(|before| !before.is_empty())));
             }
+            Order::Of { place, jid, done } => drop(done.send(self.of(&place, &jid))),
             Order::List { place, page, done } => {
                 let subscribers = self.subscribers.borrow();
                 let Place { realm, channel, .. } = place;
@@ -103,6 +141,23 @@ impl Component {
         }
     }
 }
+
+impl Component {
+    fn of(&self, place: &Place, jid: &Jid) -> Result<Vec<Subscription>, Refused> {
+        let kept = subscribers::of(&self.store, jid.bare(), LOOKED_AT)?;
+        let kept = kept
+            .into_iter()
+            .filter(|kept| kept.realm == place.realm_name && (jid.is_bare() || kept.jid == jid.as_str()));
+        let of = |kept: Kept| {
+            let place = Place { channel: kept.channel, ..place.clone() };
+            Some(Subscription { place, jid: Jid::parse(&kept.jid).ok()?, terms: kept.terms })
+        };
+        Ok(kept.filter_map(of).collect())
+    }
+}
+
+/// Subscriptions of one address that are looked at.
+pub(super) const LOOKED_AT: usize = 10_000;
 
 /// What a refusal is to an entity.
 pub(super) fn condition(refused: &Refused) -> Condition {

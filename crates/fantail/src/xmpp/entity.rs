@@ -20,6 +20,7 @@ use serde_json::json;
 
 use super::{
     Component, Place, TARGET, Terms, condition,
+    desk::LOOKED_AT,
     inbox::Received,
     subscribers::{self, Kept},
 };
@@ -60,7 +61,7 @@ pub(super) async fn answer(component: &Component, received: &Received, request: 
             None => result,
         };
         let long = "the answer is too long for one stanza";
-        let sent = component.send_xml(xml.to_xml(CLIENT).into_bytes());
+        let sent = component.send_xml(received.from.as_str(), xml.to_xml(CLIENT).into_bytes());
         if sent { Ok(()) } else { Err(Wrong::of(Condition::ResourceConstraint, long)) }
     });
     if let Err(Wrong { condition, text, detail }) = outcome {
@@ -100,7 +101,7 @@ impl Wrong {
 impl From<super::Refused> for Wrong {
     fn from(refused: super::Refused) -> Self {
         // How much there is, and what a disk says, is the operator's to read.
-        tracing::info!(target: TARGET, %refused, "an entity's subscription is refused");
+        tracing::debug!(target: TARGET, %refused, "what an entity asks for is refused");
         match refused {
             super::Refused::TooMany(_) => Self::detailed(condition(&refused), "too-many-subscriptions"),
             _ => Self::of(condition(&refused), ""),
@@ -397,6 +398,5 @@ async fn publish(component: &Component, from: &Jid, realm: &str, body: &str) -> 
 /// Items in one answer, and their bytes: servers take no stanzas of more than some hundred kilobytes.
 const RETRIEVED: usize = 100;
 const RETRIEVED_BYTES: usize = 128 << 10;
-/// Subscriptions of one address that are looked at, and that are in one answer.
-const LOOKED_AT: usize = 10_000;
+/// Subscriptions in one answer.
 const SHOWN: usize = 1000;

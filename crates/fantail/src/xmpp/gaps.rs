@@ -22,9 +22,8 @@ pub(super) struct Gaps {
     /// Of each realm that has any.
     turns: HashMap<RealmId, VecDeque<Owed>>,
     changes: Changes,
-    /// What becomes true when the server has taken what it is given now.
-    held: Changes,
-    holds: bool,
+    /// What becomes true when the server has taken what it is given: of each piece, the oldest first.
+    held: VecDeque<Changes>,
 }
 
 /// What is to be written down: through where everything was handed over; nothing is owed without a place.
@@ -78,8 +77,7 @@ impl Gaps {
             most: (most, realm_most),
             turns: HashMap::new(),
             changes: Changes::new(),
-            held: Changes::new(),
-            holds: false,
+            held: VecDeque::new(),
         }
     }
 
@@ -240,15 +238,20 @@ impl Gaps {
         }
     }
 
-    /// From now on what is noted waits until the server has taken what is made meanwhile.
-    pub(super) const fn hold(&mut self) {
-        self.holds = true;
+    /// From now on what is noted waits until the server has taken the piece that is made meanwhile.
+    pub(super) fn hold(&mut self) {
+        self.held.push_back(Changes::new());
     }
 
-    /// The server has it.
+    /// The server has the oldest piece.
     pub(super) fn release(&mut self) {
-        self.holds = false;
-        self.changes.extend(self.held.drain());
+        self.changes.extend(self.held.pop_front().into_iter().flatten());
+    }
+
+    /// There was nothing to be made for the server: it is true when all before it is.
+    pub(super) fn pass_on(&mut self) {
+        let passed = self.held.pop_back().unwrap_or_default();
+        self.held.back_mut().unwrap_or(&mut self.changes).extend(passed);
     }
 
     /// What is to be written down.
@@ -327,13 +330,14 @@ impl Gaps {
     }
 
     fn note(&mut self, owed: Owed, through: Option<Place>) {
-        let changes = if self.holds { &mut self.held } else { &mut self.changes };
-        changes.insert(owed, through);
+        self.held.back_mut().unwrap_or(&mut self.changes).insert(owed, through);
     }
 
     /// Whatever the server has taken.
     fn note_now(&mut self, owed: Owed, through: Option<Place>) {
-        self.held.remove(&owed);
+        for held in &mut self.held {
+            held.remove(&owed);
+        }
         self.changes.insert(owed, through);
     }
 }
@@ -447,6 +451,19 @@ mod tests {
         gaps.release();
         let taken = gaps.changes();
         assert_eq!((taken.get(&all()), taken.get(&one("a@b"))), (Some(&None), Some(&None)));
+        // One piece after the other, and what was for nobody with the one before it.
+        for position in 7..=9 {
+            gaps.hold();
+            gaps.hand(C, at(position));
+            if position == 8 {
+                gaps.pass_on();
+            }
+        }
+        assert!(gaps.changes().is_empty());
+        gaps.release();
+        assert_eq!(gaps.changes().get(&all()), Some(&Some(at(8))));
+        gaps.release();
+        assert_eq!(gaps.changes().get(&all()), Some(&Some(at(9))));
         gaps.take_back((0..2 * UNWRITTEN).map(|n| (one(&n.to_string()), None)).collect());
         assert_eq!(gaps.changes().len(), UNWRITTEN);
     }

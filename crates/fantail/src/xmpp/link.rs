@@ -2,7 +2,12 @@
 
 use std::{io, pin::pin, rc::Rc, time::Duration};
 
-use fantail_proto::xmpp::stream::{self, Broken, Event, Reader};
+use fantail_proto::xmpp::{
+    CLIENT,
+    request::PING,
+    stream::{self, Broken, Event, Reader},
+    xml::Element,
+};
 use socket2::{SockRef, TcpKeepalive};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -11,10 +16,10 @@ use tokio::{
         tcp::{OwnedReadHalf, OwnedWriteHalf},
     },
     sync::watch,
-    time::{Instant, sleep, timeout},
+    time::{Instant, sleep, sleep_until, timeout},
 };
 
-use super::{Component, LAST_WORDS, TARGET};
+use super::{ANSWERS_WITHIN, Component, LAST_WORDS, TARGET, outbox::Hung};
 
 /// Why a stream ended, or never was.
 #[derive(Debug, thiserror::Error)]
@@ -23,6 +28,8 @@ enum Lost {
     Io(#[from] io::Error),
     #[error("no answer within {0:?}")]
     Silent(Duration),
+    #[error("the server reads nothing any more")]
+    Hung,
     #[error("{0}")]
     Broken(#[from] Broken),
     #[error("the server has ended the stream: {0}")]
@@ -43,9 +50,35 @@ impl Lost {
             "unsupported-stanza-type" | "invalid-namespace" => {
                 Some("xmpp.server is not where the server waits for components")
             }
-            "conflict" => Some("another component has joined by this name"),
+            "conflict" => {
+                Some("the server has another component of this name, or has not seen the last stream's end")
+            }
             _ => None,
         }
+    }
+
+    /// What was written is at fault.
+    fn blames(&self) -> bool {
+        let Self::Failed(condition) = self else { return false };
+        matches!(
+            condition.as_str(),
+            "bad-format"
+                | "bad-namespace-prefix"
+                | "improper-addressing"
+                | "invalid-from"
+                | "invalid-namespace"
+                | "invalid-xml"
+                | "not-well-formed"
+                | "policy-violation"
+                | "restricted-xml"
+                | "undefined-condition"
+                | "unsupported-stanza-type"
+        )
+    }
+
+    /// Nobody has to change anything for it to pass.
+    fn passes(&self) -> bool {
+        matches!(self, Self::Failed(condition) if condition == "conflict")
     }
 }
 
@@ -56,32 +89,48 @@ pub(super) async fn keep(component: &Rc<Component>, mut stopped: watch::Receiver
         () = &mut links => return,
         _ = stopped.wait_for(|stop| *stop) => {}
     }
+    component.close_lanes();
+    let ending = async {
+        tokio::select! {
+            () = &mut links => {}
+            () = sleep(ANSWERS_WITHIN) => {
+                component.cut_lanes();
+                links.await;
+            }
+        }
+    };
     // A server that does not read, or is away, keeps nobody.
-    _ = timeout(LAST_WORDS, links).await;
+    _ = timeout(LAST_WORDS, ending).await;
 }
 
 async fn join_again(component: &Rc<Component>, mut stopped: watch::Receiver<bool>) {
     let mut failures = 0;
     while !*stopped.borrow() {
-        let begun = Instant::now();
-        let Err(lost) = Link::open(component, stopped.clone()).await else { return };
+        let mut joined = None;
+        let Err(lost) = Link::open(component, stopped.clone(), &mut joined).await else { return };
+        if joined.is_some() && lost.blames() {
+            component.outbox.borrow_mut().blame();
+        }
         component.part();
-        if begun.elapsed() >= STEADY {
+        if joined.is_some_and(|joined: Instant| joined.elapsed() >= STEADY) {
             failures = 0;
         }
         let server = &component.config.server;
-        let pause = match lost.advice() {
+        match lost.advice() {
             Some(advice) => {
                 component.counts.xmpp_denied.add(1);
                 tracing::error!(target: TARGET, server, %lost, "not joined: {advice}");
-                SLOW + jitter(SLOW)
             }
             None => {
                 component.counts.xmpp_unreached.add(1);
                 tracing::warn!(target: TARGET, server, %lost, "no stream to the XMPP server");
-                let pause = (FIRST * 2_u32.saturating_pow(failures)).min(SLOW);
-                pause / 2 + jitter(pause / 2)
             }
+        }
+        let pause = if lost.advice().is_some() && !lost.passes() {
+            SLOW + jitter(SLOW)
+        } else {
+            let pause = (FIRST * 2_u32.saturating_pow(failures)).min(SLOW);
+            pause / 2 + jitter(pause / 2)
         };
         failures = (failures + 1).min(MOST_DOUBLINGS);
         tokio::select! {
@@ -101,8 +150,12 @@ struct Link {
 }
 
 impl Link {
-    /// Joins, and goes on until the stream is lost; `Ok` when it was stopped.
-    async fn open(component: &Rc<Component>, stopped: watch::Receiver<bool>) -> Result<(), Lost> {
+    /// Joins, and goes on until the stream is lost; `Ok` when it was stopped. `at` is when it has joined.
+    async fn open(
+        component: &Rc<Component>,
+        stopped: watch::Receiver<bool>,
+        at: &mut Option<Instant>,
+    ) -> Result<(), Lost> {
         let socket = timeout(PATIENCE, TcpStream::connect(&component.config.server));
         let socket = socket.await.map_err(|_| Lost::Silent(PATIENCE))??;
         socket.set_nodelay(true)?;
@@ -113,6 +166,7 @@ impl Link {
         let mut link = Self { read, reader: Reader::default(), buffer: vec![0; BUFFER], unread: 0..0 };
         let joined = timeout(PATIENCE, link.join(component, &mut write));
         joined.await.map_err(|_| Lost::Silent(PATIENCE))??;
+        *at = Some(Instant::now());
         component.counts.xmpp_joined.add(1);
         component.counts.xmpp_connected.set(1);
         component.outbox.borrow_mut().join();
@@ -121,7 +175,18 @@ impl Link {
         tracing::info!(target: TARGET, server = component.config.server, domain, "joined the XMPP server");
         let lost = tokio::select! {
             lost = link.read_on(component) => lost,
-            written = write_on(component, &mut write, stopped) => return written,
+            written = write_on(component, &mut write, stopped) => match written {
+                Ok(()) => {
+                    // What is not read would reset the connection, and the server lose what it has not read.
+                    link.read_on(component).await;
+                    return Ok(());
+                }
+                Err(lost) => match timeout(PARTING, link.read_on(component)).await {
+                    // The server has said why it does not take more.
+                    Ok(said @ Lost::Failed(_)) => said,
+                    _ => lost,
+                },
+            },
         };
         if let Lost::Broken(broken) = &lost {
             let complaint = stream::complaint(broken.condition());
@@ -176,7 +241,7 @@ impl Link {
     }
 }
 
-/// Writes what waits; `Ok` when it was stopped and all is written.
+/// Writes what waits; `Ok` when it was stopped, all is written, and the server has read it.
 async fn write_on(
     component: &Component,
     write: &mut OwnedWriteHalf,
@@ -184,10 +249,22 @@ async fn write_on(
 ) -> Result<(), Lost> {
     let ready = component.outbox.borrow().ready();
     loop {
+        let stops = *stopped.borrow();
         let wire = component.wire();
         if !wire.is_empty() {
             timeout(STALL, write.write_all(&wire)).await.map_err(|_| Lost::Silent(STALL))??;
             component.outbox.borrow_mut().written();
+        }
+        let echo = component.outbox.borrow_mut().echo(stops && wire.is_empty());
+        let echo = echo.map_err(|Hung| Lost::Hung)?;
+        if let Some(id) = &echo {
+            let domain = component.config.domain.as_str();
+            let ping = Element::new(CLIENT, "iq").with("type", "get").with("id", id);
+            let ping = ping.with("from", domain).with("to", domain).containing(Element::new(PING, "ping"));
+            let ping = ping.to_xml(CLIENT);
+            timeout(STALL, write.write_all(ping.as_bytes())).await.map_err(|_| Lost::Silent(STALL))??;
+        }
+        if !wire.is_empty() || echo.is_some() {
             continue;
         }
         if component.outbox.borrow().has_turns() {
@@ -195,19 +272,21 @@ async fn write_on(
             tokio::task::yield_now().await;
             continue;
         }
-        if *stopped.borrow() {
+        if stops && component.is_idle() {
             // Published before that, and perhaps not taken yet.
             if component.take() {
                 continue;
             }
-            write.write_all(stream::CLOSING.as_bytes()).await?;
-            return Ok(write.shutdown().await?);
+            if component.outbox.borrow().is_acknowledged() {
+                write.write_all(stream::CLOSING.as_bytes()).await?;
+                return Ok(write.shutdown().await?);
+            }
         }
+        let due = component.outbox.borrow().due();
         tokio::select! {
             () = ready.notified() => {}
-            // So that a server that has vanished is noticed, and no middlebox forgets the connection.
-            () = sleep(QUIET) => write.write_all(b" ").await?,
-            _ = stopped.wait_for(|stop| *stop) => {}
+            () = sleep_until(due) => {}
+            _ = stopped.wait_for(|stop| *stop), if !stops => {}
         }
     }
 }
@@ -230,6 +309,8 @@ const MOST_DOUBLINGS: u32 = 6;
 /// A stream that has lasted for so long was a good one.
 const STEADY: Duration = Duration::from_secs(10);
 const QUIET: Duration = Duration::from_secs(30);
+/// For the server's reason to end a stream that cannot be written.
+const PARTING: Duration = Duration::from_secs(1);
 /// What is written and not acknowledged by the server's kernel for so long.
 const STALL: Duration = Duration::from_secs(30);
 const BUFFER: usize = 16 << 10;

@@ -1,7 +1,7 @@
 //! A stanza as a request to an origin, and what the answer asks for: stanzas to send, channels to subscribe the sender
 //! to. The route decides who is asked, as for every request.
 
-use std::sync::Arc;
+use std::{cell::RefCell, sync::Arc};
 
 use bytes::Bytes;
 use fantail_proto::{
@@ -18,25 +18,51 @@ use fantail_proto::{
         xml::{Element, XmlError},
     },
 };
+use hashbrown::HashMap;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, Uri, header};
 use http_body_util::{BodyExt as _, Limited};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit},
+    time::{Instant, timeout_at},
+};
 
 use super::{Component, Place, Refused, TARGET, Terms, condition, inbox::Received, unix_ms};
 use crate::{
     config::DEFAULT_REALM,
+    hub::RealmId,
     proxy::destination,
     route::Route,
     snapshot::stanza_path,
     upstream::{Failure, Unanswered, Upload},
 };
 
+/// Requests to origins at a time.
+#[derive(Debug)]
+pub(super) struct Permits {
+    all: Semaphore,
+    /// Of one realm, and of each that has asked.
+    most: usize,
+    realms: RefCell<HashMap<RealmId, Arc<Semaphore>>>,
+}
+
+impl Permits {
+    pub(super) fn new(all: usize, most: usize) -> Self {
+        Self { all: Semaphore::new(all), most, realms: RefCell::default() }
+    }
+
+    /// A realm whose origins hang keeps no other's waiting.
+    async fn acquire(&self, realm: RealmId) -> (OwnedSemaphorePermit, SemaphorePermit<'_>) {
+        let of_realm = Arc::clone(
+            self.realms.borrow_mut().entry(realm).or_insert_with(|| Arc::new(Semaphore::new(self.most))),
+        );
+        let own = of_realm.acquire_owned().await.expect("the semaphore is never closed");
+        (own, self.all.acquire().await.expect("the semaphore is never closed"))
+    }
+}
+
 /// Gives a stanza to its origin and does what the answer says. Whoever waits for an answer gets one.
 pub(super) async fn ask(component: &Component, received: &Received) {
-    let outcome = {
-        let _permit = component.permits.acquire().await.expect("the semaphore is never closed");
-        post(component, received).await
-    };
-    let answered = match outcome {
+    let answered = match post(component, received).await {
         Ok((route, reply)) => obey(component, received, &route, reply).await,
         Err(failed) => Err(failed),
     };
@@ -69,6 +95,8 @@ enum Failed {
     Status(StatusCode),
     #[error("the origin's answer broke off, or is too long")]
     Body,
+    #[error("the origin's answer did not end in time")]
+    Late,
     #[error("{0}")]
     Instruct(#[from] InstructError),
     #[error("{0}")]
@@ -79,7 +107,7 @@ impl Failed {
     fn condition(&self) -> Condition {
         match self {
             Self::NoRoute => Condition::ServiceUnavailable,
-            Self::Upstream(Failure::Silent(_)) => Condition::RemoteServerTimeout,
+            Self::Upstream(Failure::Silent(_)) | Self::Late => Condition::RemoteServerTimeout,
             Self::Upstream(Failure::Busy(_)) => Condition::ResourceConstraint,
             Self::Status(StatusCode::FORBIDDEN | StatusCode::UNAUTHORIZED) => Condition::Forbidden,
             Self::Status(StatusCode::NOT_FOUND) => Condition::ItemNotFound,
@@ -103,6 +131,7 @@ async fn post(component: &Component, received: &Received) -> Result<(Arc<Route>,
     let domain = component.config.domain.as_str();
     let path = stanza_path(&received.to);
     let route = Arc::clone(snapshot.stanza_route(&received.to).ok_or(Failed::NoRoute)?);
+    let _permits = component.permits.acquire(route.realm).await;
     let body = Bytes::from(received.stanza.to_xml(""));
     let origin = &snapshot.config.origin;
     for (index, target) in route.rule.targets.iter().enumerate() {
@@ -115,12 +144,14 @@ async fn post(component: &Component, received: &Received) -> Result<(Arc<Route>,
         if let Ok(host) = HeaderValue::from_str(outgoing.host) {
             request.headers_mut().insert(header::HOST, host);
         }
+        let until = Instant::now() + origin.response_timeout;
         let asking = component.upstream.ask(&to, Box::new(request), origin);
         match asking.await {
             Ok(response) => {
                 let (head, download) = response.into_parts();
                 let limited = Limited::new(download, snapshot.config.grip.instruct_bytes);
-                let body = limited.collect().await.map_err(|_| Failed::Body)?.to_bytes();
+                let body = timeout_at(until, limited.collect()).await.map_err(|_| Failed::Late)?;
+                let body = body.map_err(|_| Failed::Body)?.to_bytes();
                 return Ok((route, Reply { status: head.status, headers: head.headers, body }));
             }
             Err(Unanswered { failure, .. }) if failure.is_unreached() => {
@@ -237,7 +268,7 @@ fn say(
     let own = stanza.from.as_ref().filter(|from| !answers && may_speak(component, route, from));
     let mut wire = Vec::new();
     stanza.sealed(own.unwrap_or(&received.to).as_str(), "").write(to.as_str(), &mut wire);
-    if !component.send_xml(wire) {
+    if !component.send_xml(to.as_str(), wire) {
         return Err(Unsaid::Long(component.config.stanza_bytes));
     }
     *answered |= answers;

@@ -1,4 +1,4 @@
-//! What waits for the XMPP server: answers first, then items of all realms in turn, each of which is copied for its
+//! What waits for the XMPP server: answers and items in turn, items of all realms in turn, each of which is copied for its
 //! subscribers only when the server takes it. Owns the limits of waiting, and what is read of logs in place of items that
 //! could not wait; writes no socket.
 
@@ -16,14 +16,17 @@ use fantail_proto::{
     },
 };
 use hashbrown::HashMap;
-use tokio::sync::Notify;
+use tokio::{sync::Notify, time::Instant};
 
 use super::{
+    TARGET,
+    answers::Answers,
     gaps::{Fate, Gaps, Owed},
     places::BEGINNING,
     presence::Presences,
     questions::Questions,
     subscribers::Subscribers,
+    window::{Silence, Window},
 };
 use crate::{
     config,
@@ -34,8 +37,9 @@ use crate::{
 
 #[derive(Debug)]
 pub(super) struct Outbox {
-    answers: VecDeque<Vec<u8>>,
-    answer_bytes: usize,
+    pub(super) answers: Answers,
+    /// What is made now begins with answers, the next with items.
+    answers_turn: bool,
     lines: HashMap<RealmId, Line>,
     /// Realms with something to copy.
     turns: VecDeque<RealmId>,
@@ -48,8 +52,8 @@ pub(super) struct Outbox {
     pub(super) questions: Questions,
     /// The server takes what is written.
     joined: bool,
-    /// What the server takes now. If the stream breaks, the next one begins with it.
-    wire: Bytes,
+    /// What was made, and the server has not read yet.
+    window: Window,
     /// How many items, and their bytes: in all, and of one realm.
     limits: [(usize, usize); 2],
     stanza_bytes: usize,
@@ -103,6 +107,10 @@ struct Waiting {
     only: Option<Box<str>>,
 }
 
+/// The server takes bytes and reads none.
+#[derive(Debug)]
+pub(super) struct Hung;
+
 /// What is looked at while copies are made.
 #[derive(Clone, Copy)]
 pub(super) struct World<'w> {
@@ -115,8 +123,8 @@ pub(super) struct World<'w> {
 impl Outbox {
     pub(super) fn new(config: &config::Xmpp, counts: Arc<Process>) -> Self {
         Self {
-            answers: VecDeque::new(),
-            answer_bytes: 0,
+            answers: Answers::new(config.sender_bytes),
+            answers_turn: false,
             lines: HashMap::new(),
             turns: VecDeque::new(),
             items: 0,
@@ -125,7 +133,7 @@ impl Outbox {
             gaps: Gaps::new(config.absences, config.realm_absences),
             questions: Questions::default(),
             joined: false,
-            wire: Bytes::new(),
+            window: Window::new(config.unacknowledged_bytes),
             limits: [
                 (config.queue_items, config.queue_bytes),
                 (config.realm_queue_items, config.realm_queue_bytes),
@@ -145,12 +153,15 @@ impl Outbox {
     /// The server takes what is written from now on.
     pub(super) fn join(&mut self) {
         self.joined = true;
+        self.window.join();
         self.gaps.resume();
     }
 
     /// The server is away, or this process ends. What waits and is in a log need not wait.
     pub(super) fn part(&mut self) {
         self.joined = false;
+        self.window.part();
+        self.release(0);
         for line in self.lines.values_mut() {
             for waiting in std::mem::take(&mut line.items) {
                 match waiting.place {
@@ -181,13 +192,11 @@ impl Outbox {
         self.ready.notify_one();
     }
 
-    /// A stanza that is complete.
-    pub(super) fn answer(&mut self, stanza: Vec<u8>) {
-        if self.answer_bytes + stanza.len() > ANSWER_BYTES {
+    /// A stanza that is complete, and to whom it is.
+    pub(super) fn answer(&mut self, to: &str, stanza: Vec<u8>) {
+        if !self.answers.add(to, stanza) {
             return self.counts.xmpp_dropped.add(1);
         }
-        self.answer_bytes += stanza.len();
-        self.answers.push_back(stanza);
         self.ready.notify_one();
     }
 
@@ -304,16 +313,19 @@ impl Outbox {
     /// What is to be written now, some [`WIRE_BYTES`]; empty when nothing waits, or nothing of what was looked at is for
     /// anybody who is there: see [`Self::has_turns`]. The same until it is [`Self::written`].
     pub(super) fn wire(&mut self, world: World<'_>) -> Bytes {
-        if !self.wire.is_empty() {
-            return self.wire.clone();
+        if self.window.is_full() {
+            return Bytes::new();
+        }
+        if let Some(wire) = self.window.next() {
+            return wire;
         }
         let mut wire = Vec::new();
+        let before = self.made();
         self.gaps.hold();
-        while wire.len() < WIRE_BYTES {
-            let Some(answer) = self.answers.pop_front() else { break };
-            self.answer_bytes -= answer.len();
-            self.counts.xmpp_answered.add(1);
-            wire.extend_from_slice(&answer);
+        self.questions.hold();
+        self.answers_turn = !self.answers_turn;
+        if self.answers_turn {
+            self.counts.xmpp_answered.add(self.answers.take(&mut wire, WIRE_BYTES));
         }
         for _ in 0..QUESTIONS {
             if wire.len() >= WIRE_BYTES {
@@ -323,6 +335,21 @@ impl Outbox {
             self.counts.xmpp_answered.add(1);
             wire.extend_from_slice(question.as_bytes());
         }
+        self.copy(&mut wire, world);
+        self.counts.xmpp_answered.add(self.answers.take(&mut wire, WIRE_BYTES));
+        self.count();
+        if wire.is_empty() {
+            self.gaps.pass_on();
+            self.questions.pass_on();
+            return Bytes::new();
+        }
+        let wire = Bytes::from(wire);
+        self.window.add(wire.clone(), self.made() - before);
+        wire
+    }
+
+    /// Copies for subscribers, until there is enough to be written, or others have to have the thread.
+    fn copy(&mut self, wire: &mut Vec<u8>, world: World<'_>) {
         self.gaps.realms().into_iter().for_each(|realm| self.queue_up(realm));
         for _ in 0..TURNS {
             if wire.len() >= WIRE_BYTES {
@@ -333,7 +360,7 @@ impl Outbox {
             let Some(line) = self.lines.get_mut(&realm) else { continue };
             line.queued = false;
             if let Some(mut waiting) = next {
-                if waiting.copy(&mut wire, &self.domain, world, &mut self.gaps, &self.counts) {
+                if waiting.copy(wire, &self.domain, world, &mut self.gaps, &self.counts) {
                     self.finish(&waiting);
                     if let (Some(place), None) = (waiting.place, &waiting.only) {
                         self.gaps.hand((realm, &waiting.channel), place);
@@ -349,24 +376,76 @@ impl Outbox {
                 self.lines.remove(&realm);
             }
         }
-        self.count();
-        if wire.is_empty() {
-            // All before it was written.
-            self.gaps.release();
-        }
-        self.wire = wire.into();
-        self.wire.clone()
+    }
+
+    /// Stanzas that were made to be written.
+    fn made(&self) -> u64 {
+        self.counts.xmpp_answered.get() + self.counts.xmpp_delivered.get()
     }
 
     /// Whether [`Self::wire`] has stopped before everything was looked at.
     pub(super) fn has_turns(&self) -> bool {
-        !self.turns.is_empty()
+        !self.turns.is_empty() && !self.window.is_full()
     }
 
     pub(super) fn written(&mut self) {
-        self.wire = Bytes::new();
-        self.gaps.release();
-        self.questions.release();
+        self.counts.xmpp_repeated.add(self.window.written(Instant::now()));
+        let believed = self.window.believed();
+        self.release(believed);
+    }
+
+    /// What the component is to ask itself now, by its name; `flush`: nothing more is written soon. An error if the server does
+    /// not read any more.
+    pub(super) fn echo(&mut self, flush: bool) -> Result<Option<String>, Hung> {
+        let now = Instant::now();
+        match self.window.silence(now) {
+            Silence::Short => {}
+            Silence::Deaf(believed) => {
+                tracing::warn!(
+                    target: TARGET,
+                    "the XMPP server does not bring back what the component sends to itself: what it had not read \
+                     when a stream broke, or Fantail ended, is lost"
+                );
+                self.release(believed);
+            }
+            Silence::Hung => return Err(Hung),
+        }
+        Ok(self.window.ask(now, flush))
+    }
+
+    /// When to look for the next echo, if nothing else happens.
+    pub(super) fn due(&self) -> Instant {
+        self.window.due(Instant::now())
+    }
+
+    /// The server has brought back an echo.
+    pub(super) fn acknowledge(&mut self, id: &str) {
+        let read = self.window.hear(id, Instant::now());
+        self.release(read);
+        self.ready.notify_one();
+    }
+
+    /// The server has read all that it was given, or counts as if.
+    pub(super) fn is_acknowledged(&self) -> bool {
+        self.window.is_empty()
+    }
+
+    /// The server has ended the stream for what it has read.
+    pub(super) fn blame(&mut self) {
+        if let Some(stanzas) = self.window.blame() {
+            tracing::error!(target: TARGET, stanzas, "what has ended two streams is not written again");
+            self.counts.xmpp_dropped.add(stanzas);
+            self.release(1);
+        }
+    }
+
+    fn release(&mut self, wires: usize) {
+        for _ in 0..wires {
+            self.gaps.release();
+            self.questions.release();
+        }
+        let bytes = i64::try_from(self.window.bytes()).unwrap_or(i64::MAX);
+        self.counts.xmpp_unacknowledged.set(bytes);
     }
 
     /// The next item of a realm to be copied: what is begun, of what was read of a log, of the queue, or of another log,
@@ -409,7 +488,7 @@ impl Outbox {
                 (stanzas > 0, nodes > 0)
             }
             Some(jid) => match subscribers.get(realm, channel, jid) {
-                Some(terms) if presences.allow(jid, terms.shows) => (terms.stanza, terms.node),
+                Some(terms) if presences.confirm(jid, terms.shows) => (terms.stanza, terms.node),
                 // It goes on when it is there.
                 _ => return,
             },
@@ -529,12 +608,14 @@ impl Waiting {
             for (jid, terms) in page {
                 count += 1;
                 last = Some(jid);
-                if !presences.allow(jid, terms.shows) {
+                let is_there = presences.allow(jid, terms.shows);
+                // Who may have left meanwhile gets it of the log when that is clear, if there is room to remember it.
+                let kept = self.place.filter(|_| !is_there || !presences.confirm(jid, terms.shows));
+                let kept = kept.map(|place| gaps.absent(jid, channel, place));
+                if !is_there || kept == Some(true) {
                     absent += 1;
                     // Without a log it is lost to it, as it wished.
-                    if let Some(place) = self.place {
-                        lost += u64::from(!gaps.absent(jid, channel, place));
-                    }
+                    lost += u64::from(kept == Some(false));
                 } else if gaps.reach(jid, channel, self.place) {
                     sent += write(jid, &stanza, terms.stanza, wire) + write(jid, &event, terms.node, wire);
                 }
@@ -556,8 +637,6 @@ impl Waiting {
     }
 }
 
-/// Answers that wait: some thousands.
-const ANSWER_BYTES: usize = 16 << 20;
 /// What is made at once: enough for one write, and little to keep if the stream breaks.
 const WIRE_BYTES: usize = 64 << 10;
 /// Of presence, before items have their turn.
@@ -612,7 +691,10 @@ mod tests {
             realm_queue_items: 100,
             realm_queue_bytes: 1 << 20,
             origin_requests: 1,
+            realm_origin_requests: 1,
             sender_stanzas: 1,
+            unacknowledged_bytes: usize::MAX,
+            sender_bytes: 1 << 20,
             stanza_bytes: 10_000,
         };
         limit(&mut config);
@@ -655,6 +737,23 @@ mod tests {
             all.push(String::from_utf8(wire.to_vec()).unwrap());
             outbox.written();
         }
+    }
+
+    /// However much somebody is told, items are not kept waiting by it, nor it by items.
+    #[test]
+    fn answers_and_items_have_their_turns() {
+        let (mut outbox, counts) = outbox(10, 10);
+        let log = Log::new(None, counts);
+        let mut subscribers = Subscribers::default();
+        subscribe(&mut subscribers, 1, 10_000);
+        outbox.join();
+        (0..8).for_each(|_| outbox.answer("a@b", vec![b'-'; 2 * WIRE_BYTES]));
+        outbox.deliver(&delivery(1, "item"), &subscribers, 0);
+        outbox.answer("c@d", b"last".to_vec());
+        let wires = wires(&mut outbox, &subscribers, &log);
+        assert!(wires.len() > 18, "{}", wires.len());
+        let of_items: Vec<bool> = wires.iter().take(16).map(|wire| wire.contains("item")).collect();
+        assert_eq!(of_items, [false, true].repeat(8));
     }
 
     /// However many subscribers an item of one realm has, those of another realm do not wait for all of them.

@@ -102,6 +102,15 @@ impl Presences {
 
     /// Whether one of the address's resources, or the one that it names, is in one of these states.
     pub(super) fn allow(&self, jid: &str, shows: Shows) -> bool {
+        self.any(jid, shows, |_| true)
+    }
+
+    /// The same, as far as it was said since the last doubt.
+    pub(super) fn confirm(&self, jid: &str, shows: Shows) -> bool {
+        self.any(jid, shows, |heard| heard.doubts == self.doubts)
+    }
+
+    fn any(&self, jid: &str, shows: Shows, counts: impl Fn(&Heard) -> bool) -> bool {
         if shows.is_always() {
             return true;
         }
@@ -110,7 +119,7 @@ impl Presences {
         let Some(resources) = self.watched.by_bare.get(bare) else { return false };
         let mut meant =
             resources.iter().filter(|heard| wanted.is_none_or(|wanted| wanted == &*heard.resource));
-        meant.any(|heard| shows.has(heard.state))
+        meant.any(|heard| shows.has(heard.state) && counts(heard))
     }
 
     /// The server was away: nothing that is known need be so any more. Who is to be asked about whom (RFC 6121 4.3): the
@@ -291,12 +300,13 @@ mod tests {
         asked.sort();
         let asked: Vec<_> = asked.iter().map(|(to, bare)| (to.as_deref(), &**bare)).collect();
         assert_eq!(asked, [(None, "a@b"), (None, "c@d"), (None, "e@f"), (Some("bot"), "a@b")]);
-        assert!(all.allow("c@d", Shows::ANY), "until it is clear");
+        assert!(all.allow("c@d", Shows::ANY) && !all.confirm("c@d", Shows::ANY), "until it is clear");
         hear(&mut all, "a@b/2", "push.test", "<presence/>");
         for who in ["e@f", "a@b/2"] {
             hear(&mut all, who, "push.test", "<presence type='unsubscribed'/>");
         }
         assert!(!all.allow("e@f", Shows::ANY));
+        assert!(all.confirm("a@b", Shows::ANY) && all.confirm("c@d", Shows::ALWAYS));
         all.settle();
         assert!(all.allow("a@b/2", Shows::ANY) && !all.allow("a@b/1", Shows::ANY));
         assert!(!all.allow("c@d", Shows::ANY) && all.watched.resources == 1);

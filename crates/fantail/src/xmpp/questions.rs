@@ -1,7 +1,7 @@
 //! Which addresses are to be asked for their presence, or need not send it any more (RFC 6121 3.1 and 3.3): what the server
 //! has not taken of that yet, in memory and on disk, a row each. Knows no subscription, and believes no presence.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashSet, VecDeque};
 
 use fantail_proto::xmpp::{CLIENT, xml::Element};
 use redb::TableDefinition;
@@ -20,8 +20,8 @@ pub(super) enum Question {
 #[derive(Debug, Default)]
 pub(super) struct Questions {
     waiting: BTreeMap<Box<str>, Question>,
-    /// In what the server is being given.
-    given: Vec<Box<str>>,
+    /// In what the server was given and has not read, of each piece.
+    given: VecDeque<Vec<Box<str>>>,
     /// Whose row on disk says something else.
     stale: HashSet<Box<str>>,
 }
@@ -49,13 +49,25 @@ impl Questions {
         };
         let presence = Element::new(CLIENT, "presence").with("type", kind);
         let stanza = presence.with("from", domain).with("to", &bare).to_xml(CLIENT);
-        self.given.push(bare);
+        if let Some(piece) = self.given.back_mut() {
+            piece.push(bare);
+        }
         Some(stanza)
     }
 
-    /// The server has taken what it was given.
+    /// What is asked from now on is in another piece.
+    pub(super) fn hold(&mut self) {
+        self.given.push_back(Vec::new());
+    }
+
+    /// Nothing was.
+    pub(super) fn pass_on(&mut self) {
+        self.given.pop_back();
+    }
+
+    /// The server has the oldest piece.
     pub(super) fn release(&mut self) {
-        self.stale.extend(self.given.drain(..));
+        self.stale.extend(self.given.pop_front().into_iter().flatten());
     }
 
     /// What is to be written down of this address, if anything.
@@ -136,8 +148,13 @@ mod tests {
     use super::*;
 
     fn kinds(questions: &mut Questions) -> Vec<String> {
+        questions.hold();
         let kind = |stanza: String| stanza.split('\'').nth(1).unwrap_or_default().to_owned();
-        std::iter::from_fn(|| questions.next("push.test")).map(kind).collect()
+        let kinds: Vec<String> = std::iter::from_fn(|| questions.next("push.test")).map(kind).collect();
+        if kinds.is_empty() {
+            questions.pass_on();
+        }
+        kinds
     }
 
     #[test]

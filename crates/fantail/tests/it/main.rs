@@ -53,5 +53,8 @@ mod websocket_over_http;
 mod websocket_publish;
 mod websocket_trust;
 mod xmpp;
+mod xmpp_acknowledged;
+mod xmpp_doubted;
 mod xmpp_origins;
 mod xmpp_requests;
+mod xmpp_senders;

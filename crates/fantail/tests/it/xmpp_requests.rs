@@ -137,6 +137,28 @@ fn subscriptions_end() {
     assert_eq!(server.control("DELETE", "/channel/c/xs-subscription/a%40user.test/", &[], b"").status(), 200);
     assert_eq!(shown(&server, "a%40user.test"), None);
     assert_eq!(server.control("DELETE", "/channel/c/xs-subscription/a%40user.test/", &[], b"").status(), 404);
+    // With each resource, and in all channels of a realm; other addresses are others.
+    node(&mut xmpp, "a@user.test/1", "");
+    node(&mut xmpp, "ab@user.test", "");
+    assert_eq!(subscribe(&server, "/channel/d/xs-subscriptions/", "jid=a%40user.test").0, 200);
+    let all = |method: &str, jid: &str| {
+        let answer = server.control(method, &format!("/realm/default/xs-subscriber/{jid}/"), &[], b"");
+        (answer.status(), answer.text())
+    };
+    let found = |jid: &str| {
+        let list: Value = serde_json::from_str(&all("GET", jid).1).expect("JSON");
+        let rows = list["subscriptions"].as_array().expect("a list").clone();
+        let mut rows: Vec<_> =
+            rows.iter().map(|row| format!("{} {} {}", row["jid"], row["channel"], row["node"])).collect();
+        rows.sort();
+        rows.join(", ").replace('"', "")
+    };
+    assert_eq!(found("a%40user.test"), "a@user.test d false, a@user.test/1 c true");
+    assert_eq!(found("a%40user.test%2F1"), "a@user.test/1 c true");
+    assert_eq!(all("DELETE", "a%40user.test").0, 200);
+    assert_eq!((all("GET", "a%40user.test").0, all("DELETE", "a%40user.test").0), (404, 404));
+    assert_eq!(found("ab%40user.test"), "ab@user.test c true");
+    assert_eq!(all("PUT", "a%40user.test").0, 405);
     // One wish does not silence the other.
     assert_eq!(rest("jid=a%40user.test").0, 200);
     node(
