@@ -197,7 +197,7 @@ impl Lines {
     /// half of all: what is dead takes no room from what lives.
     pub(super) fn endpoint_has_room(&self, id: Id, bytes: usize) -> bool {
         let Some(line) = self.lines.get(&id) else { return true };
-        let own = self.realms.get(&id.realm()).map_or(Load::default(), |own| own.failing);
+        let own = self.realms.get(&id.realm()).copied().unwrap_or_default().failing;
         line.load.has_room(bytes, self.limits.endpoint_queue)
             && (line.class != Class::Failing
                 || own.has_room(bytes, self.limits.realm_queue.half())
