@@ -4,7 +4,7 @@
 
 use std::{
     fs::{DirBuilder, OpenOptions, Permissions},
-    io,
+    io::{self, Read},
     os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
     sync::Arc,
@@ -97,7 +97,15 @@ impl Store {
         if let Some(folder) = path.parent() {
             private_folder(folder).map_err(failed)?;
         }
-        let database = database(path, cache_bytes).map_err(|reason| match reason {
+        let database = match database(path, cache_bytes) {
+            // The start that made it was cut off: nothing was ever in it.
+            Err(error) if is_damage(&error) && is_blank(path).map_err(failed)? => {
+                OpenOptions::new().write(true).truncate(true).open(path).map_err(failed)?;
+                database(path, cache_bytes)
+            }
+            outcome => outcome,
+        };
+        let database = database.map_err(|reason| match reason {
             DatabaseError::DatabaseAlreadyOpen => OpenError::InUse(path.to_owned()),
             reason if is_damage(&reason) => OpenError::Damaged { path: path.to_owned(), reason },
             DatabaseError::Storage(redb::StorageError::Io(source)) => failed(source),
@@ -199,6 +207,13 @@ impl File {
 fn database(path: &Path, cache_bytes: usize) -> Result<Database, DatabaseError> {
     private_file(path).map_err(|error| DatabaseError::Storage(redb::StorageError::Io(error)))?;
     Database::builder().set_cache_size(cache_bytes).set_check_integrity_on_open(true).create(path)
+}
+
+/// Whether a file has not even got the mark by which its kind is known, which is written last.
+fn is_blank(path: &Path) -> io::Result<bool> {
+    let mut mark = [1; 9];
+    let whole = OpenOptions::new().read(true).open(path)?.read_exact(&mut mark);
+    Ok(whole.is_ok() && mark == [0; 9])
 }
 
 fn is_damage(error: &DatabaseError) -> bool {
@@ -344,6 +359,15 @@ mod tests {
             let left = fs::read(&path).unwrap();
             assert!(left.len() == bad.len() && left.contains(&bad[value]), "it is still there");
         }
+    }
+
+    /// The very first start was cut off before its file got the mark by which its kind is known.
+    #[test]
+    fn a_file_that_was_never_used_is_made_anew() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("t.redb");
+        fs::write(&path, vec![0; 100_000]).unwrap();
+        Store::open(&path, 1 << 20).unwrap();
     }
 
     /// A disk that was full for a while.

@@ -101,6 +101,7 @@ fn drive(
         arena.pause(QUIET_MS / 10);
     }
     phase.store(2, SeqCst);
+    let latest = socket::now() + LAST_SECONDS * SECOND;
     arena.pause(QUIET_MS);
     while socket::now() < latest {
         let quiet = socket::now() - arena.recorder.last_receipt();

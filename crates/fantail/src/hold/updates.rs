@@ -170,14 +170,16 @@ impl Holds {
             }
             return self.mend(id);
         }
-        // An origin that has been told, and says the same, is believed; one that says something else each time is, too, in
-        // the end.
+        // An origin that was asked because of what it said, and says the same, is believed; one that says something else each
+        // time is, too, in the end.
         let insists = |name: &str, prev_id: &str| {
             let name = name.strip_prefix(&*standing.prefix).unwrap_or(name);
             let same = |(channel, id): &(String, String)| channel == name && id == prev_id;
-            again.is_some_and(|again| again.doubts >= MOST_DOUBTS || again.last_ids.iter().any(same))
+            again.is_some_and(|again| {
+                again.doubts >= MOST_DOUBTS || again.doubts > 0 && again.last_ids.iter().any(same)
+            })
         };
-        let mut doubted = false;
+        let (mut doubted, mut agrees) = (false, true);
         for (channel, prev_id) in standing.positions() {
             let (realm, name) = self.channels.key(channel);
             let contradicts =
@@ -185,6 +187,7 @@ impl Holds {
             if !contradicts && !logged.contains(&channel) {
                 continue;
             }
+            agrees = false;
             if !insists(name, prev_id) {
                 doubted = true;
             } else if contradicts {
@@ -192,7 +195,10 @@ impl Holds {
             }
         }
         if doubted {
-            self.contradicted(id);
+            return self.contradicted(id);
+        }
+        if agrees && let Some(Hold { kind: HoldKind::Poll(poll), .. }) = self.pins.get_mut(id) {
+            poll.doubts = 0;
         }
     }
 

@@ -79,7 +79,11 @@ impl Interest {
 
     /// A subscriber has come. Says when the first did.
     pub(super) fn hear(&mut self, now_ms: u64) -> u64 {
-        let first_ms = self.first_ms.get().unwrap_or(now_ms);
+        let first_ms = self.first_ms.get().unwrap_or_else(|| {
+            // It lingered for what is early alone.
+            self.until_ms = Moment::NONE;
+            now_ms
+        });
         self.first_ms = Moment(first_ms);
         first_ms
     }

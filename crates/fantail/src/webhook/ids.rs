@@ -32,12 +32,14 @@ pub(super) struct Ids {
     rows: VecDeque<Row>,
     /// Digests in them.
     all: usize,
+    /// Rows before that are over. Others than those in `rows` may be on their way to the disk.
+    first: u64,
 }
 
 impl Ids {
     pub(super) fn new(salt: Salt, ttl: u64, most: usize) -> Self {
         let window = if ttl > 0 { ttl.saturating_add(INEXACT_MS) } else { 0 };
-        Self { salt, window, most, before: HashMap::new(), rows: VecDeque::new(), all: 0 }
+        Self { salt, window, most, before: HashMap::new(), rows: VecDeque::new(), all: 0, first: 0 }
     }
 
     /// The rows of the last process, the oldest first, with their ages in milliseconds.
@@ -83,7 +85,7 @@ impl Ids {
         while self.rows.front().is_some_and(|row| row.until <= now) {
             self.pop();
         }
-        let first = self.rows.front().map_or(number, |row| row.number);
+        let first = self.first;
         let row = Row { number, until: now.saturating_add(self.window), digests: digests.len() };
         Some((Change::Ids { number, at: unix_ms, digests, first }, row))
     }
@@ -105,7 +107,9 @@ impl Ids {
     }
 
     fn pop(&mut self) {
-        self.all -= self.rows.pop_front().map_or(0, |row| row.digests);
+        let Some(row) = self.rows.pop_front() else { return };
+        self.all -= row.digests;
+        self.first = self.rows.front().map_or(row.number + 1, |next| next.number);
     }
 }
 
@@ -153,6 +157,24 @@ mod tests {
         assert_eq!(write(8, vec![0; 9], 1005 + INEXACT_MS, true), Some((8, 5, 9, 1)), "one is always there");
         assert_eq!(write(9, Vec::new(), 1005 + INEXACT_MS, true), None);
         assert_eq!(write(10, vec![1], 1005 + INEXACT_MS, true), Some((10, 8, 1, 1)));
+    }
+
+    /// They are written together, or one after the other.
+    #[test]
+    fn what_is_on_its_way_to_the_disk_stays() {
+        let mut ids = ids(1000, 5);
+        let first = |ids: &mut Ids, number, now| match ids.note(number, vec![1], (0, now)) {
+            Some((Change::Ids { first, .. }, row)) => (first, row),
+            other => panic!("{other:?}"),
+        };
+        let rows = [1, 2].map(|number| first(&mut ids, number, 0));
+        assert!(rows.iter().all(|(first, _)| *first <= 1));
+        rows.into_iter().for_each(|(_, row)| ids.push(row));
+        let later = 1000 + INEXACT_MS;
+        let (over, row) = first(&mut ids, 3, later);
+        assert_eq!((over, first(&mut ids, 4, later).0), (3, 3));
+        ids.push(row);
+        assert_eq!(first(&mut ids, 5, later).0, 3);
     }
 
     #[test]

@@ -74,6 +74,14 @@ pub(super) struct Limits {
     pub(super) endpoint_concurrency: usize,
 }
 
+impl Limits {
+    /// What an endpoint that fails may have, whatever others have.
+    fn little(&self) -> Load {
+        let (own, all) = (self.endpoint_queue, self.realm_queue);
+        Load { items: (own.items.min(all.items) / 1024).max(1), bytes: own.bytes.min(all.bytes) / 1024 }
+    }
+}
+
 /// How many of each class may start before the desk looks at something else.
 pub(super) type Slice = [usize; 3];
 
@@ -194,12 +202,13 @@ impl Lines {
     }
 
     /// Whether an endpoint may have one more, of so many bytes. Those that fail have half of a realm's room together, and
-    /// half of all: what is dead takes no room from what lives.
+    /// half of all, and a little each beside that: what is dead takes no room from what lives, or may live again.
     pub(super) fn endpoint_has_room(&self, id: Id, bytes: usize) -> bool {
         let Some(line) = self.lines.get(&id) else { return true };
         let own = self.realms.get(&id.realm()).copied().unwrap_or_default().failing;
         line.load.has_room(bytes, self.limits.endpoint_queue)
             && (line.class != Class::Failing
+                || line.load.has_room(bytes, self.limits.little())
                 || own.has_room(bytes, self.limits.realm_queue.half())
                     && self.failing.has_room(bytes, self.limits.queue.half()))
     }
@@ -555,7 +564,6 @@ impl Line {
 
 /// Lines that are kept although nothing waits in them, some 100 bytes each.
 const REMEMBERED: usize = 100_000;
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -858,6 +866,12 @@ mod tests {
         assert!(!lines.endpoint_has_room(id(1, 0), 0), "half of the realm's items");
         assert!(lines.endpoint_has_room(id(1, 9), 10) && lines.realm_has_room(1, 4));
         lines.release(id(1, 0), 10);
+        lines.reserve(id(1, 2), false, 10);
+        assert!(
+            !lines.endpoint_has_room(id(1, 1), 0) && lines.endpoint_has_room(id(1, 0), 10),
+            "it is to be tried"
+        );
+        lines.release(id(1, 2), 10);
         assert!(lines.endpoint_has_room(id(1, 1), 10) && !lines.endpoint_has_room(id(1, 1), 11));
         lines.change(id(1, 1), Class::Proven);
         assert!(lines.endpoint_has_room(id(1, 2), 20) && !lines.endpoint_has_room(id(1, 2), 21));

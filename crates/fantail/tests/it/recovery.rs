@@ -149,6 +149,33 @@ fn all_who_are_behind_are_asked_about() {
     assert_eq!(origin.wait_requests(1 + 2 * 5 + 3).last().unwrap().target(), "/insists");
 }
 
+/// Asked again for another reason, its origin answers before the next item is there: it has not been told of that.
+#[test]
+fn who_is_asked_for_another_reason_does_not_insist() {
+    let (go_on, held) = std::sync::mpsc::channel::<()>();
+    let held = std::sync::Mutex::new(held);
+    let asked = AtomicUsize::new(0);
+    let origin = Origin::answering(move |_| {
+        let before = asked.fetch_add(1, Relaxed);
+        // That of the hint.
+        if before == 1 {
+            held.lock().unwrap().recv().unwrap();
+        }
+        hold("response", if before < 2 { "c; prev-id=4" } else { "c; prev-id=5" }, &[], "")
+    });
+    let server = TestServer::before(&origin);
+    let mut client = poll(&server, "/");
+    server.wait_pins("poll", 1);
+    server.publish(&json!([{ "channel": "c", "formats": { "http-response": { "action": "hint" } } }]));
+    origin.wait_requests(2);
+    server.publish(&json!([item("5", Some("4"))]));
+    go_on.send(()).unwrap();
+    origin.wait_requests(3);
+    server.wait_pins("poll", 1);
+    server.publish(&json!([item("6", Some("5"))]));
+    assert_eq!(client.response().text(), "item 6");
+}
+
 /// An origin that says something else each time is not asked for ever.
 #[test]
 fn an_origin_that_counts_otherwise_is_believed() {

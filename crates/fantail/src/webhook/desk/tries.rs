@@ -173,7 +173,9 @@ impl Desk {
         match outcome {
             Ok(()) => {
                 self.counts.webhook_delivered.add(1);
-                if self.ailing.remove(&id).is_some() {
+                // While it rests all the same, that and why is still to be known.
+                let rests = self.lines.paused_until(id) > self.clock.now();
+                if !rests && self.ailing.remove(&id).is_some() {
                     self.changes.push_back(Change::Healthy { id });
                 }
                 self.lines.landed(id, class, Landed::Delivered);
