@@ -531,7 +531,7 @@ mod tests {
         let deadline = Instant::now() + PATIENCE;
         while !is_so() {
             assert!(Instant::now() < deadline, "{what}");
-            tokio::task::yield_now().await;
+            task::yield_now().await;
         }
     }
 
@@ -575,7 +575,7 @@ mod tests {
         let item = serde_json::json!({ "items": [{ "channel": "c", "http-request": { "body": "x" } }] });
         let items = fantail_proto::item::decode(item.to_string().as_bytes(), None).unwrap();
         drop(hub.publish(RealmId::default(), items, false).unwrap());
-        let (mut socket, _) = tokio::task::spawn_blocking(move || listener.accept()).await.unwrap().unwrap();
+        let (mut socket, _) = task::spawn_blocking(move || listener.accept()).await.unwrap().unwrap();
         assert!(socket.read(&mut [0; 4096]).unwrap() > 0);
         let (occupied, is_occupied) = oneshot::channel();
         let (go_on, going_on) = std::sync::mpsc::channel::<()>();
