@@ -50,6 +50,14 @@ impl Schedule {
         Some(jittered.max(retry_after.unwrap_or_default().min(MAX_DELAY)))
     }
 
+    /// How long an endpoint is left alone after so many failures in a row, of whichever deliveries: from the third on as
+    /// long as one delivery waits, from the first, but no longer than [`MAX_REST`].
+    pub fn rest(&self, failures: u32, dice: u32) -> Option<Duration> {
+        let at = failures.checked_sub(FEW_FAILURES)?;
+        let last = u32::try_from(self.delays.len()).unwrap_or(u32::MAX).checked_sub(1)?;
+        self.delay(at.min(last) + 1, None, dice).map(|delay| delay.min(MAX_REST))
+    }
+
     /// What is left, after a restart, of a wait that was to end at `due` when the clock says `now`, both in
     /// milliseconds of Unix. If the clock was put back it is not longer than it can have been.
     pub fn left(&self, due: u64, now: u64) -> Duration {
@@ -64,6 +72,10 @@ impl Schedule {
 
 /// No wait is longer, whatever an endpoint asks for.
 pub const MAX_DELAY: Duration = Duration::from_secs(24 * 3600);
+/// No rest is longer: who is mended is found out so soon.
+pub const MAX_REST: Duration = Duration::from_secs(300);
+/// Fewer failures in a row say little of an endpoint that answers.
+pub const FEW_FAILURES: u32 = 3;
 
 #[cfg(test)]
 mod tests {
@@ -91,6 +103,14 @@ mod tests {
         assert_eq!(delay(60), Some(Duration::from_secs(60)));
         assert_eq!(delay(1), Some(Duration::from_millis(4500)));
         assert_eq!(delay(u64::MAX), Some(MAX_DELAY));
+    }
+
+    #[test]
+    fn an_endpoint_rests_longer_and_longer_but_not_for_long() {
+        let rest = |failures| schedule().rest(failures, 0).map(|rest| rest.as_secs_f64());
+        assert_eq!([0, 1, 2].map(rest), [None; 3]);
+        assert_eq!([3, 4, 5, 9, 10, u32::MAX].map(rest), [4.5, 270.0, 300.0, 300.0, 300.0, 300.0].map(Some));
+        assert_eq!(Schedule::new([]).rest(9, 0), None, "without retries there is no rest");
     }
 
     #[test]

@@ -29,7 +29,7 @@ use super::{
     endpoint::{Endpoint, Id},
     ids::{Ids, Row},
     letters::Letters,
-    lines::{Class, Limits, Lines},
+    lines::{Limits, Lines, Load},
 };
 use crate::{
     config::Webhooks,
@@ -169,9 +169,9 @@ impl Desk {
         let (events, heard) = mpsc::channel(EVENTS);
         let clock = Clock::new();
         let limits = Limits {
-            queue: config.queue_items,
-            realm_queue: config.realm_queue_items,
-            endpoint_queue: config.endpoint_queue_items,
+            queue: Load { items: config.queue_items, bytes: config.queue_bytes },
+            realm_queue: Load { items: config.realm_queue_items, bytes: config.realm_queue_bytes },
+            endpoint_queue: Load { items: config.endpoint_queue_items, bytes: config.endpoint_queue_bytes },
             concurrency: config.concurrency,
             realm_concurrency: config.realm_concurrency,
             endpoint_concurrency: config.endpoint_concurrency,
@@ -232,17 +232,25 @@ impl Desk {
         let mut waits = Vec::new();
         page.failing(|id, health| _ = self.ailing.insert(id, health))?;
         page.queue(|id, seq, failed, due| waits.push((id, seq, failed, due)))?;
+        waits.iter().for_each(|(id, seq, ..)| self.letters.expect(*seq, id.realm()));
+        page.letters(|seq, bytes| {
+            if !self.letters.weigh(seq, bytes) {
+                // Its endpoint is gone, and the process ended before the desk had heard.
+                self.changes.push_back(Change::Done { id: Id(0), seq, last: true });
+            }
+        })?;
         for (id, seq, failed, due) in waits {
             let ordered = match last {
                 Some((before, ordered)) if before == id => ordered,
                 _ => page.endpoint(id)?.is_some_and(|endpoint: Endpoint| endpoint.ordered),
             };
-            self.lines.reserve(id, ordered);
-            if !matches!(last, Some((before, _)) if before == id) && self.ailing.contains_key(&id) {
-                self.lines.set_class(id, Class::Failing);
+            self.lines.reserve(id, ordered, self.letters.size(seq));
+            if !matches!(last, Some((before, _)) if before == id)
+                && let Some((_, failures)) = self.ailing.get(&id)
+            {
+                self.lines.recall(id, *failures);
             }
             last = Some((id, ordered));
-            self.letters.expect(seq, id.realm());
             let left = ms(self.config.retry.left(due, unix_ms));
             match failed {
                 0 => self.lines.ready(id, seq),
@@ -256,12 +264,6 @@ impl Desk {
         page.pauses(|id, until| {
             let left = self.config.retry.left(until, unix_ms);
             self.lines.pause(id, now.saturating_add(ms(left)));
-        })?;
-        page.letters(|seq, bytes| {
-            if !self.letters.weigh(seq, bytes) {
-                // Its endpoint is gone, and the process ended before the desk had heard.
-                self.changes.push_back(Change::Done { id: Id(0), seq, last: true });
-            }
         })?;
         let mut rows = Vec::new();
         page.ids(|number, at, digests| rows.push((number, unix_ms.saturating_sub(at), digests)))?;
@@ -354,11 +356,12 @@ impl Desk {
                 self.writing_bytes -= bytes;
                 row.filter(|_| good).into_iter().for_each(|row| self.ids.push(row));
                 for (seq, ids) in to {
+                    let bytes = self.letters.size(seq);
                     if !good {
                         self.letters.forget(seq);
                     }
                     for id in ids {
-                        if good { self.lines.ready(id, seq) } else { self.lines.release(id) }
+                        if good { self.lines.ready(id, seq) } else { self.lines.release(id, bytes) }
                     }
                 }
             }
@@ -367,8 +370,8 @@ impl Desk {
 
     fn obey(&mut self, order: Order) {
         match order {
-            Order::Look { realm, channel, done } => {
-                self.look(&realm, &channel);
+            Order::Look { realm, channel, number, done } => {
+                self.look(&realm, &channel, number);
                 _ = done.send(());
             }
             Order::Gone { id } => {
@@ -384,7 +387,7 @@ impl Desk {
                 if self.ailing.remove(&id).is_some() || self.flushing || !matches!(known, Ok(None)) {
                     self.changes.push_back(Change::Healthy { id });
                 }
-                self.lines.set_class(id, Class::New);
+                self.lines.forgive(id);
             }
             Order::Ordered { id, ordered } => self.lines.set_ordered(id, ordered),
             Order::Retry { id } => self.lines.hurry(id),

@@ -48,6 +48,11 @@ impl Letters {
         true
     }
 
+    /// How long a letter that waits is.
+    pub(super) fn size(&self, seq: u64) -> usize {
+        self.shares.get(&seq).map_or(0, |share| share.bytes)
+    }
+
     /// An endpoint waits no more. True when nobody else does.
     pub(super) fn done(&mut self, seq: u64) -> bool {
         let Some(share) = self.shares.get_mut(&seq) else { return true };

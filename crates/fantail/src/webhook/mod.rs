@@ -116,6 +116,8 @@ enum Order {
     Look {
         realm: String,
         channel: String,
+        /// The realm's on disk.
+        number: u32,
         done: oneshot::Sender<()>,
     },
     Gone {
@@ -284,7 +286,7 @@ impl Webhooks {
                 Ok(Some(endpoint))
             });
             let (id, endpoint) = edited.await?;
-            webhooks.look(&realm, &channel).await?;
+            webhooks.look(&realm, &channel, id).await?;
             let endpoint = endpoint.ok_or(Trouble::Absent)?;
             webhooks.order(Order::Enabled { id }).await?;
             webhooks.order(Order::Ordered { id, ordered: endpoint.ordered }).await?;
@@ -360,7 +362,7 @@ impl Webhooks {
             let removed = webhooks.edit((&realm, &channel, &url), usize::MAX, remove);
             let (id, _) = removed.await?;
             webhooks.order(Order::Gone { id }).await?;
-            webhooks.look(&realm, &channel).await
+            webhooks.look(&realm, &channel, id).await
         })
         .await
     }
@@ -483,9 +485,10 @@ impl Webhooks {
         outcome.unwrap_or(Err(Trouble::Stopping))
     }
 
-    async fn look(&self, realm: &str, channel: &str) -> Result<(), Trouble> {
+    async fn look(&self, realm: &str, channel: &str, id: Id) -> Result<(), Trouble> {
         let (done, answer) = oneshot::channel();
-        self.order(Order::Look { realm: realm.into(), channel: channel.into(), done }).await?;
+        let (realm, channel, number) = (realm.into(), channel.into(), id.realm());
+        self.order(Order::Look { realm, channel, number, done }).await?;
         answer.await.map_err(|_| Trouble::Stopping)
     }
 
@@ -582,6 +585,26 @@ mod tests {
         let shown = || webhooks.list(config::DEFAULT_REALM, Some("c"), None, 1).unwrap().0.remove(0);
         until("it is disabled", || !shown()["disabled"].is_null()).await;
         delivering.stop();
+    }
+
+    /// Who is on disk, but cannot be read just then, gets what is published from then on.
+    #[tokio::test]
+    async fn who_cannot_be_read_is_not_forgotten() {
+        let folder = tempfile::tempdir().unwrap();
+        let (webhooks, delivering, hub) = started(folder.path());
+        let (realm, url) = (config::DEFAULT_REALM, "http://endpoint.example/");
+        let fresh = Endpoint::new("c", &Target::parse(url).unwrap(), now());
+        let put = |_, _, _| Ok(Some(fresh));
+        let (id, _) = webhooks.edit((realm, "c", url), usize::MAX, put).await.unwrap();
+        // The file is closed, and is not opened again at once.
+        let fail: crate::store::Work = Box::new(|_| Err(redb::Error::Io(io::Error::other("on purpose"))));
+        webhooks.store.write(fail).await.unwrap_err();
+        webhooks.look(realm, "c", id).await.unwrap();
+        until("the file is open again", || webhooks.store.read().is_ok()).await;
+        let accepted = hub.publish(RealmId::default(), requests(&["x"]), false).unwrap();
+        accepted.kept.expect("webhooks keep it").wait().await.unwrap();
+        delivering.stop();
+        assert_eq!(Page::open(&webhooks.store).unwrap().queued(id).unwrap(), 1);
     }
 
     /// Ids that a commit has not written make others go neither from memory nor from the disk.
@@ -718,7 +741,7 @@ mod tests {
         let accepted = hub.publish(RealmId::default(), requests(&["x"]), false).unwrap();
         accepted.kept.unwrap().wait().await.unwrap();
         webhooks.order(Order::Gone { id }).await.unwrap();
-        webhooks.look(config::DEFAULT_REALM, "c").await.unwrap();
+        webhooks.look(config::DEFAULT_REALM, "c", id).await.unwrap();
         delivering.stop();
         assert_eq!(Page::open(&webhooks.store).unwrap().queued(id).unwrap(), 1);
     }

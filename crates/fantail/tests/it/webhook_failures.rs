@@ -128,6 +128,62 @@ fn what_fails_for_too_long_is_disabled() {
     assert!(dead(&server, "c", &url).len() > 1);
 }
 
+/// Days without a webhook are no days of failures: the next one has its tries.
+#[test]
+fn nobody_is_disabled_for_what_was_not_tried() {
+    let folder = folder();
+    let endpoint = Origin::fixed(answer("500 No", &[], ""));
+    let keys = [("webhooks.retry", r#"["1ms", "1h"]"#), ("webhooks.disable_after", "1s")];
+    let first = server(&folder, &keys);
+    let url = format!("http://{endpoint}/");
+    subscribe(&first, "c", &json!({ "url": url }));
+    let since = Instant::now();
+    first.publish(&json!([item("c", "one"), item("c", "two")]));
+    first.wait_metric("fantail_webhook_tries_total", &["result=\"status\""], 4.0);
+    assert!(first.terminate().success());
+    let second = server(&folder, &keys);
+    second.wait_until(DEADLINE, "it is late enough", || since.elapsed() > Duration::from_millis(1100));
+    second.publish(&json!([item("c", "three")]));
+    second.wait_metric("fantail_webhook_tries_total", &["result=\"status\""], 1.0);
+    second.wait_metric("fantail_webhook_in_flight", &[], 0.0);
+    let shown = ask(&second, "GET", &of("c", &url), &Value::Null).1;
+    assert_eq!((&shown["disabled"], &shown["queued"]), (&Value::Null, &json!(3)));
+    assert!(dead(&second, "c", &url).is_empty());
+}
+
+/// Who takes nothing is left alone, and found to be mended by one webhook.
+#[test]
+fn who_fails_rests() {
+    let folder = folder();
+    let (endpoint, bad) = switched("500 No");
+    let keys = [("webhooks.retry", r#"["2s", "1h"]"#)];
+    let server = server(&folder, &keys);
+    subscribe(&server, "c", &json!({ "url": format!("http://{endpoint}/") }));
+    server.publish(&(0..50).map(|n| item("c", &n.to_string())).collect());
+    let since = Instant::now();
+    server.wait_metric("fantail_webhook_tries_total", &["result=\"status\""], 3.0);
+    bad.store(0, SeqCst);
+    // The first three are due again by then.
+    server.wait_metric("fantail_webhook_queue", &[], 0.0);
+    assert!(since.elapsed() > Duration::from_millis(1700), "{:?}", since.elapsed());
+    assert_eq!(bodies(&endpoint.requests()).len(), 53);
+}
+
+/// What is at its end does not hold up those behind it any longer, and comes behind them when it is replayed.
+#[test]
+fn order_has_holes() {
+    let folder = folder();
+    let endpoint = planned(&[("200 OK", &[]), ("500 No", &[]), ("500 No", &[])]);
+    let server = server(&folder, &[("webhooks.retry", r#"["50ms"]"#)]);
+    let url = format!("http://{endpoint}/");
+    subscribe(&server, "c", &json!({ "url": url, "order": true }));
+    server.publish(&(0..5).map(|n| item("c", &n.to_string())).collect());
+    assert_eq!(bodies(&arrived(&endpoint, 6)), ["0", "1", "1", "2", "3", "4"]);
+    server.wait_until(DEADLINE, "it is dead", || dead(&server, "c", &url).len() == 1);
+    assert_eq!(replay(&server, "c", &url, &json!({ "since": 0 })).1["replayed"], 1);
+    assert_eq!(bodies(&arrived(&endpoint, 7))[6], "1");
+}
+
 /// The newest stay, as far as there is room for their bytes.
 #[test]
 fn dead_letters_have_a_limit_of_bytes() {

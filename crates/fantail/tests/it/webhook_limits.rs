@@ -76,6 +76,69 @@ fn an_endpoint_has_so_many_at_once() {
     assert_eq!(endpoint.requests().len(), 4);
 }
 
+/// What waits for one endpoint has a limit of bytes, which a first one may exceed.
+#[test]
+fn what_waits_for_an_endpoint_has_a_limit_of_bytes() {
+    let folder = folder();
+    let silent = Origin::scripted(|_| Then::Hang);
+    let keys = [("webhooks.endpoint_queue_bytes", "50000"), ("webhooks.timeout", "1h")];
+    let server = started(&folder, &format!("http://{silent}/"), &keys);
+    let overflow = |bytes: usize| {
+        let receipts = server.receipts(&json!([item("c", &"x".repeat(bytes))]));
+        receipts[0]["dropped"]["overflow"].clone()
+    };
+    assert_eq!([30_000, 30_000, 15_000, 10_000].map(overflow), [0, 1, 0, 1].map(|n| json!(n)));
+    subscribe(&server, "d", &json!({ "url": format!("http://{silent}/d") }));
+    let receipts = server.receipts(&json!([item("d", &"x".repeat(60_000)), item("d", "x")]));
+    let overflow: Vec<&Value> = receipts.iter().map(|receipt| &receipt["dropped"]["overflow"]).collect();
+    assert_eq!(json!(overflow), json!([0, 1]));
+}
+
+/// Endpoints that are dead fill half of their realm's queue, and no more: the living one gets on.
+#[test]
+fn the_dead_do_not_fill_the_queue() {
+    const DEAD: usize = 60;
+    let (folder, living) = (folder(), receiver());
+    let closed = std::net::TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr());
+    let closed = closed.expect("a port where nobody listens any more");
+    let keys = [("webhooks.realm_queue_items", "100"), ("webhooks.retry", r#"["1h"]"#)];
+    let server = started(&folder, &format!("http://{living}/"), &keys);
+    for n in 0..DEAD {
+        subscribe(&server, "c", &json!({ "url": format!("http://{closed}/{n}") }));
+    }
+    server.publish(&json!([item("c", "first")]));
+    let failed = |n: usize| {
+        server.wait_metric("fantail_webhook_tries_total", &["result=\"unreachable\""], n as f64);
+    };
+    failed(DEAD);
+    for n in 1..=20 {
+        let receipts = server.receipts(&json!([item("c", &n.to_string())]));
+        assert_eq!((&receipts[0]["queued"], &receipts[0]["dropped"]["overflow"]), (&json!(1), &json!(DEAD)));
+    }
+    server.wait_metric("fantail_webhook_tries_total", &["result=\"delivered\""], 21.0);
+    server.wait_metric("fantail_webhook_queue", &[], DEAD as f64);
+}
+
+/// An item that no endpoint is to get finds no queue full.
+#[test]
+fn what_is_no_webhook_is_not_refused() {
+    let folder = folder();
+    let silent = Origin::scripted(|_| Then::Hang);
+    let keys = [("webhooks.realm_queue_items", "1"), ("webhooks.timeout", "1h")];
+    let server = started(&folder, &format!("http://{silent}/"), &keys);
+    let user = json!({ "user": "ann" });
+    let filtered = json!({ "url": format!("http://{silent}/d"), "filters": ["skip-self"], "meta": user, "envelope": true });
+    subscribe(&server, "d", &filtered);
+    server.publish(&json!([item("c", "fills it")]));
+    let stream = |channel| json!({ "channel": channel, "formats": { "http-stream": { "content": "x" } } });
+    server.publish(&json!([stream("c")]));
+    let mut own = item("d", "x");
+    own["meta"] = json!({ "sender": "ann" });
+    server.publish(&json!([own]));
+    assert_eq!(server.try_publish(&json!([stream("d")])).0, 503, "it is wanted there");
+    assert_eq!(server.try_publish(&json!([item("c", "x")])).0, 503);
+}
+
 #[test]
 fn dead_letters_of_a_realm_have_a_limit() {
     let folder = folder();

@@ -17,7 +17,7 @@ const FAULTS: TableDefinition<'_, u128, (u64, u64, &str)> = TableDefinition::new
 pub(in crate::webhook) struct LastFault {
     /// Unix milliseconds, as all times here.
     pub(in crate::webhook) at: u64,
-    /// What it asked for with Retry-After; 0: nothing.
+    /// What it asked for with Retry-After, or the end of its rest; 0: neither.
     pub(in crate::webhook) paused_until: u64,
     /// For its owner.
     pub(in crate::webhook) why: String,

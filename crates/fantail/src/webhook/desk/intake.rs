@@ -87,8 +87,7 @@ impl Desk {
         self.ids.digest(number, &delivery.channel, delivery.item.id.as_deref())
     }
 
-    /// The endpoints of an item's channel, read once for all items of it at hand. None of them is read for a realm
-    /// whose queue is full.
+    /// The endpoints of an item's channel, read once for all items of it at hand.
     fn endpoints(
         &self,
         page: &Page,
@@ -97,9 +96,6 @@ impl Desk {
     ) -> Result<Rc<Vec<(Id, Endpoint)>>, Broken> {
         let (realm, channel) = (delivery.realm, &delivery.channel);
         let Some(number) = self.numbers.get(&realm).copied() else { return Ok(Rc::default()) };
-        if !self.lines.realm_has_room(number, 1) {
-            return Err(self.refused());
-        }
         let key = ChannelKey { realm, name: channel.clone() };
         if let Some(known) = known.get(&key) {
             return Ok(Rc::clone(known));
@@ -127,17 +123,21 @@ impl Desk {
         let Some(number) = self.numbers.get(&delivery.realm).copied() else { return Ok((0, Vec::new())) };
         let channel = &*delivery.channel;
         let plain = plain(&delivery.item);
-        let wrapped = if plain.is_none() && endpoints.iter().any(|(_, endpoint)| endpoint.envelope) {
-            wrapped(channel, &delivery.item)
-        } else {
-            None
+        let wraps = plain.is_none();
+        let letter = match plain {
+            None if endpoints.iter().any(|(_, endpoint)| endpoint.envelope) => {
+                wrapped(channel, &delivery.item)
+            }
+            plain => plain,
         };
         let mut receipt = Receipt::default();
         let mut meant = Vec::new();
-        for (id, endpoint) in endpoints {
-            let wanted = plain.is_some() || (endpoint.envelope && wrapped.is_some());
+        let now = self.clock.unix();
+        for (id, endpoint) in endpoints.iter().filter(|_| letter.is_some()) {
+            if (wraps && !endpoint.envelope) || endpoint.has_expired(now) {
+                continue;
+            }
             match self.verdict(page, *id, endpoint, &delivery.item) {
-                _ if !wanted || endpoint.has_expired(self.clock.unix()) => {}
                 Pick::Take => meant.push((*id, endpoint.ordered)),
                 Pick::Disabled => self.counts.webhook_dropped_disabled.add(1),
                 Pick::Filtered => receipt.filtered += 1,
@@ -145,28 +145,48 @@ impl Desk {
             }
         }
         self.counts.webhook_filtered.add(receipt.filtered + receipt.dropped_filter);
-        let Some(mut letter) = plain.or(wrapped).filter(|_| !meant.is_empty()) else {
+        let Some(letter) = letter.filter(|_| !meant.is_empty()) else {
             delivery.report(receipt);
             return Ok((0, Vec::new()));
         };
-        let room = self.lines.realm_has_room(number, meant.len())
-            && self.letters.has_room(number, letter.body.len());
-        if !room {
+        let (seq, ids) = self.place(number, letter, meant, &mut receipt, changes)?;
+        delivery.report(receipt);
+        Ok((seq, ids))
+    }
+
+    /// Takes places for a letter. An endpoint without room has a dead letter of it; if the realm has none, nobody has it.
+    fn place(
+        &mut self,
+        realm: u32,
+        mut letter: Letter,
+        meant: Vec<(Id, bool)>,
+        receipt: &mut Receipt,
+        changes: &mut Vec<Change>,
+    ) -> Result<(u64, Vec<Id>), Broken> {
+        let bytes = letter.body.len();
+        let is_for_some = meant.iter().any(|(id, _)| self.lines.endpoint_has_room(*id, bytes));
+        if is_for_some && !(self.lines.realm_has_room(realm, 1) && self.letters.has_room(realm, bytes)) {
             return Err(self.refused());
         }
         let seq = self.number();
         letter.head.id =
             format!("msg_{:016x}{seq:016x}", self.salt.0 >> 64 ^ self.salt.0 & u128::from(u64::MAX));
         let letter = letter.encode();
-        let now = self.clock.unix_ms();
-        let mut ids = Vec::with_capacity(meant.len());
+        let (mut ids, mut full) = (Vec::with_capacity(meant.len()), Vec::new());
         for (id, ordered) in meant {
-            if self.lines.endpoint_has_room(id) {
-                self.lines.reserve(id, ordered);
-                self.letters.expect(seq, number);
+            if self.lines.endpoint_has_room(id, letter.len()) {
+                self.lines.reserve(id, ordered, letter.len());
                 ids.push(id);
-                continue;
+            } else {
+                full.push(id);
             }
+        }
+        if !ids.is_empty() && !self.lines.realm_has_room(realm, 0) {
+            ids.into_iter().for_each(|id| self.lines.release(id, letter.len()));
+            return Err(self.refused());
+        }
+        let now = self.clock.unix_ms();
+        for id in full {
             receipt.dropped_overflow += 1;
             self.counts.webhook_dead_overflow.add(1);
             // Each is a copy on disk.
@@ -179,8 +199,8 @@ impl Desk {
             changes.push(Change::Dead { id, seq, letter: Some(letter.clone()), death, last: false, keep });
         }
         receipt.queued = ids.len() as u64;
-        delivery.report(receipt);
         if !ids.is_empty() {
+            ids.iter().for_each(|_| self.letters.expect(seq, realm));
             self.letters.weigh(seq, letter.len());
             changes.push(Change::Queue { seq, letter, to: ids.clone(), due: now });
         }

@@ -40,21 +40,23 @@ impl Desk {
     }
 
     /// Joins or leaves a channel, as there are endpoints of it on disk: asked after every change, and only here.
-    pub(super) fn look(&mut self, realm: &str, channel: &str) {
+    pub(super) fn look(&mut self, realm: &str, channel: &str, number: u32) {
         let found = Page::open(&self.store).map_err(lost).and_then(|page| {
-            let Some(number) = page.realm(realm)? else { return Ok(None) };
             let some = page.some(Id::of_channel(number, self.salt.0, channel), Some(channel), 1)?;
             self.counts.webhook_endpoints.set(i64::try_from(page.endpoints()?).unwrap_or(i64::MAX));
-            Ok(Some((number, !some.is_empty())))
+            Ok(!some.is_empty())
         });
         let Some(id) = self.snapshot.load().realms.get(realm) else { return };
-        match found {
-            Ok(Some((number, true))) => {
-                self.numbers.insert(id, number);
-                self.hub.join(self.place, id, channel);
-            }
-            Ok(_) => self.hub.leave(self.place, id, channel, None),
-            Err(error) => tracing::error!(%error, "webhook endpoints cannot be read"),
+        // Interest that nobody has costs a read for each item; without that which somebody has, items would be lost.
+        let has_some = found.unwrap_or_else(|error| {
+            tracing::error!(%error, "webhook endpoints cannot be read: there may be some");
+            true
+        });
+        if has_some {
+            self.numbers.insert(id, number);
+            self.hub.join(self.place, id, channel);
+        } else {
+            self.hub.leave(self.place, id, channel, None);
         }
     }
 }

@@ -42,7 +42,7 @@ impl Desk {
             let seq = self.number();
             self.letters.expect(seq, id.realm());
             self.letters.weigh(seq, letter.bytes);
-            self.lines.reserve(id, ordered);
+            self.lines.reserve(id, ordered, letter.bytes);
             changes.push(Change::Replay { id, dead: number, seq, due: self.clock.unix_ms() });
             to.push((seq, vec![id]));
             outcome.replayed += 1;
@@ -59,7 +59,7 @@ impl Desk {
     }
 
     fn has_room(&self, id: Id, bytes: usize) -> bool {
-        self.lines.endpoint_has_room(id)
+        self.lines.endpoint_has_room(id, bytes)
             && self.lines.realm_has_room(id.realm(), 1)
             && self.letters.has_room(id.realm(), bytes)
     }

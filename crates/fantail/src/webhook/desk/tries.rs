@@ -28,7 +28,7 @@ use crate::webhook::{
     book::{Change, Death, Keep, LastFault, Letter, Page},
     courier::{Call, Fault},
     endpoint::{Disabled, Endpoint, Id},
-    lines::{Class, Slice},
+    lines::{Class, Landed, Slice},
 };
 
 /// What a try is about.
@@ -86,23 +86,23 @@ impl Desk {
                     self.aloft.insert(flight.id(), Flight { id, seq, class, failed });
                 }
                 Ok(Job::Nobody) => {
-                    self.lines.landed(id, class, class, 0);
+                    self.lines.landed(id, class, Landed::Unsent);
                     if self.ailing.remove(&id).is_some() {
                         self.changes.push_back(Change::Healthy { id });
                     }
                     self.done(id, seq);
                 }
                 Ok(Job::Disabled { tries }) => {
-                    self.lines.landed(id, class, class, 0);
+                    self.lines.landed(id, class, Landed::Unsent);
                     self.bury(id, seq, "the endpoint is disabled", tries);
                 }
                 Ok(Job::Unfit { tries }) => {
-                    self.lines.landed(id, class, class, 0);
+                    self.lines.landed(id, class, Landed::Unsent);
                     self.bury(id, seq, "a filter cannot be applied", tries);
                 }
                 Err(error) => {
                     tracing::error!(%error, "a webhook cannot be read from disk");
-                    self.lines.landed(id, class, class, 0);
+                    self.lines.landed(id, class, Landed::Unsent);
                     self.lines.wait(id, seq, self.clock.now() + UNREADABLE_MS);
                 }
             }
@@ -148,7 +148,7 @@ impl Desk {
                 if self.ailing.remove(&id).is_some() {
                     self.changes.push_back(Change::Healthy { id });
                 }
-                self.lines.landed(id, class, Class::Proven, 0);
+                self.lines.landed(id, class, Landed::Delivered);
                 self.done(id, seq);
             }
             Err(fault) => self.failed(id, seq, class, failed + 1, &fault),
@@ -161,7 +161,7 @@ impl Desk {
         // Its endpoint may have been unsubscribed meanwhile: nothing is owed any more.
         let page = Page::open(&self.store).map_err(lost);
         if matches!(page.and_then(|page| page.failed(id, seq)), Ok(None)) {
-            self.lines.landed(id, class, class, 0);
+            self.lines.landed(id, class, Landed::Unsent);
             return self.done(id, seq);
         }
         let (now, unix_ms, steady_ms) = (self.clock.now(), self.clock.unix_ms(), self.clock.steady_ms());
@@ -172,17 +172,20 @@ impl Desk {
         let (since, failures) = self.ailing.get(&id).copied().unwrap_or((steady_ms, 0));
         let failures = failures.saturating_add(1);
         self.ailing.insert(id, (since, failures));
-        let pause = asked
-            .filter(|_| verdict == Some(Verdict::Busy))
-            .map_or(0, |asked| now + ms(asked.min(MAX_DELAY)));
-        self.lines.landed(id, class, Class::Failing, pause);
+        let landed = if verdict.is_some() { Landed::Refused } else { Landed::Unheard };
+        let in_a_row = self.lines.landed(id, class, landed);
+        let dice = self.roll();
+        let pause = asked.filter(|_| verdict == Some(Verdict::Busy)).map(|asked| asked.min(MAX_DELAY));
+        if let Some(pause) = pause.max(self.config.retry.rest(in_a_row, dice)) {
+            self.lines.pause(id, now.saturating_add(ms(pause)));
+        }
         let pause = self.lines.paused_until(id).saturating_sub(now);
         let paused_until = if pause == 0 { 0 } else { unix_ms.saturating_add(pause) };
         let last = LastFault { at: unix_ms, paused_until, why: fault.to_string() };
         self.changes.push_back(Change::Failing { id, since: self.clock.wall(since), failures, last });
-        let dice = self.roll();
         let gone = verdict == Some(Verdict::Gone);
-        match self.config.retry.delay(failed, asked, dice).filter(|_| !gone) {
+        let next = self.config.retry.delay(failed, asked, dice).filter(|_| !gone);
+        match next {
             Some(delay) => {
                 self.changes.push_back(Change::Again {
                     id,
@@ -195,7 +198,9 @@ impl Desk {
             }
             None => self.bury(id, seq, &fault.to_string(), failed),
         }
-        let long = Duration::from_millis(steady_ms.saturating_sub(since)) >= self.config.disable_after;
+        // Only at the end of a delivery's tries: between two deliveries there may have been days without any.
+        let long = next.is_none()
+            && Duration::from_millis(steady_ms.saturating_sub(since)) >= self.config.disable_after;
         if gone {
             self.disable(id, "it has answered 410");
         } else if long && failures >= self.config.retry.tries() {
@@ -206,9 +211,10 @@ impl Desk {
     /// A delivery is over; its letter is, too, when nobody else waits for it.
     pub(super) fn done(&mut self, id: Id, seq: u64) {
         self.tries.remove(&(id, seq));
+        let bytes = self.letters.size(seq);
         let last = self.letters.done(seq);
         self.changes.push_back(Change::Done { id, seq, last });
-        self.lines.release(id);
+        self.lines.release(id, bytes);
     }
 
     /// How many dead letters are kept.
@@ -225,10 +231,11 @@ impl Desk {
     fn bury(&mut self, id: Id, seq: u64, cause: &str, tries: u32) {
         self.counts.webhook_dead_failed.add(1);
         self.tries.remove(&(id, seq));
+        let bytes = self.letters.size(seq);
         let last = self.letters.done(seq);
         let death = Death { at: self.clock.unix_ms(), cause: cause.to_owned(), tries };
         self.changes.push_back(Change::Dead { id, seq, letter: None, death, last, keep: self.keep() });
-        self.lines.release(id);
+        self.lines.release(id, bytes);
     }
 
     /// Nothing more is sent to an endpoint until somebody enables it, and its realm is told.
@@ -251,7 +258,7 @@ impl Desk {
         for seq in self.lines.drain(id) {
             self.bury(id, seq, &why, 0);
         }
-        self.lines.set_class(id, Class::New);
+        self.lines.forgive(id);
         self.tell(id, &endpoint, cause);
     }
 
