@@ -278,18 +278,20 @@ fn asked(payload: &str, of_type: &str) -> Request {
     Request::of(&Element::parse(iq.as_bytes()).unwrap())
 }
 
+/// A wish to subscribe with this option.
+fn form(value: &str) -> String {
+    format!(
+        "<subscribe node='/r/c' jid='a@b'/><options><x xmlns='jabber:x:data' type='submit'>\
+         <field var='pubsub#show-values'><value>{value}</value><value>away</value></field></x></options>"
+    )
+}
+
 #[test]
 fn requests_are_understood() {
     let pubsub = |inner: &str, of_type: &str| {
         asked(&format!("<pubsub xmlns='http://jabber.org/protocol/pubsub'>{inner}</pubsub>"), of_type)
     };
     let (node, jid) = ("/r/c".to_owned(), "a@b".to_owned());
-    let form = |value: &str| {
-        format!(
-            "<subscribe node='/r/c' jid='a@b'/><options><x xmlns='jabber:x:data' type='submit'>\
-             <field var='pubsub#show-values'><value>{value}</value><value>away</value></field></x></options>"
-        )
-    };
     let shows = Shows::named("chat").unwrap().and(Shows::named("away").unwrap());
     let wrong = |ns, what| Request::Malformed(Some((ns, what)));
     let command = |action: &str| {

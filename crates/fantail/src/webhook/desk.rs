@@ -52,6 +52,8 @@ pub(super) struct Desk {
     counts: Arc<Process>,
     courier: Rc<Courier>,
     lines: Lines,
+    /// The file cannot be read: nothing is started before that.
+    unread_until: u64,
     clock: Clock,
     dice: u64,
     /// The next number that is free.
@@ -180,6 +182,7 @@ impl Desk {
             place: hub.place(Outpost::Webhooks),
             courier: Rc::new(Courier::new(&config)),
             lines: Lines::new(limits),
+            unread_until: 0,
             clock,
             dice: clock.started_unix_ms | 1,
             next: 1,
@@ -287,7 +290,9 @@ impl Desk {
             self.counts.webhook_queue_bytes.set(i64::try_from(self.letters.bytes()).unwrap_or(i64::MAX));
             self.counts.webhook_flying.set(i64::try_from(self.lines.flying()).unwrap_or(i64::MAX));
             let flush_at = Some(self.flush_at).filter(|_| !self.flushing && !self.changes.is_empty());
-            let due = self.lines.next_due().into_iter().chain(flush_at).min();
+            let next = self.lines.next_due().map(|at| at.max(self.unread_until));
+            let again = Some(self.unread_until).filter(|at| *at > self.clock.now());
+            let due = next.into_iter().chain(again).chain(flush_at).min();
             let due = due.map_or_else(
                 || Instant::now() + MAX_DELAY,
                 |at| self.clock.started + Duration::from_millis(at),

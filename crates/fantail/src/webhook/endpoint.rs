@@ -200,6 +200,11 @@ impl Endpoint {
             if let Some(name) = filters.iter().find(unknown) {
                 return Err(Unwanted(format!("filters: there is no {name:?}")));
             }
+            // Each is work for every try.
+            if let Some((_, name)) = filters.iter().enumerate().find(|(n, name)| filters[..*n].contains(name))
+            {
+                return Err(Unwanted(format!("filters: {name:?} is named twice")));
+            }
             new.filters.clone_from(filters);
         }
         if let Some(description) = &wish.description {
@@ -422,6 +427,7 @@ mod tests {
             json!({ "headers": {"webhook-id": "c"} }),
             json!({ "headers": {"A": "c\r\nd"} }),
             json!({ "filters": ["http-check"] }),
+            json!({ "filters": ["var-subst", "skip-self", "var-subst"] }),
             json!({ "meta": {"a": null} }),
             json!({ "secret": "short" }),
             json!({ "description": "x".repeat(ROW_BYTES) }),

@@ -85,6 +85,16 @@ impl Letters {
 mod tests {
     use super::*;
 
+    /// As docs/configuration.md says.
+    #[test]
+    fn a_letter_takes_some_bytes() {
+        let mut letters = Letters::new((0, 0));
+        (0..100_000).for_each(|seq| letters.expect(seq, 1));
+        // An eighth of the table is always empty, and each place has a byte of its own.
+        let bytes = letters.shares.capacity() / 7 * 8 * (size_of::<(u64, Share)>() + 1);
+        assert!((28..=57).contains(&(bytes / 100_000)), "{bytes}");
+    }
+
     #[test]
     fn letters_are_counted_once_and_have_limits() {
         let mut letters = Letters::new((100, 60));

@@ -342,6 +342,14 @@ impl Lines {
         failures
     }
 
+    /// One that was to start does not: it is the first of its line again.
+    pub(super) fn put_back(&mut self, id: Id, started_as: Class, seq: u64) {
+        if let Some(line) = self.lines.get_mut(&id) {
+            line.ready.push_front(seq);
+        }
+        self.landed(id, started_as, Landed::Unsent);
+    }
+
     /// When something of an endpoint is started again, that has asked for a pause or rests; 0: it does neither.
     pub(super) fn paused_until(&self, id: Id) -> u64 {
         self.lines.get(&id).map_or(0, |line| line.paused_until)
@@ -788,6 +796,16 @@ mod tests {
             lines.release(A, 1);
         }
         assert_eq!((lines.waiting(), started(&mut lines, 1000)), (0, vec![]));
+    }
+
+    #[test]
+    fn what_is_put_back_is_the_first() {
+        let mut lines = lines();
+        put(&mut lines, A, 1..=2, true);
+        let mut slice = [usize::MAX; 3];
+        assert_eq!(lines.start(0, &mut slice), Some((A, 1)));
+        lines.put_back(A, Class::New, 1);
+        assert_eq!((lines.flying(), lines.waiting(), started(&mut lines, 0)), (0, 2, vec![1]));
     }
 
     /// One bad answer is no reason to wait behind the dead, nor is one that did not come, behind those dead for long.

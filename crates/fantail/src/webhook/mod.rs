@@ -517,6 +517,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(20);
 mod tests {
     use std::task::{Context, Waker};
 
+    use tokio::task;
+
     use super::*;
     use crate::{
         config::{Config, Flag, Sources},
@@ -529,7 +531,7 @@ mod tests {
         let deadline = Instant::now() + PATIENCE;
         while !is_so() {
             assert!(Instant::now() < deadline, "{what}");
-            tokio::task::yield_now().await;
+            task::yield_now().await;
         }
     }
 
@@ -539,6 +541,14 @@ mod tests {
     }
 
     fn with_ids(folder: &std::path::Path, most: i64) -> (Arc<Webhooks>, Delivering, Arc<Hub>) {
+        counted(folder, most, &Arc::default())
+    }
+
+    fn counted(
+        folder: &std::path::Path,
+        most: i64,
+        counts: &Arc<Process>,
+    ) -> (Arc<Webhooks>, Delivering, Arc<Hub>) {
         let value = folder.to_string_lossy().as_ref().into();
         let allowed = toml::Value::Array(vec!["127.0.0.1".into()]);
         let flags = vec![
@@ -549,7 +559,7 @@ mod tests {
         let config = Config::load(Sources { flags, ..Sources::default() }).unwrap();
         let hub = Arc::new(Hub::new(1, &config.hub));
         let snapshot = Arc::new(ArcSwap::from_pointee(Snapshot::load(config, None).unwrap()));
-        let (webhooks, delivering) = start(&snapshot, &hub, &Arc::default(), || ()).unwrap();
+        let (webhooks, delivering) = start(&snapshot, &hub, counts, || ()).unwrap();
         (webhooks.unwrap(), delivering.unwrap(), hub)
     }
 
@@ -565,7 +575,7 @@ mod tests {
         let item = serde_json::json!({ "items": [{ "channel": "c", "http-request": { "body": "x" } }] });
         let items = fantail_proto::item::decode(item.to_string().as_bytes(), None).unwrap();
         drop(hub.publish(RealmId::default(), items, false).unwrap());
-        let (mut socket, _) = tokio::task::spawn_blocking(move || listener.accept()).await.unwrap().unwrap();
+        let (mut socket, _) = task::spawn_blocking(move || listener.accept()).await.unwrap().unwrap();
         assert!(socket.read(&mut [0; 4096]).unwrap() > 0);
         let (occupied, is_occupied) = oneshot::channel();
         let (go_on, going_on) = std::sync::mpsc::channel::<()>();
@@ -644,6 +654,66 @@ mod tests {
         let page = Page::open(&webhooks.store).unwrap();
         page.ids(|_, _, some| digests += some.len()).unwrap();
         assert_eq!(digests, 2, "of the first and the last");
+    }
+
+    /// A file that is closed for a moment is waited for, and all that may start then starts.
+    #[tokio::test]
+    async fn what_cannot_be_read_is_read_soon() {
+        use std::io::{Read as _, Write as _};
+        let folder = tempfile::tempdir().unwrap();
+        let (webhooks, delivering, hub) = started(folder.path());
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}/", listener.local_addr().unwrap());
+        webhooks.subscribe(config::DEFAULT_REALM, "c", Wish::of_url(url)).await.unwrap();
+        // Of one of which nothing is known, only the first is under way.
+        let accepted = hub.publish(RealmId::default(), requests(&["first", "second"]), false).unwrap();
+        accepted.kept.unwrap().wait().await.unwrap();
+        let read = |mut socket: std::net::TcpStream| {
+            task::spawn_blocking(move || {
+                let mut got = Vec::new();
+                while !(got.ends_with(b"first") || got.ends_with(b"second")) {
+                    let mut some = [0; 4096];
+                    let n = socket.read(&mut some).unwrap();
+                    assert!(n > 0);
+                    got.extend_from_slice(&some[..n]);
+                }
+                socket
+            })
+        };
+        let (socket, _) = task::spawn_blocking(move || listener.accept()).await.unwrap().unwrap();
+        socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        let mut socket = read(socket).await.unwrap();
+        let fail: crate::store::Work = Box::new(|_| Err(redb::Error::Io(io::Error::other("on purpose"))));
+        webhooks.store.write(fail).await.unwrap_err();
+        socket.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").unwrap();
+        read(socket).await.unwrap();
+        delivering.stop();
+    }
+
+    /// What is lost on disk is said to be lost.
+    #[tokio::test]
+    async fn what_is_damaged_is_counted() {
+        use std::io::{Read as _, Write as _};
+        let folder = tempfile::tempdir().unwrap();
+        let counts = Arc::<Process>::default();
+        let (webhooks, delivering, hub) = counted(folder.path(), 1_000_000, &counts);
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}/", listener.local_addr().unwrap());
+        let (id, _) = webhooks.subscribe(config::DEFAULT_REALM, "c", Wish::of_url(url)).await.unwrap();
+        let accepted = hub.publish(RealmId::default(), requests(&["first", "second"]), false).unwrap();
+        accepted.kept.unwrap().wait().await.unwrap();
+        let (mut socket, _) = task::spawn_blocking(move || listener.accept()).await.unwrap().unwrap();
+        assert!(socket.read(&mut [0; 4096]).unwrap() > 0);
+        let spoil: crate::store::Work = Box::new(|tx| {
+            let mut letters = tx.open_table(redb::TableDefinition::<u64, &[u8]>::new("letters"))?;
+            letters.insert(2, &b"?"[..])?;
+            Ok(())
+        });
+        webhooks.store.write(spoil).await.unwrap();
+        socket.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").unwrap();
+        until("it is counted", || counts.webhook_dead_failed.get() == 1).await;
+        until("nothing waits", || Page::open(&webhooks.store).unwrap().queued(id).unwrap() == 0).await;
+        delivering.stop();
     }
 
     /// Nobody delivers, or keeps, what cannot be written: the process ends.

@@ -3,35 +3,41 @@
 use serde_json::Value;
 
 use crate::{
-    xmpp::{publish, subscribe},
+    harness::TestServer,
+    xmpp::{Server, publish, subscribe},
     xmpp_origins::between,
 };
 
 const PUBSUB: &str = "http://jabber.org/protocol/pubsub";
 
-/// The conditions of RFC 6120, and of XEP-0060, 0050 and 0030, for what cannot be done.
+/// Asks as an entity, and reads an answer with something in it.
+fn ask(xmpp: &mut Server, from: &str, to: &str, kind: &str, inner: &str) -> String {
+    xmpp.say(&format!("<iq from='{from}' to='{to}' type='{kind}' id='1'>{inner}</iq>"));
+    xmpp.until("</iq>")
+}
+
+fn pubsub(inner: &str) -> String {
+    format!("<pubsub xmlns='{PUBSUB}'>{inner}</pubsub>")
+}
+
+fn owner(inner: &str) -> String {
+    format!("<pubsub xmlns='{PUBSUB}#owner'>{inner}</pubsub>")
+}
+
+fn disco(what: &str, node: &str) -> String {
+    format!("<query xmlns='http://jabber.org/protocol/disco#{what}' node='{node}'/>")
+}
+
+const PING: &str = "<ping xmlns='urn:xmpp:ping'/>";
+
+/// The conditions of RFC 6120, and of XEP-0060, for what cannot be done.
 #[test]
 fn what_cannot_be_done_has_its_condition() {
-    let (server, mut xmpp, _data) = between(&["* test"], |options| {
-        options.config(
-            "[xmpp]\nsubscriptions_per_jid = 1\nopen_realms = [\"default\"]\nadmins = [\"ops@user.test\"]\n\
-             [[realm]]\nid = \"ACME\"\nkeys = [\"a key of 32 bytes for the realm!\"]\n",
-        );
+    let (_server, mut xmpp, _data) = between(&["* test"], |options| {
+        options.config("[xmpp]\nsubscriptions_per_jid = 1\nopen_realms = [\"default\"]\n");
     });
-    let mut ask = |from: &str, to: &str, kind: &str, inner: &str| {
-        xmpp.say(&format!("<iq from='{from}' to='{to}' type='{kind}' id='1'>{inner}</iq>"));
-        xmpp.until("</iq>")
-    };
-    let pubsub = |inner: &str| format!("<pubsub xmlns='{PUBSUB}'>{inner}</pubsub>");
-    let owner = |inner: &str| format!("<pubsub xmlns='{PUBSUB}#owner'>{inner}</pubsub>");
-    let command = |action: &str| {
-        format!("<command xmlns='http://jabber.org/protocol/commands' node='publish' action='{action}'/>")
-    };
-    let disco = |what: &str, node: &str| {
-        format!("<query xmlns='http://jabber.org/protocol/disco#{what}' node='{node}'/>")
-    };
-    let done =
-        ask("z@user.test/1", "push.test", "set", &pubsub("<subscribe node='/default/a' jid='z@user.test'/>"));
+    let subscribe = pubsub("<subscribe node='/default/a' jid='z@user.test'/>");
+    let done = ask(&mut xmpp, "z@user.test/1", "push.test", "set", &subscribe);
     assert!(done.contains("subscription='subscribed'"), "{done}");
     for (kind, inner, wanted) in [
         (
@@ -52,7 +58,7 @@ fn what_cannot_be_done_has_its_condition() {
         ),
         ("set", pubsub("<subscribe jid='z@user.test'/>"), &["<bad-request", "<nodeid-required"]),
         ("set", pubsub("<subscribe node='/default/a'/>"), &["<bad-request", "<jid-required"]),
-        ("set", pubsub("<subscribe node='/ACME/a' jid='z@user.test'/>"), &["<not-allowed", "<closed-node"]),
+        ("set", pubsub("<subscribe node='/acme/a' jid='z@user.test'/>"), &["<not-allowed", "<closed-node"]),
         (
             "set",
             pubsub("<create node='/default/a'/>"),
@@ -70,48 +76,59 @@ fn what_cannot_be_done_has_its_condition() {
         ),
         ("get", disco("items", "none"), &["<item-not-found"]),
         ("get", String::new(), &["<bad-request"]),
-        ("get", "<ping xmlns='urn:xmpp:ping'/><ping xmlns='urn:xmpp:ping'/>".into(), &["<bad-request"]),
+        ("get", PING.repeat(2), &["<bad-request"]),
     ] {
-        let refused = ask("z@user.test/1", "push.test", kind, &inner);
+        let refused = ask(&mut xmpp, "z@user.test/1", "push.test", kind, &inner);
         assert!(wanted.iter().all(|part| refused.contains(part)), "{inner}: {refused}");
         // What the operator has to know is in the log alone.
         assert!(!refused.contains("xmpp."), "{refused}");
     }
-    for (inner, wanted) in [
-        (command("prev"), "<bad-action"),
-        (command("dance"), "<malformed-action"),
-        (command("complete"), "<bad-payload"),
-    ] {
-        let refused = ask("ops@user.test/1", "push.test", "set", &inner);
-        assert!(refused.contains("<bad-request") && refused.contains(wanted), "{inner}: {refused}");
-    }
-    let list =
-        ask("ops@user.test/1", "push.test", "get", &disco("info", "http://jabber.org/protocol/commands"));
-    assert!(list.contains("category='automation' type='command-list'"), "{list}");
-    let info = ask("z@user.test/1", "push.test", "get", &disco("info", ""));
-    assert!(info.contains("category='pubsub'") && !info.contains("retrieve-items"), "without a log: {info}");
-    let nothing = ask("z@user.test/1", "bot@push.test", "get", "");
+    let nothing = ask(&mut xmpp, "z@user.test/1", "bot@push.test", "get", "");
     assert!(nothing.contains("<bad-request"), "{nothing}");
-    // The server knows an address that is none here: it is told, too.
-    let odd = ask(
-        "z@user.test/\u{1}".replace('\u{1}', "&#x85;").as_str(),
-        "push.test",
-        "get",
-        "<ping xmlns='urn:xmpp:ping'/>",
-    );
-    assert!(odd.contains("<jid-malformed"), "{odd}");
-    xmpp.say(
-        "<iq from='z@user.test/Phone&#x1f4f1;' to='push.test' type='get' id='1'><ping xmlns='urn:xmpp:ping'/></iq>",
-    );
-    let new = xmpp.until("/>");
-    assert!(new.contains("type='result'") && new.contains("Phone\u{1f4f1}"), "{new}");
-
-    xmpp.say("<message from='ops@user.test/1' to='admin-acme@push.test'><body>publish c x</body></message>");
-    assert!(xmpp.until("</message>").contains("<body>Published</body>"), "no address has capitals");
-    assert_eq!(server.metric("fantail_xmpp_refused_total", &["cause=\"address\""]), 1.0);
 }
 
-fn shown(server: &crate::harness::TestServer, jid: &str) -> Option<Value> {
+/// What the component says of itself, and of its command.
+#[test]
+fn what_there_is_can_be_found() {
+    let (_server, mut xmpp, _data) = between(&["* test"], |options| {
+        options.config("[xmpp]\nadmins = [\"ops@user.test\"]\n");
+    });
+    for (action, wanted) in
+        [("prev", "<bad-action"), ("dance", "<malformed-action"), ("complete", "<bad-payload")]
+    {
+        let command = format!(
+            "<command xmlns='http://jabber.org/protocol/commands' node='publish' action='{action}'/>"
+        );
+        let refused = ask(&mut xmpp, "ops@user.test/1", "push.test", "set", &command);
+        assert!(refused.contains("<bad-request") && refused.contains(wanted), "{action}: {refused}");
+    }
+    let commands = disco("info", "http://jabber.org/protocol/commands");
+    let list = ask(&mut xmpp, "ops@user.test/1", "push.test", "get", &commands);
+    assert!(list.contains("category='automation' type='command-list'"), "{list}");
+    let info = ask(&mut xmpp, "z@user.test/1", "push.test", "get", &disco("info", ""));
+    assert!(info.contains("category='pubsub'") && !info.contains("retrieve-items"), "without a log: {info}");
+}
+
+/// Servers know addresses that are none here, and no capitals before the `@`.
+#[test]
+fn addresses_are_those_of_servers() {
+    let (server, mut xmpp, _data) = between(&["* test"], |options| {
+        options.config(
+            "[xmpp]\nadmins = [\"ops@user.test\"]\n\
+             [[realm]]\nid = \"ACME\"\nkeys = [\"a key of 32 bytes for the realm!\"]\n",
+        );
+    });
+    let odd = ask(&mut xmpp, "z@user.test/&#x85;", "push.test", "get", PING);
+    assert!(odd.contains("<jid-malformed"), "{odd}");
+    xmpp.say(&format!("<iq from='z@user.test/Phone&#x1f4f1;' to='push.test' type='get' id='1'>{PING}</iq>"));
+    let new = xmpp.until("/>");
+    assert!(new.contains("type='result'") && new.contains("Phone\u{1f4f1}"), "{new}");
+    xmpp.say("<message from='ops@user.test/1' to='admin-acme@push.test'><body>publish c x</body></message>");
+    assert!(xmpp.until("</message>").contains("<body>Published</body>"));
+    server.wait_metric("fantail_xmpp_refused_total", &["cause=\"address\""], 1.0);
+}
+
+fn shown(server: &TestServer, jid: &str) -> Option<Value> {
     let answer = server.control("GET", &format!("/channel/c/xs-subscription/{jid}/"), &[], b"");
     (answer.status() == 200).then(|| serde_json::from_str(&answer.text()).expect("JSON"))
 }
@@ -123,7 +140,7 @@ fn subscriptions_end() {
         options.config("[xmpp]\nopen_realms = [\"default\"]\n");
     });
     let rest = |form: &str| subscribe(&server, "/channel/c/xs-subscriptions/", form);
-    let node = |xmpp: &mut crate::xmpp::Server, who: &str, shows: &str| {
+    let node = |xmpp: &mut Server, who: &str, shows: &str| {
         xmpp.say(&format!(
             "<iq from='{who}' to='push.test' type='set' id='1'><pubsub xmlns='{PUBSUB}'>\
              <subscribe node='/default/c' jid='{who}'/>{shows}</pubsub></iq>"

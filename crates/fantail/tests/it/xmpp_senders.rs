@@ -41,7 +41,7 @@ const PING: &str = "<ping xmlns='urn:xmpp:ping'/>";
 #[test]
 fn a_bot_that_hangs_is_its_senders_alone() {
     let origin = origin();
-    let (_server, mut xmpp, _data) = between(&origin, |_| {});
+    let (_server, mut xmpp, _data) = between(&[&format!("* {origin}")], |_| {});
     xmpp.say(&message("a", "bot", "hang"));
     origin.wait_requests(1);
     // What needs no origin does not wait behind it.
@@ -85,7 +85,7 @@ fn a_realms_bots_do_not_take_all_requests() {
 #[test]
 fn an_answer_that_does_not_end_is_none() {
     let origin = origin();
-    let (_server, mut xmpp, _data) = between(&origin, |options| {
+    let (_server, mut xmpp, _data) = between(&[&format!("* {origin}")], |options| {
         options.set("origin.response_timeout", "1s");
     });
     xmpp.say(&message("a", "bot", "drip"));
@@ -114,7 +114,7 @@ fn who_is_no_admin_is_counted() {
 #[test]
 fn nobody_is_left_without_an_answer() {
     let origin = origin();
-    let (server, mut xmpp, _data) = between(&origin, |_| {});
+    let (server, mut xmpp, _data) = between(&[&format!("* {origin}")], |_| {});
     for id in ["one", "two"] {
         xmpp.say(&iq("a", "bot@push.test", id, "<q xmlns='hang'/>"));
     }

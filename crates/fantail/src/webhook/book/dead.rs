@@ -31,6 +31,18 @@ pub(in crate::webhook) struct Keep {
     pub(in crate::webhook) all_bytes: u64,
 }
 
+impl Keep {
+    /// How many of letters of one endpoint that die together are kept, by their sizes, newest first.
+    pub(in crate::webhook) fn newest(&self, sizes: impl Iterator<Item = usize>) -> usize {
+        let (mut count, mut bytes) = (0, 0);
+        let fits = |size: &usize| {
+            (count, bytes) = (count + 1, bytes + *size as u64);
+            count <= self.letters && bytes <= self.bytes.min(self.realm_bytes)
+        };
+        sizes.take_while(fits).count()
+    }
+}
+
 impl Page {
     /// Dead letters of an endpoint from a number on, oldest first, without their bodies.
     pub(in crate::webhook) fn dead(

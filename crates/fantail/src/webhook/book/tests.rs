@@ -247,6 +247,15 @@ async fn ids_go_some_at_a_time() {
     assert_eq!(left, [ids::REMOVED_AT_ONCE + 1, 1, 0, 0]);
 }
 
+#[test]
+fn of_those_that_die_together_the_newest_are_kept() {
+    let keep = Keep { letters: 3, bytes: 100, ..keep(1000) };
+    let table: [(&[usize], usize); 4] = [(&[], 0), (&[1; 9], 3), (&[60, 40, 1], 2), (&[101, 1], 0)];
+    for (sizes, count) in table {
+        assert_eq!(keep.newest(sizes.iter().copied()), count, "{sizes:?}");
+    }
+}
+
 /// What was not written, or of which nobody knows whether it was, is written again.
 #[tokio::test]
 async fn changes_may_be_done_twice() {

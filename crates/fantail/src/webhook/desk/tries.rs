@@ -55,6 +55,10 @@ enum Job {
     },
     /// The endpoint is gone, or its time is over.
     Nobody,
+    /// It is not in the queue: of two replays at once it was the second.
+    Nothing,
+    /// What was to be said is not on disk any more, or cannot be understood.
+    Missing,
     Disabled {
         tries: u32,
     },
@@ -67,15 +71,24 @@ enum Job {
 impl Desk {
     /// Starts tries that may start, a slice of them. True if there may be more: what is under way has its turn first.
     pub(super) fn launch(&mut self) -> bool {
+        let now = self.clock.now();
+        if now < self.unread_until {
+            return false;
+        }
         let mut page = None;
         let mut slice = SLICE;
-        while let Some((id, seq)) = self.lines.start(self.clock.now(), &mut slice) {
+        while let Some((id, seq)) = self.lines.start(now, &mut slice) {
             let class = self.lines.class(id);
-            if page.is_none() {
-                page = Page::open(&self.store).ok();
-            }
-            let job = page.as_ref().ok_or_else(|| redb::Error::Corrupted("it cannot be read".into()));
-            match job.and_then(|page| self.job(page, id, seq)) {
+            let opened = page.take().map_or_else(|| Page::open(&self.store).map_err(lost), Ok);
+            let opened = match opened {
+                Ok(opened) => page.insert(opened),
+                Err(error) => {
+                    self.lines.put_back(id, class, seq);
+                    self.cannot_read(&error);
+                    return false;
+                }
+            };
+            match self.job(opened, id, seq) {
                 Ok(Job::Send { url, call, failed }) => {
                     let courier = Rc::clone(&self.courier);
                     let flight = self.flights.spawn_local(async move {
@@ -100,31 +113,46 @@ impl Desk {
                     self.lines.landed(id, class, Landed::Unsent);
                     self.bury(id, seq, "a filter cannot be applied", tries);
                 }
-                Err(error) => {
-                    tracing::error!(%error, "a webhook cannot be read from disk");
+                Ok(Job::Nothing) => {
                     self.lines.landed(id, class, Landed::Unsent);
-                    self.lines.wait(id, seq, self.clock.now() + UNREADABLE_MS);
+                    self.done(id, seq);
+                }
+                Ok(Job::Missing) => {
+                    tracing::error!(endpoint = %id, number = seq, "what a webhook says is not on disk: it is lost");
+                    self.counts.webhook_dead_failed.add(1);
+                    self.lines.landed(id, class, Landed::Unsent);
+                    self.done(id, seq);
+                }
+                Err(error) => {
+                    self.lines.landed(id, class, Landed::Unsent);
+                    self.lines.wait(id, seq, now + UNREADABLE_MS);
+                    self.cannot_read(&error);
+                    return false;
                 }
             }
         }
         self.lines.is_cut(&slice)
     }
 
+    /// The file is closed, and opened again soon: a line in the log for all that waits.
+    fn cannot_read(&mut self, error: &redb::Error) {
+        tracing::error!(%error, "webhooks cannot be read from disk: nothing is sent meanwhile");
+        self.unread_until = self.clock.now() + READ_AGAIN_MS;
+    }
+
     fn job(&self, page: &Page, id: Id, seq: u64) -> Result<Job, redb::Error> {
-        let (Some(endpoint), Some(failed), Some(letter)) =
-            (page.endpoint(id)?, page.failed(id, seq)?, page.letter(seq)?)
-        else {
+        let now = self.clock.unix();
+        let Some(endpoint) = page.endpoint(id)?.filter(|endpoint| !endpoint.has_expired(now)) else {
             return Ok(Job::Nobody);
         };
-        if endpoint.has_expired(self.clock.unix()) {
-            return Ok(Job::Nobody);
-        }
+        let Some(failed) = page.failed(id, seq)? else { return Ok(Job::Nothing) };
         if endpoint.disabled.is_some() {
             return Ok(Job::Disabled { tries: failed });
         }
         let failed = self.tries.get(&(id, seq)).copied().unwrap_or(failed);
+        let Some(letter) = page.letter(seq)? else { return Ok(Job::Missing) };
         let Some(body) = said(&endpoint, &letter) else { return Ok(Job::Unfit { tries: failed }) };
-        let call = call(&endpoint, &letter, body, self.clock.unix());
+        let call = call(&endpoint, &letter, body, now);
         Ok(Job::Send { url: endpoint.url, call, failed })
     }
 
@@ -255,8 +283,17 @@ impl Desk {
         self.changes.push_back(Change::Disable { id, disabled });
         // The disk knows how often each was tried.
         let why = format!("the endpoint was disabled: {cause}");
-        for seq in self.lines.drain(id) {
-            self.bury(id, seq, &why, 0);
+        let waiting = self.lines.drain(id);
+        // Of more than are kept, the oldest would be written to be removed.
+        let kept = self.keep().newest(waiting.iter().rev().map(|seq| self.letters.size(*seq)));
+        let first = waiting.len() - kept;
+        for (n, seq) in waiting.into_iter().enumerate() {
+            if n < first {
+                self.counts.webhook_dead_failed.add(1);
+                self.done(id, seq);
+            } else {
+                self.bury(id, seq, &why, 0);
+            }
         }
         self.lines.forgive(id);
         self.tell(id, &endpoint, cause);
@@ -344,5 +381,7 @@ fn call(endpoint: &Endpoint, letter: &Letter, body: Bytes, now: u64) -> Call {
 /// Tries of each class that are started at once. A thousand of the dead, whose time has come together, would else keep
 /// the answers of the living waiting, and the next item.
 const SLICE: Slice = [64, 16, 4];
-/// Before a delivery is read again that could not be.
-const UNREADABLE_MS: u64 = 5000;
+/// Before anything is read again when the file cannot be.
+const READ_AGAIN_MS: u64 = 500;
+/// Before a delivery is read again that could not be, although the file was open: meanwhile the others are sent.
+const UNREADABLE_MS: u64 = 60_000;
