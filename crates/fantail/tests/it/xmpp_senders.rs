@@ -97,7 +97,8 @@ fn an_answer_that_does_not_end_is_none() {
 /// Strangers do not fill the log.
 #[test]
 fn who_is_no_admin_is_counted() {
-    let (server, mut xmpp, _data) = between(&origin(), |options| {
+    let origin = origin();
+    let (server, mut xmpp, _data) = between(&[&format!("* {origin}")], |options| {
         options.config("[xmpp]\nadmins = [\"ops@user.test\"]\n");
     });
     xmpp.say(&message("a", "admin", "publish c text"));
