@@ -418,6 +418,8 @@ families! {
             xmpp_crowded [cause = busy]: Count,
             /// An error that answers what was sent.
             xmpp_bounced [cause = bounce]: Count,
+            /// Items of who is no admin.
+            xmpp_forbidden [cause = admin]: Count,
         }
         xmpp_sent: "Stanzas written to the XMPP server, by kind." {
             xmpp_delivered [kind = item]: Count,

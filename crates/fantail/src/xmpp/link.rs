@@ -1,6 +1,6 @@
 //! The stream to the XMPP server: joining it, again when it is lost, and what goes in and out. Never says the secret.
 
-use std::{io, pin::pin, rc::Rc, time::Duration};
+use std::{io, net::IpAddr, pin::pin, rc::Rc, time::Duration};
 
 use fantail_proto::xmpp::{
     CLIENT,
@@ -159,6 +159,7 @@ impl Link {
         let socket = timeout(PATIENCE, TcpStream::connect(&component.config.server));
         let socket = socket.await.map_err(|_| Lost::Silent(PATIENCE))??;
         socket.set_nodelay(true)?;
+        let elsewhere = is_elsewhere(socket.peer_addr()?.ip());
         let options = SockRef::from(&socket);
         options.set_tcp_keepalive(&TcpKeepalive::new().with_time(QUIET).with_interval(QUIET))?;
         options.set_tcp_user_timeout(Some(STALL))?;
@@ -173,6 +174,12 @@ impl Link {
         component.doubt_presences();
         let domain = component.config.domain.as_str();
         tracing::info!(target: TARGET, server = component.config.server, domain, "joined the XMPP server");
+        if elsewhere {
+            tracing::warn!(
+                target: TARGET,
+                "the stream is not encrypted and leaves this machine: who is in between can read it, and publish as an admin"
+            );
+        }
         let lost = tokio::select! {
             lost = link.read_on(component) => lost,
             written = write_on(component, &mut write, stopped) => match written {
@@ -291,6 +298,10 @@ async fn write_on(
     }
 }
 
+fn is_elsewhere(server: IpAddr) -> bool {
+    !server.to_canonical().is_loopback()
+}
+
 /// A random time up to `most`.
 fn jitter(most: Duration) -> Duration {
     let mut random = [0];
@@ -314,3 +325,21 @@ const PARTING: Duration = Duration::from_secs(1);
 /// What is written and not acknowledged by the server's kernel for so long.
 const STALL: Duration = Duration::from_secs(30);
 const BUFFER: usize = 16 << 10;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_leaves_this_machine_is_told_of() {
+        for (server, leaves) in [
+            ("127.0.0.1", false),
+            ("::1", false),
+            ("::ffff:127.0.0.1", false),
+            ("10.0.0.1", true),
+            ("fe80::1", true),
+        ] {
+            assert_eq!(is_elsewhere(server.parse().unwrap()), leaves, "{server}");
+        }
+    }
+}

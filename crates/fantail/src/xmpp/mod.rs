@@ -577,11 +577,15 @@ mod tests {
 
     impl Room {
         fn new() -> Self {
+            Self::at("127.0.0.1:1")
+        }
+
+        fn at(server: &str) -> Self {
             let folder = tempfile::tempdir().unwrap();
             let flag = |key, value: &str| Flag { name: "--key", key, value: value.into() };
             let flags = vec![
                 flag("server.data_dir", &folder.path().to_string_lossy()),
-                flag("xmpp.server", "127.0.0.1:1"),
+                flag("xmpp.server", server),
                 flag("xmpp.domain", "push.test"),
                 flag("xmpp.secret", "secret"),
             ];
@@ -658,6 +662,17 @@ mod tests {
             assert!(!is_there());
         };
         tokio::task::LocalSet::new().run_until(lived).await;
+    }
+
+    /// A server that takes connections and says nothing is tried less and less often, as one that cannot be reached.
+    #[tokio::test(start_paused = true)]
+    async fn a_silent_server_is_no_good_stream() {
+        let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
+        let room = Room::at(&listener.local_addr().unwrap().to_string());
+        let (_stop, stopping) = watch::channel(false);
+        let kept = tokio::time::timeout(Duration::from_mins(10), link::keep(&room.component, stopping)).await;
+        let tries = room.component.counts.xmpp_unreached.get();
+        assert!(kept.is_err() && (8..25).contains(&tries), "{tries}");
     }
 
     #[tokio::test]

@@ -76,7 +76,7 @@ pub(super) async fn ask(component: &Component, received: &Received) {
         }
         Err(failed) => {
             component.counts.xmpp_origin_failed.add(1);
-            tracing::info!(target: TARGET, to = %received.to, %failed, "a stanza was not answered");
+            tracing::debug!(target: TARGET, to = %received.to, %failed, "a stanza was not answered");
             component.refuse(stanza, failed.condition(), "");
         }
     }
@@ -223,10 +223,14 @@ async fn obey(
         control(component, received, route, line).await?;
     }
     let mut answered = false;
+    let mut unsaid = 0;
     for line in lines().filter(|line| !is_control(line)) {
         if let Err(why) = say(component, received, route, line, &mut answered) {
             component.counts.xmpp_unsent_origin.add(1);
-            tracing::warn!(target: TARGET, "a stanza of an origin is not sent: it {why}");
+            unsaid += 1;
+            if unsaid == 1 {
+                tracing::warn!(target: TARGET, "a stanza of an origin is not sent: it {why}");
+            }
         }
     }
     Ok(answered)

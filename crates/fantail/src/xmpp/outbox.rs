@@ -213,9 +213,9 @@ impl Outbox {
         let Some(waiting) = self.waiting((*realm, channel), item, *place, wanted, subscribers) else {
             return self.pass_over((*realm, channel), *place);
         };
-        let of = |wanted: bool, count: u32| if wanted { u64::from(count) } else { 0 };
-        let receivers = of(waiting.stanza.is_some(), stanzas) + of(waiting.event.is_some(), nodes);
-        delivery.report(Receipt { queued: receivers, ..Receipt::default() });
+        let has = (waiting.stanza.is_some(), waiting.event.is_some());
+        let receivers = subscribers.receivers(*realm, channel, has);
+        delivery.report(Receipt { queued: receivers.into(), ..Receipt::default() });
         self.ready.notify_one();
         if let Some(place) = place {
             let key = (*realm, &**channel);

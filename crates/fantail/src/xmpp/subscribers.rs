@@ -80,6 +80,8 @@ struct Channel {
     number: u64,
     stanzas: u32,
     nodes: u32,
+    /// Those who are among both.
+    both: u32,
 }
 
 /// What a change means for the hub.
@@ -103,6 +105,17 @@ impl Subscribers {
     /// Whether anybody wants the channel's stanzas, and its items as of a node.
     pub(super) fn wanted(&self, realm: RealmId, channel: &str) -> (u32, u32) {
         self.channels.get(&(realm, channel)).map_or((0, 0), |channel| (channel.stanzas, channel.nodes))
+    }
+
+    /// How many get something of an item that is for its stanzas' subscribers, its node's, or both.
+    pub(super) fn receivers(&self, realm: RealmId, channel: &str, (stanza, node): (bool, bool)) -> u32 {
+        let Some(channel) = self.channels.get(&(realm, channel)) else { return 0 };
+        match (stanza, node) {
+            (true, true) => channel.stanzas + channel.nodes - channel.both,
+            (true, false) => channel.stanzas,
+            (false, true) => channel.nodes,
+            (false, false) => 0,
+        }
     }
 
     pub(super) fn realm_name(&self, realm: RealmId) -> &str {
@@ -184,6 +197,8 @@ impl Subscribers {
         }
         channel.stanzas = channel.stanzas + u32::from(terms.stanza) - u32::from(before.stanza);
         channel.nodes = channel.nodes + u32::from(terms.node) - u32::from(before.node);
+        let both = |terms: Terms| u32::from(terms.stanza && terms.node);
+        channel.both = channel.both + both(terms) - both(before);
         match (before_all, channel.stanzas + channel.nodes) {
             (0, _) => Interest::Begins,
             (_, 0) => {

@@ -16,7 +16,7 @@ use serde_json::json;
 
 use crate::harness::{DEADLINE, Options, Origin, TestServer, Then, answer, hold};
 
-const HEAD: &str = "<?xml version='1.0'?><stream:stream xmlns='jabber:component:accept' \
+pub const HEAD: &str = "<?xml version='1.0'?><stream:stream xmlns='jabber:component:accept' \
                     xmlns:stream='http://etherx.jabber.org/streams' from='push.test' id='1'>";
 
 pub fn joining(options: &mut Options, data: &tempfile::TempDir, server: &TcpListener) {
@@ -548,6 +548,28 @@ fn origins_make_no_more_subscriptions_than_an_address_may_have() {
     let refused = say("two");
     assert!(refused.contains("type='error'") && refused.contains("<policy-violation"), "{refused}");
     server.wait_metric("fantail_xmpp_subscriptions", &[], 1.0);
+}
+
+/// Who is subscribed in both ways is one receiver.
+#[test]
+fn an_address_is_counted_once() {
+    let (data, listener) =
+        (tempfile::tempdir().expect("a folder"), TcpListener::bind(("127.0.0.1", 0)).expect("a port"));
+    let server = TestServer::start(&["* test"], |options| {
+        joining(options, &data, &listener);
+        options.config("[xmpp]\nopen_realms = [\"default\"]\n");
+    });
+    let mut xmpp = Server::accept(&listener);
+    assert_eq!(subscribe(&server, "/channel/c/xs-subscriptions/", "jid=z%40user.test").0, 200);
+    xmpp.say(
+        "<iq from='z@user.test/1' to='push.test' type='set' id='n'><pubsub xmlns='http://jabber.org/protocol/pubsub'>\
+         <subscribe node='/default/c' jid='z@user.test'/></pubsub></iq>",
+    );
+    assert!(xmpp.until("</iq>").contains("subscription='subscribed'"));
+    let item =
+        json!([{ "channel": "c", "xmpp-stanza": { "content": "<message><body>both</body></message>" } }]);
+    assert_eq!(server.receipts(&item)[0]["queued"], 1);
+    (0..2).for_each(|_| drop(xmpp.until("both")));
 }
 
 /// Whose presence decides is asked for it once, and, if it has agreed, asked again whenever Fantail may have missed something.

@@ -1,13 +1,13 @@
 //! What the XMPP server was given counts when it has read it: the component sends a question to itself, which comes back. A
 //! server that takes bytes and dies loses nothing.
 
-use std::net::TcpListener;
+use std::{io::Write as _, net::TcpListener};
 
 use rustix::process::Signal;
 
 use crate::{
     harness::{DEADLINE, TestServer},
-    xmpp::{LOGGED, Server, joining, publish, subscribe},
+    xmpp::{HEAD, LOGGED, Server, joining, publish, subscribe},
 };
 
 struct World {
@@ -152,6 +152,19 @@ fn a_server_that_brings_nothing_back_is_believed() {
     assert_eq!(next(&mut xmpp, 2), ["1", "2"]);
     server.log_text("does not bring back what the component sends to itself");
     server.wait_metric("fantail_xmpp_unacknowledged_bytes", &[], 0.0);
+}
+
+/// A server that has not seen the end of the last stream yet is tried again soon.
+#[test]
+fn a_conflict_passes() {
+    let world = World::new();
+    let server = world.start("");
+    let (mut first, _) = world.listener.accept().expect("it joins");
+    let conflict = "<stream:error><conflict xmlns='urn:ietf:params:xml:ns:xmpp-streams'/></stream:error></stream:stream>";
+    first.write_all(format!("{HEAD}{conflict}").as_bytes()).expect("it reads");
+    server.wait_metric("fantail_xmpp_connects_total", &["result=\"denied\""], 1.0);
+    world.listener.set_nonblocking(true).expect("it can");
+    server.wait_until(DEADLINE, "it tries again", || world.listener.accept().is_ok());
 }
 
 /// A server that dies of a stanza does not die of it for ever.

@@ -94,6 +94,23 @@ fn an_answer_that_does_not_end_is_none() {
     assert!(xmpp.until("</message>").contains("answered"));
 }
 
+/// Strangers do not fill the log.
+#[test]
+fn who_is_no_admin_is_counted() {
+    let origin = origin();
+    let (server, mut xmpp, _data) = between(&[&format!("* {origin}")], |options| {
+        options.config("[xmpp]\nadmins = [\"ops@user.test\"]\n");
+    });
+    xmpp.say(&message("a", "admin", "publish c text"));
+    assert!(xmpp.until("</message>").contains("<forbidden"));
+    server.wait_metric("fantail_xmpp_refused_total", &["cause=\"admin\""], 1.0);
+    // What is no command is answered by an error, which what answers by itself does not answer.
+    xmpp.say(&message("ops", "admin", "I do not understand"));
+    let told = xmpp.until("</message>");
+    assert!(told.contains("type='error'") && told.contains("Write: publish CHANNEL TEXT"), "{told}");
+    assert!(!server.log().iter().any(|line| line.contains("no admin")));
+}
+
 /// At the end everybody is told what has become of what they asked.
 #[test]
 fn nobody_is_left_without_an_answer() {
