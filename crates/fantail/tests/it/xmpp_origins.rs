@@ -94,7 +94,8 @@ fn an_iq_is_answered_once_and_by_who_was_asked() {
     let mut ask = |id: u8| {
         xmpp.say(&format!(
             "<iq type='get' id='{id}' from='a@user.test/1' to='bot@push.test'><q xmlns='q'/></iq>\
-             <iq type='get' id='sync' from='a@user.test/1' to='push.test'><ping xmlns='urn:xmpp:ping'/></iq>"
+             <iq type='get' id='sync' from='a@user.test/1' to='push.test'>\
+             <pubsub xmlns='http://jabber.org/protocol/pubsub'><subscriptions/></pubsub></iq>"
         ));
         xmpp.until("id='sync'")
     };
