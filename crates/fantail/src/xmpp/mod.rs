@@ -14,6 +14,7 @@ mod places;
 mod presence;
 mod questions;
 mod subscribers;
+mod waiting;
 mod window;
 
 use std::{

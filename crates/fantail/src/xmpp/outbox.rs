@@ -9,11 +9,7 @@ use fantail_proto::{
     item::Item,
     log::{Place, Start},
     render::Rendered,
-    xmpp::{
-        jid::Jid,
-        pubsub,
-        stanza::{self, Copies, Stanza},
-    },
+    xmpp::{jid::Jid, pubsub, stanza::Stanza},
 };
 use hashbrown::HashMap;
 use tokio::{sync::Notify, time::Instant};
@@ -26,6 +22,7 @@ use super::{
     presence::Presences,
     questions::Questions,
     subscribers::Subscribers,
+    waiting::{WIRE_BYTES, Waiting},
     window::{Silence, Window},
 };
 use crate::{
@@ -87,24 +84,6 @@ impl Line {
     fn count(&self) -> usize {
         self.items.len() + usize::from(self.begun.as_ref().is_some_and(|begun| !begun.old))
     }
-}
-
-/// An item, and how far it has got.
-#[derive(Debug)]
-struct Waiting {
-    realm: RealmId,
-    channel: Box<str>,
-    stanza: Option<Box<Stanza>>,
-    /// What is in the message to subscribers of the node.
-    event: Option<Stanza>,
-    place: Option<Place>,
-    since_ms: u64,
-    weight: usize,
-    after: Option<Box<str>>,
-    /// Read from its log.
-    old: bool,
-    /// For one address, not for all.
-    only: Option<Box<str>>,
 }
 
 /// The server takes bytes and reads none.
@@ -567,78 +546,6 @@ impl Outbox {
     }
 }
 
-impl Waiting {
-    /// Copies for the next subscribers, as many as there is room for. True when that were all.
-    fn copy(
-        &mut self,
-        wire: &mut Vec<u8>,
-        domain: &str,
-        World { subscribers, presences, now_ms, .. }: World<'_>,
-        gaps: &mut Gaps,
-        counts: &Process,
-    ) -> bool {
-        let late = self.old || now_ms.saturating_sub(self.since_ms) > LATE_MS;
-        let delay = if late { stanza::delay(domain, self.since_ms) } else { String::new() };
-        let sealed = |stanza: &Stanza| {
-            // Only messages and presence are delayed by a server.
-            let delay = if stanza.kind() == stanza::Kind::Iq { "" } else { &delay };
-            let own = stanza.from.as_ref().filter(|from| from.domain() == domain);
-            stanza.sealed(own.map_or(domain, |from| from.as_str()), delay)
-        };
-        let stanza = self.stanza.as_deref().map(sealed);
-        let event = self.event.as_ref().map(sealed);
-        let write = |jid: &str, copies: &Option<Copies>, wanted: bool, wire: &mut Vec<u8>| match copies {
-            Some(copies) if wanted => {
-                copies.write(jid, wire);
-                1
-            }
-            _ => 0,
-        };
-        let channel = (self.realm, &*self.channel);
-        let (mut sent, mut absent, mut lost) = (0, 0, 0);
-        let done = if let Some(jid) = &self.only {
-            let terms = subscribers.get(self.realm, &self.channel, jid).unwrap_or_default();
-            sent += write(jid, &stanza, terms.stanza, wire) + write(jid, &event, terms.node, wire);
-            true
-        } else {
-            let mut last = None;
-            let mut count = 0;
-            let page = subscribers.page(self.realm, &self.channel, self.after.as_deref(), PAGE);
-            let mut more = false;
-            for (jid, terms) in page {
-                count += 1;
-                last = Some(jid);
-                let is_there = presences.allow(jid, terms.shows);
-                // Who may have left meanwhile gets it of the log when that is clear, if there is room to remember it.
-                let kept = self.place.filter(|_| !is_there || !presences.confirm(jid, terms.shows));
-                let kept = kept.map(|place| gaps.absent(jid, channel, place));
-                if !is_there || kept == Some(true) {
-                    absent += 1;
-                    // Without a log it is lost to it, as it wished.
-                    lost += u64::from(kept == Some(false));
-                } else if gaps.reach(jid, channel, self.place) {
-                    sent += write(jid, &stanza, terms.stanza, wire) + write(jid, &event, terms.node, wire);
-                }
-                if wire.len() >= WIRE_BYTES {
-                    more = true;
-                    break;
-                }
-            }
-            if let Some(last) = last {
-                self.after = Some(last.into());
-            }
-            !more && count < PAGE
-        };
-        counts.xmpp_delivered.add(sent);
-        counts.xmpp_filled.add(if self.old { sent } else { 0 });
-        counts.xmpp_absent.add(absent);
-        counts.xmpp_dropped.add(lost);
-        done
-    }
-}
-
-/// What is made at once: enough for one write, and little to keep if the stream breaks.
-const WIRE_BYTES: usize = 64 << 10;
 /// Of presence, before items have their turn.
 const QUESTIONS: usize = 100;
 /// Items that are looked at before others have the thread.
@@ -648,10 +555,6 @@ const FILL_ITEMS: usize = 256;
 const FILL_BYTES: usize = 256 << 10;
 /// And what all realms have read and not copied yet: beyond that none reads on.
 const READ_BYTES: usize = 4 << 20;
-/// Subscribers that are looked at before others have their turn.
-const PAGE: usize = 1024;
-/// From then on an item says when it was published.
-const LATE_MS: u64 = 2000;
 
 #[cfg(test)]
 mod tests {
