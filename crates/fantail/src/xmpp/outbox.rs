@@ -9,11 +9,7 @@ use fantail_proto::{
     item::Item,
     log::{Place, Start},
     render::Rendered,
-    xmpp::{
-        jid::Jid,
-        pubsub,
-        stanza::{self, Copies, Stanza},
-    },
+    xmpp::{jid::Jid, pubsub, stanza::Stanza},
 };
 use hashbrown::HashMap;
 use tokio::{sync::Notify, time::Instant};
@@ -21,17 +17,16 @@ use tokio::{sync::Notify, time::Instant};
 use super::{
     TARGET,
     answers::Answers,
-    gaps::{Fate, Gaps, Owed},
+    copies::{Line, Name, WIRE_BYTES, Waiting, World},
+    gaps::{Fate, Gaps},
     places::BEGINNING,
-    presence::Presences,
     questions::Questions,
     subscribers::Subscribers,
-    window::{Silence, Window},
+    window::{Blame, Draft, Silence, Window},
 };
 use crate::{
     config,
     hub::{Delivery, RealmId, Receipt},
-    log::Log,
     metrics::Process,
 };
 
@@ -54,6 +49,10 @@ pub(super) struct Outbox {
     joined: bool,
     /// What was made, and the server has not read yet.
     window: Window,
+    /// Items that have ended two streams: the last of them.
+    given_up: VecDeque<Name>,
+    /// Items that were ever taken.
+    taken: u64,
     /// How many items, and their bytes: in all, and of one realm.
     limits: [(usize, usize); 2],
     stanza_bytes: usize,
@@ -62,63 +61,9 @@ pub(super) struct Outbox {
     ready: Arc<Notify>,
 }
 
-/// What is to be copied of one realm.
-#[derive(Debug, Default)]
-struct Line {
-    items: VecDeque<Waiting>,
-    bytes: usize,
-    /// What is being copied.
-    begun: Option<Waiting>,
-    /// What was read of a log, and for whom.
-    read: VecDeque<Waiting>,
-    filling: Option<Owed>,
-    /// It was a log's turn just now: the next is a published item's.
-    turned: bool,
-    /// It stands in the turns.
-    queued: bool,
-}
-
-impl Line {
-    fn is_empty(&self) -> bool {
-        self.items.is_empty() && self.begun.is_none() && self.read.is_empty() && self.filling.is_none()
-    }
-
-    /// Its items that are in the limits.
-    fn count(&self) -> usize {
-        self.items.len() + usize::from(self.begun.as_ref().is_some_and(|begun| !begun.old))
-    }
-}
-
-/// An item, and how far it has got.
-#[derive(Debug)]
-struct Waiting {
-    realm: RealmId,
-    channel: Box<str>,
-    stanza: Option<Box<Stanza>>,
-    /// What is in the message to subscribers of the node.
-    event: Option<Stanza>,
-    place: Option<Place>,
-    since_ms: u64,
-    weight: usize,
-    after: Option<Box<str>>,
-    /// Read from its log.
-    old: bool,
-    /// For one address, not for all.
-    only: Option<Box<str>>,
-}
-
 /// The server takes bytes and reads none.
 #[derive(Debug)]
 pub(super) struct Hung;
-
-/// What is looked at while copies are made.
-#[derive(Clone, Copy)]
-pub(super) struct World<'w> {
-    pub(super) subscribers: &'w Subscribers,
-    pub(super) presences: &'w Presences,
-    pub(super) log: &'w Log,
-    pub(super) now_ms: u64,
-}
 
 impl Outbox {
     pub(super) fn new(config: &config::Xmpp, counts: Arc<Process>) -> Self {
@@ -134,6 +79,8 @@ impl Outbox {
             questions: Questions::default(),
             joined: false,
             window: Window::new(config.unacknowledged_bytes),
+            given_up: VecDeque::new(),
+            taken: 0,
             limits: [
                 (config.queue_items, config.queue_bytes),
                 (config.realm_queue_items, config.realm_queue_bytes),
@@ -230,10 +177,12 @@ impl Outbox {
             return self.lose(&waiting);
         }
         self.items += 1;
+        self.taken += 1;
+        let number = self.taken;
         self.item_bytes += waiting.weight;
         let line = self.lines.entry(*realm).or_default();
         line.bytes += waiting.weight;
-        line.items.push_back(Waiting { since_ms: now_ms, ..waiting });
+        line.items.push_back(Waiting { since_ms: now_ms, number, ..waiting });
         self.queue_up(*realm);
         self.count();
     }
@@ -319,40 +268,50 @@ impl Outbox {
         if let Some(wire) = self.window.next() {
             return wire;
         }
-        let mut wire = Vec::new();
-        let before = self.made();
+        let mut draft = Draft::default();
         self.gaps.hold();
         self.questions.hold();
         self.answers_turn = !self.answers_turn;
         if self.answers_turn {
-            self.counts.xmpp_answered.add(self.answers.take(&mut wire, WIRE_BYTES));
+            self.write_answers(&mut draft);
         }
         for _ in 0..QUESTIONS {
-            if wire.len() >= WIRE_BYTES {
+            if draft.bytes.len() >= WIRE_BYTES {
                 break;
             }
             let Some(question) = self.questions.next(&self.domain) else { break };
             self.counts.xmpp_answered.add(1);
-            wire.extend_from_slice(question.as_bytes());
+            draft.bytes.extend_from_slice(question.as_bytes());
+            draft.end(1, None);
         }
-        self.copy(&mut wire, world);
-        self.counts.xmpp_answered.add(self.answers.take(&mut wire, WIRE_BYTES));
+        self.copy(&mut draft, world);
+        self.write_answers(&mut draft);
         self.count();
-        if wire.is_empty() {
+        if draft.bytes.is_empty() {
             self.gaps.pass_on();
             self.questions.pass_on();
             return Bytes::new();
         }
-        let wire = Bytes::from(wire);
-        self.window.add(wire.clone(), self.made() - before);
-        wire
+        self.window.add(draft)
+    }
+
+    fn write_answers(&mut self, draft: &mut Draft) {
+        while draft.bytes.len() < WIRE_BYTES {
+            let one = draft.bytes.len() + 1;
+            let count = self.answers.take(&mut draft.bytes, one);
+            if count == 0 {
+                break;
+            }
+            self.counts.xmpp_answered.add(count);
+            draft.end(count, None);
+        }
     }
 
     /// Copies for subscribers, until there is enough to be written, or others have to have the thread.
-    fn copy(&mut self, wire: &mut Vec<u8>, world: World<'_>) {
+    fn copy(&mut self, draft: &mut Draft, world: World<'_>) {
         self.gaps.realms().into_iter().for_each(|realm| self.queue_up(realm));
         for _ in 0..TURNS {
-            if wire.len() >= WIRE_BYTES {
+            if draft.bytes.len() >= WIRE_BYTES {
                 break;
             }
             let Some(realm) = self.turns.pop_front() else { break };
@@ -360,11 +319,11 @@ impl Outbox {
             let Some(line) = self.lines.get_mut(&realm) else { continue };
             line.queued = false;
             if let Some(mut waiting) = next {
-                if waiting.copy(wire, &self.domain, world, &mut self.gaps, &self.counts) {
-                    self.finish(&waiting);
-                    if let (Some(place), None) = (waiting.place, &waiting.only) {
-                        self.gaps.hand((realm, &waiting.channel), place);
-                    }
+                let before = self.counts.xmpp_delivered.get();
+                let all = waiting.copy(&mut draft.bytes, &self.domain, world, &mut self.gaps, &self.counts);
+                draft.end(self.counts.xmpp_delivered.get() - before, Some(waiting.name()));
+                if all {
+                    self.pass(&waiting);
                 } else {
                     line.begun = Some(waiting);
                 }
@@ -378,9 +337,12 @@ impl Outbox {
         }
     }
 
-    /// Stanzas that were made to be written.
-    fn made(&self) -> u64 {
-        self.counts.xmpp_answered.get() + self.counts.xmpp_delivered.get()
+    /// No more copies are made of it.
+    fn pass(&mut self, waiting: &Waiting) {
+        self.finish(waiting);
+        if let (Some(place), None) = (waiting.place, &waiting.only) {
+            self.gaps.hand((waiting.realm, &waiting.channel), place);
+        }
     }
 
     /// Whether [`Self::wire`] has stopped before everything was looked at.
@@ -425,18 +387,55 @@ impl Outbox {
         self.ready.notify_one();
     }
 
-    /// The server has read all that it was given, or counts as if.
-    pub(super) fn is_acknowledged(&self) -> bool {
-        self.window.is_empty()
+    /// The server has brought something that is no echo.
+    pub(super) fn speak(&mut self) {
+        self.window.speak();
     }
 
-    /// The server has ended the stream for what it has read.
-    pub(super) fn blame(&mut self) {
-        if let Some(stanzas) = self.window.blame() {
-            tracing::error!(target: TARGET, stanzas, "what has ended two streams is not written again");
-            self.counts.xmpp_dropped.add(stanzas);
-            self.release(1);
+    /// Up to where the server has to read all that there is now; `None` while there is more than it may be given.
+    pub(super) fn end(&self) -> Option<u64> {
+        if self.window.is_full() { None } else { Some(self.window.end()) }
+    }
+
+    /// The server has read all up to there, or counts as if.
+    pub(super) fn is_acknowledged(&self, end: u64) -> bool {
+        self.window.is_done(end)
+    }
+
+    /// The server has ended the stream for what it has read. True if that is given up.
+    pub(super) fn blame(&mut self) -> bool {
+        match self.window.blame() {
+            Blame::Nobody => false,
+            Blame::OneOf(wires) => {
+                for _ in 1..wires {
+                    self.gaps.split();
+                    self.questions.split();
+                }
+                false
+            }
+            Blame::Known { stanzas, item } => {
+                tracing::error!(target: TARGET, stanzas, ?item, "what has ended two streams is not written again");
+                self.counts.xmpp_dropped.add(stanzas);
+                if let Some(item) = item {
+                    self.given_up.push_back(item);
+                    if self.given_up.len() > GIVEN_UP {
+                        self.given_up.pop_front();
+                    }
+                }
+                self.release(1);
+                true
+            }
         }
+    }
+
+    fn is_given_up(&self, waiting: &Waiting) -> bool {
+        !self.given_up.is_empty() && self.given_up.contains(&waiting.name())
+    }
+
+    /// Nobody else gets it.
+    fn give_up(&mut self, waiting: &Waiting, subscribers: &Subscribers) {
+        self.counts.xmpp_dropped.add(waiting.rest(subscribers));
+        self.pass(waiting);
     }
 
     fn release(&mut self, wires: usize) {
@@ -453,10 +452,11 @@ impl Outbox {
     fn next(&mut self, realm: RealmId, world: World<'_>) -> Option<Waiting> {
         loop {
             let line = self.lines.get_mut(&realm)?;
-            if let Some(waiting) = line.begun.take() {
-                return Some(waiting);
-            }
-            if let Some(waiting) = line.read.pop_front() {
+            if let Some(waiting) = line.begun.take().or_else(|| line.read.pop_front()) {
+                if self.is_given_up(&waiting) {
+                    self.give_up(&waiting, world.subscribers);
+                    continue;
+                }
                 return Some(waiting);
             }
             if let Some(owed) = line.filling.take() {
@@ -471,10 +471,13 @@ impl Outbox {
             }
             line.turned = false;
             let waiting = line.items.pop_front()?;
-            if self.gaps.pass((waiting.realm, &waiting.channel), waiting.place) == Fate::Give {
+            if self.gaps.pass((waiting.realm, &waiting.channel), waiting.place) == Fate::Log {
+                self.finish(&waiting);
+            } else if self.is_given_up(&waiting) {
+                self.give_up(&waiting, world.subscribers);
+            } else {
                 return Some(waiting);
             }
-            self.finish(&waiting);
         }
     }
 
@@ -558,8 +561,8 @@ impl Outbox {
             + event.as_ref().map_or(0, Stanza::weight)
             + channel.len();
         let channel = channel.into();
-        let (since_ms, after, old, only) = (0, None, false, None);
-        Some(Waiting { realm, channel, stanza, event, place, since_ms, weight, after, old, only })
+        let (since_ms, after, old, only, number) = (0, None, false, None, 0);
+        Some(Waiting { realm, channel, stanza, event, place, since_ms, weight, after, old, only, number })
     }
 
     fn count(&self) {
@@ -567,78 +570,6 @@ impl Outbox {
     }
 }
 
-impl Waiting {
-    /// Copies for the next subscribers, as many as there is room for. True when that were all.
-    fn copy(
-        &mut self,
-        wire: &mut Vec<u8>,
-        domain: &str,
-        World { subscribers, presences, now_ms, .. }: World<'_>,
-        gaps: &mut Gaps,
-        counts: &Process,
-    ) -> bool {
-        let late = self.old || now_ms.saturating_sub(self.since_ms) > LATE_MS;
-        let delay = if late { stanza::delay(domain, self.since_ms) } else { String::new() };
-        let sealed = |stanza: &Stanza| {
-            // Only messages and presence are delayed by a server.
-            let delay = if stanza.kind() == stanza::Kind::Iq { "" } else { &delay };
-            let own = stanza.from.as_ref().filter(|from| from.domain() == domain);
-            stanza.sealed(own.map_or(domain, |from| from.as_str()), delay)
-        };
-        let stanza = self.stanza.as_deref().map(sealed);
-        let event = self.event.as_ref().map(sealed);
-        let write = |jid: &str, copies: &Option<Copies>, wanted: bool, wire: &mut Vec<u8>| match copies {
-            Some(copies) if wanted => {
-                copies.write(jid, wire);
-                1
-            }
-            _ => 0,
-        };
-        let channel = (self.realm, &*self.channel);
-        let (mut sent, mut absent, mut lost) = (0, 0, 0);
-        let done = if let Some(jid) = &self.only {
-            let terms = subscribers.get(self.realm, &self.channel, jid).unwrap_or_default();
-            sent += write(jid, &stanza, terms.stanza, wire) + write(jid, &event, terms.node, wire);
-            true
-        } else {
-            let mut last = None;
-            let mut count = 0;
-            let page = subscribers.page(self.realm, &self.channel, self.after.as_deref(), PAGE);
-            let mut more = false;
-            for (jid, terms) in page {
-                count += 1;
-                last = Some(jid);
-                let is_there = presences.allow(jid, terms.shows);
-                // Who may have left meanwhile gets it of the log when that is clear, if there is room to remember it.
-                let kept = self.place.filter(|_| !is_there || !presences.confirm(jid, terms.shows));
-                let kept = kept.map(|place| gaps.absent(jid, channel, place));
-                if !is_there || kept == Some(true) {
-                    absent += 1;
-                    // Without a log it is lost to it, as it wished.
-                    lost += u64::from(kept == Some(false));
-                } else if gaps.reach(jid, channel, self.place) {
-                    sent += write(jid, &stanza, terms.stanza, wire) + write(jid, &event, terms.node, wire);
-                }
-                if wire.len() >= WIRE_BYTES {
-                    more = true;
-                    break;
-                }
-            }
-            if let Some(last) = last {
-                self.after = Some(last.into());
-            }
-            !more && count < PAGE
-        };
-        counts.xmpp_delivered.add(sent);
-        counts.xmpp_filled.add(if self.old { sent } else { 0 });
-        counts.xmpp_absent.add(absent);
-        counts.xmpp_dropped.add(lost);
-        done
-    }
-}
-
-/// What is made at once: enough for one write, and little to keep if the stream breaks.
-const WIRE_BYTES: usize = 64 << 10;
 /// Of presence, before items have their turn.
 const QUESTIONS: usize = 100;
 /// Items that are looked at before others have the thread.
@@ -648,10 +579,8 @@ const FILL_ITEMS: usize = 256;
 const FILL_BYTES: usize = 256 << 10;
 /// And what all realms have read and not copied yet: beyond that none reads on.
 const READ_BYTES: usize = 4 << 20;
-/// Subscribers that are looked at before others have their turn.
-const PAGE: usize = 1024;
-/// From then on an item says when it was published.
-const LATE_MS: u64 = 2000;
+/// Items that are not written again, nor read of their logs for those who were absent.
+const GIVEN_UP: usize = 100;
 
 #[cfg(test)]
 mod tests {
@@ -666,7 +595,7 @@ mod tests {
     use crate::{
         config::Secret,
         log::Appended,
-        xmpp::{Terms, subscribers},
+        xmpp::{Terms, presence::Presences, subscribers},
     };
 
     fn outbox(queue_items: usize, realm_queue_items: usize) -> (Outbox, Arc<Process>) {
