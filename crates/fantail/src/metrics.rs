@@ -434,7 +434,7 @@ families! {
         xmpp_filled: "Of the copies of items, those that were read from a log, because the server or the subscriber was away." {
             xmpp_filled: Count,
         }
-        xmpp_dropped: "Items and answers that were dropped before they were written, because too many waited or the log had let them go, and stanzas that ended two streams." {
+        xmpp_dropped: "Items and answers that were dropped before they were written, because too many waited or the log had let them go, and what ended two streams, with all copies of an item." {
             xmpp_dropped: Count,
         }
         xmpp_unsent: "What was longer than the XMPP server takes, or was no stanza, by whose it was." {

@@ -133,11 +133,21 @@ impl Gaps {
     }
 
     /// A subscriber is absent: it gets the item when it comes back. False if there are too many such to remember it: of
-    /// its realm, or in all.
-    pub(super) fn absent(&mut self, jid: &str, channel: (RealmId, &str), place: Place) -> bool {
+    /// its realm, or in all. Who may still be there has half of the room.
+    pub(super) fn absent(
+        &mut self,
+        jid: &str,
+        channel: (RealmId, &str),
+        place: Place,
+        doubted: bool,
+    ) -> bool {
         if let Some(gap) = self.address_mut(jid, channel) {
             gap.missed |= gap.fate(place) == Fate::Give;
             return true;
+        }
+        let own = self.counts.get(&channel.0).copied().unwrap_or(0);
+        if doubted && (self.count >= self.most.0 / 2 || own >= self.most.1 / 2) {
+            return false;
         }
         if !self.add(jid.into(), key(channel), Gap::at(place)) {
             return false;
@@ -241,6 +251,11 @@ impl Gaps {
     /// From now on what is noted waits until the server has taken the piece that is made meanwhile.
     pub(super) fn hold(&mut self) {
         self.held.push_back(Changes::new());
+    }
+
+    /// The oldest piece has become two, of which the second has all that is to be noted.
+    pub(super) fn split(&mut self) {
+        self.held.push_front(Changes::new());
     }
 
     /// The server has the oldest piece.
@@ -398,7 +413,9 @@ mod tests {
     fn who_was_absent_goes_on_where_it_was() {
         let mut gaps = Gaps::new(3, 2);
         assert!(
-            gaps.absent("a@b", C, at(3)) && gaps.absent("a@b", C, at(5)) && gaps.absent("a@b/r", C, at(5))
+            gaps.absent("a@b", C, at(3), false)
+                && gaps.absent("a@b", C, at(5), false)
+                && gaps.absent("a@b/r", C, at(5), false)
         );
         assert!(gaps.reach("b@b", C, Some(at(5))) && gaps.reach("a@b", C, None));
         assert!(!gaps.reach("a@b", C, Some(at(6))), "that would be out of order");
@@ -416,7 +433,7 @@ mod tests {
     #[test]
     fn places_of_the_absent_have_limits() {
         let mut gaps = Gaps::new(3, 2);
-        let mut absent = |jid: &str, realm: u32| gaps.absent(jid, (RealmId(realm), "c"), at(3));
+        let mut absent = |jid: &str, realm: u32| gaps.absent(jid, (RealmId(realm), "c"), at(3), false);
         assert!(absent("a@b", 0) && absent("b@b", 0) && !absent("c@b", 0) && absent("a@b", 0));
         assert!(absent("a@b", 1) && !absent("b@b", 1));
         gaps.forget("b@b", C, false);
@@ -429,6 +446,19 @@ mod tests {
         assert!(!gaps.restore(of("c@b", 1), at(2)) && gaps.restore(of("c@b", 2), at(2)));
     }
 
+    /// Who is only doubted leaves room for who is absent.
+    #[test]
+    fn the_doubted_have_half_of_the_room() {
+        for most in [(4, 9), (9, 4)] {
+            let mut gaps = Gaps::new(most.0, most.1);
+            let mut absent = |jid: &str, doubted: bool| gaps.absent(jid, C, at(3), doubted);
+            assert!(
+                absent("a@b", true) && absent("b@b", true) && !absent("c@b", true) && absent("a@b", true)
+            );
+            assert!(absent("c@b", false) && absent("d@b", false) && !absent("e@b", false));
+        }
+    }
+
     /// What is written down is never ahead of what the server has.
     #[test]
     fn what_is_made_counts_when_it_is_taken() {
@@ -436,7 +466,7 @@ mod tests {
         gaps.begin(key(C), at(2));
         gaps.hold();
         gaps.hand(C, at(3));
-        gaps.absent("a@b", C, at(3));
+        gaps.absent("a@b", C, at(3), false);
         assert_eq!(gaps.changes().into_iter().collect::<Vec<_>>(), [(all(), Some(at(2)))]);
         gaps.release();
         gaps.hand(C, at(4));

@@ -156,6 +156,7 @@ impl Component {
             return self.outbox.borrow_mut().acknowledge(id);
         }
         self.counts.xmpp_received.add(1);
+        self.outbox.borrow_mut().speak();
         let address = |name| stanza.attr(name).and_then(|text| Jid::parse(text).ok());
         let (Some(kind), Some(from), Some(to)) = (Kind::of(&stanza), address("from"), address("to")) else {
             if stanza.is(CLIENT, "iq") {

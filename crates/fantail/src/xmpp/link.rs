@@ -2,6 +2,7 @@
 
 use std::{io, net::IpAddr, pin::pin, rc::Rc, time::Duration};
 
+use bytes::Bytes;
 use fantail_proto::xmpp::{
     CLIENT,
     request::PING,
@@ -108,11 +109,9 @@ async fn join_again(component: &Rc<Component>, mut stopped: watch::Receiver<bool
     while !*stopped.borrow() {
         let mut joined = None;
         let Err(lost) = Link::open(component, stopped.clone(), &mut joined).await else { return };
-        if joined.is_some() && lost.blames() {
-            component.outbox.borrow_mut().blame();
-        }
+        let given_up = joined.is_some() && lost.blames() && component.outbox.borrow_mut().blame();
         component.part();
-        if joined.is_some_and(|joined: Instant| joined.elapsed() >= STEADY) {
+        if given_up || joined.is_some_and(|joined: Instant| joined.elapsed() >= STEADY) {
             failures = 0;
         }
         let server = &component.config.server;
@@ -255,9 +254,11 @@ async fn write_on(
     mut stopped: watch::Receiver<bool>,
 ) -> Result<(), Lost> {
     let ready = component.outbox.borrow().ready();
+    // What the server has to read before the end: what is said later waits for nobody.
+    let mut last = None;
     loop {
         let stops = *stopped.borrow();
-        let wire = component.wire();
+        let wire = if last.is_none() { component.wire() } else { Bytes::new() };
         if !wire.is_empty() {
             timeout(STALL, write.write_all(&wire)).await.map_err(|_| Lost::Silent(STALL))??;
             component.outbox.borrow_mut().written();
@@ -274,20 +275,21 @@ async fn write_on(
         if !wire.is_empty() || echo.is_some() {
             continue;
         }
-        if component.outbox.borrow().has_turns() {
+        if last.is_none() && component.outbox.borrow().has_turns() {
             // Much that waits is for nobody who is there: others have their turn meanwhile.
             tokio::task::yield_now().await;
             continue;
         }
-        if stops && component.is_idle() {
+        if stops && last.is_none() && component.is_idle() {
             // Published before that, and perhaps not taken yet.
             if component.take() {
                 continue;
             }
-            if component.outbox.borrow().is_acknowledged() {
-                write.write_all(stream::CLOSING.as_bytes()).await?;
-                return Ok(write.shutdown().await?);
-            }
+            last = component.outbox.borrow().end();
+        }
+        if last.is_some_and(|last| component.outbox.borrow().is_acknowledged(last)) {
+            write.write_all(stream::CLOSING.as_bytes()).await?;
+            return Ok(write.shutdown().await?);
         }
         let due = component.outbox.borrow().due();
         tokio::select! {

@@ -3,6 +3,7 @@
 //! speak to it through [`Desk`].
 
 mod answers;
+mod copies;
 mod desk;
 mod entity;
 mod gaps;
@@ -14,7 +15,6 @@ mod places;
 mod presence;
 mod questions;
 mod subscribers;
-mod waiting;
 mod window;
 
 use std::{
@@ -54,11 +54,12 @@ use crate::{
     upstream::{Upstream, Workers},
 };
 
+use copies::World;
 pub use desk::{Desk, Page, Refused, Subscription};
 use desk::{Order, condition};
 use inbox::Lanes;
 use origin::Permits;
-use outbox::{Outbox, World};
+use outbox::Outbox;
 use presence::Presences;
 use subscribers::{Interest, Subscribers};
 pub use subscribers::{Place, Terms};
@@ -445,13 +446,9 @@ impl Component {
     /// us, and can be asked after a loss. Who has no such subscription left need not send it any more.
     fn turn(&self, place: &Place, jid: &str, terms: Terms) {
         let bare = jid::bare(jid);
-        let (before, watched) = {
-            let subscribers = self.subscribers.borrow();
-            let before = subscribers.get(place.realm, &place.channel, jid);
-            (before.unwrap_or_default(), subscribers.watches(bare))
-        };
+        let watched = self.subscribers.borrow().watches(bare);
         self.set(place, jid, terms);
-        if terms.is_watched() && !before.is_watched() {
+        if terms.is_watched() && !watched {
             self.outbox.borrow_mut().want(bare, true);
         } else if watched && !self.subscribers.borrow().watches(bare) {
             self.outbox.borrow_mut().want(bare, false);
@@ -731,7 +728,7 @@ mod tests {
         let (component, jid) = (&room.component, Jid::parse("a@b").unwrap());
         component.change(&place(), &jid, stanza).await.unwrap();
         let at = log::Place { epoch: 7, position: 3 };
-        component.outbox.borrow_mut().gaps.absent("a@b", (RealmId::default(), "c"), at);
+        component.outbox.borrow_mut().gaps.absent("a@b", (RealmId::default(), "c"), at, false);
         let kept = || {
             let mut kept = Vec::new();
             places::read(&component.store, |jid, realm, channel, through| {

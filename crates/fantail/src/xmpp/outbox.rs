@@ -17,18 +17,16 @@ use tokio::{sync::Notify, time::Instant};
 use super::{
     TARGET,
     answers::Answers,
-    gaps::{Fate, Gaps, Owed},
+    copies::{Line, Name, WIRE_BYTES, Waiting, World},
+    gaps::{Fate, Gaps},
     places::BEGINNING,
-    presence::Presences,
     questions::Questions,
     subscribers::Subscribers,
-    waiting::{WIRE_BYTES, Waiting},
-    window::{Silence, Window},
+    window::{Blame, Draft, Silence, Window},
 };
 use crate::{
     config,
     hub::{Delivery, RealmId, Receipt},
-    log::Log,
     metrics::Process,
 };
 
@@ -51,6 +49,10 @@ pub(super) struct Outbox {
     joined: bool,
     /// What was made, and the server has not read yet.
     window: Window,
+    /// Items that have ended two streams: the last of them.
+    given_up: VecDeque<Name>,
+    /// Items that were ever taken.
+    taken: u64,
     /// How many items, and their bytes: in all, and of one realm.
     limits: [(usize, usize); 2],
     stanza_bytes: usize,
@@ -59,45 +61,9 @@ pub(super) struct Outbox {
     ready: Arc<Notify>,
 }
 
-/// What is to be copied of one realm.
-#[derive(Debug, Default)]
-struct Line {
-    items: VecDeque<Waiting>,
-    bytes: usize,
-    /// What is being copied.
-    begun: Option<Waiting>,
-    /// What was read of a log, and for whom.
-    read: VecDeque<Waiting>,
-    filling: Option<Owed>,
-    /// It was a log's turn just now: the next is a published item's.
-    turned: bool,
-    /// It stands in the turns.
-    queued: bool,
-}
-
-impl Line {
-    fn is_empty(&self) -> bool {
-        self.items.is_empty() && self.begun.is_none() && self.read.is_empty() && self.filling.is_none()
-    }
-
-    /// Its items that are in the limits.
-    fn count(&self) -> usize {
-        self.items.len() + usize::from(self.begun.as_ref().is_some_and(|begun| !begun.old))
-    }
-}
-
 /// The server takes bytes and reads none.
 #[derive(Debug)]
 pub(super) struct Hung;
-
-/// What is looked at while copies are made.
-#[derive(Clone, Copy)]
-pub(super) struct World<'w> {
-    pub(super) subscribers: &'w Subscribers,
-    pub(super) presences: &'w Presences,
-    pub(super) log: &'w Log,
-    pub(super) now_ms: u64,
-}
 
 impl Outbox {
     pub(super) fn new(config: &config::Xmpp, counts: Arc<Process>) -> Self {
@@ -113,6 +79,8 @@ impl Outbox {
             questions: Questions::default(),
             joined: false,
             window: Window::new(config.unacknowledged_bytes),
+            given_up: VecDeque::new(),
+            taken: 0,
             limits: [
                 (config.queue_items, config.queue_bytes),
                 (config.realm_queue_items, config.realm_queue_bytes),
@@ -209,10 +177,12 @@ impl Outbox {
             return self.lose(&waiting);
         }
         self.items += 1;
+        self.taken += 1;
+        let number = self.taken;
         self.item_bytes += waiting.weight;
         let line = self.lines.entry(*realm).or_default();
         line.bytes += waiting.weight;
-        line.items.push_back(Waiting { since_ms: now_ms, ..waiting });
+        line.items.push_back(Waiting { since_ms: now_ms, number, ..waiting });
         self.queue_up(*realm);
         self.count();
     }
@@ -298,40 +268,50 @@ impl Outbox {
         if let Some(wire) = self.window.next() {
             return wire;
         }
-        let mut wire = Vec::new();
-        let before = self.made();
+        let mut draft = Draft::default();
         self.gaps.hold();
         self.questions.hold();
         self.answers_turn = !self.answers_turn;
         if self.answers_turn {
-            self.counts.xmpp_answered.add(self.answers.take(&mut wire, WIRE_BYTES));
+            self.write_answers(&mut draft);
         }
         for _ in 0..QUESTIONS {
-            if wire.len() >= WIRE_BYTES {
+            if draft.bytes.len() >= WIRE_BYTES {
                 break;
             }
             let Some(question) = self.questions.next(&self.domain) else { break };
             self.counts.xmpp_answered.add(1);
-            wire.extend_from_slice(question.as_bytes());
+            draft.bytes.extend_from_slice(question.as_bytes());
+            draft.end(1, None);
         }
-        self.copy(&mut wire, world);
-        self.counts.xmpp_answered.add(self.answers.take(&mut wire, WIRE_BYTES));
+        self.copy(&mut draft, world);
+        self.write_answers(&mut draft);
         self.count();
-        if wire.is_empty() {
+        if draft.bytes.is_empty() {
             self.gaps.pass_on();
             self.questions.pass_on();
             return Bytes::new();
         }
-        let wire = Bytes::from(wire);
-        self.window.add(wire.clone(), self.made() - before);
-        wire
+        self.window.add(draft)
+    }
+
+    fn write_answers(&mut self, draft: &mut Draft) {
+        while draft.bytes.len() < WIRE_BYTES {
+            let one = draft.bytes.len() + 1;
+            let count = self.answers.take(&mut draft.bytes, one);
+            if count == 0 {
+                break;
+            }
+            self.counts.xmpp_answered.add(count);
+            draft.end(count, None);
+        }
     }
 
     /// Copies for subscribers, until there is enough to be written, or others have to have the thread.
-    fn copy(&mut self, wire: &mut Vec<u8>, world: World<'_>) {
+    fn copy(&mut self, draft: &mut Draft, world: World<'_>) {
         self.gaps.realms().into_iter().for_each(|realm| self.queue_up(realm));
         for _ in 0..TURNS {
-            if wire.len() >= WIRE_BYTES {
+            if draft.bytes.len() >= WIRE_BYTES {
                 break;
             }
             let Some(realm) = self.turns.pop_front() else { break };
@@ -339,11 +319,11 @@ impl Outbox {
             let Some(line) = self.lines.get_mut(&realm) else { continue };
             line.queued = false;
             if let Some(mut waiting) = next {
-                if waiting.copy(wire, &self.domain, world, &mut self.gaps, &self.counts) {
-                    self.finish(&waiting);
-                    if let (Some(place), None) = (waiting.place, &waiting.only) {
-                        self.gaps.hand((realm, &waiting.channel), place);
-                    }
+                let before = self.counts.xmpp_delivered.get();
+                let all = waiting.copy(&mut draft.bytes, &self.domain, world, &mut self.gaps, &self.counts);
+                draft.end(self.counts.xmpp_delivered.get() - before, Some(waiting.name()));
+                if all {
+                    self.pass(&waiting);
                 } else {
                     line.begun = Some(waiting);
                 }
@@ -357,9 +337,12 @@ impl Outbox {
         }
     }
 
-    /// Stanzas that were made to be written.
-    fn made(&self) -> u64 {
-        self.counts.xmpp_answered.get() + self.counts.xmpp_delivered.get()
+    /// No more copies are made of it.
+    fn pass(&mut self, waiting: &Waiting) {
+        self.finish(waiting);
+        if let (Some(place), None) = (waiting.place, &waiting.only) {
+            self.gaps.hand((waiting.realm, &waiting.channel), place);
+        }
     }
 
     /// Whether [`Self::wire`] has stopped before everything was looked at.
@@ -404,18 +387,55 @@ impl Outbox {
         self.ready.notify_one();
     }
 
-    /// The server has read all that it was given, or counts as if.
-    pub(super) fn is_acknowledged(&self) -> bool {
-        self.window.is_empty()
+    /// The server has brought something that is no echo.
+    pub(super) fn speak(&mut self) {
+        self.window.speak();
     }
 
-    /// The server has ended the stream for what it has read.
-    pub(super) fn blame(&mut self) {
-        if let Some(stanzas) = self.window.blame() {
-            tracing::error!(target: TARGET, stanzas, "what has ended two streams is not written again");
-            self.counts.xmpp_dropped.add(stanzas);
-            self.release(1);
+    /// Up to where the server has to read all that there is now; `None` while there is more than it may be given.
+    pub(super) fn end(&self) -> Option<u64> {
+        if self.window.is_full() { None } else { Some(self.window.end()) }
+    }
+
+    /// The server has read all up to there, or counts as if.
+    pub(super) fn is_acknowledged(&self, end: u64) -> bool {
+        self.window.is_done(end)
+    }
+
+    /// The server has ended the stream for what it has read. True if that is given up.
+    pub(super) fn blame(&mut self) -> bool {
+        match self.window.blame() {
+            Blame::Nobody => false,
+            Blame::OneOf(wires) => {
+                for _ in 1..wires {
+                    self.gaps.split();
+                    self.questions.split();
+                }
+                false
+            }
+            Blame::Known { stanzas, item } => {
+                tracing::error!(target: TARGET, stanzas, ?item, "what has ended two streams is not written again");
+                self.counts.xmpp_dropped.add(stanzas);
+                if let Some(item) = item {
+                    self.given_up.push_back(item);
+                    if self.given_up.len() > GIVEN_UP {
+                        self.given_up.pop_front();
+                    }
+                }
+                self.release(1);
+                true
+            }
         }
+    }
+
+    fn is_given_up(&self, waiting: &Waiting) -> bool {
+        !self.given_up.is_empty() && self.given_up.contains(&waiting.name())
+    }
+
+    /// Nobody else gets it.
+    fn give_up(&mut self, waiting: &Waiting, subscribers: &Subscribers) {
+        self.counts.xmpp_dropped.add(waiting.rest(subscribers));
+        self.pass(waiting);
     }
 
     fn release(&mut self, wires: usize) {
@@ -432,10 +452,11 @@ impl Outbox {
     fn next(&mut self, realm: RealmId, world: World<'_>) -> Option<Waiting> {
         loop {
             let line = self.lines.get_mut(&realm)?;
-            if let Some(waiting) = line.begun.take() {
-                return Some(waiting);
-            }
-            if let Some(waiting) = line.read.pop_front() {
+            if let Some(waiting) = line.begun.take().or_else(|| line.read.pop_front()) {
+                if self.is_given_up(&waiting) {
+                    self.give_up(&waiting, world.subscribers);
+                    continue;
+                }
                 return Some(waiting);
             }
             if let Some(owed) = line.filling.take() {
@@ -450,10 +471,13 @@ impl Outbox {
             }
             line.turned = false;
             let waiting = line.items.pop_front()?;
-            if self.gaps.pass((waiting.realm, &waiting.channel), waiting.place) == Fate::Give {
+            if self.gaps.pass((waiting.realm, &waiting.channel), waiting.place) == Fate::Log {
+                self.finish(&waiting);
+            } else if self.is_given_up(&waiting) {
+                self.give_up(&waiting, world.subscribers);
+            } else {
                 return Some(waiting);
             }
-            self.finish(&waiting);
         }
     }
 
@@ -537,8 +561,8 @@ impl Outbox {
             + event.as_ref().map_or(0, Stanza::weight)
             + channel.len();
         let channel = channel.into();
-        let (since_ms, after, old, only) = (0, None, false, None);
-        Some(Waiting { realm, channel, stanza, event, place, since_ms, weight, after, old, only })
+        let (since_ms, after, old, only, number) = (0, None, false, None, 0);
+        Some(Waiting { realm, channel, stanza, event, place, since_ms, weight, after, old, only, number })
     }
 
     fn count(&self) {
@@ -555,6 +579,8 @@ const FILL_ITEMS: usize = 256;
 const FILL_BYTES: usize = 256 << 10;
 /// And what all realms have read and not copied yet: beyond that none reads on.
 const READ_BYTES: usize = 4 << 20;
+/// Items that are not written again, nor read of their logs for those who were absent.
+const GIVEN_UP: usize = 100;
 
 #[cfg(test)]
 mod tests {
@@ -568,8 +594,8 @@ mod tests {
     use super::*;
     use crate::{
         config::Secret,
-        log::Appended,
-        xmpp::{Terms, subscribers},
+        log::{Appended, Log},
+        xmpp::{Terms, presence::Presences, subscribers},
     };
 
     fn outbox(queue_items: usize, realm_queue_items: usize) -> (Outbox, Arc<Process>) {

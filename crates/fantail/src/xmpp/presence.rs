@@ -1,5 +1,7 @@
 //! Which entities have said that they are there (directed presence), and how. Knows no subscription.
 
+use std::collections::BTreeSet;
+
 use fantail_proto::xmpp::{jid::Jid, pubsub::Shows, xml::Element};
 use hashbrown::HashMap;
 
@@ -208,7 +210,15 @@ impl Crowd {
                     (known.state, known.doubts) = (heard.state, heard.doubts);
                     is_known |= known.to == heard.to;
                 }
-                if is_known || !room || resources.len() >= RESOURCES {
+                let tellings = resources.iter().filter(|known| known.resource == heard.resource).count();
+                let names = || resources.iter().map(|known| &known.resource).collect::<BTreeSet<_>>().len();
+                let is_full = match (tellings, &heard.to) {
+                    (0, _) => names() >= RESOURCES,
+                    // The component itself is always heard.
+                    (_, None) => false,
+                    (told, Some(_)) => told >= RESOURCES,
+                };
+                if is_known || !room || is_full {
                     return;
                 }
                 resources.push(heard);
@@ -224,7 +234,7 @@ impl Crowd {
     }
 }
 
-/// Of one address: more than a person has devices.
+/// Of one address, more than a person has devices; and as many whom each of them tells.
 const RESOURCES: usize = 32;
 /// A hundred bytes each and its names. Who comes later is not heard until others leave.
 const ALL_RESOURCES: usize = 1_000_000;
@@ -330,6 +340,23 @@ mod tests {
         hear(&mut all, "push.test", "<presence type='unavailable'/>");
         assert!(!all.allow("a@b", Shows::ANY));
         assert_eq!((all.watched.resources, all.watched.bytes), (0, 0));
+    }
+
+    /// Who tells many bots has room for all devices, and is there while it tells the component.
+    #[test]
+    fn devices_count_however_many_they_tell() {
+        let mut all = Presences::default();
+        let here = Element::new(fantail_proto::xmpp::CLIENT, "presence");
+        let jid = |text: &str| Jid::parse(text).unwrap();
+        for device in 0..5 {
+            let from = jid(&format!("a@b/{device}"));
+            (0..2 * RESOURCES).for_each(|n| all.hear(&from, &jid(&format!("bot{n}@push.test")), &here, true));
+            all.hear(&from, &jid("push.test"), &here, true);
+        }
+        assert_eq!(all.watched.resources, 5 * (RESOURCES + 1));
+        let gone = Element::new(fantail_proto::xmpp::CLIENT, "presence").with("type", "unavailable");
+        (0..RESOURCES).for_each(|n| all.hear(&jid("a@b/4"), &jid(&format!("bot{n}@push.test")), &gone, true));
+        assert!(all.allow("a@b/4", Shows::ANY));
     }
 
     /// Who has no subscription takes nothing from who has, and is known when it gets one.

@@ -65,6 +65,11 @@ impl Questions {
         self.given.pop_back();
     }
 
+    /// The oldest piece has become two, of which the second has all that is to be noted.
+    pub(super) fn split(&mut self) {
+        self.given.push_front(Vec::new());
+    }
+
     /// The server has the oldest piece.
     pub(super) fn release(&mut self) {
         self.stale.extend(self.given.pop_front().into_iter().flatten());
@@ -105,6 +110,10 @@ impl Questions {
             for row in redb::ReadableTable::iter(&table)? {
                 let (bare, subscribes) = row?;
                 let (bare, subscribes) = (bare.value(), subscribes.value());
+                if subscribes && !watches(bare) {
+                    // It may be of a realm that is not configured now.
+                    continue;
+                }
                 if watches(bare) != subscribes {
                     self.stale.insert(bare.into());
                     continue;

@@ -7,6 +7,8 @@ use std::{collections::VecDeque, time::Duration};
 use bytes::Bytes;
 use tokio::time::Instant;
 
+use super::copies::Name;
+
 #[derive(Debug)]
 pub(super) struct Window {
     /// In order, from what was written first on.
@@ -31,17 +33,97 @@ pub(super) struct Window {
     /// What was written behind the last echo, and since when.
     unasked: usize,
     unasked_at: Option<Instant>,
+    /// What an earlier stream was given is asked about one by one: something of it has ended that.
+    doubts: bool,
+    /// Something else has come since the first echo that has not.
+    spoken: bool,
+}
+
+/// Stanzas that are to be written together.
+#[derive(Debug, Default)]
+pub(super) struct Draft {
+    pub(super) bytes: Vec<u8>,
+    parts: Vec<Part>,
+    ended: usize,
+}
+
+impl Draft {
+    /// What was appended since the last time: copies of one item, or something that one is told.
+    pub(super) fn end(&mut self, stanzas: u64, item: Option<Name>) {
+        let bytes = self.bytes.len() - self.ended;
+        if bytes > 0 {
+            self.parts.push(Part { bytes, stanzas, item });
+            self.ended = self.bytes.len();
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Part {
+    bytes: usize,
+    stanzas: u64,
+    item: Option<Name>,
 }
 
 /// Some stanzas that are written together.
 #[derive(Debug)]
-pub(super) struct Wire {
+struct Wire {
     bytes: Bytes,
-    stanzas: u64,
+    parts: Vec<Part>,
     /// An earlier stream was given it.
     again: bool,
     /// Streams that the server ended for what it had read, when this was the first that it had not acknowledged.
     blamed: u8,
+}
+
+impl Wire {
+    fn stanzas(&self) -> u64 {
+        self.parts.iter().map(|part| part.stanzas).sum()
+    }
+
+    /// Each part for itself.
+    fn split(self) -> Vec<Self> {
+        let Self { mut bytes, parts, again, blamed } = self;
+        let alone = |part: Part| Self { bytes: bytes.split_to(part.bytes), parts: vec![part], again, blamed };
+        parts.into_iter().map(alone).collect()
+    }
+
+    /// Takes out the copies of an item. How many.
+    fn forget(&mut self, item: &Name) -> u64 {
+        let before = self.stanzas();
+        let (mut rest, mut from) = (Vec::new(), 0);
+        self.parts.retain(|part| {
+            let own = from..from + part.bytes;
+            from = own.end;
+            let stays = part.item.as_ref() != Some(item);
+            if stays {
+                rest.extend_from_slice(&self.bytes[own]);
+            }
+            stays
+        });
+        if self.stanzas() == before {
+            return 0;
+        }
+        if rest.is_empty() {
+            // White space is nothing between stanzas, and keeps its place.
+            rest.push(b'\n');
+        }
+        self.bytes = rest.into();
+        before - self.stanzas()
+    }
+}
+
+/// What has ended a stream.
+#[derive(Debug, Eq, PartialEq)]
+pub(super) enum Blame {
+    Nobody,
+    /// The first that was not acknowledged, which has become so many.
+    OneOf(usize),
+    /// It is given up: so many stanzas, and all other copies of an item.
+    Known {
+        stanzas: u64,
+        item: Option<Name>,
+    },
 }
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -89,6 +171,8 @@ impl Window {
             heard_at: None,
             unasked: 0,
             unasked_at: None,
+            doubts: false,
+            spoken: false,
         }
     }
 
@@ -102,25 +186,41 @@ impl Window {
     }
 
     pub(super) fn part(&mut self) {
-        if self.hearing == Hearing::Good && self.asked_at.is_some() && !self.heard {
+        let unheard = self.hearing == Hearing::Good && self.asked_at.is_some() && !self.heard;
+        // The next may be a server that was only slow.
+        if unheard || self.hearing == Hearing::Deaf {
             self.hearing = Hearing::Unknown;
         }
         self.wires.iter_mut().take(self.written).for_each(|wire| wire.again = true);
         (self.written, self.bytes, self.unasked, self.heard) = (0, 0, 0, false);
         (self.asked_at, self.heard_at, self.unasked_at) = (None, None, None);
+        self.spoken = false;
         self.echoes.clear();
     }
 
-    /// The server has ended the stream for what it had read. How many stanzas are given up, if it was not the first time.
-    pub(super) fn blame(&mut self) -> Option<u64> {
-        let first = self.wires.front_mut()?;
-        first.blamed += 1;
-        if first.blamed < MOST_BLAMED {
-            return None;
+    /// The server has ended the stream for what it had read: the first that it has not acknowledged, when each was asked about.
+    pub(super) fn blame(&mut self) -> Blame {
+        if self.hearing == Hearing::Deaf || self.written == 0 {
+            // What it had read is not here any more.
+            return Blame::Nobody;
         }
         self.part();
+        self.doubts = true;
+        let Some(mut first) = self.wires.pop_front() else { return Blame::Nobody };
+        first.blamed += 1;
+        if first.blamed < MOST_BLAMED || first.parts.len() > 1 {
+            let parts = first.split();
+            let count = parts.len();
+            parts.into_iter().rev().for_each(|part| self.wires.push_front(part));
+            return Blame::OneOf(count);
+        }
         self.done += 1;
-        self.wires.pop_front().map(|wire| wire.stanzas)
+        let mut stanzas = first.stanzas();
+        let item = first.parts.pop().and_then(|part| part.item);
+        if let Some(item) = &item {
+            stanzas += self.wires.iter_mut().map(|wire| wire.forget(item)).sum::<u64>();
+        }
+        Blame::Known { stanzas, item }
     }
 
     /// Whether nothing more is given before something is acknowledged.
@@ -128,8 +228,13 @@ impl Window {
         self.bytes >= self.limit
     }
 
-    pub(super) fn is_empty(&self) -> bool {
-        self.wires.is_empty()
+    /// Of all wires that there ever were.
+    pub(super) fn end(&self) -> u64 {
+        self.done + self.wires.len() as u64
+    }
+
+    pub(super) const fn is_done(&self, end: u64) -> bool {
+        self.done >= end
     }
 
     /// Bytes that are written and not acknowledged.
@@ -142,8 +247,10 @@ impl Window {
         self.wires.get(self.written).map(|wire| wire.bytes.clone())
     }
 
-    pub(super) fn add(&mut self, bytes: Bytes, stanzas: u64) {
-        self.wires.push_back(Wire { bytes, stanzas, again: false, blamed: 0 });
+    pub(super) fn add(&mut self, Draft { bytes, parts, .. }: Draft) -> Bytes {
+        let bytes = Bytes::from(bytes);
+        self.wires.push_back(Wire { bytes: bytes.clone(), parts, again: false, blamed: 0 });
+        bytes
     }
 
     /// How many stanzas were written once more.
@@ -151,9 +258,10 @@ impl Window {
         let Some(wire) = self.wires.get(self.written) else { return 0 };
         self.written += 1;
         self.bytes += wire.bytes.len();
-        self.unasked += wire.bytes.len();
+        self.doubts &= wire.again;
+        self.unasked += if self.doubts { ASK_BYTES } else { wire.bytes.len() };
         self.unasked_at.get_or_insert(now);
-        if wire.again { wire.stanzas } else { 0 }
+        if wire.again { wire.stanzas() } else { 0 }
     }
 
     /// How many wires count as read without being acknowledged.
@@ -192,6 +300,11 @@ impl Window {
         self.finish(usize::try_from(through.saturating_sub(self.done)).unwrap_or(usize::MAX))
     }
 
+    /// The server has brought something else.
+    pub(super) fn speak(&mut self) {
+        self.spoken |= !self.echoes.is_empty();
+    }
+
     /// What it means that the first echo has not come back yet.
     pub(super) fn silence(&mut self, now: Instant) -> Silence {
         let Some(until) = self.patience() else { return Silence::Short };
@@ -201,8 +314,8 @@ impl Window {
         if self.hearing == Hearing::Good {
             return Silence::Hung;
         }
+        // An echo that comes late is heard all the same.
         self.hearing = Hearing::Deaf;
-        self.echoes.clear();
         Silence::Deaf(self.finish(self.written))
     }
 
@@ -216,8 +329,8 @@ impl Window {
     /// Until when the first echo may stay away.
     fn patience(&self) -> Option<Instant> {
         let patience = match self.hearing {
-            Hearing::Unknown => HEAR_WITHIN,
-            Hearing::Good => STALL,
+            Hearing::Unknown if self.spoken => HEAR_WITHIN,
+            Hearing::Unknown | Hearing::Good => STALL,
             Hearing::Deaf => return None,
         };
         let asked_at = self.echoes.front()?.at;
@@ -241,9 +354,10 @@ const ASK_AFTER: Duration = Duration::from_millis(250);
 /// It is asked so often without a reason, so that a server that has vanished is noticed, and no middlebox forgets the
 /// connection.
 const QUIET: Duration = Duration::from_secs(30);
-/// A server that has never brought anything back within this time will not.
+/// A server that brings other things, and what it was asked not within this time, never will.
 const HEAR_WITHIN: Duration = Duration::from_secs(10);
-/// One that has, and brings nothing more for so long, does not read.
+/// One that has brought it back before, and does not any more for so long, does not read. From one that brings nothing at all
+/// nothing else is to be expected.
 const STALL: Duration = Duration::from_secs(30);
 /// It may have been another's fault once.
 const MOST_BLAMED: u8 = 2;
@@ -265,7 +379,16 @@ mod tests {
         }
 
         fn write(&mut self, text: &str) {
-            self.window.add(Bytes::copy_from_slice(text.as_bytes()), 1);
+            self.write_all(&[(text, None)]);
+        }
+
+        fn write_all(&mut self, parts: &[(&str, Option<Name>)]) {
+            let mut draft = Draft::default();
+            for (text, item) in parts {
+                draft.bytes.extend_from_slice(text.as_bytes());
+                draft.end(1, item.clone());
+            }
+            self.window.add(draft);
             self.window.written(self.now);
         }
 
@@ -304,7 +427,7 @@ mod tests {
             (streams.window.hear(&second, streams.now), streams.window.hear(&second, streams.now)),
             (1, 0)
         );
-        assert!(!streams.window.is_full() && !streams.window.is_empty());
+        assert!(!streams.window.is_full() && !streams.window.is_done(streams.window.end()));
         let third = streams.window.ask(streams.now, true).unwrap();
         assert_eq!(streams.again(), ("cd".to_owned(), 1));
         assert_eq!(streams.window.hear(&third, streams.now), 0, "of the stream before");
@@ -320,13 +443,20 @@ mod tests {
         let echo = streams.ask().unwrap();
         streams.write("ab");
         assert_eq!(streams.window.believed(), 0);
-        streams.now += HEAR_WITHIN - Duration::from_millis(1);
+        // It may be slow, as long as it says nothing else.
+        streams.now += HEAR_WITHIN;
+        assert_eq!(streams.window.silence(streams.now), Silence::Short);
+        streams.now -= Duration::from_millis(1);
+        streams.window.speak();
         assert_eq!(streams.window.silence(streams.now), Silence::Short);
         streams.now = streams.window.due(streams.now).max(streams.now) + Duration::from_millis(1);
         assert_eq!(streams.window.silence(streams.now), Silence::Deaf(1));
         streams.write("cd");
         assert_eq!((streams.ask(), streams.window.believed(), streams.window.is_full()), (None, 1, false));
+        // It was slow: from now on nothing is believed.
         assert_eq!(streams.window.hear(&echo, streams.now), 0);
+        streams.write("ef");
+        assert_eq!(streams.window.believed(), 0);
         // The next stream is asked once more.
         streams.window.join();
         let echo = streams.ask().unwrap();
@@ -351,21 +481,48 @@ mod tests {
         assert_eq!(streams.window.silence(streams.now), Silence::Hung);
         streams.window.join();
         streams.ask().unwrap();
-        streams.now += HEAR_WITHIN;
+        streams.now += STALL - Duration::from_millis(1);
+        assert_eq!(streams.window.silence(streams.now), Silence::Short);
+        streams.now += Duration::from_millis(1);
         assert_eq!(streams.window.silence(streams.now), Silence::Deaf(0));
+        // Nor is the next deaf before it is asked.
+        streams.window.join();
+        streams.write("ab");
+        assert_eq!(streams.window.believed(), 0);
     }
 
-    /// One stanza that a server cannot read must not end all streams to come.
+    /// One stanza that a server cannot read must not end all streams to come, nor take others with it.
     #[test]
     fn what_ends_two_streams_is_given_up() {
-        let mut streams = Streams::new(9);
-        streams.write("poison");
-        streams.write("good");
-        assert_eq!(streams.window.blame(), None);
-        assert_eq!(streams.again().0, "poisongood");
-        assert_eq!(streams.window.blame(), Some(1));
-        assert_eq!(streams.again().0, "good");
-        let echo = streams.ask().unwrap();
-        assert_eq!((streams.window.hear(&echo, streams.now), streams.window.is_empty()), (1, true));
+        let mut streams = Streams::new(99);
+        let poison = Name::Numbered(1);
+        streams.write("first");
+        streams.write_all(&[
+            ("answer", None),
+            ("poison", Some(poison.clone())),
+            ("item", Some(Name::Numbered(2))),
+        ]);
+        streams.write_all(&[("poison", Some(poison.clone())), ("good", None)]);
+        streams.write_all(&[("poison", Some(poison.clone()))]);
+        assert_eq!(streams.window.blame(), Blame::OneOf(1));
+        // Now each is asked about, and what was before it is known to be read.
+        let mut until = |wires: usize| {
+            streams.window.join();
+            let mut echoes = Vec::new();
+            while streams.window.next().is_some() {
+                streams.window.written(streams.now);
+                echoes.push(streams.window.ask(streams.now, false).expect("one each"));
+            }
+            echoes.iter().take(wires).for_each(|echo| _ = streams.window.hear(echo, streams.now));
+            streams.window.blame()
+        };
+        assert_eq!(until(1), Blame::OneOf(3));
+        assert_eq!(until(1), Blame::Known { stanzas: 3, item: Some(poison) });
+        assert_eq!(streams.again(), ("itemgood\n".to_owned(), 2));
+        let echo = streams.window.ask(streams.now, true).unwrap();
+        streams.window.hear(&echo, streams.now);
+        assert!(streams.window.is_done(streams.window.end()));
+        // Nothing but what it has read can be it.
+        assert_eq!(streams.window.blame(), Blame::Nobody);
     }
 }

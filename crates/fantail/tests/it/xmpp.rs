@@ -31,13 +31,15 @@ pub struct Server {
     pub unread: String,
     /// What the component sends to itself comes back.
     pub echoes: bool,
+    /// What it says before each of them.
+    pub chatter: &'static str,
 }
 
 impl Server {
     pub fn accept(listener: &TcpListener) -> Self {
         let (socket, _) = listener.accept().expect("the component joins");
         socket.set_read_timeout(Some(DEADLINE)).expect("a time");
-        let mut server = Self { socket, unread: String::new(), echoes: true };
+        let mut server = Self { socket, unread: String::new(), echoes: true, chatter: "" };
         server.until("'>");
         server.say(HEAD);
         server.until("</handshake>");
@@ -94,7 +96,7 @@ impl Server {
             let echo: String = self.unread.drain(from..from + end + "</iq>".len()).collect();
             if self.echoes {
                 // It may have gone.
-                _ = self.socket.write_all(echo.as_bytes());
+                _ = self.socket.write_all(format!("{}{echo}", self.chatter).as_bytes());
             }
         }
         let begun = (1..ECHO.len()).rev().find(|length| self.unread.ends_with(&ECHO[..*length]));

@@ -145,6 +145,8 @@ fn a_server_that_brings_nothing_back_is_believed() {
     assert_eq!(subscribe(&server, "/channel/c/xs-subscriptions/", "jid=a%40user.test").0, 200);
     publish(&server, "c", "0");
     assert_eq!(next(&mut xmpp, 1), ["0"]);
+    // It lives, and has had the time to bring back what it was asked.
+    xmpp.say("<presence from='a@user.test/1' to='push.test'/>");
     publish(&server, "c", "1");
     publish(&server, "c", "2");
     assert!(server.metric("fantail_xmpp_unacknowledged_bytes", &[]) > 1.0);
@@ -173,11 +175,17 @@ fn what_ends_two_streams_is_dropped() {
     let world = World::new();
     let server = world.start("");
     let mut xmpp = Server::accept(&world.listener);
-    assert_eq!(subscribe(&server, "/channel/c/xs-subscriptions/", "jid=a%40user.test").0, 200);
-    publish(&server, "c", "poison");
+    for n in 0..SUBSCRIBERS {
+        assert_eq!(
+            subscribe(&server, "/channel/c/xs-subscriptions/", &format!("jid=u{n}%40user.test")).0,
+            200
+        );
+    }
+    let poison = "poison".repeat(12_000);
+    publish(&server, "c", &poison);
     for _ in 0..2 {
         xmpp.echoes = false;
-        assert_eq!(next(&mut xmpp, 1), ["poison"]);
+        assert_eq!(next(&mut xmpp, 1), [poison.as_str()]);
         xmpp.say(
             "<stream:error><not-well-formed xmlns='urn:ietf:params:xml:ns:xmpp-streams'/></stream:error>",
         );
@@ -186,5 +194,20 @@ fn what_ends_two_streams_is_dropped() {
     }
     publish(&server, "c", "good");
     assert_eq!(next(&mut xmpp, 1), ["good"]);
-    server.wait_metric("fantail_xmpp_dropped_total", &[], 1.0);
+    server.wait_metric("fantail_xmpp_dropped_total", &[], f64::from(SUBSCRIBERS));
+}
+
+/// Of which each gets a copy of 72 kB: more than are given at once.
+const SUBSCRIBERS: u32 = 40;
+
+/// What is said after it has begun keeps nobody.
+#[test]
+fn an_orderly_end_does_not_wait_for_what_comes_meanwhile() {
+    let world = World::new();
+    let server = world.start("");
+    let mut xmpp = world.lag(&server);
+    xmpp.chatter =
+        "<iq from='z@user.test/1' to='push.test' type='get' id='1'><ping xmlns='urn:xmpp:ping'/></iq>";
+    server.signal(Signal::TERM);
+    xmpp.until("</stream:stream>");
 }

@@ -1,13 +1,47 @@
-//! One item that waits for the XMPP server, and its copies: for whom it is, who has it by now, and who gets it of the log
-//! instead. Owns no queue, and writes no socket.
+//! An item that is being copied for its subscribers, some at a time: who of them gets it, and who is owed it of the log. Owns no
+//! queue and no limit.
+
+use std::collections::VecDeque;
 
 use fantail_proto::{
     log::Place,
-    xmpp::stanza::{self, Copies, Stanza},
+    xmpp::stanza::{self, Copies, Kind, Stanza},
 };
 
-use super::{gaps::Gaps, outbox::World};
-use crate::{hub::RealmId, metrics::Process};
+use super::{
+    Terms,
+    gaps::{Gaps, Owed},
+    presence::Presences,
+    subscribers::Subscribers,
+};
+use crate::{hub::RealmId, log::Log, metrics::Process};
+
+/// What is to be copied of one realm.
+#[derive(Debug, Default)]
+pub(super) struct Line {
+    pub(super) items: VecDeque<Waiting>,
+    pub(super) bytes: usize,
+    /// What is being copied.
+    pub(super) begun: Option<Waiting>,
+    /// What was read of a log, and for whom.
+    pub(super) read: VecDeque<Waiting>,
+    pub(super) filling: Option<Owed>,
+    /// It was a log's turn just now: the next is a published item's.
+    pub(super) turned: bool,
+    /// It stands in the turns.
+    pub(super) queued: bool,
+}
+
+impl Line {
+    pub(super) fn is_empty(&self) -> bool {
+        self.items.is_empty() && self.begun.is_none() && self.read.is_empty() && self.filling.is_none()
+    }
+
+    /// Its items that are in the limits.
+    pub(super) fn count(&self) -> usize {
+        self.items.len() + usize::from(self.begun.as_ref().is_some_and(|begun| !begun.old))
+    }
+}
 
 /// An item, and how far it has got.
 #[derive(Debug)]
@@ -25,9 +59,47 @@ pub(super) struct Waiting {
     pub(super) old: bool,
     /// For one address, not for all.
     pub(super) only: Option<Box<str>>,
+    /// What it is called without a log.
+    pub(super) number: u64,
+}
+
+/// What an item is called, for who has to find its copies.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(super) enum Name {
+    /// In its log, whoever it was read for.
+    Logged(RealmId, Box<str>, Place),
+    Numbered(u64),
+}
+
+/// What is looked at while copies are made.
+#[derive(Clone, Copy)]
+pub(super) struct World<'w> {
+    pub(super) subscribers: &'w Subscribers,
+    pub(super) presences: &'w Presences,
+    pub(super) log: &'w Log,
+    pub(super) now_ms: u64,
 }
 
 impl Waiting {
+    pub(super) fn name(&self) -> Name {
+        let logged = |place| Name::Logged(self.realm, self.channel.clone(), place);
+        self.place.map_or(Name::Numbered(self.number), logged)
+    }
+
+    /// How many copies are not made yet.
+    pub(super) fn rest(&self, subscribers: &Subscribers) -> u64 {
+        let of = |terms: Terms| {
+            u64::from(self.stanza.is_some() && terms.stanza) + u64::from(self.event.is_some() && terms.node)
+        };
+        match &self.only {
+            Some(jid) => subscribers.get(self.realm, &self.channel, jid).map_or(0, of),
+            None => {
+                let rest = subscribers.page(self.realm, &self.channel, self.after.as_deref(), usize::MAX);
+                rest.map(|(_, terms)| of(terms)).sum()
+            }
+        }
+    }
+
     /// Copies for the next subscribers, as many as there is room for. True when that were all.
     pub(super) fn copy(
         &mut self,
@@ -41,7 +113,7 @@ impl Waiting {
         let delay = if late { stanza::delay(domain, self.since_ms) } else { String::new() };
         let sealed = |stanza: &Stanza| {
             // Only messages and presence are delayed by a server.
-            let delay = if stanza.kind() == stanza::Kind::Iq { "" } else { &delay };
+            let delay = if stanza.kind() == Kind::Iq { "" } else { &delay };
             let own = stanza.from.as_ref().filter(|from| from.domain() == domain);
             stanza.sealed(own.map_or(domain, |from| from.as_str()), delay)
         };
@@ -71,7 +143,7 @@ impl Waiting {
                 let is_there = presences.allow(jid, terms.shows);
                 // Who may have left meanwhile gets it of the log when that is clear, if there is room to remember it.
                 let kept = self.place.filter(|_| !is_there || !presences.confirm(jid, terms.shows));
-                let kept = kept.map(|place| gaps.absent(jid, channel, place));
+                let kept = kept.map(|place| gaps.absent(jid, channel, place, is_there));
                 if !is_there || kept == Some(true) {
                     absent += 1;
                     // Without a log it is lost to it, as it wished.
