@@ -47,6 +47,6 @@ pub struct Replay {
     pub last_ids: Vec<(String, String)>,
     /// Who is to hear when it is gone.
     pub gone: Option<GripLink>,
-    /// So often has its origin been asked because of what it said, the last time included.
+    /// So often in a row has its origin been asked because an item came that does not fit what it said, the last time included.
     pub doubts: u8,
 }

@@ -33,7 +33,7 @@ pub struct Poll {
     pub due: bool,
     /// Then it is not one that waits for an item: what its client has last, by channel, and no log could go on from.
     pub missed: Vec<(String, String)>,
-    /// So often has its origin been asked again, or is to be, because of what it said.
+    /// So often in a row has its origin been asked again, or is to be, because an item came that does not fit what it said.
     pub doubts: u8,
     /// What the answer says to pages of other origins.
     pub cors: Option<Box<Cors>>,

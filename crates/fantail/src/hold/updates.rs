@@ -136,7 +136,12 @@ impl Holds {
             HoldKind::Receiver(_) => return,
         };
         match means.repair() {
-            Repair::Replay => self.line_up(id, Cause::Gap),
+            Repair::Replay => {
+                if let Some(Hold { kind: HoldKind::Poll(poll), .. }) = self.pins.get_mut(id) {
+                    poll.doubts = poll.doubts.saturating_add(1);
+                }
+                self.line_up(id, Cause::Gap);
+            }
             Repair::Link => {
                 if self.fall_behind(id) {
                     self.stand_in_line(id, Cause::Gap);
@@ -170,8 +175,8 @@ impl Holds {
             }
             return self.mend(id);
         }
-        // An origin that was asked because of what it said, and says the same, is believed; one that says something else each
-        // time is, too, in the end.
+        // An origin that was asked because of an item, and says the same, is believed; one that says something else each time
+        // is, too, in the end.
         let insists = |name: &str, prev_id: &str| {
             let name = name.strip_prefix(&*standing.prefix).unwrap_or(name);
             let same = |(channel, id): &(String, String)| channel == name && id == prev_id;
