@@ -169,12 +169,11 @@ impl Hub {
         let (ballot, answer) = Ballot::new(items.len(), receipts);
         let mut pledge = None;
         let dispatch = self.dispatch();
-        let (ballot_of, pledge_of) = (&ballot, &mut pledge);
         let mut round = Round {
             hub: self,
             realm,
-            ballot: ballot_of,
-            pledge: pledge_of,
+            ballot: &ballot,
+            pledge: &mut pledge,
             dispatch,
             lacks: false,
             weakest: logged.durability(),

@@ -13,7 +13,7 @@ use std::{
 };
 
 use parking_lot::Mutex;
-use redb::{Database, DatabaseError, ReadTransaction, ReadableDatabase, WriteTransaction};
+use redb::{Database, DatabaseError, ReadTransaction, ReadableDatabase, TableError, WriteTransaction};
 use tokio::{
     sync::{mpsc, oneshot},
     time::Instant,
@@ -207,6 +207,14 @@ impl File {
 fn database(path: &Path, cache_bytes: usize) -> Result<Database, DatabaseError> {
     private_file(path).map_err(|error| DatabaseError::Storage(redb::StorageError::Io(error)))?;
     Database::builder().set_cache_size(cache_bytes).set_check_integrity_on_open(true).create(path)
+}
+
+/// A table to read; none if nothing was ever written there.
+pub fn made<T>(table: Result<T, TableError>) -> Result<Option<T>, TableError> {
+    match table {
+        Err(TableError::TableDoesNotExist(_)) => Ok(None),
+        table => table.map(Some),
+    }
 }
 
 /// Whether a file has not even got the mark by which its kind is known, which is written last.

@@ -523,6 +523,7 @@ mod tests {
     use crate::{
         config::{Config, Flag, Sources},
         hub::RealmId,
+        store::Work,
     };
 
     const PATIENCE: Duration = Duration::from_secs(20);
@@ -563,6 +564,25 @@ mod tests {
         (webhooks.unwrap(), delivering.unwrap(), hub)
     }
 
+    /// The disk is at work until it is told to go on.
+    async fn occupied(store: &Store) -> std::sync::mpsc::Sender<()> {
+        let (occupied, is_occupied) = oneshot::channel();
+        let (go_on, going_on) = std::sync::mpsc::channel();
+        let occupy: Work = Box::new(move |_| {
+            _ = occupied.send(());
+            _ = going_on.recv();
+            Ok(())
+        });
+        store.submit(occupy, Box::new(drop));
+        is_occupied.await.unwrap();
+        go_on
+    }
+
+    /// Undoes whatever shares its commit.
+    fn fail_next(store: &Store) {
+        store.submit(Box::new(|_| Err(redb::Error::Corrupted("on purpose".into()))), Box::new(drop));
+    }
+
     /// What has become of webhooks is written when the disk works again.
     #[tokio::test]
     async fn what_is_not_written_is_written_later() {
@@ -577,18 +597,8 @@ mod tests {
         drop(hub.publish(RealmId::default(), items, false).unwrap());
         let (mut socket, _) = task::spawn_blocking(move || listener.accept()).await.unwrap().unwrap();
         assert!(socket.read(&mut [0; 4096]).unwrap() > 0);
-        let (occupied, is_occupied) = oneshot::channel();
-        let (go_on, going_on) = std::sync::mpsc::channel::<()>();
-        let occupy: crate::store::Work = Box::new(move |_| {
-            _ = occupied.send(());
-            _ = going_on.recv();
-            Ok(())
-        });
-        webhooks.store.submit(occupy, Box::new(drop));
-        is_occupied.await.unwrap();
-        // It undoes whatever shares its commit.
-        let fail: crate::store::Work = Box::new(|_| Err(redb::Error::Corrupted("on purpose".into())));
-        webhooks.store.submit(fail, Box::new(drop));
+        let go_on = occupied(&webhooks.store).await;
+        fail_next(&webhooks.store);
         socket.write_all(b"HTTP/1.1 410 Gone\r\nContent-Length: 0\r\n\r\n").unwrap();
         until("what became of it waits for the disk", || webhooks.store.waiting() == 2).await;
         go_on.send(()).unwrap();
@@ -607,7 +617,7 @@ mod tests {
         let put = |_, _, _| Ok(Some(fresh));
         let (id, _) = webhooks.edit((realm, "c", url), usize::MAX, put).await.unwrap();
         // The file is closed, and is not opened again at once.
-        let fail: crate::store::Work = Box::new(|_| Err(redb::Error::Io(io::Error::other("on purpose"))));
+        let fail: Work = Box::new(|_| Err(redb::Error::Io(io::Error::other("on purpose"))));
         webhooks.store.write(fail).await.unwrap_err();
         webhooks.look(realm, "c", id).await.unwrap();
         until("the file is open again", || webhooks.store.read().is_ok()).await;
@@ -631,18 +641,8 @@ mod tests {
         };
         publish("1").wait().await.unwrap();
         for id in ["2", "3"] {
-            let (occupied, is_occupied) = oneshot::channel();
-            let (go_on, going_on) = std::sync::mpsc::channel::<()>();
-            let occupy: crate::store::Work = Box::new(move |_| {
-                _ = occupied.send(());
-                _ = going_on.recv();
-                Ok(())
-            });
-            webhooks.store.submit(occupy, Box::new(drop));
-            is_occupied.await.unwrap();
-            // It undoes whatever shares its commit.
-            let fail: crate::store::Work = Box::new(|_| Err(redb::Error::Corrupted("on purpose".into())));
-            webhooks.store.submit(fail, Box::new(drop));
+            let go_on = occupied(&webhooks.store).await;
+            fail_next(&webhooks.store);
             let kept = publish(id);
             until("it waits for the disk", || webhooks.store.waiting() >= 2).await;
             go_on.send(()).unwrap();
@@ -683,7 +683,7 @@ mod tests {
         let (socket, _) = task::spawn_blocking(move || listener.accept()).await.unwrap().unwrap();
         socket.set_read_timeout(Some(PATIENCE)).unwrap();
         let mut socket = read(socket).await.unwrap();
-        let fail: crate::store::Work = Box::new(|_| Err(redb::Error::Io(io::Error::other("on purpose"))));
+        let fail: Work = Box::new(|_| Err(redb::Error::Io(io::Error::other("on purpose"))));
         webhooks.store.write(fail).await.unwrap_err();
         socket.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").unwrap();
         read(socket).await.unwrap();
@@ -704,7 +704,7 @@ mod tests {
         accepted.kept.unwrap().wait().await.unwrap();
         let (mut socket, _) = task::spawn_blocking(move || listener.accept()).await.unwrap().unwrap();
         assert!(socket.read(&mut [0; 4096]).unwrap() > 0);
-        let spoil: crate::store::Work = Box::new(|tx| {
+        let spoil: Work = Box::new(|tx| {
             let mut letters = tx.open_table(redb::TableDefinition::<u64, &[u8]>::new("letters"))?;
             letters.insert(2, &b"?"[..])?;
             Ok(())
@@ -824,15 +824,7 @@ mod tests {
         let (webhooks, delivering, hub) = started(folder.path());
         let (realm, url) = (config::DEFAULT_REALM, "http://endpoint.example/");
         let (id, _) = webhooks.subscribe(realm, "c", Wish::of_url(url.into())).await.unwrap();
-        let (occupied, is_occupied) = oneshot::channel();
-        let (go_on, going_on) = std::sync::mpsc::channel::<()>();
-        let occupy: crate::store::Work = Box::new(move |_| {
-            _ = occupied.send(());
-            _ = going_on.recv();
-            Ok(())
-        });
-        webhooks.store.submit(occupy, Box::new(drop));
-        is_occupied.await.unwrap();
+        let go_on = occupied(&webhooks.store).await;
         // Three of them are as much as may wait for the disk.
         let large = "x".repeat(6 << 20);
         for _ in 0..MANY {

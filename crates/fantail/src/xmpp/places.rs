@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     hub::ChannelKey,
-    store::{Store, StoreError, Work},
+    store::{self, Store, StoreError, Work},
 };
 
 /// Before all that any log has.
@@ -182,10 +182,7 @@ pub(super) fn read(
 ) -> Result<(), StoreError> {
     let mut read = || -> Result<(), redb::Error> {
         let transaction = store.read().map_err(|error| redb::Error::Corrupted(error.to_string()))?;
-        let table = match transaction.open_table(TABLE) {
-            Err(redb::TableError::TableDoesNotExist(_)) => return Ok(()),
-            table => table?,
-        };
+        let Some(table) = store::made(transaction.open_table(TABLE))? else { return Ok(()) };
         for row in redb::ReadableTable::iter(&table)? {
             let (key, place) = row?;
             let ((jid, realm, channel), (epoch, position)) = (key.value(), place.value());

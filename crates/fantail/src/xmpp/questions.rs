@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, HashSet, VecDeque};
 use fantail_proto::xmpp::{CLIENT, xml::Element};
 use redb::TableDefinition;
 
-use crate::store::{Store, StoreError, Work};
+use crate::store::{self, Store, StoreError, Work};
 
 /// What an address is to be told.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -103,10 +103,7 @@ impl Questions {
     pub(super) fn load(&mut self, store: &Store, watches: impl Fn(&str) -> bool) -> Result<(), StoreError> {
         let mut read = || -> Result<(), redb::Error> {
             let transaction = store.read().map_err(|error| redb::Error::Corrupted(error.to_string()))?;
-            let table = match transaction.open_table(TABLE) {
-                Err(redb::TableError::TableDoesNotExist(_)) => return Ok(()),
-                table => table?,
-            };
+            let Some(table) = store::made(transaction.open_table(TABLE))? else { return Ok(()) };
             for row in redb::ReadableTable::iter(&table)? {
                 let (bare, subscribes) = row?;
                 let (bare, subscribes) = (bare.value(), subscribes.value());

@@ -9,7 +9,7 @@ use redb::{ReadableTable as _, TableDefinition};
 
 use crate::{
     hub::{ChannelKey, RealmId},
-    store::{Store, StoreError, Work},
+    store::{self, Store, StoreError, Work},
 };
 
 /// What a subscriber gets, and when: one for an address and a channel.
@@ -217,10 +217,7 @@ const TABLE: TableDefinition<'_, (&str, &str, &str), u8> = TableDefinition::new(
 pub(super) fn load(store: &Store, mut each: impl FnMut(&str, &str, &str, Terms)) -> Result<(), StoreError> {
     let read = || -> Result<(), redb::Error> {
         let transaction = store.read().map_err(|error| redb::Error::Corrupted(error.to_string()))?;
-        let table = match transaction.open_table(TABLE) {
-            Err(redb::TableError::TableDoesNotExist(_)) => return Ok(()),
-            table => table?,
-        };
+        let Some(table) = store::made(transaction.open_table(TABLE))? else { return Ok(()) };
         for row in table.iter()? {
             let (key, bits) = row?;
             let (jid, realm, channel) = key.value();
@@ -251,10 +248,7 @@ pub(super) fn write(place: &Place, jid: &str, terms: Terms) -> Work {
 pub(super) fn kept(store: &Store, place: &Place, jid: &str) -> Result<Terms, StoreError> {
     let read = || -> Result<Terms, redb::Error> {
         let transaction = store.read().map_err(|error| redb::Error::Corrupted(error.to_string()))?;
-        let table = match transaction.open_table(TABLE) {
-            Err(redb::TableError::TableDoesNotExist(_)) => return Ok(Terms::default()),
-            table => table?,
-        };
+        let Some(table) = store::made(transaction.open_table(TABLE))? else { return Ok(Terms::default()) };
         let row = table.get((jid, place.realm_name.as_str(), place.channel.as_str()))?;
         Ok(row.map(|bits| Terms::from_bits(bits.value())).unwrap_or_default())
     };
@@ -274,10 +268,7 @@ pub(super) struct Kept {
 pub(super) fn of(store: &Store, bare: &str, most: usize) -> Result<Vec<Kept>, StoreError> {
     let read = || -> Result<Vec<Kept>, redb::Error> {
         let transaction = store.read().map_err(|error| redb::Error::Corrupted(error.to_string()))?;
-        let table = match transaction.open_table(TABLE) {
-            Err(redb::TableError::TableDoesNotExist(_)) => return Ok(Vec::new()),
-            table => table?,
-        };
+        let Some(table) = store::made(transaction.open_table(TABLE))? else { return Ok(Vec::new()) };
         let mut found = Vec::new();
         // "/" comes before everything else that a longer address could go on with but "-" and ".".
         let (whole, slash) = (bare.to_owned(), format!("{bare}/"));
@@ -395,7 +386,7 @@ mod tests {
             drop(store);
             let store = loop {
                 match Store::open(&path, super::super::CACHE_BYTES) {
-                    Err(crate::store::OpenError::InUse(_)) => std::thread::yield_now(),
+                    Err(store::OpenError::InUse(_)) => std::thread::yield_now(),
                     opened => break opened.unwrap(),
                 }
             };

@@ -81,8 +81,11 @@ impl Wire {
         self.parts.iter().map(|part| part.stanzas).sum()
     }
 
-    /// Each part for itself.
+    /// Each part for itself. One without parts stays: others count wires, too.
     fn split(self) -> Vec<Self> {
+        if self.parts.is_empty() {
+            return vec![self];
+        }
         let Self { mut bytes, parts, again, blamed } = self;
         let alone = |part: Part| Self { bytes: bytes.split_to(part.bytes), parts: vec![part], again, blamed };
         parts.into_iter().map(alone).collect()
@@ -524,5 +527,22 @@ mod tests {
         assert!(streams.window.is_done(streams.window.end()));
         // Nothing but what it has read can be it.
         assert_eq!(streams.window.blame(), Blame::Nobody);
+    }
+
+    /// What keeps the place of copies that were taken out is a wire like others, also when it is blamed.
+    #[test]
+    fn what_nothing_is_left_of_is_counted() {
+        let mut streams = Streams::new(99);
+        let poison = || Some(Name::Numbered(1));
+        (0..2).for_each(|_| streams.write_all(&[("poison", poison())]));
+        assert_eq!(streams.window.blame(), Blame::OneOf(1));
+        assert_eq!(streams.again(), ("poisonpoison".to_owned(), 2));
+        assert_eq!(streams.window.blame(), Blame::Known { stanzas: 2, item: poison() });
+        for expected in [Blame::OneOf(1), Blame::Known { stanzas: 0, item: None }] {
+            assert_eq!(streams.window.end(), 2);
+            assert_eq!(streams.again(), ("\n".to_owned(), 0));
+            assert_eq!(streams.window.blame(), expected);
+        }
+        assert!(streams.window.is_done(2) && streams.window.end() == 2);
     }
 }
